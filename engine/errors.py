@@ -1,0 +1,113 @@
+"""The errors of the runtime: every message says what was got, what was wanted, and how to mend it."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of every error the engine raises on purpose.
+
+    Args:
+        got: what was received, in words.
+        want: what would have been accepted.
+        fix: one action that mends it.
+    """
+
+    def __init__(self, got: str, want: str = "", fix: str = "") -> None:
+        self.got, self.want, self.fix = got, want, fix
+        super().__init__(got, want, fix)
+
+    def __str__(self) -> str:
+        parts = [self.got.rstrip(".")]
+        if self.want:
+            parts.append(f"expected {self.want.rstrip('.')}")
+        if self.fix:
+            parts.append(f"fix: {self.fix.rstrip('.')}")
+        return "; ".join(parts)
+
+
+class AudioError(EngineError, ValueError):
+    """Audio that cannot be used as speech input."""
+
+
+class AudioNotFoundError(AudioError, FileNotFoundError):
+    """The audio file does not exist or is not a regular file."""
+
+    __str__ = EngineError.__str__
+
+
+class AudioDecodeError(AudioError):
+    """The bytes are not audio that an installed codec can decode, or they end too early."""
+
+
+class AudioShapeError(AudioError):
+    """An array of the wrong number of dimensions, channels or dtype."""
+
+
+class AudioValueError(AudioError):
+    """Samples that are not finite numbers, or none at all."""
+
+
+class AudioTooShortError(AudioError):
+    """Less audio than one encoder frame needs."""
+
+
+class AudioLimitError(AudioError):
+    """A sample rate, channel count, duration or decoded size outside the accepted bounds."""
+
+
+class BundleError(EngineError, ValueError):
+    """A model folder that is not a usable bundle."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """The bundle, its manifest or one of its files does not exist."""
+
+    __str__ = EngineError.__str__
+
+
+class BundleIntegrityError(BundleError):
+    """A file whose size or SHA-256 differs from the manifest, or a path that leaves the folder."""
+
+
+class BundleSchemaError(BundleError):
+    """A manifest of an unknown schema version or with missing or mistyped fields."""
+
+
+class ModelCapabilityError(EngineError, ValueError):
+    """The loaded model lacks the part that the call needs (a translator, a language model ...)."""
+
+
+class DeviceError(EngineError, RuntimeError):
+    """The requested device or compute type is not available here."""
+
+
+class DependencyError(EngineError, ImportError):
+    """A package is missing, or two installed packages overwrite each other."""
+
+    __str__ = EngineError.__str__
+
+
+class OptionError(EngineError, ValueError):
+    """An option outside its range, or options that exclude each other."""
+
+
+class DecodingError(EngineError, ValueError):
+    """Emissions, a vocabulary or hotwords that the decoder cannot work with."""
+
+
+class LanguageModelError(EngineError, ValueError):
+    """A language model file that is missing, truncated, foreign or of an unsupported kind."""
+
+
+class TranslationError(EngineError, ValueError):
+    """Text that cannot be translated as given."""
+
+
+class OutputError(EngineError, OSError):
+    """A result that could not be written."""
+
+    __str__ = EngineError.__str__
+
+
+class CancelledError(EngineError, RuntimeError):
+    """The caller asked to stop; nothing of the engine's state was harmed."""

@@ -1,0 +1,160 @@
+"""The values that cross the public API: frozen, hashable where possible, and free of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+ComputeType = Literal["auto", "int8", "fp16", "fp32"]
+Progress = Callable[[float, float], None]  # (done_s, total_s) of audio, or (done, total) sentences
+NO_STAGES: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word and when it was spoken.
+
+    Attributes:
+        text: the word.
+        start_s, end_s: seconds from the start of the audio.
+        confidence: 0 to 1, the mean posterior probability of its characters.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One reading of one utterance.
+
+    Attributes:
+        text: words joined by single spaces.
+        words: the same, with times relative to the utterance.
+        acoustic_score: natural-log CTC score, summed over the alignments that were kept.
+        lm_score: what the language model (and hotwords) added, natural log, already weighted.
+        score: acoustic_score + lm_score; the order of an n-best list.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    acoustic_score: float
+    lm_score: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of speech between pauses.
+
+    Attributes:
+        text: what was said (German) or its translation (English).
+        start_s, end_s: seconds from the start of the audio.
+        words: German words with times; empty on the English side.
+        confidence: 0 to 1, the mean of the words' confidences (German) or the
+            length-normalised probability of the output tokens (English).
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+    confidence: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """German text of one recording.
+
+    Attributes:
+        segments: in order of time.
+        duration_s: length of the audio in seconds.
+        language: BCP 47 code.
+        stages_s: seconds spent in audio, features, encoder, decode.
+    """
+
+    segments: tuple[Segment, ...]
+    duration_s: float
+    language: str = "de"
+    stages_s: Mapping[str, float] = field(default_factory=lambda: NO_STAGES, compare=False)
+
+    @property
+    def text(self) -> str:
+        """All segments joined by spaces."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments, with times in seconds from the start of the audio."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """English text of one recording, with the German transcript it came from.
+
+    Attributes:
+        segments: one for each source segment that holds text, with the same times.
+        source: the German transcript.
+        language: BCP 47 code.
+        stages_s: those of the transcript, plus translate.
+    """
+
+    segments: tuple[Segment, ...]
+    source: Transcript
+    language: str = "en"
+    stages_s: Mapping[str, float] = field(default_factory=lambda: NO_STAGES, compare=False)
+
+    @property
+    def text(self) -> str:
+        """All segments joined by spaces."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the audio in seconds."""
+        return self.source.duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingOptions:
+    """How emissions become text, and text becomes English. None means: as the bundle was tuned.
+
+    Attributes:
+        beam_width: CTC beams; 1 is greedy search without a language model.
+        lm_alpha: weight of the language model's natural-log score.
+        lm_beta: score added for every word.
+        hotwords: words or phrases to favour.
+        hotword_weight: natural-log bonus for a complete hotword.
+        translation_beam_size: beams of the translator; 1 is greedy.
+        length_penalty: exponent of the length that a translation's score is divided by.
+        vad_filter: cut at pauses and skip what holds no speech.
+    """
+
+    beam_width: int | None = None
+    lm_alpha: float | None = None
+    lm_beta: float | None = None
+    hotwords: tuple[str, ...] = ()
+    hotword_weight: float = 10.0
+    translation_beam_size: int | None = None
+    length_penalty: float | None = None
+    vad_filter: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """Where and with how much of the machine a model runs.
+
+    Attributes:
+        device: "auto" takes CUDA where it works, else the CPU.
+        compute_type: "auto" takes what the bundle holds for the device.
+        threads: 0 takes the cores that this process may use (affinity and cgroup quota).
+    """
+
+    device: Device = "auto"
+    compute_type: ComputeType = "auto"
+    threads: int = 0
