@@ -132,9 +132,7 @@ def open_session(
     device = resolve_device(options)
     count = threads or options.threads or available_cores()
     source = model if isinstance(model, bytes) else os.fspath(model)
-    session = ort.InferenceSession(
-        source, _session_options(ort, count), providers=_providers(device)
-    )
+    session = ort.InferenceSession(source, _session_options(ort, count), providers=_providers(device))
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise _no_cuda("onnxruntime fell back to the CPU")
     return Session(session, device, count)

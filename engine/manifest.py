@@ -1,0 +1,125 @@
+"""The schema of manifest.json: what a bundle holds and how its models are run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an encoder is fed.
+
+    Attributes:
+        kind: "waveform" (float32 samples) or "log_mel" (float32 [n_mels, n_frames]).
+        sample_rate: Hz.
+        normalize: scale each waveform to zero mean and unit variance.
+        n_fft, hop_length: samples. n_mels: filters.
+        convention: whose log-mel it is; "whisper" is base 10, floored 8 below the maximum.
+    """
+
+    kind: Literal["waveform", "log_mel"] = "waveform"
+    sample_rate: Positive = 16_000
+    normalize: bool = True
+    n_fft: Positive = 400
+    hop_length: Positive = 160
+    n_mels: Positive = 80
+    convention: Literal["whisper", "kaldi"] = "whisper"
+
+
+class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to run an acoustic model.
+
+    Attributes:
+        samples_per_frame: waveform samples for each row of log_probs.
+        tail_silence_s: silence appended to every utterance; its frames are cut off again.
+        max_window_s: the longest utterance that the encoder takes at once.
+        mask: whether the graph has an `attention_mask` input.
+        exporter: package versions that wrote the graph. figures: parity figures it shipped with.
+    """
+
+    features: FeatureConfig = FeatureConfig()
+    samples_per_frame: Positive = 320
+    blank_id: Natural = 0
+    word_delimiter: str = "|"
+    tail_silence_s: Seconds = 0.0
+    max_window_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    mask: bool = False
+    precision: str = "fp32"
+    opset: Positive = 18
+    exporter: dict[str, str] = {}
+    figures: dict[str, Any] = {}
+
+
+class DecodingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Beam search settings that were tuned on a development set with this bundle's models.
+
+    Attributes:
+        lm_alpha, lm_beta: weight of the language model; score added for every word.
+        token_min_logp: tokens below it are not tried. beam_prune_logp: beams this far below
+            the best are dropped. unk_score_offset: added to an unknown word's score (natural log).
+    """
+
+    beam_width: Positive = 64
+    lm_alpha: float = 0.5
+    lm_beta: float = 1.5
+    token_min_logp: float = -5.0
+    beam_prune_logp: float = -10.0
+    unk_score_offset: float = -10.0
+    figures: dict[str, Any] = {}
+
+
+class TranslationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to run an encoder-decoder translator with a key-value cache.
+
+    Attributes:
+        n_layers, n_heads, head_dim: of the decoder, for the cache's shape.
+        max_source_tokens, max_target_tokens: limits of one sentence.
+        length_penalty: exponent of the length that a hypothesis's score is divided by.
+    """
+
+    decoder_start_id: Natural
+    eos_id: Natural
+    pad_id: Natural
+    vocab_size: Positive
+    n_layers: Positive
+    n_heads: Positive
+    head_dim: Positive
+    max_source_tokens: Positive = 256
+    max_target_tokens: Positive = 256
+    beam_size: Positive = 4
+    length_penalty: float = 1.0
+    source_language: str = "de"
+    target_language: str = "en"
+    precision: str = "fp32"
+    opset: Positive = 18
+    exporter: dict[str, str] = {}
+    figures: dict[str, Any] = {}
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a bundle: its role, plain name, lower-case hex SHA-256 and size in bytes."""
+
+    role: str
+    path: str
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    bytes: Natural
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of manifest.json."""
+
+    schema_version: int
+    name: str
+    licence: str
+    files: list[FileEntry]
+    acoustic: AcousticConfig | None = None
+    decoding: DecodingConfig = DecodingConfig()
+    translation: TranslationConfig | None = None
+    figures: dict[str, Any] = {}
