@@ -21,9 +21,13 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         function: pure; no Python objects inside.
         options: more of numba.njit's options, for instance inline="always".
     Returns:
-        The compiled dispatcher; it is cached beside the source or in numba's cache folder.
+        The compiled dispatcher; its code is cached beside the source, else in numba's cache
+        folder. Where neither can be written it is compiled again in every process.
     """
-    settings = {"cache": True, "nogil": True, "fastmath": set(FASTMATH), **options}
     if function is None:
-        return lambda inner: numba.njit(**settings)(inner)
-    return numba.njit(**settings)(function)
+        return lambda inner: kernel(inner, **options)
+    settings = {"nogil": True, "fastmath": set(FASTMATH), **options}
+    try:
+        return numba.njit(cache=True, **settings)(function)
+    except RuntimeError:  # numba found no folder that it may write to
+        return numba.njit(**settings)(function)

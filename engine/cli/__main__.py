@@ -1,0 +1,7 @@
+"""`python -m engine.cli`, where the console script is not on PATH."""
+
+import sys
+
+from engine.cli import main
+
+sys.exit(main())

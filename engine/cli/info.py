@@ -1,0 +1,56 @@
+"""`engine info`: what a model holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import msgspec
+
+from engine.bundle import Bundle, open_bundle
+from engine.cli.terminal import say
+from engine.errors import EngineError
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Verify a model and print what it is."""
+    bundle = open_bundle(options.model)
+    if options.json:
+        say(json.dumps(msgspec.to_builtins(bundle.manifest), indent=2, ensure_ascii=False))
+    else:
+        say(describe_bundle(bundle))
+    return 0
+
+
+def describe_bundle(bundle: Bundle) -> str:
+    """A readable page: name, files with sizes, configurations, figures and the runtime."""
+    manifest = bundle.manifest
+    lines = [f"{manifest.name}  ({manifest.licence})", f"  folder    {bundle.path}"]
+    lines += [
+        f"  file      {entry.path:<24} {entry.bytes / 1e6:6.2f} MB  {entry.role}" for entry in manifest.files
+    ]
+    if manifest.acoustic:
+        acoustic = manifest.acoustic
+        lines.append(
+            f"  acoustic  {acoustic.features.kind}, {acoustic.precision}, "
+            f"{acoustic.features.sample_rate} Hz, {len(bundle.vocabulary)} tokens, windows of {acoustic.max_window_s:g} s"
+        )
+    if manifest.translation:
+        translation = manifest.translation
+        lines.append(
+            f"  mt        {translation.source_language}-{translation.target_language}, "
+            f"{translation.precision}, {translation.vocab_size} tokens, {translation.n_layers} decoder layers"
+        )
+    lines += [f"  figure    {name}: {value}" for name, value in manifest.figures.items()]
+    return "\n".join([*lines, f"  runtime   {_runtime()}"])
+
+
+def _runtime() -> str:
+    from engine.session import available_cores, resolve_device, runtime_version
+    from engine.types import RuntimeOptions
+
+    try:
+        device = resolve_device(RuntimeOptions())
+        return f"onnxruntime {runtime_version()}, device {device}, {available_cores()} usable cores"
+    except EngineError as error:
+        return str(error)

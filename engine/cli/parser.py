@@ -1,0 +1,111 @@
+"""Every option of the command line, in words that users of other recognisers already type."""
+
+from __future__ import annotations
+
+import argparse
+
+from engine import __version__
+
+FORMATS = ("txt", "json", "srt", "vtt", "tsv", "all")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line as a parser."""
+    parser = argparse.ArgumentParser(prog="engine", description="German speech to German and English text")
+    parser.add_argument("--version", action="version", version=f"engine {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for task, purpose in (
+        ("transcribe", "German speech to German text"),
+        ("translate", "German speech, or text, to English text"),
+    ):
+        _add_task(commands.add_parser(task, help=purpose, description=purpose), task)
+    _add_stream(commands)
+    _add_info(commands)
+    _add_serve(commands)
+    return parser
+
+
+def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
+    from engine.cli.files import run_files
+
+    several = "*" if task == "translate" else "+"
+    parser.add_argument("files", nargs=several, metavar="FILE", help="audio or video files")
+    if task == "translate":
+        parser.add_argument(
+            "--text_file", metavar="IN", help="translate text, a line for a line ('-': stdin)"
+        )
+        parser.add_argument("--output", metavar="OUT", help="where --text_file's translation goes (stdout)")
+    parser.add_argument("--output_dir", metavar="DIR", help="write files there instead of printing")
+    parser.add_argument(
+        "--output_format", choices=FORMATS, default=None, help="txt, or with --output_dir: all"
+    )
+    parser.add_argument("--word_timestamps", action="store_true", help="times of single words")
+    parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
+    parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
+    parser.add_argument("--verbose", action="store_true", help="German, English and stage timings")
+    _add_model(parser)
+    parser.set_defaults(run=run_files, task=task)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="PATH", help="bundle folder or .onnx file (the embedded bundle)")
+    parser.add_argument("--language", choices=("de",), default="de", help="the spoken language")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--compute_type", choices=("auto", "int8", "fp16", "fp32"), default="auto")
+    parser.add_argument("--threads", type=_natural, default=0, metavar="N", help="0: all usable cores")
+    parser.add_argument("--beam_size", type=_positive, metavar="N", help="1 is greedy (default: as tuned)")
+
+
+def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from engine.cli.stream import run_stream
+
+    purpose = "raw 16-bit mono samples on standard input to German text as it arrives"
+    parser = commands.add_parser("stream", help=purpose, description=purpose)
+    parser.add_argument("--sample_rate", type=_positive, default=16_000, metavar="HZ")
+    parser.add_argument("--chunk_s", type=float, default=0.5, metavar="S", help="seconds read at a time")
+    _add_model(parser)
+    parser.set_defaults(run=run_stream)
+
+
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from engine.cli.info import run_info
+
+    purpose = "what a model holds, after checking every file"
+    parser = commands.add_parser("info", help=purpose, description=purpose)
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="bundle or .onnx file (the embedded bundle)"
+    )
+    parser.add_argument("--json", action="store_true", help="the manifest as JSON")
+    parser.set_defaults(run=run_info)
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from engine.cli.serve import run_serve
+
+    purpose = "HTTP service with OpenAI's audio endpoints"
+    parser = commands.add_parser("serve", help=purpose, description=purpose)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=_positive, default=8000)
+    _add_model(parser)
+    parser.set_defaults(run=run_serve)
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative; expected 0 or more")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive; expected 1 or more")
+    return value
+
+
+def _boolean(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a boolean; expected true or false")
+    return words[text.lower()]

@@ -1,0 +1,24 @@
+"""`engine serve`: the HTTP service."""
+
+from __future__ import annotations
+
+import argparse
+
+from engine.cli.files import load_model
+from engine.errors import DependencyError
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Load a model and serve it until interrupted."""
+    try:
+        import uvicorn
+
+        from engine.serve import create_app
+    except ImportError as error:
+        raise DependencyError(
+            f"serving needs a package that is missing ({error.name})",
+            "the extra [serve]",
+            "pip install 'speech-engine[serve]'",
+        ) from error
+    uvicorn.run(create_app(load_model(options)), host=options.host, port=options.port, log_level="info")
+    return 0

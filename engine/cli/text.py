@@ -1,0 +1,87 @@
+"""`engine translate --text_file IN --output OUT`: a line out for every line in."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from engine.cli.files import decoding_options, load_model
+from engine.cli.terminal import progress_bar, say
+from engine.errors import OptionError, OutputError, TranslationError
+
+LINES_AT_ONCE = 256
+
+
+def run_text(options: argparse.Namespace) -> int:
+    """Translate a text file line by line; empty lines stay empty, broken UTF-8 is replaced."""
+    if options.files:
+        raise OptionError("--text_file together with audio files", "one of them", "run the command twice")
+    lines = read_lines(options.text_file)
+    translator = load_model(options)
+    translated = _translated(translator, lines, options)
+    if options.output is None:
+        for line in translated:
+            say(line)
+    else:
+        write_lines(Path(options.output), translated)
+    return 0
+
+
+def read_lines(path: str) -> list[str]:
+    """Lines of a UTF-8 file or of standard input ('-'), without their ends.
+
+    Raises:
+        TranslationError: the file cannot be read.
+    """
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise TranslationError(
+            f"cannot read {path!r} ({error.strerror})", "a text file", "check the path"
+        ) from error
+    lines = data.decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _translated(translator: object, lines: list[str], options: argparse.Namespace) -> Iterator[str]:
+    from engine.pipeline import SpeechTranslator
+
+    assert isinstance(translator, SpeechTranslator)
+    settings = decoding_options(options)
+    with progress_bar(len(lines), "line", delay_s=2) as bar:
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            block = lines[start : start + LINES_AT_ONCE]
+            for line in translator.translate_text(block, settings):
+                yield " ".join(line.split())
+            bar.update(len(block))
+
+
+def write_lines(path: Path, lines: Iterator[str]) -> None:
+    """Write lines beside the path, then rename; an interruption leaves no partial file.
+
+    Raises:
+        OutputError: the folder is missing, full or not writable.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(path)!r} ({error.strerror})", "a writable folder", "choose another --output"
+        ) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(path)!r} ({error.strerror})", "space on a writable disk"
+        ) from error
+    finally:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()

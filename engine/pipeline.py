@@ -1,0 +1,371 @@
+"""The whole way from audio to English, on one screen: every arrow is a public method."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import audio, longform, vad
+from engine.acoustic import AcousticModel
+from engine.bundle import Bundle, open_bundle
+from engine.decoding import CtcBeamDecoder, decode_greedy
+from engine.errors import EngineError, ModelCapabilityError
+from engine.session import CancelToken, available_cores
+from engine.signature import bundle_digest, describe, environment
+from engine.streaming import Partial, StreamingTranscriber
+from engine.translation import Translator
+from engine.types import (
+    DecodingOptions,
+    Hypothesis,
+    Progress,
+    RuntimeOptions,
+    Segment,
+    Transcript,
+    Translation,
+)
+
+Waveform = NDArray[np.float32]
+AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
+STAGES = ("audio", "features", "encoder", "decode", "translate")
+
+
+class StageClock:
+    """Seconds by stage, summed over threads."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Add what the block takes to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def seconds(self) -> Mapping[str, float]:
+        """The sums so far."""
+        return dict(self._seconds)
+
+
+class SpeechTranslator:
+    """A loaded bundle. Safe to share between threads; no call leaves anything behind."""
+
+    def __init__(self, bundle: Bundle, options: RuntimeOptions | None = None) -> None:
+        """Load the models of a bundle.
+
+        Args:
+            bundle: from open_bundle.
+            options: device, compute type and threads.
+        Raises:
+            DeviceError, LanguageModelError, BundleSchemaError.
+        """
+        self.bundle = bundle
+        self.options = options or RuntimeOptions()
+        self.threads = self.options.threads or available_cores()
+        self.acoustic = AcousticModel(bundle, self.options)
+        self.decoder = _load_decoder(bundle, self.acoustic)
+        self._translator_lock = threading.Lock()
+        self.has_language_model = bundle.has("language_model")
+
+    @cached_property
+    def _translator(self) -> Translator:
+        return Translator(self.bundle, self.options)
+
+    @property
+    def translator(self) -> Translator:
+        """The text translator, loaded at its first use.
+
+        Raises:
+            ModelCapabilityError: the bundle holds none.
+        """
+        if not self.bundle.has("mt_encoder"):
+            raise ModelCapabilityError(
+                f"model {self.bundle.name!r} cannot translate",
+                "a bundle with a translator",
+                "load a full bundle, or call transcribe()",
+            )
+        with self._translator_lock:
+            return self._translator
+
+    # The stages, one public call each.
+
+    def load_audio(self, source: AudioSource, sample_rate: int | None = None) -> Waveform:
+        """Decode a file, bytes or array to float32 [n_samples], mono, at the model's rate."""
+        return audio.load_audio(source, sample_rate)
+
+    def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
+        """Find speech as [(start_s, end_s)], none longer than the encoder's window."""
+        return vad.detect_speech(
+            waveform, sample_rate=self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
+        )
+
+    def compute_features(self, waveform: Waveform) -> NDArray[np.float32]:
+        """Compute what the encoder is fed; its shape is the model's own."""
+        return self.acoustic.compute_features(waveform)
+
+    def compute_log_probs(
+        self, features: NDArray[np.float32], cancel: CancelToken | None = None
+    ) -> NDArray[np.float32]:
+        """Run the encoder: float32 [n_frames, vocab_size], natural log."""
+        return self.acoustic.compute_log_probs(features, cancel)
+
+    def decode(self, log_probs: NDArray[np.float32], options: DecodingOptions | None = None) -> Hypothesis:
+        """Find the best reading of emissions, by beam search or (beam_width 1) greedily."""
+        options = options or DecodingOptions()
+        tuned = self.bundle.manifest.decoding
+        beam_width = options.beam_width or tuned.beam_width
+        if beam_width == 1 and not options.hotwords:
+            return decode_greedy(
+                log_probs,
+                self.acoustic.vocabulary,
+                blank_id=self.acoustic.blank_id,
+                word_delimiter=self.acoustic.word_delimiter,
+                frame_s=self.acoustic.frame_s,
+            )
+        return self.decoder.decode(
+            log_probs,
+            beam_width=beam_width,
+            hotwords=options.hotwords,
+            hotword_weight=options.hotword_weight,
+            lm_alpha=options.lm_alpha,
+            lm_beta=options.lm_beta,
+        )[0]
+
+    def translate_text(
+        self,
+        texts: Sequence[str],
+        options: DecodingOptions | None = None,
+        *,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[str]:
+        """Translate German texts, each whole, to as many English ones; empty in, empty out."""
+        return [text for text, _ in self._translate_scored(texts, options, progress, cancel)]
+
+    # The main jobs.
+
+    def transcribe(
+        self,
+        source: AudioSource,
+        sample_rate: int | None = None,
+        *,
+        hotwords: Sequence[str] = (),
+        options: DecodingOptions | None = None,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Transcript:
+        """Recognise German speech.
+
+        Args:
+            source: path, bytes, binary file, or array [n_samples] or [n_samples, n_channels].
+            sample_rate: Hz of an array (16,000 when not given); ignored for files.
+            hotwords: words or phrases to favour.
+            options: decoding settings; the bundle's own where None.
+            progress: called with (done_s, total_s).
+            cancel: ends the call from another thread.
+        Returns:
+            Transcript; empty (no segments) where there is no speech.
+        Raises:
+            AudioError and its kinds, DecodingError, CancelledError.
+        """
+        clock = StageClock()
+        options = _with_hotwords(options, hotwords)
+        with clock.time("audio"):
+            waveform = self.load_audio(source, sample_rate)
+            self.acoustic.check_length(waveform)
+            regions = self._regions(waveform, options)
+        segments = longform.transcribe_regions(
+            waveform,
+            regions,
+            lambda window: self._recognise(window, options, clock, cancel),
+            sample_rate=self.acoustic.sample_rate,
+            threads=self.threads,
+            progress=progress,
+            cancel=cancel,
+        )
+        duration_s = len(waveform) / self.acoustic.sample_rate
+        return Transcript(segments, duration_s, stages_s=clock.seconds())
+
+    def translate(
+        self,
+        source: AudioSource,
+        sample_rate: int | None = None,
+        *,
+        hotwords: Sequence[str] = (),
+        options: DecodingOptions | None = None,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Translation:
+        """Recognise German speech and translate it to English; arguments as for transcribe.
+
+        Raises:
+            ModelCapabilityError: the bundle holds no translator.
+        """
+        self.translator  # noqa: B018  - fail before the audio is worked through
+        transcript = self.transcribe(
+            source, sample_rate, hotwords=hotwords, options=options, progress=progress, cancel=cancel
+        )
+        return self.translate_transcript(transcript, options, cancel=cancel)
+
+    def translate_transcript(
+        self,
+        transcript: Transcript,
+        options: DecodingOptions | None = None,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> Translation:
+        """Translate a transcript segment by segment; each keeps its source's times."""
+        clock = StageClock()
+        spoken = [segment for segment in transcript.segments if segment.text]
+        with clock.time("translate"):
+            scored = self._translate_scored([segment.text for segment in spoken], options, None, cancel)
+        segments = tuple(
+            Segment(text, segment.start_s, segment.end_s, (), confidence)
+            for segment, (text, confidence) in zip(spoken, scored, strict=True)
+        )
+        stages = {**transcript.stages_s, **clock.seconds()}
+        return Translation(segments, transcript, stages_s=stages)
+
+    def transcribe_batch(
+        self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
+    ) -> Iterator[Transcript | EngineError]:
+        """Recognise many recordings, in order; a bad one yields its error and harms no other."""
+        return longform.run_ordered(
+            lambda source: self.transcribe(source, options=options), sources, threads=self.threads
+        )
+
+    def translate_batch(
+        self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
+    ) -> Iterator[Translation | EngineError]:
+        """Recognise and translate many recordings; errors as in transcribe_batch."""
+        return longform.run_ordered(
+            lambda source: self.translate(source, options=options), sources, threads=self.threads
+        )
+
+    def stream(
+        self,
+        chunks: Iterable[NDArray[Any]],
+        sample_rate: int | None = None,
+        *,
+        options: DecodingOptions | None = None,
+    ) -> Iterator[Partial]:
+        """Recognise speech while it arrives.
+
+        Args:
+            chunks: arrays [n_samples] or [n_samples, n_channels].
+            sample_rate: their rate in Hz; the model's own when not given.
+        Yields:
+            Partial: text that will not change any more, and a tentative tail.
+        """
+        settings = options or DecodingOptions()
+        transcriber = StreamingTranscriber(
+            lambda window: self._recognise(window, settings, StageClock(), None),
+            sample_rate=sample_rate or self.acoustic.sample_rate,
+            max_window_s=self.acoustic.max_window_s,
+        )
+        for chunk in chunks:
+            yield transcriber.feed(chunk)
+        yield transcriber.finish()
+
+    @property
+    def signature(self) -> str:
+        """One line that names model, precision, decoder, versions and machine."""
+        manifest = self.bundle.manifest
+        acoustic, translation = manifest.acoustic, manifest.translation
+        return describe(
+            {
+                "model": f"{self.bundle.name}@{bundle_digest(self.bundle)}",
+                "acoustic": acoustic.precision if acoustic else "unknown",
+                "beam": manifest.decoding.beam_width,
+                "lm": "yes" if self.has_language_model else "no",
+                "mt": f"{translation.precision},beam{translation.beam_size}" if translation else "no",
+                "device": self.acoustic.device,
+                "threads": self.threads,
+                **environment(),
+            }
+        )
+
+    def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
+        if options.vad_filter:
+            return self.detect_speech(waveform)
+        return longform.fixed_windows(
+            len(waveform) / self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
+        )
+
+    def _recognise(
+        self, window: Waveform, options: DecodingOptions, clock: StageClock, cancel: CancelToken | None
+    ) -> Hypothesis:
+        with clock.time("features"):
+            features = self.compute_features(window)
+        with clock.time("encoder"):
+            log_probs = self.compute_log_probs(features, cancel)
+        with clock.time("decode"):
+            return self.decode(log_probs, options)
+
+    def _translate_scored(
+        self,
+        texts: Sequence[str],
+        options: DecodingOptions | None,
+        progress: Progress | None,
+        cancel: CancelToken | None,
+    ) -> list[tuple[str, float]]:
+        options = options or DecodingOptions()
+        results = self.translator.translate_paragraphs(
+            texts,
+            beam_size=options.translation_beam_size,
+            length_penalty=options.length_penalty,
+            progress=progress,
+            cancel=cancel,
+        )
+        return [(result.text, result.confidence) for result in results]
+
+
+def load(
+    model: str | None = None, *, device: Any = "auto", compute_type: Any = "auto", threads: int = 0
+) -> SpeechTranslator:
+    """Load a model.
+
+    Args:
+        model: a bundle's folder, an .onnx file with vocab.json beside it, or None for the
+            embedded default.
+        device: "auto", "cpu" or "cuda".
+        compute_type: "auto", "int8", "fp16" or "fp32"; refused where the bundle holds another.
+        threads: 0 takes the cores that this process may use.
+    Raises:
+        BundleError and its kinds, DeviceError, DependencyError, OptionError.
+    """
+    return SpeechTranslator(open_bundle(model), RuntimeOptions(device, compute_type, threads))
+
+
+def _load_decoder(bundle: Bundle, acoustic: AcousticModel) -> CtcBeamDecoder:
+    tuned = bundle.manifest.decoding
+    return CtcBeamDecoder(
+        acoustic.vocabulary,
+        language_model=bundle.file("language_model") if bundle.has("language_model") else None,
+        lexicon=bundle.file("lexicon") if bundle.has("lexicon") else None,
+        blank_id=acoustic.blank_id,
+        word_delimiter=acoustic.word_delimiter,
+        frame_s=acoustic.frame_s,
+        lm_alpha=tuned.lm_alpha,
+        lm_beta=tuned.lm_beta,
+        token_min_logp=tuned.token_min_logp,
+        beam_prune_logp=tuned.beam_prune_logp,
+        unk_score_offset=tuned.unk_score_offset,
+    )
+
+
+def _with_hotwords(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
+    options = options or DecodingOptions()
+    return replace(options, hotwords=(*options.hotwords, *hotwords)) if hotwords else options

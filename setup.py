@@ -1,0 +1,87 @@
+"""The package: a lean runtime, and extras for export, training, benchmarks, serving and development."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+
+RUNTIME = [
+    "msgspec>=0.19,<1",
+    "num2words>=0.5.13,<0.6",
+    "numba>=0.62,<0.70",
+    "numpy>=2.1,<2.5",
+    # One wheel for CPU-only and CUDA machines. It and plain onnxruntime overwrite each other.
+    f"onnxruntime-gpu>=1.30,<1.33; {LINUX_X86}",
+    f"onnxruntime>=1.30,<1.33; not ({LINUX_X86})",
+    "sentencepiece>=0.2,<0.3",
+    "soundfile>=0.13,<0.15",
+    "soxr>=0.5,<2",
+    "tqdm>=4.66,<5",
+]
+MEDIA = ["av>=14,<19"]
+TORCH = ["torch>=2.8,<2.14", "transformers>=5.0,<5.30", "safetensors>=0.5,<0.9"]
+EXPORT = [*TORCH, "onnx>=1.19,<1.24", "onnxscript>=0.5,<0.8"]
+TRAIN = [
+    *TORCH,
+    "matplotlib>=3.9,<4",
+    "peft>=0.15,<0.22",
+    "pyyaml>=6,<7",
+    "sacrebleu>=2.5,<3",
+    "jiwer>=4,<5",
+    "tensorboard>=2.18,<3",
+    "zstandard>=0.23,<0.26",
+]
+BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
+SERVE = ["fastapi>=0.115,<1", "python-multipart>=0.0.20,<0.1", "uvicorn>=0.34,<1"]
+TEST = [
+    "httpx>=0.27,<1",
+    "hypothesis>=6.120,<7",
+    "mypy>=1.15,<3",
+    "pytest>=8.3,<10",
+    "pytest-timeout>=2.3,<3",
+    "ruff>=0.12,<0.18",
+    "types-PyYAML",
+    "types-tqdm",
+]
+
+setup(
+    name="speech-engine",
+    version="0.1.0",
+    description="German speech in, German transcript and English translation out",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["engine*", "export*", "training*", "benchmarks*"]),
+    package_data={
+        "engine": ["py.typed", "bundled/*/*"],
+        "training": ["configs/*.yaml"],
+        "benchmarks": ["baselines/*.json"],
+    },
+    install_requires=RUNTIME,
+    extras_require={
+        "media": MEDIA,
+        "export": EXPORT,
+        "train": TRAIN,
+        "bench": BENCH,
+        "serve": SERVE,
+        "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *TEST],
+    },
+    entry_points={
+        "console_scripts": [
+            "engine = engine.cli:main",
+            "engine-bench = benchmarks.cli:main",
+            # `export` alone would be the shell's own builtin.
+            "engine-export = export.cli:main",
+            "engine-train = training.cli:main",
+        ]
+    },
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+    ],
+)
