@@ -15,7 +15,7 @@ NORMALIZER = "lower+num2words+letters"  # goes into benchmark signatures
 _SPELLED = {"&": " und ", "%": " prozent ", "€": " euro ", "$": " dollar ", "°": " grad ", "§": " paragraf "}
 _FOLDED = {"æ": "ae", "œ": "oe", "ø": "ö", "å": "a", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 _NUMBER = re.compile(r"\d{1,3}(?:\.\d{3})+(?!\d)|\d+(?:,\d+)?")
-_ORDINAL = re.compile(r"(\d{1,4})\.(?=\s+[a-zäöüß])")
+_ORDINAL = re.compile(r"(\b(?:am|vom|zum|beim|im|dem|den|der|des) )?\b(\d{1,4})\.(?=\s+[a-zäöüß])")
 _APOSTROPHES = re.compile(r"['’‘`´]")
 _OTHER = re.compile(f"[^{LETTERS}]+")
 
@@ -32,7 +32,7 @@ def normalize_text(text: str) -> str:
     text = unicodedata.normalize("NFC", text).lower().replace("ẞ", "ß")
     for symbol, spelled in _SPELLED.items():
         text = text.replace(symbol, spelled)
-    text = _ORDINAL.sub(lambda match: _spell(match[1], ordinal=True), text)
+    text = _ORDINAL.sub(_spell_ordinal, text)
     text = _NUMBER.sub(lambda match: f" {_spell(match[0])} ", text)
     text = _APOSTROPHES.sub("", text)
     return _OTHER.sub(" ", "".join(_fold(char) for char in text)).strip()
@@ -47,6 +47,12 @@ def _fold(char: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c))
 
 
+def _spell_ordinal(match: re.Match[str]) -> str:
+    article = match[1] or ""
+    inflected = "n" if article and article != "der " else ""
+    return f"{article}{_spell(match[2], ordinal=True)}{inflected}"
+
+
 @functools.lru_cache(maxsize=4096)
 def _spell(number: str, ordinal: bool = False) -> str:
     from num2words import num2words
@@ -58,4 +64,5 @@ def _spell(number: str, ordinal: bool = False) -> str:
         whole, fraction = digits.split(",", 1)
         spelled = " ".join(num2words(int(digit), lang="de") for digit in fraction)
         return f"{num2words(int(whole), lang='de')} komma {spelled}"
-    return str(num2words(int(digits), lang="de", to="ordinal" if ordinal else "cardinal"))
+    spelled = num2words(int(digits), lang="de", to="ordinal" if ordinal else "cardinal")
+    return str(spelled).lower()
