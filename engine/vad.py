@@ -1,0 +1,204 @@
+"""Where speech is: an adaptive energy detector that would rather keep noise than lose a word.
+
+Each of five bands is compared with its own noise floor, so that a vowel shows through hiss and an "s"
+through hum. Floor and thresholds follow the recording over some seconds. A recogniser that hears no
+speech in noise writes nothing; speech that was cut away is lost: recall comes first.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Levels = NDArray[np.float32]
+Waveform = NDArray[np.float32]
+
+FRAME_S: Final = 0.01
+BAND_EDGES_HZ: Final = (150, 500, 1000, 2000, 3500, 8000)  # voicing, vowels, fricatives
+SMOOTHING_FRAMES: Final = 5
+SILENCE_DB: Final = -95.0  # of a band: digital silence or the dither of 16 bits
+BLOCK_FRAMES: Final = 100  # the noise floor and the speech level are read once a second
+CONTEXT_BLOCKS: Final = 10  # ... and hold for this many seconds on either side
+FLOOR_RANK: Final = 10  # of the frames of a block, in order of their level
+SPEECH_RANK: Final = 90
+MIN_RANGE_DB: Final = 5.0  # a steady noise varies less
+MAX_RANGE_DB: Final = 45.0  # weak fricatives lie about 40 dB below loud vowels
+QUIET_S: Final = 0.2  # a cut wants a quiet stretch of this length around it
+CHUNK_FRAMES: Final = 4096
+
+
+class Thresholds(NamedTuple):
+    """Levels in dB, float32 [n_frames] each: speech begins above `on` and lasts while above `off`."""
+
+    on: Levels
+    off: Levels
+
+
+def detect_speech(
+    waveform: Waveform,
+    *,
+    sample_rate: int = 16_000,
+    max_window_s: float = 28.0,
+    min_speech_s: float = 0.08,
+    min_pause_s: float = 1.0,
+    pad_s: float = 0.3,
+) -> list[tuple[float, float]]:
+    """Find the stretches of a recording that hold speech.
+
+    Args:
+        waveform: float32 [n_samples], mono, [-1, 1], at sample_rate Hz.
+        max_window_s: no stretch is longer; a longer one is cut at its quietest points.
+        min_speech_s: stretches with less sound than this are clicks and are dropped.
+        min_pause_s: shorter pauses stay inside a stretch.
+        pad_s: kept before and after each stretch.
+    Returns:
+        [(start_s, end_s)] in order, without overlap, inside the recording; empty where
+        there is only silence or steady noise.
+    """
+    if not len(waveform):
+        return []
+    levels = compute_excess(compute_band_levels(waveform, sample_rate))
+    duration_s = len(waveform) / sample_rate
+    regions: list[tuple[float, float]] = []
+    for start, end in _speech_runs(levels, min_speech_s, min_pause_s):
+        start_s = max(start * FRAME_S - pad_s, regions[-1][1] if regions else 0.0)
+        regions.append((start_s, min(end * FRAME_S + pad_s, duration_s)))
+    return split_windows(regions, levels, max_window_s)
+
+
+def compute_band_levels(waveform: Waveform, sample_rate: int) -> Levels:
+    """Compute the level of each band in each 10 ms frame, smoothed over 50 ms.
+
+    Args:
+        waveform: float32 [n_samples].
+    Returns:
+        float32 [n_frames, n_bands], dB relative to full scale, n_frames = ceil(n_samples / hop).
+    """
+    hop = max(1, round(sample_rate * FRAME_S))
+    n_frames = -(-len(waveform) // hop)
+    power = np.empty((n_frames, len(BAND_EDGES_HZ) - 1), np.float32)
+    for first in range(0, n_frames, CHUNK_FRAMES):
+        last = min(first + CHUNK_FRAMES, n_frames)
+        power[first:last] = _band_power(waveform[first * hop : (last + 1) * hop], last - first, hop)
+    sums = np.cumsum(np.pad(power.astype(np.float64), ((1, 0), (0, 0))), axis=0)
+    frames = np.arange(n_frames)
+    low = np.maximum(frames - SMOOTHING_FRAMES // 2, 0)
+    high = np.minimum(frames + SMOOTHING_FRAMES // 2 + 1, n_frames)
+    smooth = (sums[high] - sums[low]) / (high - low)[:, None]
+    return np.asarray(10 * np.log10(np.maximum(smooth, 1e-12)), np.float32)
+
+
+def _band_power(samples: Waveform, n_frames: int, hop: int) -> NDArray[np.float32]:
+    """Power in each band of n_frames half-overlapping frames, float32 [n_frames, n_bands]."""
+    padded = np.zeros((n_frames + 1) * hop, np.float32)
+    padded[: len(samples)] = samples
+    window = np.hanning(2 * hop).astype(np.float32) / np.float32(hop)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop] * window
+    spectrum = np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    edges = np.round(np.array(BAND_EDGES_HZ) * 2 * FRAME_S).astype(int)
+    edges = np.minimum(edges, spectrum.shape[1])
+    return np.stack([spectrum[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
+
+
+def compute_excess(levels: Levels) -> Levels:
+    """Compute how far each frame rises above the noise around it.
+
+    Args:
+        levels: float32 [n_frames, n_bands], dB, from compute_band_levels.
+    Returns:
+        float32 [n_frames], dB: the root-mean-square ratio over the bands, 0 at the noise floor.
+    """
+    blocks = _blocks(np.maximum(levels, SILENCE_DB))
+    sounding = np.where(blocks > SILENCE_DB, blocks, np.inf)  # edited-in silence is no noise floor
+    floor = _around(np.partition(sounding, FLOOR_RANK, axis=1)[:, FLOOR_RANK], np.minimum)
+    level = _around(np.partition(blocks, SPEECH_RANK, axis=1)[:, SPEECH_RANK], np.maximum)
+    floor = np.maximum(np.minimum(floor, level), level - MAX_RANGE_DB)
+    above = np.maximum(levels - floor[_block_of(levels)], 0.0)
+    power = np.mean(10 ** (above / 5), axis=1)
+    return np.asarray(5 * np.log10(power), np.float32)
+
+
+def compute_thresholds(excess: Levels) -> Thresholds:
+    """Place the two thresholds between the noise floor and the level of speech around each frame.
+
+    Args:
+        excess: float32 [n_frames], dB, from compute_excess.
+    Returns:
+        Thresholds; infinite where the signal is silent or varies too little to be speech.
+    """
+    blocks = _blocks(excess)
+    level = _around(np.partition(blocks, SPEECH_RANK, axis=1)[:, SPEECH_RANK], np.maximum)
+    on, off = np.clip(0.35 * level, 3.0, 12.0), np.clip(0.2 * level, 2.0, 8.0)
+    on[level < MIN_RANGE_DB] = off[level < MIN_RANGE_DB] = np.inf
+    each = _block_of(excess)
+    return Thresholds(on[each].astype(np.float32), off[each].astype(np.float32))
+
+
+def _blocks(values: Levels) -> Levels:
+    """Frames in blocks of one second, [n_blocks, BLOCK_FRAMES, ...]; the last frame fills the end."""
+    missing = -len(values) % BLOCK_FRAMES
+    padded = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+    return padded.reshape(-1, BLOCK_FRAMES, *values.shape[1:])
+
+
+def _block_of(values: Levels) -> NDArray[np.intp]:
+    return np.arange(len(values)) // BLOCK_FRAMES
+
+
+def _around(values: Levels, extreme: np.ufunc) -> Levels:
+    """The extreme of each block's neighbourhood, of the same shape."""
+    padded = np.concatenate([values[:1]] * CONTEXT_BLOCKS + [values] + [values[-1:]] * CONTEXT_BLOCKS)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * CONTEXT_BLOCKS + 1, axis=0)
+    return np.asarray(extreme.reduce(windows, axis=-1))
+
+
+def _speech_runs(excess: Levels, min_speech_s: float, min_pause_s: float) -> list[tuple[int, int]]:
+    """Runs of frames above `off`, joined over short pauses, that hold enough frames above `on`."""
+    thresholds = compute_thresholds(excess)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], excess > thresholds.off, [False]])))
+    starts, ends = edges[0::2], edges[1::2]
+    if not len(starts):
+        return []
+    pauses = np.flatnonzero(starts[1:] - ends[:-1] >= min_pause_s / FRAME_S)
+    starts = starts[np.concatenate([[0], pauses + 1])]
+    ends = ends[np.concatenate([pauses, [len(ends) - 1]])]
+    n_on = np.concatenate([[0], np.cumsum(excess > thresholds.on)])
+    loud = n_on[ends] - n_on[starts] >= min_speech_s / FRAME_S
+    return [(int(start), int(end)) for start, end in zip(starts[loud], ends[loud], strict=True)]
+
+
+def split_windows(
+    regions: list[tuple[float, float]], levels: Levels, max_window_s: float
+) -> list[tuple[float, float]]:
+    """Cut regions longer than max_window_s at their quietest points.
+
+    Args:
+        regions: [(start_s, end_s)] in order.
+        levels: float32 [n_frames], dB, from compute_excess.
+    Returns:
+        [(start_s, end_s)]; the parts of a region touch each other.
+    """
+    quiet = np.convolve(levels, np.ones(max(1, round(QUIET_S / FRAME_S))), "same") if len(levels) else levels
+    windows: list[tuple[float, float]] = []
+    for start_s, end_s in regions:
+        while end_s - start_s > max_window_s:
+            cut_s = _quietest(quiet, start_s, end_s, max_window_s)
+            windows.append((start_s, cut_s))
+            start_s = cut_s
+        windows.append((start_s, end_s))
+    return windows
+
+
+def _quietest(quiet: NDArray[np.floating], start_s: float, end_s: float, max_window_s: float) -> float:
+    """Where to end a window that begins at start_s; leaves no scrap behind when one cut is enough."""
+    rest_s = end_s - start_s - max_window_s
+    earliest_s = max(rest_s, 0.3 * max_window_s) if rest_s < max_window_s else 0.5 * max_window_s
+    latest_s = min(max_window_s, end_s - start_s - 0.2 * max_window_s)
+    first, last = round((start_s + earliest_s) / FRAME_S), int((start_s + latest_s) / FRAME_S)
+    if last <= first or first >= len(quiet):
+        return start_s + max_window_s
+    cut_s = (first + int(np.argmin(quiet[first:last]))) * FRAME_S
+    return min(max(cut_s, start_s + FRAME_S), start_s + max_window_s)
