@@ -31,6 +31,7 @@ from engine.types import (
     Transcript,
     Translation,
 )
+from engine.warmup import warm_up
 
 Waveform = NDArray[np.float32]
 AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
@@ -76,6 +77,7 @@ class SpeechTranslator:
         self.threads = self.options.threads or available_cores()
         self.acoustic = AcousticModel(bundle, self.options)
         self.decoder = _load_decoder(bundle, self.acoustic)
+        warm_up(self.acoustic, self.decoder)
         self._translator_lock = threading.Lock()
         self.has_language_model = bundle.has("language_model")
 
@@ -180,23 +182,8 @@ class SpeechTranslator:
         Raises:
             AudioError and its kinds, DecodingError, CancelledError.
         """
-        clock = StageClock()
         options = _with_hotwords(options, hotwords)
-        with clock.time("audio"):
-            waveform = self.load_audio(source, sample_rate)
-            self.acoustic.check_length(waveform)
-            regions = self._regions(waveform, options)
-        segments = longform.transcribe_regions(
-            waveform,
-            regions,
-            lambda window: self._recognise(window, options, clock, cancel),
-            sample_rate=self.acoustic.sample_rate,
-            threads=self.threads,
-            progress=progress,
-            cancel=cancel,
-        )
-        duration_s = len(waveform) / self.acoustic.sample_rate
-        return Transcript(segments, duration_s, stages_s=clock.seconds())
+        return self._transcribe(source, sample_rate, options, self.threads, progress, cancel)
 
     def translate(
         self,
@@ -242,17 +229,22 @@ class SpeechTranslator:
         self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
     ) -> Iterator[Transcript | EngineError]:
         """Recognise many recordings, in order; a bad one yields its error and harms no other."""
+        settings = options or DecodingOptions()
         return longform.run_ordered(
-            lambda source: self.transcribe(source, options=options), sources, threads=self.threads
+            lambda source: self._transcribe(source, None, settings, 1), sources, threads=self.threads
         )
 
     def translate_batch(
         self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
     ) -> Iterator[Translation | EngineError]:
         """Recognise and translate many recordings; errors as in transcribe_batch."""
-        return longform.run_ordered(
-            lambda source: self.translate(source, options=options), sources, threads=self.threads
-        )
+        self.translator  # noqa: B018  - fail before the first recording
+        settings = options or DecodingOptions()
+
+        def translate_one(source: AudioSource) -> Translation:
+            return self.translate_transcript(self._transcribe(source, None, settings, 1), settings)
+
+        return longform.run_ordered(translate_one, sources, threads=self.threads)
 
     def stream(
         self,
@@ -296,6 +288,31 @@ class SpeechTranslator:
                 **environment(),
             }
         )
+
+    def _transcribe(
+        self,
+        source: AudioSource,
+        sample_rate: int | None,
+        options: DecodingOptions,
+        threads: int,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Transcript:
+        clock = StageClock()
+        with clock.time("audio"):
+            waveform = self.load_audio(source, sample_rate)
+            self.acoustic.check_length(waveform)
+            regions = self._regions(waveform, options)
+        segments = longform.transcribe_regions(
+            waveform,
+            regions,
+            lambda window: self._recognise(window, options, clock, cancel),
+            sample_rate=self.acoustic.sample_rate,
+            threads=threads,
+            progress=progress,
+            cancel=cancel,
+        )
+        return Transcript(segments, len(waveform) / self.acoustic.sample_rate, stages_s=clock.seconds())
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
         if options.vad_filter:

@@ -33,7 +33,8 @@ def describe_bundle(bundle: Bundle) -> str:
         acoustic = manifest.acoustic
         lines.append(
             f"  acoustic  {acoustic.features.kind}, {acoustic.precision}, "
-            f"{acoustic.features.sample_rate} Hz, {len(bundle.vocabulary)} tokens, windows of {acoustic.max_window_s:g} s"
+            f"{acoustic.features.sample_rate} Hz, {len(bundle.vocabulary)} tokens, "
+            f"windows of {acoustic.max_window_s:g} s"
         )
     if manifest.translation:
         translation = manifest.translation

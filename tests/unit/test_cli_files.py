@@ -1,0 +1,101 @@
+"""The command line's plan for its output files, and its parser."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+from engine.cli.files import plan_outputs
+from engine.cli.parser import build_parser
+from engine.cli.text import read_lines, write_lines
+from engine.errors import OptionError, OutputError, TranslationError
+
+
+def test_outputs_take_the_stem_and_the_suffix(tmp_path: Path) -> None:
+    plan = plan_outputs(["a/x.mp3", "b/y.wav"], str(tmp_path / "out"), "srt")
+    assert plan["a/x.mp3"] == (tmp_path / "out" / "x.srt",)
+    assert (tmp_path / "out").is_dir()
+
+
+def test_all_formats_without_a_format(tmp_path: Path) -> None:
+    suffixes = [path.suffix for path in plan_outputs(["x.mp3"], str(tmp_path), None)["x.mp3"]]
+    assert suffixes == [".txt", ".json", ".srt", ".vtt", ".tsv"]
+
+
+def test_inputs_that_share_a_stem_keep_their_whole_name(tmp_path: Path) -> None:
+    plan = plan_outputs(["x.mp3", "x.wav"], str(tmp_path), "txt")
+    assert {path.name for paths in plan.values() for path in paths} == {"x.mp3.txt", "x.wav.txt"}
+
+
+def test_inputs_whose_outputs_would_overwrite_each_other_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="share"):
+        plan_outputs(["a/x.wav", "b/x.wav"], str(tmp_path), "txt")
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        plan_outputs(["x.wav"], str(tmp_path / "file" / "sub"), "txt")
+
+
+def test_all_formats_need_a_folder() -> None:
+    with pytest.raises(OptionError, match="output_dir"):
+        plan_outputs(["x.wav"], None, "all")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["transcribe"],
+        ["dance"],
+        ["transcribe", "x.wav", "--beam_size", "0"],
+        ["transcribe", "x.wav", "--threads", "-1"],
+        ["transcribe", "x.wav", "--device", "tpu"],
+        ["transcribe", "x.wav", "--vad_filter", "perhaps"],
+        ["transcribe", "x.wav", "--text_file", "t"],
+    ],
+)
+def test_wrong_usage_exits_with_two(arguments: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(arguments)
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_a_missing_model_is_one_line_and_exit_code_one(capsys) -> None:
+    assert main(["info", "/nowhere/model"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("engine: error: ") and error.count("\n") == 1
+
+
+def test_lines_survive_broken_utf8_and_windows_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"eins\r\n\xff\xfe\n\nvier")
+    assert read_lines(str(path)) == ["eins", "\ufffd\ufffd", "", "vier"]
+    path.write_bytes(b"")
+    assert read_lines(str(path)) == []
+
+
+def test_a_text_file_that_is_missing() -> None:
+    with pytest.raises(TranslationError, match="nowhere"):
+        read_lines("/nowhere/in.txt")
+
+
+def test_an_interrupted_translation_leaves_the_old_output(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+
+    def lines():
+        yield "new"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_lines(path, lines())
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_in_a_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="writable"):
+        write_lines(tmp_path / "no" / "out.txt", iter(["x"]))
