@@ -24,6 +24,7 @@ BLOCK_FRAMES: Final = 100  # the noise floor and the speech level are read once 
 CONTEXT_BLOCKS: Final = 10  # ... and hold for this many seconds on either side
 FLOOR_RANK: Final = 10  # of the frames of a block, in order of their level
 SPEECH_RANK: Final = 90
+MIN_SPEECH_S: Final = 0.08  # less sound than this is a click
 MIN_RANGE_DB: Final = 5.0  # a steady noise varies less
 MAX_RANGE_DB: Final = 45.0  # weak fricatives lie about 40 dB below loud vowels
 QUIET_S: Final = 0.2  # a cut wants a quiet stretch of this length around it
@@ -42,7 +43,7 @@ def detect_speech(
     *,
     sample_rate: int = 16_000,
     max_window_s: float = 28.0,
-    min_speech_s: float = 0.08,
+    min_speech_s: float = MIN_SPEECH_S,
     min_pause_s: float = 1.0,
     pad_s: float = 0.3,
 ) -> list[tuple[float, float]]:
@@ -63,7 +64,7 @@ def detect_speech(
     levels = compute_excess(compute_band_levels(waveform, sample_rate))
     duration_s = len(waveform) / sample_rate
     regions: list[tuple[float, float]] = []
-    for start, end in _speech_runs(levels, min_speech_s, min_pause_s):
+    for start, end in find_runs(levels, compute_thresholds(levels), min_speech_s, min_pause_s):
         start_s = max(start * FRAME_S - pad_s, regions[-1][1] if regions else 0.0)
         regions.append((start_s, min(end * FRAME_S + pad_s, duration_s)))
     return split_windows(regions, levels, max_window_s)
@@ -82,7 +83,13 @@ def compute_band_levels(waveform: Waveform, sample_rate: int) -> Levels:
     power = np.empty((n_frames, len(BAND_EDGES_HZ) - 1), np.float32)
     for first in range(0, n_frames, CHUNK_FRAMES):
         last = min(first + CHUNK_FRAMES, n_frames)
-        power[first:last] = _band_power(waveform[first * hop : (last + 1) * hop], last - first, hop)
+        power[first:last] = compute_band_power(waveform[first * hop : (last + 1) * hop], last - first, hop)
+    return smooth_levels(power)
+
+
+def smooth_levels(power: Levels) -> Levels:
+    """Average power over 50 ms and take its logarithm; float32 [n_frames, n_bands] -> dB, same shape."""
+    n_frames = len(power)
     sums = np.cumsum(np.pad(power.astype(np.float64), ((1, 0), (0, 0))), axis=0)
     frames = np.arange(n_frames)
     low = np.maximum(frames - SMOOTHING_FRAMES // 2, 0)
@@ -91,7 +98,7 @@ def compute_band_levels(waveform: Waveform, sample_rate: int) -> Levels:
     return np.asarray(10 * np.log10(np.maximum(smooth, 1e-12)), np.float32)
 
 
-def _band_power(samples: Waveform, n_frames: int, hop: int) -> NDArray[np.float32]:
+def compute_band_power(samples: Waveform, n_frames: int, hop: int) -> NDArray[np.float32]:
     """Power in each band of n_frames half-overlapping frames, float32 [n_frames, n_bands]."""
     padded = np.zeros((n_frames + 1) * hop, np.float32)
     padded[: len(samples)] = samples
@@ -112,10 +119,9 @@ def compute_excess(levels: Levels) -> Levels:
         float32 [n_frames], dB: the root-mean-square ratio over the bands, 0 at the noise floor.
     """
     blocks = _blocks(np.maximum(levels, SILENCE_DB))
-    sounding = np.where(blocks > SILENCE_DB, blocks, np.inf)  # edited-in silence is no noise floor
-    floor = _around(np.partition(sounding, FLOOR_RANK, axis=1)[:, FLOOR_RANK], np.minimum)
+    floor = _around(np.partition(blocks, FLOOR_RANK, axis=1)[:, FLOOR_RANK], np.minimum)
     level = _around(np.partition(blocks, SPEECH_RANK, axis=1)[:, SPEECH_RANK], np.maximum)
-    floor = np.maximum(np.minimum(floor, level), level - MAX_RANGE_DB)
+    floor = np.maximum(floor, level - MAX_RANGE_DB)  # edited-in silence is no noise floor
     above = np.maximum(levels - floor[_block_of(levels)], 0.0)
     power = np.mean(10 ** (above / 5), axis=1)
     return np.asarray(5 * np.log10(power), np.float32)
@@ -155,9 +161,10 @@ def _around(values: Levels, extreme: np.ufunc) -> Levels:
     return np.asarray(extreme.reduce(windows, axis=-1))
 
 
-def _speech_runs(excess: Levels, min_speech_s: float, min_pause_s: float) -> list[tuple[int, int]]:
+def find_runs(
+    excess: Levels, thresholds: Thresholds, min_speech_s: float, min_pause_s: float
+) -> list[tuple[int, int]]:
     """Runs of frames above `off`, joined over short pauses, that hold enough frames above `on`."""
-    thresholds = compute_thresholds(excess)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], excess > thresholds.off, [False]])))
     starts, ends = edges[0::2], edges[1::2]
     if not len(starts):
