@@ -1,0 +1,139 @@
+"""The CTC vocabulary: which labels are text, which one ends a word, and words from token ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import DecodingError
+from engine.kernels import ctc_emissions
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+NO_TOKEN = -1
+MAX_VOCABULARY = 1 << 15  # token ids are held in 16 bits
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A checked vocabulary.
+
+    Attributes:
+        vocabulary: label of each column of the emissions.
+        blank_id: the CTC blank.
+        delimiter_id: the label between words; -1 where the vocabulary has none.
+        spoken: uint8 [vocab_size], 1 for the blank, the delimiter and every label that is text.
+        index: token id of each label that is part of words.
+    """
+
+    vocabulary: tuple[str, ...]
+    blank_id: int
+    delimiter_id: int
+    spoken: npt.NDArray[np.uint8]
+    index: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def spell(self, tokens: Iterable[int]) -> str:
+        """Join the labels of token ids."""
+        return "".join([self.vocabulary[token] for token in tokens])
+
+    def encode(self, word: str) -> list[int] | None:
+        """Token ids of one word by single characters; None if a character has no label."""
+        ids = [self.index.get(char, NO_TOKEN) for char in word]
+        return None if not ids or NO_TOKEN in ids else ids
+
+    def is_letter(self, token: int) -> bool:
+        """Whether a token is part of words, rather than blank, delimiter or a mark like <s>."""
+        return bool(self.spoken[token]) and token not in (self.blank_id, self.delimiter_id)
+
+
+def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) -> Labels:
+    """Check a vocabulary and find its blank, delimiter and silent marks.
+
+    Args:
+        vocabulary: label of each token id; the blank's own label is not read.
+        blank_id: index of the CTC blank.
+        word_delimiter: the label that separates words; may be missing from the vocabulary.
+    Raises:
+        DecodingError: empty or too large, not strings, a label twice, or blank_id outside it.
+    """
+    labels = tuple(vocabulary)
+    problems = _find_problems(labels, blank_id)
+    if problems:
+        raise DecodingError("a vocabulary with " + "; ".join(problems), "a list of distinct labels")
+    delimiter_id = labels.index(word_delimiter) if word_delimiter in labels else NO_TOKEN
+    if delimiter_id == blank_id:
+        raise DecodingError(f"word delimiter {word_delimiter!r} and blank are one label", "two labels")
+    spoken = np.array([not _is_mark(label) for label in labels], dtype=np.uint8)
+    spoken[blank_id] = 1
+    if delimiter_id != NO_TOKEN:
+        spoken[delimiter_id] = 1
+    spoken.setflags(write=False)
+    silent = (blank_id, delimiter_id)
+    index = {label: i for i, label in enumerate(labels) if spoken[i] and i not in silent}
+    return Labels(labels, int(blank_id), delimiter_id, spoken, index)
+
+
+def _is_mark(label: str) -> bool:
+    return label == "" or (len(label) > 2 and label[0] in "<[" and label[-1] in ">]")
+
+
+def _find_problems(labels: tuple[Any, ...], blank_id: Any) -> list[str]:
+    problems = []
+    if not labels:
+        problems.append("no labels")
+    if len(labels) > MAX_VOCABULARY:
+        problems.append(f"{len(labels)} labels (at most {MAX_VOCABULARY})")
+    wrong = [label for label in labels if not isinstance(label, str)]
+    if wrong:
+        return [*problems, f"label {wrong[0]!r} of type {type(wrong[0]).__name__}"]
+    counts = Counter(label for label in labels if label)
+    twice = [label for label, count in counts.items() if count > 1]
+    if twice:
+        problems.append(f"label {twice[0]!r} more than once")
+    if not isinstance(blank_id, int | np.integer) or not 0 <= blank_id < max(len(labels), 1):
+        problems.append(f"blank_id {blank_id!r} outside 0 to {len(labels) - 1}")
+    return problems
+
+
+def check_emissions(log_probs: Any, vocab_size: int, *, logits: bool = False) -> FloatArray:
+    """Validate one utterance's emissions before any search runs.
+
+    Args:
+        log_probs: floating point [n_frames, vocab_size], natural log; or raw logits.
+        vocab_size: the number of labels.
+        logits: the values are unnormalised; log-softmax is applied.
+    Returns:
+        float32, C-contiguous.
+    Raises:
+        DecodingError: wrong dtype, shape or values; the message says which.
+    """
+    array = np.asarray(log_probs)
+    if array.dtype.kind != "f":
+        fix = "pass natural-log probabilities"
+        raise DecodingError(f"emissions of dtype {array.dtype}", "floating point", fix)
+    if array.ndim != 2:
+        want = f"[n_frames, {vocab_size}]"
+        raise DecodingError(f"emissions of shape {array.shape}", want, "decode one utterance at a time")
+    if array.shape[1] != vocab_size:
+        fix = "use the vocabulary the model was trained with"
+        raise DecodingError(f"emissions over {array.shape[1]} tokens", f"{vocab_size} labels", fix)
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    fault = ctc_emissions.check_log_probs(array) if array.size else ctc_emissions.FINE
+    if fault == ctc_emissions.HAS_NAN:
+        raise DecodingError("emissions that contain NaN", "numbers", "look at the model's output")
+    if logits:
+        if array.size and np.isposinf(array.max()):
+            raise DecodingError("logits that contain +inf", "finite numbers or -inf")
+        return np.asarray(ctc_emissions.compute_log_softmax(array), np.float32) if array.size else array
+    if fault == ctc_emissions.HAS_POSITIVE:
+        fix = "pass logits=True for raw model output"
+        raise DecodingError("log_probs above 0", "natural-log probabilities", fix)
+    return array
