@@ -1,0 +1,71 @@
+"""The command line: `engine-bench [options]`, and the subcommands in SUBCOMMANDS.
+
+Exit codes: 0 measured (gate: passed), 1 some files failed (gate: regression), 2 could not measure,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks import commands
+from benchmarks.run import PARTIAL_SUFFIX
+from engine.errors import EngineError
+
+EXIT_UNMEASURED, EXIT_INTERRUPTED = 2, 130
+Configure = Callable[[argparse.ArgumentParser], None]
+Command = Callable[[argparse.Namespace], int]
+SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
+    "": ("quality and speed of a German speech model", commands.configure_run, commands.run),
+    "gate": (
+        "compare with a baseline: exit 0 passed, 1 regression, 2 could not tell",
+        commands.configure_gate,
+        commands.gate,
+    ),
+    "sweep": ("speed over threads, callers at once and lengths", commands.configure_sweep, commands.sweep),
+    "report": ("one HTML page from result files", commands.configure_report, commands.report),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments and arguments[0] in SUBCOMMANDS else ""
+    purpose, configure, command = SUBCOMMANDS[name]
+    parser = _parser(name, purpose)
+    configure(parser)
+    options = parser.parse_args(arguments[1:] if name else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return command(options)
+    except EngineError as error:
+        print(f"engine-bench: {error}", file=sys.stderr)
+        return EXIT_UNMEASURED
+    except KeyboardInterrupt:
+        print(f"engine-bench: {_interrupted(options)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser(name: str, purpose: str) -> argparse.ArgumentParser:
+    others = [f"  {other:8}{SUBCOMMANDS[other][0]}" for other in SUBCOMMANDS if other]
+    return argparse.ArgumentParser(
+        prog=f"engine-bench {name}".strip(),
+        description=f"Measure {purpose}." if not name else f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog="" if name else "\n".join(["subcommands (each has --help):", *others]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _interrupted(options: Any) -> str:
+    if getattr(options, "json", None):
+        kept = f"{options.json}{PARTIAL_SUFFIX}"
+        return f"interrupted; what was measured is in {kept}, and the same command goes on from there"
+    return "interrupted; nothing was kept (with --json OUT it would have been)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

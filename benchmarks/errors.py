@@ -1,0 +1,42 @@
+"""What can go wrong in a benchmark; each message says what was got, what was wanted, and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.errors import EngineError
+
+MAX_LISTED = 40
+
+
+class BenchmarkError(EngineError):
+    """Base of what the benchmark refuses to do; the command line exits with 2."""
+
+
+class ManifestError(BenchmarkError, ValueError):
+    """A manifest with problems; all of them are listed, one a line.
+
+    Args:
+        path: the manifest, as given.
+        problems: every problem found, each already naming its line.
+    """
+
+    def __init__(self, path: object, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        listed = list(self.problems[:MAX_LISTED])
+        if len(self.problems) > MAX_LISTED:
+            listed.append(f"and {len(self.problems) - MAX_LISTED} more")
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n  ".join([f"manifest {path}: {count}", *listed]))
+
+
+class BaselineError(BenchmarkError, ValueError):
+    """A result file that cannot be read, or that was measured on something else."""
+
+
+class MeasurementError(BenchmarkError, RuntimeError):
+    """Nothing could be measured, or not precisely enough to decide."""
+
+
+class PeerError(BenchmarkError, RuntimeError):
+    """A system to compare with that is missing or did not answer."""

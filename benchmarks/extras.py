@@ -1,0 +1,30 @@
+"""The packages of the extra [bench], imported at their first use; a missing one names its mend."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from engine.errors import DependencyError
+
+SCORING = ("jiwer", "sacrebleu")
+
+
+def load_extra(name: str) -> Any:
+    """Import a module of the extra.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    check_extras(name.split(".")[0])
+    return importlib.import_module(name)
+
+
+def check_extras(*names: str) -> None:
+    """Refuse to start what would end in an ImportError after an hour of measuring."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DependencyError(
+            f"{' and '.join(missing)} not installed", fix="pip install 'speech-engine[bench]'"
+        )

@@ -1,0 +1,231 @@
+"""One run from settings to result: read the data, load the systems, warm up, measure, score."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpora import read_data
+from benchmarks.errors import ManifestError
+from benchmarks.journal import Journal, write_text
+from benchmarks.manifest import Utterance
+from benchmarks.signature import data_digest, environment, sign
+from benchmarks.stages import gpu_memory_mb, measure, peak_rss_mb, warm_up
+from benchmarks.summary import Circumstances, summarize
+from benchmarks.systems import EngineSystem, System
+
+EXAMPLES = ("examples", "engine/bundled/examples")
+PARTIAL_SUFFIX = ".partial.jsonl"
+Ticker = Callable[[], object]
+MakeProgress = Callable[[int, str], Ticker]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What to measure, and how.
+
+    Attributes:
+        model: as for engine.load; None takes the embedded default.
+        data: manifest, corpus TSV or audio folder; None takes the synthetic examples.
+        clips, split: of CoVoST 2 and Common Voice.
+        task: transcribe or translate; None takes what model and data allow.
+        limit: first so many utterances; None takes all.
+        threads: of the engine; 0 takes what the process may use.
+        warmup: utterances run before the clock counts.
+        repeats: passes over the data; two or more measure the noise floor.
+        device, beam_size, translation_beam_size: as for the engine.
+        by: manifest columns to break errors down by.
+        strict: refuse data with notes.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    clips: str | None = None
+    split: str = "test"
+    task: str | None = None
+    limit: int | None = None
+    threads: int = 0
+    warmup: int = 2
+    repeats: int = 1
+    device: str = "auto"
+    beam_size: int | None = None
+    translation_beam_size: int | None = None
+    by: tuple[str, ...] = ()
+    strict: bool = False
+
+
+def default_data() -> Path:
+    """The synthetic examples: those of the checkout, else those inside the installed package.
+
+    Raises:
+        ManifestError: there are none.
+    """
+    spec = importlib.util.find_spec("engine")
+    roots = [Path(place).parent for place in (spec.submodule_search_locations or [])] if spec else []
+    candidates = [root / folder / "manifest.tsv" for root in roots for folder in EXAMPLES]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ManifestError(
+        candidates[0] if candidates else "examples", ["no example data; pass --data MANIFEST"]
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """Checked data.
+
+    Attributes:
+        path: where it was read from.
+        utterances: what is measured.
+        sample_rates: how many files have which rate in Hz; those that libsndfile cannot open are not in it.
+        notes: what does not stop a run, but belongs beside its figures.
+    """
+
+    path: Path
+    utterances: tuple[Utterance, ...]
+    sample_rates: dict[int, int]
+    notes: tuple[str, ...]
+
+
+def load_data(settings: RunSettings) -> Data:
+    """Read and check the data.
+
+    Raises:
+        ManifestError: lists every problem; with --strict, notes are problems.
+    """
+    path = Path(settings.data) if settings.data else default_data()
+    clips = Path(settings.clips) if settings.clips else None
+    utterances = read_data(path, clips, settings.split, settings.limit)
+    present = set(utterances[0].columns) if utterances else set()
+    has = ", ".join(sorted(present)) or "none besides the texts"
+    problems = [
+        f"no column {name!r} to group by (it has {has})" for name in settings.by if name not in present
+    ]
+    rates = count_sample_rates(utterances)
+    notes = []
+    if len(rates) > 1:
+        listed = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
+        notes.append(f"mixed sample rates ({listed}): resampling is part of the stage audio")
+    if settings.strict:
+        problems += notes
+    if problems:
+        raise ManifestError(path, problems)
+    return Data(path, tuple(utterances), rates, tuple(notes))
+
+
+def count_sample_rates(utterances: Sequence[Utterance]) -> dict[int, int]:
+    """How many files have which sample rate, from their headers."""
+    import soundfile
+
+    rates: Counter[int] = Counter()
+    for item in utterances:
+        # What libsndfile cannot open is another container, or broken: the run itself will tell.
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(item.path) as file:
+            rates[file.samplerate] += 1
+    return dict(rates)
+
+
+def load_engine(settings: RunSettings, utterances: Sequence[Utterance]) -> EngineSystem:
+    """Load the engine for the task that was asked for, or that model and data allow.
+
+    Raises:
+        EngineError: whatever loading raises.
+    """
+    has_english = any(item.text_en for item in utterances)
+    task = settings.task or (None if has_english else "transcribe")
+    return EngineSystem(
+        settings.model,
+        task,
+        device=settings.device,
+        threads=settings.threads,
+        beam_size=settings.beam_size,
+        translation_beam_size=settings.translation_beam_size,
+    )
+
+
+def run_systems(
+    settings: RunSettings,
+    systems: Sequence[System],
+    task: str,
+    data: Data,
+    output: Path | None,
+    make_progress: MakeProgress,
+) -> list[dict[str, Any]]:
+    """Measure loaded systems in turn on the same utterances.
+
+    Args:
+        settings: warm-up, repeats and columns are taken from here.
+        systems: the first is the one that the result is about.
+        task: of systems.TASKS.
+        data: as load_data returns it.
+        output: where the result will be written; an interrupted run keeps its records beside it.
+        make_progress: called with (steps, description) for each stretch of work.
+    Returns:
+        One result for each system, in their order.
+    """
+    utterances = data.utterances
+    digest = data_digest(utterances)
+    signatures = [
+        sign(system.signature, task, digest, len(utterances), settings.warmup, settings.repeats)
+        for system in systems
+    ]
+    journals = [Journal(_partial(output, index), name) for index, name in enumerate(signatures)]
+    tick = make_progress(len(systems), "warm-up")
+    firsts = []
+    for system in systems:
+        firsts.append(warm_up(system, utterances, task, settings.warmup))
+        tick()
+    tick = make_progress(len(systems) * settings.repeats * len(utterances), task)
+    measure(systems, utterances, task, journals, repeats=settings.repeats, progress=tick)
+    rss, gpu = peak_rss_mb(), gpu_memory_mb() if settings.device != "cpu" else None
+    extra = {
+        "data": {"path": str(data.path), "digest": digest, "sample_rates": data.sample_rates},
+        "notes": list(data.notes),
+        "settings": asdict(settings),
+        "warmup": settings.warmup,
+        "repeats": settings.repeats,
+        "environment": environment(),
+    }
+    results = [
+        summarize(
+            utterances,
+            _with_lengths(journal, journals[0]),
+            Circumstances(signature, task, system.load_time_s, first, rss, gpu, extra),
+            settings.by,
+        )
+        for system, signature, journal, first in zip(systems, signatures, journals, firsts, strict=True)
+    ]
+    for journal in journals:
+        journal.remove()
+    return results
+
+
+def _partial(output: Path | None, index: int) -> Path | None:
+    if output is None:
+        return None
+    return output.with_name(output.name + (f".{index}" if index else "") + PARTIAL_SUFFIX)
+
+
+def _with_lengths(journal: Journal, first: Journal) -> list[Any]:
+    """A peer does not say how long the audio is; the engine's record of the same file does."""
+    known = {record.id: record.audio_s for record in first.records if record.audio_s}
+    return [
+        record if record.audio_s else replace(record, audio_s=known.get(record.id, 0.0))
+        for record in journal.records
+    ]
+
+
+def write_json(result: dict[str, Any], path: Path) -> None:
+    """Write a result whole or not at all.
+
+    Raises:
+        BenchmarkError: the file cannot be written.
+    """
+    write_text(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")

@@ -1,0 +1,81 @@
+"""No number without its circumstances: what was measured, on what, with which settings."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.manifest import Utterance
+from benchmarks.metrics import scorer_signature
+from benchmarks.reference import KERNEL_VERSION
+from engine.signature import cpu_model
+
+VERSIONED = ("numpy", "numba", "onnxruntime-gpu", "onnxruntime", "jiwer", "sacrebleu")
+
+
+def data_digest(utterances: Sequence[Utterance]) -> str:
+    """Eight hex digits that change with any reference, file name or file size."""
+    digest = hashlib.sha256()
+    for item in utterances:
+        parts = (item.id, str(item.path.stat().st_size), item.text_de, item.text_en or "")
+        digest.update("\t".join(parts).encode() + b"\n")
+    return digest.hexdigest()[:8]
+
+
+def sign(system: str, task: str, digest: str, n_utterances: int, warmup: int, repeats: int) -> str:
+    """The whole signature, in the form name:value|name:value, the system's own first."""
+    return "|".join(
+        [
+            system,
+            f"task:{task}",
+            f"data:{digest}",
+            f"n:{n_utterances}",
+            f"warmup:{warmup}",
+            f"repeats:{repeats}",
+            scorer_signature(),
+            f"reference:{KERNEL_VERSION}",
+            f"commit:{commit() or 'none'}",
+        ]
+    )
+
+
+def commit() -> str | None:
+    """The short commit of the checkout that this package runs from; None for an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=10", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions and moment, for the result file."""
+    return {
+        "cpu": cpu_model(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: found for name in VERSIONED if (found := _version(name))},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,153 @@
+"""The measuring loop: every utterance, one at a time, timed on two clocks beside the reference kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from benchmarks.errors import MeasurementError
+from benchmarks.journal import Journal, Record
+from benchmarks.manifest import Utterance
+from benchmarks.reference import Clock, ReferenceKernel, now
+from benchmarks.systems import Outcome, System
+from engine.errors import EngineError
+
+REFERENCE_RUNS = 3  # before and as many after each utterance
+
+
+def warm_up(system: System, utterances: Sequence[Utterance], task: str, count: int) -> float | None:
+    """Run utterances without counting them: compiled kernels, page cache, lazily made buffers.
+
+    Args:
+        count: how many; the utterances are gone through again where there are fewer.
+    Returns:
+        Seconds of the very first one (the first result after loading); None when count is 0.
+    """
+    first: float | None = None
+    for index in range(count):
+        start = now()
+        with suppress(EngineError):  # it fails again, and is recorded, when it is measured
+            system.run(utterances[index % len(utterances)].path, task)
+        first = first if first is not None else (now() - start).wall_s
+    return first
+
+
+def measure(
+    systems: Sequence[System],
+    utterances: Sequence[Utterance],
+    task: str,
+    journals: Sequence[Journal],
+    *,
+    repeats: int = 1,
+    progress: Callable[[], object] = lambda: None,
+) -> None:
+    """Measure every utterance with every system, in turn, into the journals.
+
+    Systems take turns utterance by utterance, and swap who is first, so that what else the machine
+    does falls on all of them alike.
+
+    Args:
+        systems: loaded and warm.
+        utterances: one pass goes through all of them.
+        task: of systems.TASKS.
+        journals: one for each system; what they already hold is not measured again.
+        repeats: passes over the data.
+        progress: called after each record, kept or new.
+    """
+    kernel = ReferenceKernel()
+    done = [{(record.id, record.repeat) for record in journal.records} for journal in journals]
+    for repeat in range(repeats):
+        for position, utterance in enumerate(utterances):
+            order = list(range(len(systems)))
+            if (position + repeat) % 2:
+                order.reverse()
+            for index in order:
+                if (utterance.id, repeat) not in done[index]:
+                    record = measure_one(systems[index], utterance, task, repeat, kernel)
+                    journals[index].add(record)
+                progress()
+
+
+def measure_one(
+    system: System, utterance: Utterance, task: str, repeat: int, kernel: ReferenceKernel
+) -> Record:
+    """Time one utterance between two timings of the reference kernel."""
+    before = _time_reference(kernel)
+    start = now()
+    error: str | None = None
+    outcome = Outcome("")
+    try:
+        outcome = system.run(utterance.path, task)
+    except EngineError as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    span = outcome.span or now() - start
+    after = _time_reference(kernel)
+    return Record(
+        id=utterance.id,
+        repeat=repeat,
+        wall_s=span.wall_s,
+        cpu_s=span.cpu_s,
+        reference_wall_s=(before.wall_s + after.wall_s) / 2,
+        reference_cpu_s=(before.cpu_s + after.cpu_s) / 2,
+        audio_s=outcome.audio_s or 0.0,
+        text_de=outcome.text_de,
+        text_en=outcome.text_en,
+        stages_s=dict(outcome.stages_s),
+        error=error,
+    )
+
+
+def _time_reference(kernel: ReferenceKernel) -> Clock:
+    """The mean, not the best: time lost to neighbours is just what has to be seen here too."""
+    start = now()
+    for _ in range(REFERENCE_RUNS):
+        kernel.run()
+    span = now() - start
+    return Clock(span.wall_s / REFERENCE_RUNS, span.cpu_s / REFERENCE_RUNS)
+
+
+def latest_good(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The successful records of each utterance, in order of their repeats.
+
+    Raises:
+        MeasurementError: none succeeded.
+    """
+    by_id: dict[str, list[Record]] = {}
+    errors = []
+    for record in records:
+        if record.error is None:
+            by_id.setdefault(record.id, []).append(record)
+        else:
+            errors.append(f"{record.id}: {record.error}")
+    if not by_id:
+        why = errors[0] if errors else "nothing was measured"
+        raise MeasurementError(f"no utterance could be measured; the first: {why}")
+    return by_id
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process ever held, in MiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def gpu_memory_mb() -> float | None:
+    """GPU memory that this process holds, in MiB, as the driver counts it; None without a GPU."""
+    command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_gpu_memory(answer.stdout, os.getpid())
+
+
+def parse_gpu_memory(answer: str, pid: int) -> float | None:
+    """Add up the lines `pid, MiB` of one process."""
+    lines = [line.split(",") for line in answer.splitlines() if line.count(",") == 1]
+    values = [cell.strip() for owner, cell in lines if owner.strip() == str(pid)]
+    numbers: list[Any] = [float(value) for value in values if value.replace(".", "").isdigit()]
+    return sum(numbers) if numbers else None

@@ -1,0 +1,196 @@
+"""Whatever can be measured: the engine, or a peer, behind one small interface."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from benchmarks.errors import PeerError
+from benchmarks.reference import Clock
+
+STAGES = ("audio", "features", "encoder", "decode", "translate")
+TASKS = ("transcribe", "translate")
+PEERS = Path(__file__).parent / "peers"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a system made of one audio file.
+
+    Attributes:
+        text_de: the transcript.
+        text_en: the translation; None for the task transcribe.
+        audio_s: length of the audio in seconds; None where the system does not say.
+        stages_s: seconds by stage, of STAGES.
+        span: the system's own clock of the work; None lets the caller's clock count.
+    """
+
+    text_de: str
+    text_en: str | None = None
+    audio_s: float | None = None
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+    span: Clock | None = None
+
+
+class System(Protocol):
+    """A loaded system; run() raises EngineError for a file that it cannot do."""
+
+    signature: str
+    load_time_s: float
+
+    def run(self, path: Path, task: str) -> Outcome:
+        """Transcribe, or transcribe and translate, one file."""
+        ...
+
+    def close(self) -> None:
+        """Free what the system holds."""
+        ...
+
+
+class EngineSystem:
+    """The engine in this process."""
+
+    def __init__(
+        self,
+        model: str | None,
+        task: str | None,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        beam_size: int | None = None,
+        translation_beam_size: int | None = None,
+    ) -> None:
+        """Load a model and all that the task needs of it.
+
+        Args:
+            model: as for engine.load.
+            task: of TASKS; None takes translate where the model can, else transcribe.
+            device, threads: as for engine.load.
+            beam_size: CTC beams (1 is greedy, without the language model); None as tuned.
+            translation_beam_size: beams of the translator; None takes beam_size, or as tuned.
+        Raises:
+            EngineError: whatever engine.load raises.
+        """
+        import engine
+        from engine.types import DecodingOptions
+
+        start = time.perf_counter()
+        self.translator = engine.load(model, device=device, threads=threads)
+        self.can_translate = bool(self.translator.bundle.has("mt_encoder"))
+        self.task = task or ("translate" if self.can_translate else "transcribe")
+        if self.task == "translate":
+            self.translator.translator  # noqa: B018  - it loads at first use; loading is not latency
+        self.load_time_s = time.perf_counter() - start
+        self.options = DecodingOptions(
+            beam_width=beam_size, translation_beam_size=translation_beam_size or beam_size
+        )
+        self.signature = self._sign(beam_size, translation_beam_size)
+
+    def _sign(self, beam_size: int | None, translation_beam_size: int | None) -> str:
+        chosen = {"beam_size": beam_size, "translation_beam_size": translation_beam_size}
+        extra = "".join(f"|{name}:{value}" for name, value in chosen.items() if value is not None)
+        return f"{self.translator.signature}{extra}"
+
+    def run(self, path: Path, task: str) -> Outcome:
+        """One file through the public API, as a user's program would."""
+        if task == "translate":
+            translation = self.translator.translate(str(path), options=self.options)
+            source = translation.source
+            return Outcome(source.text, translation.text, source.duration_s, translation.stages_s)
+        transcript = self.translator.transcribe(str(path), options=self.options)
+        return Outcome(transcript.text, None, transcript.duration_s, transcript.stages_s)
+
+    def close(self) -> None:
+        """Nothing to free: the engine is garbage collected."""
+
+
+class PeerSystem:
+    """Another system in a process of its own, spoken to in JSON lines (benchmarks/peers/README.md)."""
+
+    def __init__(
+        self, name: str, *, python: str = sys.executable, arguments: Sequence[str] = (), threads: int = 0
+    ) -> None:
+        """Start a peer and wait until its model is loaded.
+
+        Args:
+            name: a file of benchmarks/peers without its suffix, or the path of a script.
+            python: the interpreter of the environment that the peer needs.
+            arguments: passed on to the script.
+            threads: cores that the peer may use; 0 leaves it its own default.
+        Raises:
+            PeerError: no such peer, or it ends before it is ready.
+        """
+        script = Path(name) if name.endswith(".py") else PEERS / f"{name}.py"
+        if not script.is_file():
+            known = sorted(p.stem for p in PEERS.glob("*.py") if not p.stem.startswith("_"))
+            raise PeerError(
+                f"no peer {name!r} ({script})",
+                f"one of {', '.join(known) or 'none here yet'}",
+                "see benchmarks/peers/README.md",
+            )
+        command = [python, str(script), *arguments, "--threads", str(threads)]
+        self._worker = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        self.name = script.stem
+        start = time.perf_counter()
+        ready = self._read()
+        self.signature = str(ready.get("signature", self.name))
+        self.load_time_s = float(ready.get("load_time_s", time.perf_counter() - start))
+
+    def run(self, path: Path, task: str) -> Outcome:
+        """One file; the peer's own clock counts, so that the pipe between us does not."""
+        self._write({"path": str(path), "task": task})
+        answer = self._read()
+        if "error" in answer:
+            raise PeerError(f"{self.name}: {answer['error']}")
+        span = None
+        if "wall_s" in answer:
+            span = Clock(float(answer["wall_s"]), float(answer.get("cpu_s", answer["wall_s"])))
+        return Outcome(
+            str(answer.get("text_de", "")), answer.get("text_en"), None, answer.get("stages_s", {}), span
+        )
+
+    def close(self) -> None:
+        """End the peer."""
+        pipe = self._pipe(self._worker.stdin)
+        pipe.close()
+        try:
+            self._worker.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._worker.kill()
+            self._worker.wait()
+        self._pipe(self._worker.stdout).close()
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        try:
+            pipe = self._pipe(self._worker.stdin)
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+        except OSError as error:
+            raise PeerError(f"{self.name} ended ({error})", fix="run its script by hand") from error
+
+    def _read(self) -> dict[str, Any]:
+        line = self._pipe(self._worker.stdout).readline()
+        if not line:
+            code = self._worker.wait()
+            raise PeerError(f"{self.name} ended with exit code {code}", fix="run its script by hand")
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            raise PeerError(f"{self.name} wrote {line[:80]!r}", "a JSON object a line") from error
+        if not isinstance(answer, dict):
+            raise PeerError(f"{self.name} wrote {line[:80]!r}", "a JSON object a line")
+        return answer
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        if pipe is None:
+            raise PeerError("the peer has no pipes")
+        return pipe
