@@ -1,0 +1,66 @@
+"""Self-attention: one GEMM for queries, keys and values, then onnxruntime's fused attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.graph.builder import MICROSOFT, GraphBuilder
+from export.graph.linear import FloatArray, Linear, emit_linear
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """Learned key/value pairs that every frame may attend to: [n_sinks, hidden]; bias [n_sinks]."""
+
+    keys: FloatArray
+    values: FloatArray
+    bias: FloatArray
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The weights of one self-attention block."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    n_heads: int
+    sinks: Sinks | None = None
+
+
+def emit_attention(graph: GraphBuilder, value: str, attention: Attention) -> str:
+    """Add self-attention over [batch, n_frames, hidden]."""
+    joined = Linear.joined(attention.query, attention.key, attention.value)
+    packed = emit_linear(graph, value, joined)
+    query, key, states = graph.ops("Split", packed, n_outputs=3, axis=-1, num_outputs=3)
+    extra = _emit_sinks(graph, value, attention) if attention.sinks is not None else ()
+    mixed = graph.ops(
+        "MultiHeadAttention",
+        *(query, key, states, *extra),
+        n_outputs=3 if extra else 1,  # the CPU kernel reads the past only where it is asked for the present
+        domain=MICROSOFT,
+        num_heads=attention.n_heads,
+    )[0]
+    return emit_linear(graph, mixed, attention.output)
+
+
+def _emit_sinks(graph: GraphBuilder, value: str, attention: Attention) -> tuple[str, ...]:
+    """Hand the sinks over as the past of a cache: they come before the utterance's own keys."""
+    sinks = attention.sinks
+    assert sinks is not None
+    batch, n_frames = graph.size(value, 0), graph.size(value, 1)
+    past = [_emit_past(graph, array, attention.n_heads, batch) for array in (sinks.keys, sinks.values)]
+    zeros = graph.op("ConstantOfShape", n_frames)
+    row = graph.op("Concat", graph.constant(sinks.bias, "bias"), zeros, axis=0)
+    shape = graph.op("Concat", graph.integers(1, 1), n_frames, graph.size(row, 0), axis=0)
+    bias = graph.op("Expand", row, shape)
+    return ("", "", bias, *past)  # no projection bias, no padding mask
+
+
+def _emit_past(graph: GraphBuilder, array: FloatArray, n_heads: int, batch: str) -> str:
+    heads = np.ascontiguousarray(array.reshape(len(array), n_heads, -1).transpose(1, 0, 2))[None]
+    shape = graph.op("Concat", batch, graph.integers(*heads.shape[1:]), axis=0)
+    return graph.op("Expand", graph.constant(heads, "past"), shape)

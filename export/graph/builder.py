@@ -1,0 +1,129 @@
+"""A thin layer over onnx.helper: names, shared constants, scopes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+MICROSOFT = "com.microsoft"
+OPSET = 20  # the first with Gelu
+IR_VERSION = 10
+END = 2**62  # a slice's "to the end"
+_SHARED_SIZE = 64  # constants up to this many elements are stored once
+
+Array = NDArray[Any]
+
+
+class GraphBuilder:
+    """Collects nodes and constants; most methods return the name of the value they made.
+
+    Attributes:
+        blocks: the scopes in which a linear layer asked for its precision, in order.
+    """
+
+    def __init__(self, int8: Callable[[str], bool] = lambda block: False) -> None:
+        """Start an empty graph.
+
+        Args:
+            int8: says for a block (a scope such as layer_0/feed_in) whether to quantise it.
+        """
+        self._int8 = int8
+        self.blocks: list[str] = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._scope: list[str] = []
+        self._count = 0
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix the names of the nodes made inside, as in layer_0/attention."""
+        self._scope.append(name)
+        try:
+            yield
+        finally:
+            self._scope.pop()
+
+    def is_int8(self) -> bool:
+        """Whether the current block is to be quantised; notes that it can be."""
+        block = "/".join(self._scope)
+        if block not in self.blocks:
+            self.blocks.append(block)
+        return self._int8(block)
+
+    def constant(self, array: Array, name: str = "constant") -> str:
+        """Store an array in the graph; small equal arrays are stored once."""
+        array = np.ascontiguousarray(array)
+        key = (array.dtype.str, array.shape, array.tobytes() if array.size <= _SHARED_SIZE else b"")
+        if array.size <= _SHARED_SIZE and key in self._shared:
+            return self._shared[key]
+        value = self._name(name)
+        self._constants.append(numpy_helper.from_array(array, value))
+        if array.size <= _SHARED_SIZE:
+            self._shared[key] = value
+        return value
+
+    def integers(self, *values: int) -> str:
+        """Store an int64 vector, as shapes and axes are given."""
+        return self.constant(np.array(values, np.int64), "integers")
+
+    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output."""
+        return self.ops(kind, *inputs, n_outputs=1, domain=domain, **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, n_outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+        """Add a node with several outputs."""
+        outputs = [self._name(kind) for _ in range(n_outputs)]
+        self._nodes.append(
+            helper.make_node(kind, inputs, outputs, name=self._name(kind), domain=domain, **attributes)
+        )
+        return outputs
+
+    def slice(self, value: str, start: int, end: int, axis: int, step: int = 1) -> str:
+        """value[start:end:step] along one axis."""
+        bounds = (self.integers(start), self.integers(end), self.integers(axis), self.integers(step))
+        return self.op("Slice", value, *bounds)
+
+    def reshape(self, value: str, *shape: int) -> str:
+        """Reshape; 0 keeps a dimension, -1 is inferred."""
+        return self.op("Reshape", value, self.integers(*shape))
+
+    def size(self, value: str, axis: int) -> str:
+        """The length of one axis, int64 [1]."""
+        return self.op("Shape", value, start=axis, end=axis + 1)
+
+    def rename(self, value: str, name: str) -> None:
+        """Give a value its public name."""
+        self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
+
+    def build(
+        self,
+        inputs: Mapping[str, tuple[Any, ...]],
+        outputs: Mapping[str, tuple[Any, ...]],
+        metadata: Mapping[str, str] | None = None,
+    ) -> onnx.ModelProto:
+        """Assemble and check the model; shapes hold ints or names of free dimensions, all float32."""
+        graph = helper.make_graph(
+            self._nodes,
+            "acoustic",
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in inputs.items()],
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()],
+            self._constants,
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="engine-export"
+        )
+        helper.set_model_props(model, dict(metadata or {}))
+        onnx.checker.check_model(model)
+        return model
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return "/".join([*self._scope, f"{kind}_{self._count}"])

@@ -1,0 +1,71 @@
+"""Linear layers: float32, or int8 weights by column with activations quantised as they come.
+
+onnxruntime's integer GEMM is fast for unsigned activations with signed weights only, which is
+what DynamicQuantizeMatMul does: on a Xeon with VNNI 440 against 154 GOP/s in float32 (one core).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.graph.builder import MICROSOFT, GraphBuilder
+
+FloatArray = NDArray[np.float32]
+_SMALLEST_SCALE = 1e-12
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x @ weight + bias, weight float32 [n_in, n_out], bias float32 [n_out] or None."""
+
+    weight: FloatArray
+    bias: FloatArray | None = None
+
+    @staticmethod
+    def of(module: Any) -> Linear:
+        """The weights of a torch.nn.Linear."""
+        bias = None if module.bias is None else as_array(module.bias)
+        return Linear(as_array(module.weight).T.copy(), bias)
+
+    @staticmethod
+    def joined(*parts: Linear) -> Linear:
+        """Several layers that read the same input, as one GEMM; missing biases become zeros."""
+        biases = [np.zeros(p.weight.shape[1], np.float32) if p.bias is None else p.bias for p in parts]
+        return Linear(np.concatenate([p.weight for p in parts], axis=1), np.concatenate(biases))
+
+
+def as_array(tensor: Any) -> FloatArray:
+    """A float32 numpy copy of a torch tensor."""
+    array: FloatArray = tensor.detach().float().cpu().numpy().copy()
+    return array
+
+
+def quantize_columns(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
+    """Round each column to 255 levels around zero: int8 [n_in, n_out] and float32 scales [n_out]."""
+    scale = np.maximum(np.abs(weight).max(axis=0), _SMALLEST_SCALE).astype(np.float32) / np.float32(127)
+    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+
+
+def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
+    """Add a linear layer over the last axis, in the precision of the current block.
+
+    Args:
+        value: float32 [..., n_in].
+    Returns:
+        float32 [..., n_out].
+    """
+    if not graph.is_int8():
+        product = graph.op("MatMul", value, graph.constant(linear.weight, "weight"))
+        return (
+            product if linear.bias is None else graph.op("Add", product, graph.constant(linear.bias, "bias"))
+        )
+    weight, scale = quantize_columns(linear.weight)
+    zero = np.zeros(weight.shape[1], np.int8)
+    inputs = [value, graph.constant(weight, "weight"), graph.constant(scale, "scale"), graph.constant(zero)]
+    if linear.bias is not None:
+        inputs.append(graph.constant(linear.bias, "bias"))
+    return graph.op("DynamicQuantizeMatMul", *inputs, domain=MICROSOFT)

@@ -1,0 +1,96 @@
+"""A log-mel CTC checkpoint (Whisper's encoder with a CTC head) as an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+
+from export.graph.attention import Attention, Sinks
+from export.graph.builder import GraphBuilder
+from export.graph.heads import Head, LstmHead, LstmLayer, TransformerHead, emit_head
+from export.graph.layer import Layer, emit_layer
+from export.graph.linear import Linear, as_array
+from export.graph.mel_stem import MelStem, emit_mel_stem
+from export.graph.norm import LayerNorm
+from export.graph.states import emit_mix, emit_time_normalization
+
+
+def build_log_mel(
+    model: Any, int8: Callable[[str], bool] = lambda block: False
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Build the graph of a LogMelCtc.
+
+    Args:
+        model: training.log_mel_ctc.LogMelCtc, in evaluation mode.
+        int8: says for every block whether to quantise it.
+    Returns:
+        The graph (input_features [batch, n_mels, n_frames100] -> logits [batch, n_frames, vocab_size]),
+        and the names of the blocks that can be quantised.
+    """
+    graph, config = GraphBuilder(int8), model.config
+    hidden = emit_mel_stem(graph, "input_features", _stem(model))
+    states = []
+    for index, layer in enumerate(model.layers):
+        with graph.scope(f"layer_{index}"):
+            hidden = emit_layer(graph, hidden, _layer(layer))
+        states.append(hidden)
+    weights = np.ones(1, np.float32) if model.mix is None else as_array(model.mix.softmax(0))
+    with graph.scope("states"):
+        hidden = emit_mix(graph, states[-len(weights) :], weights, LayerNorm.of(model.layer_norm))
+        if config.normalize_states:
+            hidden = emit_time_normalization(graph, hidden)
+    graph.rename(emit_head(graph, hidden, _head(model.head)), "logits")
+    shapes = ("batch", config.n_mels, "n_frames100"), ("batch", "n_frames", config.vocab_size)
+    return graph.build({"input_features": shapes[0]}, {"logits": shapes[1]}), graph.blocks
+
+
+def _stem(model: Any) -> MelStem:
+    conv1, conv2 = model.conv1, model.conv2
+    weights = (conv1.weight, conv1.bias, conv2.weight, conv2.bias, model.positions)
+    return MelStem(*(as_array(weight) for weight in weights))
+
+
+def _layer(layer: Any) -> Layer:
+    block = layer.attention
+    sinks = None
+    if block.n_sinks:
+        sinks = Sinks(as_array(block.sink_keys), as_array(block.sink_values), as_array(block.sink_bias))
+    projections = (Linear.of(p) for p in (block.q_proj, block.k_proj, block.v_proj, block.out_proj))
+    return Layer(
+        attention=Attention(*projections, block.n_heads, sinks),
+        attention_norm=LayerNorm.of(layer.layer_norm),
+        feed_in=Linear.of(layer.intermediate_dense),
+        feed_out=Linear.of(layer.output_dense),
+        feed_norm=LayerNorm.of(layer.final_layer_norm),
+        norm_first=True,
+    )
+
+
+def _head(head: Any) -> Head:
+    if hasattr(head, "lstm"):
+        return LstmHead(_lstm_layers(head.lstm), Linear.of(head.output))
+    return TransformerHead(
+        input=Linear.of(head.input),
+        convs=tuple((as_array(conv.weight), as_array(conv.bias)) for conv in head.convs),
+        layers=tuple(_layer(layer) for layer in head.layers),
+        norm=LayerNorm.of(head.norm),
+        output=Linear.of(head.output),
+    )
+
+
+def _lstm_layers(lstm: Any) -> tuple[LstmLayer, ...]:
+    return tuple(
+        LstmLayer(
+            _both_directions(lstm, f"weight_ih_l{index}"),
+            _both_directions(lstm, f"weight_hh_l{index}"),
+            _both_directions(lstm, f"bias_ih_l{index}") + _both_directions(lstm, f"bias_hh_l{index}"),
+        )
+        for index in range(lstm.num_layers)
+    )
+
+
+def _both_directions(lstm: Any, name: str) -> Any:
+    return np.stack([as_array(getattr(lstm, name)), as_array(getattr(lstm, f"{name}_reverse"))])
