@@ -25,6 +25,7 @@ CONTEXT_BLOCKS: Final = 10  # ... and hold for this many seconds on either side
 FLOOR_RANK: Final = 10  # of the frames of a block, in order of their level
 SPEECH_RANK: Final = 90
 MIN_SPEECH_S: Final = 0.08  # less sound than this is a click
+MIN_JUDGED_S: Final = 0.5  # too short to tell a vowel from noise: kept unless silent
 MIN_RANGE_DB: Final = 5.0  # a steady noise varies less
 MAX_RANGE_DB: Final = 45.0  # weak fricatives lie about 40 dB below loud vowels
 QUIET_S: Final = 0.2  # a cut wants a quiet stretch of this length around it
@@ -61,8 +62,11 @@ def detect_speech(
     """
     if not len(waveform):
         return []
-    levels = compute_excess(compute_band_levels(waveform, sample_rate))
     duration_s = len(waveform) / sample_rate
+    band_levels = compute_band_levels(waveform, sample_rate)
+    if duration_s < MIN_JUDGED_S:
+        return [(0.0, duration_s)] if band_levels.max() > SILENCE_DB else []
+    levels = compute_excess(band_levels)
     regions: list[tuple[float, float]] = []
     for start, end in find_runs(levels, compute_thresholds(levels), min_speech_s, min_pause_s):
         start_s = max(start * FRAME_S - pad_s, regions[-1][1] if regions else 0.0)

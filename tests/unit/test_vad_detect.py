@@ -65,6 +65,11 @@ def test_pauses_cut_and_every_word_is_kept_in_noise(snr_level: float) -> None:
     assert sum(b - a for a, b in regions) < 5
 
 
+def test_a_fragment_too_short_to_judge_is_kept_unless_silent() -> None:
+    assert detect_speech(noise(0.2, 0.05)) == [(0.0, 0.2)]
+    assert detect_speech(silence(0.2)) == []
+
+
 def test_short_pauses_do_not_cut() -> None:
     assert len(detect_speech(speak("eins . zwei . drei", pause_s=0.6))) == 1
 
