@@ -1,0 +1,1 @@
+"""Training: from manifests and text to checkpoints. Needs the extra [train]."""

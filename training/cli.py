@@ -1,0 +1,36 @@
+"""`training`: one command for everything that makes or judges a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "asr": ("training.asr", "fine-tune, or train from scratch, a Wav2Vec2ForCTC"),
+    "from-whisper": ("training.from_whisper", "train a CTC recogniser on a Whisper encoder"),
+    "synthesize": ("training.synthesize", "make a corpus of synthetic speech from text"),
+    "mt": ("training.mt", "train a Marian translation model"),
+    "language-model": ("training.language_model", "build the KenLM model of the beam decoder"),
+    "evaluate": ("training.evaluate", "word and character error rates of checkpoints, side by side"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module_name, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in arguments[:1]:  # only the chosen command's module is imported: torch takes seconds
+            importlib.import_module(module_name).add_arguments(command)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    return int(importlib.import_module(COMMANDS[options.command][0]).run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
