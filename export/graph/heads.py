@@ -16,7 +16,7 @@ _GATE_ORDER = (0, 3, 1, 2)  # torch: input, forget, cell, output; ONNX: input, o
 
 @dataclass(frozen=True)
 class LstmLayer:
-    """One bidirectional layer in torch's layout, [2, 4 * hidden, n] for both directions; bias [2, 4 * hidden]."""
+    """One bidirectional layer in torch's layout: [2, 4 * hidden, n] for both directions, bias [2, 4 * hidden]."""
 
     weight_input: FloatArray
     weight_hidden: FloatArray
@@ -33,7 +33,7 @@ class LstmHead:
 
 @dataclass(frozen=True)
 class TransformerHead:
-    """A projection, then a residual depthwise convolution [n, 1, width] before every layer, then norm and output."""
+    """A projection, a residual depthwise convolution [n, 1, width] before every layer, norm and output."""
 
     input: Linear
     convs: tuple[tuple[FloatArray, FloatArray], ...]

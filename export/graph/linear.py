@@ -69,3 +69,9 @@ def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
     if linear.bias is not None:
         inputs.append(graph.constant(linear.bias, "bias"))
     return graph.op("DynamicQuantizeMatMul", *inputs, domain=MICROSOFT)
+
+
+def emit_float_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
+    """Add a linear layer over the last axis, in float32."""
+    product = graph.op("MatMul", value, graph.constant(linear.weight, "weight"))
+    return product if linear.bias is None else graph.op("Add", product, graph.constant(linear.bias, "bias"))

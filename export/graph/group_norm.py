@@ -1,0 +1,39 @@
+"""GroupNorm with one channel a group, folded into the convolution before it.
+
+The norm needs each channel's mean and variance over the whole utterance. Those of a linear map follow
+from its input's: var(w . x) = w' cov(x) w. The input has only 10 values a window, so a 10 x 10 covariance
+replaces two passes over 512 channels at 3,200 frames a second, and the result is exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from export.graph.builder import GraphBuilder
+from export.graph.linear import FloatArray
+from export.graph.norm import LayerNorm
+
+
+def emit_folded_group_norm(graph: GraphBuilder, windows: str, weight: FloatArray, norm: LayerNorm) -> str:
+    """Convolve and normalise over time in one GEMM.
+
+    Args:
+        windows: float32 [batch, n_frames, n_in].
+        weight: float32 [n_in, n_channels]; a bias of the convolution would cancel out.
+        norm: of the group norm, one value a channel.
+    Returns:
+        float32 [batch, n_frames, n_channels].
+    """
+    time = graph.integers(1)
+    centred = graph.op("Sub", windows, graph.op("ReduceMean", windows, time, keepdims=1))
+    n_frames = graph.op("Cast", graph.size(windows, 1), to=1)
+    moments = graph.op("MatMul", graph.op("Transpose", centred, perm=[0, 2, 1]), centred)
+    covariance = graph.op("Div", moments, n_frames)
+    kernel = graph.constant(weight, "weight")
+    spread = graph.op("Mul", graph.op("MatMul", covariance, kernel), kernel)
+    variance = graph.op("ReduceSum", spread, time, keepdims=1)
+    floor = graph.constant(np.float32(norm.epsilon), "epsilon")
+    deviation = graph.op("Sqrt", graph.op("Add", variance, floor))
+    scale = graph.op("Div", graph.constant(norm.weight, "scale"), deviation)
+    scaled = graph.op("MatMul", centred, graph.op("Mul", scale, kernel))
+    return graph.op("Add", scaled, graph.constant(norm.bias, "bias"))

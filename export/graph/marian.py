@@ -1,0 +1,326 @@
+"""Marian encoders and one-step decoders as ONNX graphs, with the key-value cache outside.
+
+Integer layers use fixed activation scales that were measured on sentences, not scales taken from
+each batch: an output then never depends on what else is in the batch, and the step saves an operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, external_data_helper, helper
+
+from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, Array, GraphBuilder
+from export.graph.linear import FloatArray, Linear, as_array, quantize_columns
+from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
+
+ACTIVATIONS = {"relu": "Relu", "swish": "swish", "silu": "swish", "gelu": "Gelu"}
+DTYPES = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32}
+Shapes = Mapping[str, tuple[str, tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """The least and the greatest input that a linear layer met while calibrating; zero is within."""
+
+    low: float
+    high: float
+
+    def quantizer(self) -> tuple[np.float32, np.uint8]:
+        """Scale and zero point of uint8 values over this range."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        scale = max((high - low) / 255.0, 1e-8)
+        return np.float32(scale), np.uint8(round(-low / scale))
+
+
+@dataclass
+class SharedTables:
+    """Embedding tables, each stored once in one file that both graphs refer to.
+
+    Attributes:
+        file_name: of the file, beside the graphs.
+        parts: arrays in file order, by a key of their content.
+    """
+
+    file_name: str
+    parts: dict[bytes, Array] = field(default_factory=dict)
+
+    def tensor(self, array: Array, name: str) -> onnx.TensorProto:
+        """A tensor whose data lies in the file; equal arrays share it."""
+        array = np.ascontiguousarray(array)
+        key = repr((array.dtype.str, array.shape)).encode() + array.tobytes()
+        offset = 0
+        for known, part in self.parts.items():
+            if known == key:
+                break
+            offset += part.nbytes
+        self.parts.setdefault(key, array)
+        proto = TensorProto(
+            name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype)
+        )
+        proto.raw_data = b"\0"  # set_external_data wants raw data to replace
+        external_data_helper.set_external_data(proto, self.file_name, offset, array.nbytes)
+        proto.ClearField("raw_data")
+        return proto
+
+    def write(self, folder: Path) -> Path:
+        """Write the file."""
+        path = folder / self.file_name
+        path.write_bytes(b"".join(part.tobytes() for part in self.parts.values()))
+        return path
+
+
+class MarianGraph(GraphBuilder):
+    """A graph builder that knows Marian's blocks.
+
+    Args:
+        model: a MarianMTModel in evaluation mode.
+        tables: where embedding tables go.
+        ranges: activation range by module name; None makes a float32 graph.
+    """
+
+    def __init__(
+        self, model: Any, tables: SharedTables, ranges: Mapping[str, ActivationRange] | None
+    ) -> None:
+        super().__init__()
+        self.model, self.tables, self.ranges = model, tables, ranges
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.scale = model.config.d_model**0.5 if model.config.scale_embedding else 1.0
+        self.activation = ACTIVATIONS[model.config.activation_function]
+
+    def linear(self, value: str, *modules: Any) -> str:
+        """Linear layers that read the same value [..., n_in], joined -> [..., sum of n_out]."""
+        joined = Linear.joined(*(Linear.of(module) for module in modules))
+        if self.ranges is None:
+            product = self.op("MatMul", value, self.constant(joined.weight, "weight"))
+            return self.op("Add", product, self.constant(joined.bias, "bias"))
+        weight, scale = quantize_columns(joined.weight)
+        return self._integer_matmul(
+            value,
+            self.ranges[self.names[id(modules[0])]],
+            self.constant(weight, "weight"),
+            scale,
+            joined.bias,
+        )
+
+    def _integer_matmul(
+        self, value: str, span: ActivationRange, weight: str, scale: FloatArray, bias: Any
+    ) -> str:
+        step, zero = span.quantizer()
+        step_name, zero_name = self.constant(np.array(step)), self.constant(np.array(zero))
+        codes = self.op("QuantizeLinear", value, step_name, zero_name)
+        inputs = [codes, weight, step_name, self.constant(scale, "scale"), zero_name]
+        inputs.append(self.constant(np.zeros(len(scale), np.int8)))
+        inputs += [] if bias is None else [self.constant(bias, "bias")]
+        return self.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
+
+    def table(self, array: Array, name: str) -> str:
+        """A constant in the shared file."""
+        value = self._name(name)
+        self._constants.append(self.tables.tensor(array, value))
+        return value
+
+    def embed(self, ids: str, weight: FloatArray) -> tuple[str, str]:
+        """Rows of the embedding table times the model's scale; also the table's name."""
+        if self.ranges is None:
+            table = self.table(weight, "embedding")
+            return self.op("Mul", self.op("Gather", table, ids), self.constant(np.float32(self.scale))), table
+        codes, scale = quantize_rows(weight)
+        table = self.table(codes, "embedding")
+        rows = self.op("Cast", self.op("Gather", table, ids), to=TensorProto.FLOAT)
+        scales = self.op("Gather", self.constant((scale * self.scale)[:, None], "scale"), ids)
+        return self.op("Mul", rows, scales), table
+
+    def project(self, value: str, weight: FloatArray, table: str | None) -> str:
+        """Logits [rows, vocab] of states [rows, d_model] against an embedding table [vocab, d_model]."""
+        if self.ranges is None:
+            name = table or self.table(weight, "projection")
+            return self.op("MatMul", value, self.op("Transpose", name, perm=[1, 0]))
+        codes, scale = quantize_rows(weight)
+        name = self.op("Transpose", table or self.table(codes, "projection"), perm=[1, 0])
+        return self._integer_matmul(value, self.ranges["lm_head"], name, scale, None)
+
+    def feed_forward(self, value: str, layer: Any) -> str:
+        """The feed-forward block with its residual and norm."""
+        inner = self.linear(value, layer.fc1)
+        if self.activation == "swish":
+            inner = self.op("Mul", inner, self.op("Sigmoid", inner))
+        else:
+            inner = self.op(self.activation, inner)
+        return self.add_norm(value, self.linear(inner, layer.fc2), layer.final_layer_norm)
+
+    def add_norm(self, value: str, branch: str, norm: Any) -> str:
+        """Post-norm: normalise the residual sum."""
+        return emit_layer_norm(self, emit_residual(self, value, branch), LayerNorm.of(norm))
+
+    def split_heads(self, value: str, n_heads: int) -> str:
+        """[batch, length, d_model] -> [batch, heads, length, head_dim]."""
+        return self.op("Transpose", self.reshape(value, 0, 0, n_heads, -1), perm=[0, 2, 1, 3])
+
+    def finish(self, inputs: Shapes, outputs: Shapes, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        """Assemble the model; tables in the shared file keep onnx.checker from being run on it."""
+        graph = helper.make_graph(
+            self._nodes, "marian", [_value(*item) for item in inputs.items()],
+            [_value(*item) for item in outputs.items()], self._constants,
+        )  # fmt: skip
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="engine-export"
+        )
+        helper.set_model_props(model, dict(metadata))
+        return model
+
+
+def _value(name: str, spec: tuple[str, tuple[Any, ...]]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, DTYPES[spec[0]], spec[1])
+
+
+def quantize_rows(weight: FloatArray) -> tuple[Array, FloatArray]:
+    """Round each row to 255 levels around zero: int8 [n, d] and float32 scales [n]."""
+    codes, scale = quantize_columns(np.ascontiguousarray(weight.T))
+    return np.ascontiguousarray(codes.T), scale
+
+
+def build_encoder(graph: MarianGraph, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Token ids -> the decoder layers' cross-attention keys and values, computed once a sentence.
+
+    Inputs: input_ids int64 [batch, source]; source_mask int32 [batch, source], 1 where a token is.
+    Outputs: cross_key_i, cross_value_i float32 [batch, heads, source, head_dim] for every decoder layer.
+    """
+    encoder, config = graph.model.model.encoder, graph.model.config
+    value, _ = graph.embed("input_ids", as_array(encoder.embed_tokens.weight))
+    length = graph.op("Shape", "input_ids", start=1, end=2)
+    table = graph.constant(as_array(encoder.embed_positions.weight), "positions")
+    value = graph.op("Add", value, graph.op("Slice", table, graph.integers(0), length, graph.integers(0)))
+    for layer in encoder.layers:
+        attention = layer.self_attn
+        packed = graph.linear(value, attention.q_proj, attention.k_proj, attention.v_proj)
+        parts = graph.ops("Split", packed, n_outputs=3, axis=-1, num_outputs=3)
+        mixed = graph.op(
+            "MultiHeadAttention", *parts, "", "source_mask",
+            domain=MICROSOFT, num_heads=config.encoder_attention_heads,
+        )  # fmt: skip
+        value = graph.add_norm(value, graph.linear(mixed, attention.out_proj), layer.self_attn_layer_norm)
+        value = graph.feed_forward(value, layer)
+    outputs = {}
+    heads, width = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
+    for index, layer in enumerate(graph.model.model.decoder.layers):
+        packed = graph.linear(value, layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
+        for part, name in zip(
+            graph.ops("Split", packed, n_outputs=2, axis=-1, num_outputs=2), ("key", "value")
+        ):
+            graph.rename(graph.split_heads(part, heads), f"cross_{name}_{index}")
+            outputs[f"cross_{name}_{index}"] = ("float", ("batch", heads, "source", width))
+    inputs = {"input_ids": ("int64", ("batch", "source")), "source_mask": ("int32", ("batch", "source"))}
+    return graph.finish(inputs, outputs, metadata)
+
+
+def build_decoder(graph: MarianGraph, banned: list[int], metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """One step of the decoder, for greedy search and beams alike.
+
+    Inputs: input_ids int64 [rows], the last token of every row; position int64 [1];
+    row_idx int64 [rows], which row of the cache each row continues; n_candidates int64 [1];
+    query_shape int64 [3] = (batch, rows per sentence, d_model); source_mask, cross_key_i,
+    cross_value_i as the encoder has them; past_key_i, past_value_i [past_rows, heads, past, head_dim].
+    Outputs: log_probs float32 and token_ids int64 [rows, n_candidates], best first; key_i, value_i,
+    the cache one token longer.
+    """
+    model, config = graph.model, graph.model.config
+    decoder = model.model.decoder
+    embedding, projection = as_array(decoder.embed_tokens.weight), as_array(model.lm_head.weight)
+    value, table = graph.embed("input_ids", embedding)
+    position = graph.op(
+        "Gather", graph.constant(as_array(decoder.embed_positions.weight), "positions"), "position"
+    )
+    value = graph.op("Unsqueeze", graph.op("Add", value, position), graph.integers(1))
+    cache: dict[str, str] = {}
+    for index, layer in enumerate(decoder.layers):
+        value = _self_attention(graph, value, layer, index, cache)
+        value = _cross_attention(graph, value, layer, index)
+        value = graph.feed_forward(value, layer)
+    value = graph.reshape(value, -1, config.d_model)
+    logits = graph.project(value, projection, table if np.array_equal(embedding, projection) else None)
+    bias = as_array(model.final_logits_bias)
+    if bias.any():
+        logits = graph.op("Add", logits, graph.constant(bias, "logits_bias"))
+    log_probs = graph.op("LogSoftmax", logits, axis=-1)
+    if banned:  # after the softmax, as transformers' bad_words_ids does
+        ban = np.zeros((1, config.vocab_size), np.float32)
+        ban[0, banned] = -np.inf
+        log_probs = graph.op("Add", log_probs, graph.constant(ban, "banned"))
+    best, ids = graph.ops("TopK", log_probs, "n_candidates", n_outputs=2, axis=-1)
+    for name, inner in {"log_probs": best, "token_ids": ids, **cache}.items():
+        graph.rename(inner, name)
+    return graph.finish(*_decoder_shapes(config), metadata)
+
+
+def _self_attention(graph: MarianGraph, value: str, layer: Any, index: int, cache: dict[str, str]) -> str:
+    attention, heads = layer.self_attn, graph.model.config.decoder_attention_heads
+    packed = graph.linear(value, attention.q_proj, attention.k_proj, attention.v_proj)
+    parts = graph.ops("Split", packed, n_outputs=3, axis=-1, num_outputs=3)
+    past = [graph.op("Gather", f"past_{kind}_{index}", "row_idx") for kind in ("key", "value")]
+    mixed, key, kept = graph.ops(
+        "MultiHeadAttention", *parts, "", "", "", *past, n_outputs=3, domain=MICROSOFT, num_heads=heads
+    )
+    cache |= {f"key_{index}": key, f"value_{index}": kept}
+    return graph.add_norm(value, graph.linear(mixed, attention.out_proj), layer.self_attn_layer_norm)
+
+
+def _cross_attention(graph: MarianGraph, value: str, layer: Any, index: int) -> str:
+    """The beams of a sentence are positions of one query, so that they share its keys and values."""
+    attention, config = layer.encoder_attn, graph.model.config
+    query = graph.op("Reshape", graph.linear(value, attention.q_proj), "query_shape")
+    mixed = graph.op(
+        "MultiHeadAttention", query, f"cross_key_{index}", f"cross_value_{index}", "", "source_mask",
+        domain=MICROSOFT, num_heads=config.decoder_attention_heads,
+    )  # fmt: skip
+    rows = graph.reshape(mixed, -1, 1, config.d_model)
+    return graph.add_norm(value, graph.linear(rows, attention.out_proj), layer.encoder_attn_layer_norm)
+
+
+def _decoder_shapes(config: Any) -> tuple[Shapes, Shapes]:
+    heads = config.decoder_attention_heads
+    width = config.d_model // heads
+    inputs: dict[str, tuple[str, tuple[Any, ...]]] = {
+        "input_ids": ("int64", ("rows",)), "position": ("int64", (1,)), "row_idx": ("int64", ("rows",)),
+        "n_candidates": ("int64", (1,)), "query_shape": ("int64", (3,)),
+        "source_mask": ("int32", ("batch", "source")),
+    }  # fmt: skip
+    outputs: dict[str, tuple[str, tuple[Any, ...]]] = {
+        "log_probs": ("float", ("rows", "candidates")), "token_ids": ("int64", ("rows", "candidates")),
+    }  # fmt: skip
+    for index in range(config.decoder_layers):
+        for kind in ("key", "value"):
+            inputs[f"cross_{kind}_{index}"] = ("float", ("batch", heads, "source", width))
+            inputs[f"past_{kind}_{index}"] = ("float", ("past_rows", heads, "past", width))
+            outputs[f"{kind}_{index}"] = ("float", ("rows", heads, "length", width))
+    return inputs, outputs
+
+
+def calibrate(model: Any, run: Callable[[], None]) -> dict[str, ActivationRange]:
+    """The activation range of every linear layer while run() uses the model."""
+    import torch
+
+    ranges: dict[str, ActivationRange] = {}
+
+    def watch(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
+            known = ranges.get(name, ActivationRange(0.0, 0.0))
+            low, high = inputs[0].min().item(), inputs[0].max().item()
+            ranges[name] = ActivationRange(min(known.low, low), max(known.high, high))
+
+        return hook
+
+    linears = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    hooks = [module.register_forward_pre_hook(watch(name)) for name, module in linears]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ranges

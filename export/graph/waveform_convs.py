@@ -1,0 +1,75 @@
+"""wav2vec2's convolutions over the waveform, channels last, as GEMMs.
+
+Channels last, every layer norm and GELU works on contiguous rows and no transpose is left. In int8 a
+layer's input is quantised once, with the range it has at run time (a range fixed by calibration
+breaks on noise unlike the calibration set), and only bytes are gathered to windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.graph.builder import MICROSOFT, GraphBuilder
+from export.graph.group_norm import emit_folded_group_norm
+from export.graph.linear import FloatArray, Linear, emit_float_linear, emit_linear, quantize_columns
+from export.graph.norm import LayerNorm, emit_layer_norm
+from export.graph.windows import as_matrix, emit_windows
+
+
+@dataclass(frozen=True)
+class WaveformConv:
+    """One convolution, torch's weight [n_out, n_in, width], with the norm behind it.
+
+    norm_over: "time" (group norm with one channel a group), "channels" (layer norm) or None.
+    """
+
+    weight: FloatArray
+    bias: FloatArray | None
+    stride: int
+    norm: LayerNorm | None = None
+    norm_over: str | None = None
+
+
+def emit_waveform_convs(graph: GraphBuilder, waveform: str, convs: tuple[WaveformConv, ...]) -> str:
+    """Map a waveform [batch, n_samples] to rows [batch, n_frames, n_channels]."""
+    rows = graph.op("Unsqueeze", waveform, graph.integers(2))
+    for index, conv in enumerate(convs):
+        with graph.scope(f"conv_{index}"):
+            rows = graph.op("Gelu", _emit_conv(graph, rows, conv))
+    return rows
+
+
+def _emit_conv(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
+    n_in, width = conv.weight.shape[1:]
+    linear = Linear(as_matrix(conv.weight), conv.bias)
+    if conv.norm_over == "time":
+        assert conv.norm is not None
+        windows = emit_windows(graph, rows, width, conv.stride, n_in)
+        return emit_folded_group_norm(graph, windows, linear.weight, conv.norm)
+    if n_in > 1 and graph.is_int8():
+        hidden = _emit_int8(graph, rows, conv, linear)
+    else:
+        windows = emit_windows(graph, rows, width, conv.stride, n_in)
+        hidden = emit_float_linear(graph, windows, linear)
+    return emit_layer_norm(graph, hidden, conv.norm) if conv.norm is not None else hidden
+
+
+def _emit_int8(graph: GraphBuilder, rows: str, conv: WaveformConv, linear: Linear) -> str:
+    n_in, width = conv.weight.shape[1:]
+    quantized, scale, zero = graph.ops("DynamicQuantizeLinear", rows, n_outputs=3)
+    windows = emit_windows(graph, quantized, width, conv.stride, n_in)
+    weight, weight_scale = quantize_columns(linear.weight)
+    weight_zero = graph.constant(np.zeros(weight.shape[1], np.int8), "zeros")
+    inputs = [windows, graph.constant(weight, "weight"), scale, graph.constant(weight_scale, "scale")]
+    inputs += [zero, weight_zero]
+    if linear.bias is not None:
+        inputs.append(graph.constant(linear.bias, "bias"))
+    return graph.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
+
+
+def emit_projection(graph: GraphBuilder, rows: str, norm: LayerNorm | None, projection: Linear) -> str:
+    """The layer norm (HuBERT may have none) and the linear layer into the transformer's width."""
+    with graph.scope("projection"):
+        return emit_linear(graph, emit_layer_norm(graph, rows, norm) if norm else rows, projection)
