@@ -1,0 +1,102 @@
+"""Results and errors as OpenAI's clients expect them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from engine.errors import (
+    AudioError,
+    AudioLimitError,
+    CancelledError,
+    DecodingError,
+    DependencyError,
+    EngineError,
+    ModelCapabilityError,
+    OptionError,
+    TranslationError,
+)
+from engine.formats import render
+from engine.serve.requests import AudioRequest, UploadTimeoutError
+from engine.serve.work import BusyError
+from engine.types import Segment, Transcript, Translation
+
+CLIENT_LEFT: Final = 499
+LANGUAGE_NAMES: Final = {"de": "german", "en": "english"}
+RETRY_AFTER_S: Final = 2
+# The first kind that matches counts.
+STATUS: Final[tuple[tuple[type[EngineError], int], ...]] = (
+    (BusyError, 503),
+    (CancelledError, CLIENT_LEFT),
+    (UploadTimeoutError, 408),
+    (AudioLimitError, 413),
+    (DependencyError, 415),
+    (AudioError, 400),
+    (OptionError, 400),
+    (DecodingError, 400),
+    (TranslationError, 400),
+    (ModelCapabilityError, 400),
+)
+
+
+def result_response(result: Transcript | Translation, request: AudioRequest) -> Response:
+    """Answer with a result in the format that was asked for."""
+    wanted = request.response_format
+    if wanted == "json":
+        return JSONResponse({"text": result.text})
+    if wanted == "verbose_json":
+        return JSONResponse(verbose_json(result, request.granularities))
+    output_format = "txt" if wanted == "text" else wanted
+    text = render(result, output_format, word_timestamps="word" in request.granularities)
+    return PlainTextResponse(text, media_type="text/vtt" if wanted == "vtt" else "text/plain")
+
+
+def verbose_json(result: Transcript | Translation, granularities: frozenset[str]) -> dict[str, Any]:
+    """OpenAI's verbose_json; fields that this engine has no value for are neutral."""
+    content: dict[str, Any] = {
+        "task": "translate" if isinstance(result, Translation) else "transcribe",
+        "language": LANGUAGE_NAMES.get(result.language, result.language),
+        "duration": round(result.duration_s, 3),
+        "text": result.text,
+    }
+    if "segment" in granularities:
+        content["segments"] = [_segment(i, segment) for i, segment in enumerate(result.segments)]
+    if "word" in granularities and isinstance(result, Transcript):
+        content["words"] = [
+            {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+            for word in result.words
+        ]
+    return content
+
+
+def _segment(index: int, segment: Segment) -> dict[str, Any]:
+    return {
+        "id": index,
+        "seek": 0,
+        "start": round(segment.start_s, 3),
+        "end": round(segment.end_s, 3),
+        "text": segment.text,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(math.log(max(segment.confidence, 1e-6)), 4),
+        "compression_ratio": 1.0,
+        "no_speech_prob": 0.0,
+    }
+
+
+def engine_error_response(error: EngineError) -> Response:
+    """Answer with an error of the engine: the client's fault as 4xx, ours as 500."""
+    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    return error_response(status, str(error), type(error).__name__, headers)
+
+
+def error_response(
+    status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """Answer with OpenAI's error object."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    content = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return JSONResponse(content, status, headers)
