@@ -95,6 +95,7 @@ def _scale(samples: NDArray[Any]) -> Waveform:
 
 
 def check_values(waveform: Waveform, name: str) -> None:
+    """Raise AudioValueError for samples that are not finite or were never scaled."""
     if not waveform.size:
         return
     peak = float(np.abs(waveform).max())  # NaN and infinity both survive a maximum
@@ -114,6 +115,7 @@ def check_values(waveform: Waveform, name: str) -> None:
 
 
 def check_rate(sample_rate: float, name: str, limits: AudioLimits) -> None:
+    """Raise AudioLimitError for a sample rate in Hz outside the limits."""
     known = isinstance(sample_rate, int | float | np.integer | np.floating)
     if not known or not limits.min_sample_rate <= sample_rate <= limits.max_sample_rate:
         raise AudioLimitError(
@@ -124,6 +126,7 @@ def check_rate(sample_rate: float, name: str, limits: AudioLimits) -> None:
 
 
 def check_channels(n_channels: int, name: str, limits: AudioLimits) -> None:
+    """Raise AudioLimitError for no channels or too many."""
     if not 1 <= n_channels <= limits.max_channels:
         raise AudioLimitError(
             f"{name} has {n_channels} channels",
@@ -133,6 +136,7 @@ def check_channels(n_channels: int, name: str, limits: AudioLimits) -> None:
 
 
 def check_duration(duration_s: float, name: str, limits: AudioLimits) -> None:
+    """Raise AudioLimitError for more seconds than the limits allow."""
     if duration_s > limits.max_duration_s:
         raise AudioLimitError(
             f"{name} holds at least {duration_s:.1f} s of audio",
@@ -142,6 +146,7 @@ def check_duration(duration_s: float, name: str, limits: AudioLimits) -> None:
 
 
 def check_length(waveform: Waveform, name: str, limits: AudioLimits) -> Waveform:
+    """Return a 16 kHz waveform that is long enough; raise AudioValueError or AudioTooShortError."""
     if not len(waveform):
         raise AudioValueError(f"{name} holds no samples", "a recording", "check how it was recorded")
     if len(waveform) < limits.min_duration_s * SAMPLE_RATE:
@@ -154,6 +159,7 @@ def check_length(waveform: Waveform, name: str, limits: AudioLimits) -> Waveform
 
 
 def check_bytes(n_bytes: int, limits: AudioLimits) -> None:
+    """Raise AudioLimitError for more bytes than are held in memory."""
     if n_bytes > limits.max_file_bytes:
         raise AudioLimitError(
             f"{n_bytes} bytes of audio in memory",
