@@ -83,6 +83,8 @@ _CONTAINERS: Final = (
     _Container("MP4", b"ftyp", 4, False, "mov"),
     _Container("MP4", b"moov", 4, False, "mov"),
     _Container("MP4", b"mdat", 4, False, "mov"),
+    _Container("QuickTime", b"wide", 4, False, "mov"),
+    _Container("QuickTime", b"free", 4, False, "mov"),
     _Container("Matroska or WebM", b"\x1a\x45\xdf\xa3", 0, False, "matroska"),
     _Container("Windows Media", b"\x30\x26\xb2\x75", 0, False, "asf"),
     _Container("Flash video", b"FLV\x01", 0, False, "flv"),

@@ -49,6 +49,23 @@ def test_slow_first_regions_do_not_change_the_order() -> None:
     )
 
 
+def test_no_more_windows_at_a_time_than_threads() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def counting(waveform: np.ndarray) -> Hypothesis:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+        return recognise(waveform)
+
+    transcribe_regions(SPEECH, fixed_windows(9.0, max_window_s=0.2), counting, threads=3)
+    assert 1 < most <= 3
+
+
 def test_windows_that_cut_a_sentence_are_joined_again() -> None:
     waveform = speak("eins zwei drei vier fünf sechs")
     (segment,) = transcribe_regions(waveform, [(0.0, 0.84), (0.84, 2.52)], recognise, threads=2)

@@ -118,6 +118,27 @@ def test_a_region_just_over_the_window_leaves_two_halves_of_use() -> None:
     assert min(b - a for a, b in regions) > 1.5
 
 
+def slow_band_levels(waveform: np.ndarray) -> np.ndarray:
+    """Frame by frame and band by band, as the docstring of compute_band_levels says."""
+    hop, n_frames = 160, -(-len(waveform) // 160)
+    padded = np.concatenate([waveform.astype(np.float64), np.zeros(2 * hop)])
+    power = np.zeros((n_frames, 5))
+    for i in range(n_frames):
+        spectrum = np.fft.rfft(padded[i * hop : i * hop + 2 * hop] * np.hanning(2 * hop) / hop)
+        bins_hz = np.arange(len(spectrum)) * RATE / (2 * hop)
+        for band, (low, high) in enumerate(pairwise(vad.BAND_EDGES_HZ)):
+            power[i, band] = sum(abs(spectrum[(bins_hz >= low) & (bins_hz < high)]) ** 2)
+    smooth = [power[max(0, i - 2) : i + 3].mean(axis=0) for i in range(n_frames)]
+    return 10 * np.log10(np.maximum(smooth, 1e-12))
+
+
+@pytest.mark.parametrize("n_samples", [1, 159, 160, 161, 4_000, 12_345])
+def test_levels_equal_the_slow_twin(n_samples: int) -> None:
+    waveform = np.resize(noise(1, 0.1), n_samples)
+    got = vad.compute_band_levels(waveform, RATE)
+    np.testing.assert_allclose(got, slow_band_levels(waveform), atol=2e-3)
+
+
 def test_levels_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     waveform = noise(3, 0.1)
     whole = vad.compute_band_levels(waveform, RATE)
