@@ -1,8 +1,8 @@
 """Any audio file or array -> float32 mono 16 kHz, bounded in size and time.
 
 The only importer of soundfile, soxr and (when a container needs it) av. Files are told apart by
-their first bytes, never by their names: a playlist, a script or a text has no entry in the table
-below, and FFmpeg is told which demuxer to use, so nothing that a file names is ever opened.
+their first bytes, never by their names: a playlist, a script or a text has no entry in the table of
+audio_container.py, and FFmpeg is told which demuxer to use, so nothing that a file names is ever opened.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import io
 import logging
 import os
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.audio_container import HEAD_BYTES, KINDS, Container, check_wav_header, sniff
 from engine.audio_limits import (
     SAMPLE_RATE,
     AudioLimits,
@@ -52,50 +52,11 @@ __all__ = [
 
 RESAMPLER_QUALITY: Final = "HQ"
 BLOCK_SAMPLES: Final = 1 << 18  # decoded at a time, over all channels
-HEAD_BYTES: Final = 4096
 UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's "the header does not say"
 MP3_LENGTH_SLACK: Final = 0.02  # an MP3's stated length is often an estimate
 
 AudioSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[Any]
 _log = logging.getLogger("engine")
-
-
-class _Container(NamedTuple):
-    """How a kind of file begins, and who can read it."""
-
-    name: str
-    magic: bytes
-    offset: int
-    sndfile: bool
-    demuxer: str | None
-
-
-_CONTAINERS: Final = (
-    _Container("WAV", b"WAVE", 8, True, "wav"),
-    _Container("AVI", b"AVI ", 8, False, "avi"),
-    _Container("FLAC", b"fLaC", 0, True, "flac"),
-    _Container("Ogg", b"OggS", 0, True, "ogg"),
-    _Container("MP3", b"ID3", 0, True, "mp3"),
-    _Container("AIFF", b"FORM", 0, True, "aiff"),
-    _Container("AU", b".snd", 0, True, "au"),
-    _Container("CAF", b"caff", 0, True, "caf"),
-    _Container("Wave64", b"riff\x2e\x91\xcf\x11", 0, True, "w64"),
-    _Container("MP4", b"ftyp", 4, False, "mov"),
-    _Container("MP4", b"moov", 4, False, "mov"),
-    _Container("MP4", b"mdat", 4, False, "mov"),
-    _Container("QuickTime", b"wide", 4, False, "mov"),
-    _Container("QuickTime", b"free", 4, False, "mov"),
-    _Container("Matroska or WebM", b"\x1a\x45\xdf\xa3", 0, False, "matroska"),
-    _Container("Windows Media", b"\x30\x26\xb2\x75", 0, False, "asf"),
-    _Container("Flash video", b"FLV\x01", 0, False, "flv"),
-    _Container("MPEG program stream", b"\x00\x00\x01\xba", 0, False, "mpeg"),
-    _Container("AMR", b"#!AMR", 0, False, "amr"),
-    _Container("AC-3", b"\x0b\x77", 0, False, "ac3"),
-)
-_MPEG_TS: Final = _Container("MPEG transport stream", b"", 0, False, "mpegts")
-_ADTS: Final = _Container("AAC", b"", 0, False, "aac")
-_MPEG_AUDIO: Final = _Container("MP3", b"", 0, True, "mp3")
-_KINDS: Final = "wav, flac, ogg, opus, mp3, or with the package av: m4a, mp4, webm, mkv, ..."
 
 
 def load_audio(
@@ -212,6 +173,14 @@ class _Sink:
         check_duration(len(self._bytes) / (4 * SAMPLE_RATE), self._name, self._limits)
 
 
+class _Buffer(io.BytesIO):
+    """Bytes in which damaged headers may seek before the start without a complaint on stderr."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.getbuffer().nbytes}[whence]
+        return super().seek(max(base + offset, 0))
+
+
 @contextmanager
 def _open_source(source: Any, limits: AudioLimits) -> Iterator[tuple[BinaryIO, str]]:
     if isinstance(source, str | os.PathLike):
@@ -220,7 +189,7 @@ def _open_source(source: Any, limits: AudioLimits) -> Iterator[tuple[BinaryIO, s
             yield file, name
     elif isinstance(source, bytes | bytearray | memoryview):
         check_bytes(len(source), limits)
-        yield io.BytesIO(source), "the buffer"
+        yield _Buffer(source), "the buffer"
     elif hasattr(source, "read"):
         yield _read_object(source, limits), "the file object"
     else:
@@ -251,7 +220,7 @@ def _read_object(source: Any, limits: AudioLimits) -> BinaryIO:
         if isinstance(part, str):
             raise AudioDecodeError("a file object opened as text", "a binary one", "open(path, 'rb')")
         if not part:
-            return io.BytesIO(content)
+            return _Buffer(content)
         content += part
         check_bytes(len(content), limits)
 
@@ -261,48 +230,28 @@ def _decode(stream: BinaryIO, name: str, sink: _Sink, limits: AudioLimits) -> No
     stream.seek(0)
     if not head:
         raise AudioDecodeError(f"{name} is empty (0 bytes)", "an audio file", "check how it was written")
-    container = _sniff(head)
+    container = sniff(head)
     if container is None:
         raise AudioDecodeError(
             f"{name} begins with {head[:12]!r}, which no known audio format does",
-            _KINDS,
+            KINDS,
             "convert it, for instance `ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.flac`",
         )
     if container.magic == b"WAVE":
-        _check_wav_header(head, name, limits)
+        check_wav_header(head, name, limits)
     if container.sndfile and _decode_sndfile(stream, name, container, sink, limits):
         return
     stream.seek(0)
     _decode_av(stream, name, container, sink, limits)
 
 
-def _sniff(head: bytes) -> _Container | None:
-    for container in _CONTAINERS:
-        if head[container.offset : container.offset + len(container.magic)] == container.magic:
-            return container
-    if head[0] == 0x47 and len(head) > 376 and head[188] == head[376] == 0x47:
-        return _MPEG_TS
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return _ADTS if head[1] & 0xF6 == 0xF0 else _MPEG_AUDIO
-    return None
-
-
-def _check_wav_header(head: bytes, name: str, limits: AudioLimits) -> None:
-    """Check what a WAV header claims before any library believes it."""
-    at = head.find(b"fmt ", 12)
-    if head[:4] == b"RIFF" and 0 <= at <= len(head) - 16:
-        n_channels, sample_rate = struct.unpack_from("<HI", head, at + 10)
-        check_channels(n_channels, name, limits)
-        check_rate(sample_rate, name, limits)
-
-
 def _decode_sndfile(
-    stream: BinaryIO, name: str, container: _Container, sink: _Sink, limits: AudioLimits
+    stream: BinaryIO, name: str, container: Container, sink: _Sink, limits: AudioLimits
 ) -> bool:
     """Decode with libsndfile; False where it does not know this codec but av may."""
     import soundfile
 
-    source = stream if isinstance(stream, io.BytesIO) else stream.fileno()
+    source = stream if isinstance(stream, _Buffer) else stream.fileno()
     try:
         file = soundfile.SoundFile(source, closefd=False)
     except soundfile.LibsndfileError as error:
@@ -332,7 +281,7 @@ def _read_blocks(file: Any, sink: _Sink) -> int:
     return n_frames
 
 
-def _check_complete(n_frames: int, n_claimed: int, name: str, container: _Container) -> None:
+def _check_complete(n_frames: int, n_claimed: int, name: str, container: Container) -> None:
     if n_claimed >= UNKNOWN_FRAMES or n_frames >= n_claimed:
         return
     message = f"{name} ends after {n_frames} of {n_claimed} frames"
@@ -342,7 +291,7 @@ def _check_complete(n_frames: int, n_claimed: int, name: str, container: _Contai
         _log.warning("%s; the rest is missing", message)
 
 
-def _decode_av(stream: BinaryIO, name: str, container: _Container, sink: _Sink, limits: AudioLimits) -> None:
+def _decode_av(stream: BinaryIO, name: str, container: Container, sink: _Sink, limits: AudioLimits) -> None:
     av = _av()
     if av is None:
         raise DependencyError(
@@ -353,16 +302,18 @@ def _decode_av(stream: BinaryIO, name: str, container: _Container, sink: _Sink, 
     # A named demuxer never probes, and no protocol may be opened: playlists stay text.
     options = {"protocol_whitelist": "none", "enable_drefs": "0"}
     try:
-        with av.open(stream, "r", format=container.demuxer, options=options) as file:
-            if not file.streams.audio:
-                raise AudioDecodeError(f"{name} has no audio track", "a recording with sound", "pass another")
+        with av.open(
+            stream, "r", format=container.demuxer, options=options, metadata_errors="replace"
+        ) as file:
+            if not any(track.codec_context for track in file.streams.audio):
+                raise AudioDecodeError(f"{name} has no readable audio track", "sound", "pass another file")
             _push_frames(av, file, name, sink, limits)
     except av.error.FFmpegError as error:
         raise _damaged(name, container, error) from error
 
 
 def _push_frames(av: Any, file: Any, name: str, sink: _Sink, limits: AudioLimits) -> None:
-    track = file.streams.audio[0]
+    track = next(track for track in file.streams.audio if track.codec_context)
     track.thread_type = "NONE"
     check_channels(track.codec_context.channels, name, limits)
     converter: Any = None
@@ -376,7 +327,7 @@ def _push_frames(av: Any, file: Any, name: str, sink: _Sink, limits: AudioLimits
             sink.push(converted.to_ndarray().T, frame.sample_rate)
 
 
-def _damaged(name: str, container: _Container, error: Exception) -> AudioDecodeError:
+def _damaged(name: str, container: Container, error: Exception) -> AudioDecodeError:
     reason = str(getattr(error, "error_string", None) or error).rstrip(".")
     return AudioDecodeError(
         f"{name} begins as {container.name} but cannot be decoded ({reason})",
