@@ -111,7 +111,8 @@ class StreamingTranscriber:
         """Take the next audio.
 
         Args:
-            chunk: as load_audio takes arrays, at the stream's rate; may be empty.
+            chunk: as load_audio takes arrays, at the stream's rate; may be empty. One with
+                several channels must hold more samples than channels.
         Returns:
             Partial, with a fresh tentative text at most every partial_interval_s.
         Raises:

@@ -287,12 +287,12 @@ def test_a_video_without_sound() -> None:
     refused(AudioDecodeError, buffer.getvalue(), "no readable audio track")
 
 
-def mp4(**metadata: str) -> bytes:
+def container(form: str = "mp4", codec: str = "aac", **metadata: str) -> bytes:
     av = pytest.importorskip("av")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as file:
+    with av.open(buffer, "w", format=form) as file:
         file.metadata.update(metadata)
-        stream = file.add_stream("aac", rate=16_000, layout="mono")
+        stream = file.add_stream(codec, rate=16_000, layout="mono")
         frame = av.AudioFrame.from_ndarray(NOISE[None], format="fltp", layout="mono")
         frame.sample_rate = 16_000
         for packet in [*stream.encode(frame), *stream.encode(None)]:
@@ -301,24 +301,28 @@ def mp4(**metadata: str) -> bytes:
 
 
 def test_a_container_with_a_codec_nobody_knows() -> None:
-    refused(AudioDecodeError, mp4().replace(b"mp4a", b"zzzz"), "no readable audio track")
+    refused(
+        AudioDecodeError,
+        container("webm", "libopus").replace(b"A_OPUS", b"A_OPUZ"),
+        "no readable audio track",
+    )
 
 
 def test_titles_that_are_no_utf8_do_not_matter() -> None:
-    content = mp4(title="Gruesse aus Rothenburg")
+    content = container(title="Gruesse aus Rothenburg")
     assert len(load_audio(content.replace(b"Gruesse", b"Gr\xfc\xdfe  "))) >= 16_000
 
 
 def test_truncated_containers() -> None:
-    content = mp4()
+    content = container()
     for keep in (0.2, 0.6, 0.95):
-        refused(AudioDecodeError, content[: int(len(content) * keep)], "cannot be decoded")
+        refused(AudioDecodeError, content[: int(len(content) * keep)], "the buffer")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60_000), st.integers(0, 255)), min_size=1, max_size=30))
 def test_random_damage_to_a_container_ends_in_audio_or_a_typed_error(changes: list[tuple[int, int]]) -> None:
-    content = bytearray(mp4())
+    content = bytearray(container())
     for at, value in changes:
         content[at % len(content)] = value
     with contextlib.suppress(AudioError):
