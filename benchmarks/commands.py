@@ -40,7 +40,7 @@ from benchmarks.table import (
 )
 
 EXIT_OK, EXIT_FAILED, EXIT_UNMEASURED = 0, 1, 2
-GATE_REPEATS = 3
+GATE_REPEATS = 5
 
 
 def configure_run(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ Verdict = Literal["pass", "regression", "undecided"]
 NEEDED = ("schema_version", "signature", "task", "data", "settings", "environment", "utterances")
 SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size")
 MIN_UTTERANCES = 5
+NOISY = 0.15  # half an interval, as a share; a quiet machine has 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +183,27 @@ def _judge_bleu(
 
 def _judge_speed(slowdown: Slowdown, allowed: float, other_machine: bool) -> Finding:
     ratio = slowdown.ratio
-    if ratio.value > 1 + allowed and ratio.low > 1:
-        verdict: Verdict = "regression"
-    elif slowdown.half_width > allowed and ratio.high > 1 + allowed:
-        verdict = "undecided"  # a slowdown of the size that matters could hide in this
-    else:
-        verdict = "pass"
     words = f"{100 * (ratio.value - 1):+.1f} % {_range(Interval(0, ratio.low - 1, ratio.high - 1), 100)}"
-    if slowdown.noise_floor is not None:
+    if slowdown.noise_floor is None:
+        words += ", one pass: noise unknown"
+    else:
         words += f", noise floor {100 * slowdown.noise_floor:.1f} %"
     limit = f"{100 * allowed:+.1f} %" + (" (other processor)" if other_machine else "")
     name = "CPU time" if slowdown.clock == "cpu" else "wall time"
-    return Finding(name, verdict, words, limit)
+    return Finding(name, _speed_verdict(slowdown, allowed), words, limit)
+
+
+def _speed_verdict(slowdown: Slowdown, allowed: float) -> Verdict:
+    if slowdown.noise_floor is None:
+        return "undecided"
+    ratio, half_width = slowdown.ratio, slowdown.half_width
+    sure = ratio.low > 1
+    if half_width > NOISY:  # a busy machine: only what is far beyond its noise
+        sure = ratio.value / (1 + half_width) ** 1.5 > 1 + allowed
+    if ratio.value > 1 + allowed and sure:
+        return "regression"
+    # A slowdown of the size that matters could hide in a wide interval.
+    return "undecided" if half_width > allowed and ratio.high > 1 + allowed else "pass"
 
 
 def _range(interval: Interval, scale: float) -> str:

@@ -18,7 +18,7 @@ class Record:
         id: of the utterance.
         repeat: 0 for the first pass over the data.
         wall_s, cpu_s: the run, on the two clocks of benchmarks.reference.
-        reference_wall_s, reference_cpu_s: one run of the reference kernel beside it.
+        reference_wall_s, reference_cpu_s: the parts of the reference kernel beside it, by name.
         audio_s: length of the audio in seconds; 0 when the run failed.
         text_de, text_en: what was recognised and translated.
         stages_s: seconds by stage.
@@ -29,8 +29,8 @@ class Record:
     repeat: int
     wall_s: float
     cpu_s: float
-    reference_wall_s: float
-    reference_cpu_s: float
+    reference_wall_s: Mapping[str, float]
+    reference_cpu_s: Mapping[str, float]
     audio_s: float = 0.0
     text_de: str = ""
     text_en: str | None = None

@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bootstrap import Floats, Interval, ratio_interval, trimmed_mean
+from benchmarks.reference import PARTS
 
 CLOCKS = ("cpu", "wall")
+TINY_S = 1e-9
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12)
 WINDOW = 9  # utterances over which the reference is averaged: it is short, and a scheduler's slice is not
 
 
@@ -44,8 +48,14 @@ def pass_times(utterances: Sequence[Mapping[str, Any]], clock: str) -> Floats:
         clock: "cpu" or "wall".
     """
     times = np.array([item[f"{clock}_s"] for item in utterances], dtype=np.float64).T
-    reference = np.array([item[f"reference_{clock}_s"] for item in utterances], dtype=np.float64).T
-    return np.maximum(times, 1e-9) / np.maximum(_smooth(reference), 1e-9)
+    reference = reference_parts(utterances, clock).sum(axis=0)
+    return np.maximum(times, TINY_S) / np.maximum(_smooth(reference), TINY_S)
+
+
+def reference_parts(utterances: Sequence[Mapping[str, Any]], clock: str) -> Floats:
+    """Times of the reference kernel's parts: float64 [n_parts, n_passes, n_utterances]."""
+    rows = [[item[f"reference_{clock}_s"][name] for name in PARTS] for item in utterances]
+    return np.maximum(np.moveaxis(np.array(rows, dtype=np.float64), 0, -1), TINY_S)
 
 
 def _smooth(rows: Floats) -> Floats:
@@ -58,17 +68,21 @@ def _smooth(rows: Floats) -> Floats:
     return smoothed
 
 
-def noise_floor(times: Floats) -> float | None:
-    """The largest difference between two passes over the same data, as a share; None for one pass.
+def pass_levels(times: Floats) -> Floats:
+    """How slow each pass was against the mean of all passes: natural-log, float64 [n_passes].
 
     Args:
         times: float64 [n_passes, n_utterances].
     """
+    logs = np.log(times)
+    return trimmed_mean(logs - logs.mean(axis=0))
+
+
+def noise_floor(times: Floats) -> float | None:
+    """The largest difference between two passes over the same data, as a share; None for one pass."""
     if len(times) < 2:
         return None
-    logs = np.log(times)
-    levels = trimmed_mean(logs - logs.mean(axis=0))
-    return float(np.exp(levels.max() - levels.min()) - 1)
+    return float(np.exp(np.ptp(pass_levels(times))) - 1)
 
 
 def compare_speed(
@@ -77,15 +91,37 @@ def compare_speed(
     """Compare two runs over the same utterances, in the same order.
 
     Resampling utterances does not see what changes between passes (frequency, neighbours, where
-    memory came to lie), so the spread between passes widens the interval.
+    memory came to lie), nor that the reference kernel corrects only roughly for a machine that has
+    changed its speed; both widen the interval.
     """
     now, then = pass_times(current, clock), pass_times(baseline, clock)
     ratio = ratio_interval(np.median(now, axis=0), np.median(then, axis=0))
-    floors = [(noise_floor(times), len(times)) for times in (now, then)]
-    # A range over n passes, divided by sqrt(n), is a generous standard error of their middle.
-    noise = math.hypot(*(math.log1p(floor) / math.sqrt(n) for floor, n in floors if floor is not None))
-    known = [floor for floor, _ in floors if floor is not None]
-    return Slowdown(clock, _widen(ratio, noise), max(known, default=None))
+    floors = [floor for floor in (noise_floor(now), noise_floor(then)) if floor is not None]
+    noise = math.hypot(_pass_noise(now, then), correction_error(current, baseline, clock))
+    return Slowdown(clock, _widen(ratio, noise), max(floors, default=None))
+
+
+def _pass_noise(now: Floats, then: Floats) -> float:
+    """Half the 95 % interval of the difference of two means of passes, by Student's t; 0 if unknown."""
+    degrees = len(now) + len(then) - 2
+    if not degrees:
+        return 0.0
+    squares = sum(float(np.sum((levels - levels.mean()) ** 2)) for levels in map(pass_levels, (now, then)))
+    error = math.sqrt(squares / degrees * (1 / len(now) + 1 / len(then)))
+    return STUDENT_T[min(degrees, len(STUDENT_T)) - 1] * error
+
+
+def correction_error(
+    current: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], clock: str
+) -> float:
+    """How far the correction for a faster or slower machine can be off, as a natural log.
+
+    A neighbour that fills the memory bus slows the reference's parts unequally. If they cannot agree
+    on how much slower the machine has become, it is not known for the program either: the error is
+    half of what lies between the two most different parts.
+    """
+    now, then = (np.median(reference_parts(rows, clock), axis=(1, 2)) for rows in (current, baseline))
+    return float(np.ptp(np.log(now / then))) / 2
 
 
 def _widen(ratio: Interval, noise: float) -> Interval:

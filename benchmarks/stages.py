@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.errors import MeasurementError
 from benchmarks.journal import Journal, Record
 from benchmarks.manifest import Utterance
-from benchmarks.reference import Clock, ReferenceKernel, now
+from benchmarks.reference import PARTS, ReferenceKernel, now, time_reference
 from benchmarks.systems import Outcome, System
 from engine.errors import EngineError
 
@@ -75,7 +75,7 @@ def measure_one(
     system: System, utterance: Utterance, task: str, repeat: int, kernel: ReferenceKernel
 ) -> Record:
     """Time one utterance between two timings of the reference kernel."""
-    before = _time_reference(kernel)
+    before = time_reference(kernel, REFERENCE_RUNS)
     start = now()
     error: str | None = None
     outcome = Outcome("")
@@ -84,29 +84,20 @@ def measure_one(
     except EngineError as failure:
         error = f"{type(failure).__name__}: {failure}"
     span = outcome.span or now() - start
-    after = _time_reference(kernel)
+    after = time_reference(kernel, REFERENCE_RUNS)
     return Record(
         id=utterance.id,
         repeat=repeat,
         wall_s=span.wall_s,
         cpu_s=span.cpu_s,
-        reference_wall_s=(before.wall_s + after.wall_s) / 2,
-        reference_cpu_s=(before.cpu_s + after.cpu_s) / 2,
+        reference_wall_s={name: (before[name].wall_s + after[name].wall_s) / 2 for name in PARTS},
+        reference_cpu_s={name: (before[name].cpu_s + after[name].cpu_s) / 2 for name in PARTS},
         audio_s=outcome.audio_s or 0.0,
         text_de=outcome.text_de,
         text_en=outcome.text_en,
         stages_s=dict(outcome.stages_s),
         error=error,
     )
-
-
-def _time_reference(kernel: ReferenceKernel) -> Clock:
-    """The mean, not the best: time lost to neighbours is just what has to be seen here too."""
-    start = now()
-    for _ in range(REFERENCE_RUNS):
-        kernel.run()
-    span = now() - start
-    return Clock(span.wall_s / REFERENCE_RUNS, span.cpu_s / REFERENCE_RUNS)
 
 
 def latest_good(records: Iterable[Record]) -> dict[str, list[Record]]:

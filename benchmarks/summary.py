@@ -22,6 +22,7 @@ from benchmarks.metrics import (
     count_word_errors,
     length_bucket,
 )
+from benchmarks.reference import PARTS
 from benchmarks.speed import run_noise
 from benchmarks.stages import latest_good
 from benchmarks.systems import STAGES
@@ -116,14 +117,18 @@ def _utterance_row(item: Utterance, runs: Sequence[Record], task: str) -> dict[s
         "character_errors": _as_list(characters),
         "wall_s": [run.wall_s for run in runs],
         "cpu_s": [run.cpu_s for run in runs],
-        "reference_wall_s": [run.reference_wall_s for run in runs],
-        "reference_cpu_s": [run.reference_cpu_s for run in runs],
+        "reference_wall_s": _by_part([run.reference_wall_s for run in runs]),
+        "reference_cpu_s": _by_part([run.reference_cpu_s for run in runs]),
         "stages_s": _mean_stages(runs),
         "columns": dict(item.columns),
     }
     if task == "translate":
         row |= {"text_en": item.text_en, "hypothesis_en": last.text_en or ""}
     return row
+
+
+def _by_part(runs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [run[name] for run in runs] for name in PARTS}
 
 
 def _mean_stages(runs: Sequence[Record]) -> dict[str, float]:

@@ -1,0 +1,224 @@
+"""Two models, peers, the cascade, sweeps and the page, with stand-ins for the models."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_fake import FakeTranslator, write_data
+
+import engine
+from benchmarks import stages, sweep
+from benchmarks.cli import main
+from benchmarks.errors import MeasurementError, PeerError
+from benchmarks.systems import PeerSystem
+from engine.types import DecodingOptions, Translation
+
+PEER = """
+import json, sys
+mode = sys.argv[1]
+if mode == "broken":
+    sys.exit(3)
+print(json.dumps({"signature": "name:parrot|args:" + " ".join(sys.argv[1:]), "load_time_s": 0.5}), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    if mode == "noise":
+        print("loading ...", flush=True)
+    elif request["path"].endswith("clip02.wav"):
+        print(json.dumps({"error": "no such codec"}), flush=True)
+    else:
+        print(json.dumps({"text_de": "das ist alles", "wall_s": 0.25, "cpu_s": 0.2}), flush=True)
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str | None, FakeTranslator]:
+    _, answers = write_data(tmp_path, 6)
+    worse = {name: (german.rsplit(" ", 1)[0], "What?") for name, (german, _) in answers.items()}
+    loaded: dict[str | None, FakeTranslator] = {
+        None: FakeTranslator(answers),
+        "second": FakeTranslator(worse),
+    }
+    monkeypatch.setattr(engine, "load", lambda model=None, **options: loaded[model], raising=False)
+    monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
+    return loaded
+
+
+def bench(folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    out = folder / "out.json"
+    data = str(folder / "manifest.tsv")
+    code = main(["--data", data, "--json", str(out), "--quiet", "--device", "cpu", *arguments])
+    return code, json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+
+
+def test_two_models_take_turns_and_are_set_side_by_side(
+    tmp_path: Path, models: dict[str | None, FakeTranslator], capsys: pytest.CaptureFixture[str]
+) -> None:
+    order: list[str] = []
+    for name, model in models.items():
+        model.work = lambda duration_s, name=name: order.append(str(name))
+    code, result = bench(tmp_path, "--compare", "second", "--warmup", "0")
+    assert code == 0
+    assert order[:4] == ["None", "second", "second", "None"]
+    comparison = result["comparison"]
+    assert comparison["wer"] == pytest.approx(6 / 39)
+    assert comparison["wer_difference"]["value"] == pytest.approx(6 / 39)
+    assert comparison["wer_difference"]["interval"][0] > 0
+    assert comparison["bleu_difference"]["value"] < -50
+    assert set(comparison["time_ratio"]) == {"cpu", "wall"}
+    assert comparison["utterances"][0]["second"] == "das hat schon meine großmutter"
+    assert "6 of 6 transcripts differ" in capsys.readouterr().out
+
+
+def test_a_peer_in_its_own_process(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:
+    script = tmp_path / "parrot.py"
+    script.write_text(PEER)
+    code, result = bench(
+        tmp_path, "--against", str(script), "--peer_args", "fine --model x", "--threads", "2",
+        "--task", "transcribe"
+    )  # fmt: skip
+    assert code == 1
+    comparison = result["comparison"]
+    assert comparison["signature"].startswith("name:parrot|args:fine --model x --threads 2|task:transcribe")
+    assert comparison["n_shared"] == 5
+    assert "clip02.wav" in comparison["failures"][0]["id"]
+    assert "no such codec" in comparison["failures"][0]["error"]
+    assert comparison["latency_ms"]["p50"] == 250.0
+    assert comparison["rtfx"] == pytest.approx(18 / (5 * 0.25))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("broken", "exit code 3"), ("noise", "a JSON object a line")])
+def test_a_peer_that_misbehaves_says_how(tmp_path: Path, mode: str, expected: str) -> None:
+    script = tmp_path / "parrot.py"
+    script.write_text(PEER)
+    with pytest.raises(PeerError, match=expected):
+        PeerSystem(str(script), python=sys.executable, arguments=[mode]).run(tmp_path / "a.wav", "transcribe")
+
+
+def test_an_unknown_peer_names_those_that_are_there() -> None:
+    with pytest.raises(PeerError, match="no peer 'nobody'"):
+        PeerSystem("nobody")
+
+
+def test_one_second_system_at_a_time(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:
+    assert bench(tmp_path, "--compare", "second", "--against", "x") == (2, {})
+
+
+def test_the_cascade_shows_what_recognition_costs(
+    tmp_path: Path,
+    models: dict[str | None, FakeTranslator],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = models[None]
+    model.texts = {german: english for german, english, *_ in _references(tmp_path)}
+    perfect = FakeTranslator.translate
+
+    def translate(
+        self: FakeTranslator, source: Any, *, options: DecodingOptions | None = None
+    ) -> Translation:
+        model.answers = models["second"].answers if options and options.beam_width == 1 else answers
+        return perfect(self, source)
+
+    answers = dict(model.answers)
+    answers["clip00.wav"] = (answers["clip00.wav"][0], "My mother said it.")
+    monkeypatch.setattr(FakeTranslator, "translate", translate)
+    code, result = bench(tmp_path, "--cascade")
+    assert code == 0
+    bleu = {row["name"]: row["bleu"] for row in result["cascade"]["variants"]}
+    assert set(bleu) == {"gold", "gold_plain", "as_tuned", "greedy", "beam_no_lm", "mt_greedy"}
+    assert bleu["gold"] == pytest.approx(100.0)
+    assert bleu["greedy"] < bleu["as_tuned"] < bleu["gold"]
+    assert result["cascade"]["cost_of_recognition"]["value"] == pytest.approx(bleu["gold"] - bleu["as_tuned"])
+    assert "recognition costs" in capsys.readouterr().out
+
+
+def _references(folder: Path) -> list[list[str]]:
+    lines = (folder / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    return [line.split("\t")[1:] for line in lines]
+
+
+def test_a_sweep_has_a_row_for_each_combination(
+    tmp_path: Path, models: dict[str | None, FakeTranslator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[float] = []
+
+    def transcribe(source: np.ndarray, sample_rate: int, *, options: DecodingOptions) -> None:
+        lengths.append(len(source) / sample_rate)
+
+    monkeypatch.setattr(models[None], "transcribe", transcribe)
+    monkeypatch.setattr(sweep, "warm_up", lambda *arguments: None)
+    out = tmp_path / "sweep.json"
+    arguments = ["--threads_list", "1,2", "--concurrency", "1,3", "--lengths", "2,4", "--json", str(out)]
+    assert main(["sweep", "--data", str(tmp_path / "manifest.tsv"), "--quiet", *arguments]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(r["threads"], r["concurrency"], r["length_s"], r["n"]) for r in rows] == [
+        (1, 1, 2.0, 10), (1, 3, 2.0, 10), (1, 1, 4.0, 5), (1, 3, 4.0, 5),
+        (2, 1, 2.0, 10), (2, 3, 2.0, 10), (2, 1, 4.0, 5), (2, 3, 4.0, 5),
+    ]  # fmt: skip
+    assert set(lengths) == {2.0, 4.0}
+
+
+def test_audio_is_cut_to_one_length() -> None:
+    waveforms = [np.ones(16_000, np.float32), np.zeros(24_000, np.float32)]
+    assert [len(piece) for piece in sweep.cut(waveforms, 1.0)] == [16_000, 16_000]
+    (long,) = sweep.cut(waveforms, 6.0)
+    assert len(long) == 96_000
+    with pytest.raises(MeasurementError):
+        sweep.cut([np.zeros(0, np.float32)], 1.0)
+
+
+class Page(HTMLParser):
+    """Collects tags, and what would be fetched from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:")]
+
+
+def test_the_page_is_whole_escaped_and_needs_nothing_from_elsewhere(
+    tmp_path: Path, models: dict[str | None, FakeTranslator]
+) -> None:
+    model = models[None]
+    model.answers["clip00.wav"] = ("das <b>hat</b> schon", "x")
+    bench(tmp_path)
+    page = tmp_path / "out.html"
+    arguments = [
+        "--compare",
+        "second",
+        "--by",
+        "emotion",
+        "--report",
+        str(page),
+        "--history",
+        str(tmp_path / "out.json"),
+    ]
+    assert bench(tmp_path, *arguments)[0] == 0
+    text = page.read_text(encoding="utf-8")
+    parsed = Page()
+    parsed.feed(text)
+    assert parsed.outside == []
+    assert parsed.tags.count("img") == 6  # lengths, stages, latency, two breakdowns, history
+    assert "script" not in parsed.tags
+    assert "<b>hat" not in text
+    assert "das &lt;b&gt;hat" in text
+    assert re.search(r"WER 15\.4 %, \+\d+\.\d\d points", text)
+
+
+def test_a_page_from_result_files(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:
+    bench(tmp_path)
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "out.json"), "--output", str(page)]) == 0
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert main(["report", str(tmp_path / "none.json"), "--output", str(page)]) == 2

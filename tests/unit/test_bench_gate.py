@@ -1,0 +1,288 @@
+"""The gate catches what is planted, by its size, and leaves the same code alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_fake import FakeTranslator, write_data
+
+import engine
+from benchmarks import stages
+from benchmarks.cli import main
+from benchmarks.errors import BaselineError
+from benchmarks.gate import Limits, judge, load_result, verdict_of
+from benchmarks.reference import PARTS
+from benchmarks.speed import CLOCKS, noise_floor, pass_times
+
+WORK_PER_SECOND = 10  # rounds of work for a second of audio
+
+
+def result(
+    errors: np.ndarray, times: np.ndarray, reference: float | np.ndarray = 0.001, **changes: Any
+) -> dict[str, Any]:
+    """A result file with word errors [n] of 10 words each, and times [n_passes, n] in seconds."""
+    reference = np.broadcast_to(reference, times.shape)
+    rows = [
+        {
+            "id": f"u{i}",
+            "word_errors": [int(errors[i]), 0, 0, 10],
+            **{f"{clock}_s": times[:, i].tolist() for clock in CLOCKS},
+            **{f"reference_{clock}_s": dict.fromkeys(PARTS, reference[:, i].tolist()) for clock in CLOCKS},
+        }
+        for i in range(len(errors))
+    ]
+    base = {
+        "schema_version": 1, "signature": "x", "task": "transcribe", "data": {"digest": "d"}, "failures": [],
+        "settings": {"threads": 1}, "environment": {"cpu": "one"}, "utterances": rows,
+    }  # fmt: skip
+    return {**base, **changes}
+
+
+def timed(random: np.random.Generator, n: int = 60, passes: int = 5, noise: float = 0.03) -> np.ndarray:
+    lengths = np.random.default_rng(7).uniform(0.1, 0.6, n)
+    drift = np.exp(random.normal(0, noise / 4, (passes, 1)))
+    return lengths * drift * np.exp(random.normal(0, noise, (passes, n)))
+
+
+def verdicts(now: dict[str, Any], then: dict[str, Any], **limits: float) -> dict[str, str]:
+    return {finding.name: finding.verdict for finding in judge(now, then, Limits(**limits))}
+
+
+def test_three_hundred_decisions_on_simulated_noise() -> None:
+    random = np.random.default_rng(0)
+    errors = random.binomial(10, 0.15, 60)
+    false_alarms = caught = 0
+    for _ in range(150):
+        base = result(errors, timed(random))
+        false_alarms += verdict_of(judge(result(errors, timed(random)), base)) == "regression"
+        caught += verdict_of(judge(result(errors, 1.10 * timed(random)), base)) == "regression"
+    assert false_alarms <= 2
+    assert caught >= 147
+
+
+def test_a_point_of_wer_is_caught_and_scattered_changes_are_not() -> None:
+    random = np.random.default_rng(4)
+    base_errors = random.binomial(10, 0.1, 172)
+    times = timed(random, 172)
+    base = result(base_errors, times)
+    worse = base_errors.copy()
+    worse[random.choice(172, 18, replace=False)] += 1  # 18 of 1,720 words
+    assert verdicts(result(worse, times), base)["WER"] == "regression"
+    scattered = base_errors + random.permutation(np.repeat([1, -1, 0], [20, 20, 132]))
+    assert verdicts(result(np.maximum(scattered, 0), times), base)["WER"] == "pass"
+    assert verdicts(result(worse, times), base, max_wer_increase=0.02)["WER"] == "pass"
+
+
+def test_a_bleu_loss_is_caught() -> None:
+    random = np.random.default_rng(5)
+    times, errors = timed(random, 40), np.zeros(40, dtype=int)
+    base, now = result(errors, times), result(errors, times)
+    for row, other in zip(base["utterances"], now["utterances"], strict=True):
+        row["bleu_counts"] = [8, 6, 4, 3, 10, 9, 8, 7, 10, 10]
+        other["bleu_counts"] = [7, 5, 3, 2, 10, 9, 8, 7, 10, 10]
+    assert verdicts(now, base)["BLEU"] == "regression"
+    assert verdicts(base, base)["BLEU"] == "pass"
+
+
+def test_a_machine_twice_as_slow_is_no_regression() -> None:
+    random = np.random.default_rng(6)
+    errors = np.zeros(60, dtype=int)
+    base = result(errors, timed(random))
+    assert verdict_of(judge(result(errors, 2 * timed(random), reference=0.002), base)) == "pass"
+    assert verdict_of(judge(result(errors, 2.2 * timed(random), reference=0.002), base)) == "regression"
+
+
+def test_a_reference_whose_parts_disagree_decides_nothing() -> None:
+    random = np.random.default_rng(6)
+    errors = np.zeros(60, dtype=int)
+    base, now = result(errors, timed(random)), result(errors, 1.1 * timed(random))
+    for row in now["utterances"]:
+        for clock in CLOCKS:
+            row[f"reference_{clock}_s"] = {**row[f"reference_{clock}_s"], "stream": [0.0013] * 5}
+    assert verdict_of(judge(now, base)) == "undecided"
+    assert verdict_of(judge(now, now)) == "pass"
+
+
+def test_one_pass_has_no_noise_floor_and_decides_nothing() -> None:
+    random = np.random.default_rng(6)
+    errors = np.zeros(60, dtype=int)
+    base = result(errors, timed(random, passes=1))
+    assert verdict_of(judge(result(errors, 1.5 * timed(random, passes=1)), base)) == "undecided"
+
+
+def test_another_processor_gets_more_room_and_is_named() -> None:
+    random = np.random.default_rng(6)
+    errors = np.zeros(60, dtype=int)
+    base = result(errors, timed(random))
+    other = result(errors, 1.2 * timed(random), environment={"cpu": "two"})
+    findings = judge(other, base)
+    assert verdict_of(findings) == "pass"
+    assert "(other processor)" in findings[-1].allowed
+    assert verdict_of(judge(other, base, Limits(machine_tolerance=0.0))) == "regression"
+
+
+def test_too_noisy_to_tell_is_neither_passed_nor_failed() -> None:
+    random = np.random.default_rng(8)
+    errors = np.zeros(60, dtype=int)
+    base = result(errors, timed(random))
+    wild = timed(random) * np.array([[0.8], [1.4], [1.1], [0.9], [1.2]])
+    assert verdict_of(judge(result(errors, wild), base)) == "undecided"
+
+
+def test_a_sleep_shows_in_wall_time_only_and_is_caught() -> None:
+    random = np.random.default_rng(11)
+    errors = np.zeros(60, dtype=int)
+    base, now = result(errors, timed(random)), result(errors, timed(random))
+    for row in now["utterances"]:
+        row["wall_s"] = [1.12 * value for value in row["wall_s"]]
+    found = verdicts(now, base)
+    assert (found["CPU time"], found["wall time"]) == ("pass", "regression")
+
+
+def test_a_file_that_fails_only_now_is_a_regression() -> None:
+    random = np.random.default_rng(9)
+    errors, times = np.zeros(20, dtype=int), timed(random, 20)
+    base = result(errors, times)
+    now = result(errors, times, failures=[{"id": "u3", "error": "x"}])
+    assert verdicts(now, base)["failed files"] == "regression"
+    assert verdicts(now, {**base, "failures": now["failures"]})["failed files"] == "pass"
+
+
+def test_drift_within_a_run_cancels_in_units_of_the_reference() -> None:
+    random = np.random.default_rng(10)
+    slope = np.linspace(1.0, 1.6, 5 * 60).reshape(5, 60)
+    rows = result(np.zeros(60, dtype=int), timed(random) * slope, 0.001 * slope)["utterances"]
+    floor = noise_floor(pass_times(rows, "cpu"))
+    assert floor is not None
+    assert floor < 0.03
+    assert noise_floor(pass_times(rows, "cpu")[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"task": "translate"}, "task transcribe, baseline translate"),
+        ({"data": {"digest": "e"}}, "other audio or references"),
+        ({"settings": {"threads": 2}}, "threads 1, baseline 2"),
+        ({"utterances": []}, "0 utterances in common"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change: dict[str, Any], expected: str) -> None:
+    now = result(np.zeros(8, dtype=int), timed(np.random.default_rng(0), 8))
+    with pytest.raises(BaselineError, match=expected):
+        judge(now, {**now, **change})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "no result file"),
+        ("{", "cannot be read"),
+        ("[]", "lacks schema_version"),
+        ("{}", "lacks schema_version"),
+    ],
+)
+def test_files_that_are_no_result_are_refused(tmp_path: Path, text: str | None, expected: str) -> None:
+    path = tmp_path / "b.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BaselineError, match=expected):
+        load_result(path)
+
+
+def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
+    now = result(np.zeros(8, dtype=int), timed(np.random.default_rng(0), 8), schema_version=99)
+    (tmp_path / "b.json").write_text(json.dumps(now))
+    with pytest.raises(BaselineError, match="schema version 99"):
+        load_result(tmp_path / "b.json")
+
+
+def busy_work(factor: float) -> Callable[[float], None]:
+    """Work in proportion to the audio, of other kinds than the reference kernel's."""
+    matrix = np.random.default_rng(0).standard_normal((48, 48)).astype(np.float32)
+    table = np.random.default_rng(1).integers(0, 1 << 12, 1 << 12)
+
+    def work(duration_s: float) -> None:
+        for _ in range(round(duration_s * factor * WORK_PER_SECOND)):
+            np.einsum("ij,jk->ik", matrix, matrix)
+            np.cumsum(table[table % len(table)])
+
+    return work
+
+
+class GateRunner:
+    """Runs `engine-bench gate` on a stand-in that works for real."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.manifest, self.answers = write_data(folder, 12)
+        self.baseline = folder / "baseline.json"
+        self.monkeypatch = monkeypatch
+        monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
+        monkeypatch.setattr(stages, "REFERENCE_RUNS", 1)  # these clips are short
+
+    def run(
+        self, *arguments: str, factor: float = 1.0, answers: dict[str, tuple[str, str]] | None = None
+    ) -> int:
+        fake = FakeTranslator(answers or self.answers, busy_work(factor))
+        self.monkeypatch.setattr(engine, "load", lambda model=None, **options: fake, raising=False)
+        common = [
+            "--data",
+            str(self.manifest),
+            "--quiet",
+            "--device",
+            "cpu",
+            "--baseline",
+            str(self.baseline),
+        ]
+        return main(["gate", *common, *arguments])
+
+    def decide(self, factor: float) -> int:
+        """Repeat more often while the machine is too noisy to tell, as a user would."""
+        for repeats in ("5", "10", "20"):
+            self.run("--update", "--repeats", repeats)
+            code = self.run(factor=factor)
+            if code != 2:
+                return code
+        pytest.skip("this machine is too noisy to time anything")
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GateRunner:
+    runner = GateRunner(tmp_path, monkeypatch)
+    assert runner.run("--update") == 0
+    return runner
+
+
+def test_the_gate_catches_a_planted_ten_percent_slowdown(
+    gate: GateRunner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate.decide(factor=1.10) == 1
+    assert "REGRESSION" in capsys.readouterr().out
+
+
+def test_the_gate_catches_a_planted_point_of_wer(gate: GateRunner) -> None:
+    answers = dict(gate.answers)
+    for name in ("clip01.wav", "clip05.wav", "clip09.wav", "clip10.wav"):  # 4 of 78 words
+        german, english = answers[name]
+        answers[name] = (german.rsplit(" ", 1)[0], english)
+    assert gate.run("--max-slowdown", "10", answers=answers) == 1
+
+
+def test_the_gate_does_not_cry_wolf_in_twenty_runs(gate: GateRunner) -> None:
+    assert [code for code in (gate.run() for _ in range(20)) if code == 1] == []
+
+
+def test_a_result_measured_before_can_be_judged(gate: GateRunner, tmp_path: Path) -> None:
+    assert gate.run("--current", str(gate.baseline), "--max-slowdown", "1") == 0
+
+
+def test_without_a_baseline_the_gate_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert GateRunner(tmp_path, monkeypatch).run() == 2
+    assert "make one with --update" in capsys.readouterr().err
