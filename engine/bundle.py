@@ -56,7 +56,7 @@ FILE_NAMES: dict[str, str] = {
     "punctuation": "punctuation.onnx",
     "mt_encoder": "mt_encoder.onnx",
     "mt_decoder": "mt_decoder.onnx",
-    "mt_embeddings": "mt_embeddings.npz",
+    "mt_embeddings": "mt_embeddings.bin",
     "mt_tokenizer": "mt_tokenizer.model",
     "mt_tokenizer_target": "mt_tokenizer_target.model",
     "mt_vocabulary": "mt_vocabulary.json",

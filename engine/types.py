@@ -121,6 +121,22 @@ class Translation:
 
 
 @dataclass(frozen=True, slots=True)
+class TranslationHypothesis:
+    """One translation of one text.
+
+    Attributes:
+        text: English; empty for a text without words.
+        score: natural-log probability of the output tokens, divided by length ** length_penalty.
+        confidence: 0 to 1, the geometric mean of the output tokens' probabilities; 0 where the
+            text was copied because it is in no script that the model knows.
+    """
+
+    text: str
+    score: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class DecodingOptions:
     """How emissions become text, and text becomes English. None means: as the bundle was tuned.
 

@@ -212,7 +212,7 @@ def build_encoder(graph: MarianGraph, metadata: Mapping[str, str]) -> onnx.Model
     for index, layer in enumerate(graph.model.model.decoder.layers):
         packed = graph.linear(value, layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
         for part, name in zip(
-            graph.ops("Split", packed, n_outputs=2, axis=-1, num_outputs=2), ("key", "value")
+            graph.ops("Split", packed, n_outputs=2, axis=-1, num_outputs=2), ("key", "value"), strict=True
         ):
             graph.rename(graph.split_heads(part, heads), f"cross_{name}_{index}")
             outputs[f"cross_{name}_{index}"] = ("float", ("batch", heads, "source", width))
