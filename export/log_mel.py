@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 
 from export.graph.attention import Attention, Sinks
-from export.graph.builder import GraphBuilder
+from export.graph.builder import Choice, GraphBuilder
 from export.graph.heads import Head, LstmHead, LstmLayer, TransformerHead, emit_head
 from export.graph.layer import Layer, emit_layer
-from export.graph.linear import Linear, as_array
+from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.mel_stem import MelStem, emit_mel_stem
 from export.graph.norm import LayerNorm
 from export.graph.states import emit_mix, emit_time_normalization
 
 
 def build_log_mel(
-    model: Any, int8: Callable[[str], bool] = lambda block: False
-) -> tuple[onnx.ModelProto, list[str]]:
+    model: Any,
+    precision: Choice = lambda block: "float32",
+    ranges: Mapping[str, FloatArray] | None = None,
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Build the graph of a LogMelCtc.
 
     Args:
         model: training.log_mel_ctc.LogMelCtc, in evaluation mode.
-        int8: says for every block whether to quantise it.
+        precision: of each block.
+        ranges: for a block, the largest magnitude of each channel it reads.
     Returns:
         The graph (input_features [batch, n_mels, n_frames100] -> logits [batch, n_frames, vocab_size]),
-        and the names of the blocks that can be quantised.
+        and the value that each block reads.
     """
-    graph, config = GraphBuilder(int8), model.config
+    graph, config = GraphBuilder(precision, ranges), model.config
     hidden = emit_mel_stem(graph, "input_features", _stem(model))
     states = []
     for index, layer in enumerate(model.layers):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
 
 from export.errors import ExportError
 from export.graph.attention import Attention
-from export.graph.builder import GraphBuilder
+from export.graph.builder import Choice, GraphBuilder
 from export.graph.heads import emit_head
 from export.graph.layer import Layer, emit_layer
-from export.graph.linear import Linear, as_array
+from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 from export.graph.positional_conv import PositionalConv, emit_positional_conv
 from export.graph.waveform_convs import WaveformConv, emit_projection, emit_waveform_convs
@@ -21,21 +21,24 @@ ARCHITECTURES = ("Wav2Vec2ForCTC", "HubertForCTC")
 
 
 def build_wav2vec2(
-    model: Any, int8: Callable[[str], bool] = lambda block: False
-) -> tuple[onnx.ModelProto, list[str]]:
+    model: Any,
+    precision: Choice = lambda block: "float32",
+    ranges: Mapping[str, FloatArray] | None = None,
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Build the graph of a CTC model.
 
     Args:
         model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
-        int8: says for every block whether to quantise it.
+        precision: of each block.
+        ranges: for a block, the largest magnitude of each channel it reads.
     Returns:
         The graph (input_values [batch, n_samples] -> logits [batch, n_frames, vocab_size]) and the
-        names of the blocks that can be quantised.
+        value that each block reads.
     Raises:
         ExportError: the model has parts that this graph does not know.
     """
     check_supported(model.config)
-    graph, base = GraphBuilder(int8), getattr(model, model.base_model_prefix)
+    graph, base = GraphBuilder(precision, ranges), getattr(model, model.base_model_prefix)
     rows = emit_waveform_convs(graph, "input_values", _convs(base.feature_extractor, model.config))
     feature_projection = base.feature_projection
     norm = getattr(feature_projection, "layer_norm", None)

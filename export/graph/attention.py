@@ -8,6 +8,8 @@ import numpy as np
 
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.linear import FloatArray, Linear, emit_linear
+from export.graph.norm import LayerNorm, emit_layer_norm
+from export.graph.outliers import smooth
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class Attention:
     sinks: Sinks | None = None
 
 
-def emit_attention(graph: GraphBuilder, value: str, attention: Attention) -> str:
-    """Add self-attention over [batch, n_frames, hidden]."""
+def emit_attention(graph: GraphBuilder, value: str, attention: Attention, norm: LayerNorm | None) -> str:
+    """Add self-attention over [batch, n_frames, hidden], behind a norm where one is given."""
     joined = Linear.joined(attention.query, attention.key, attention.value)
-    packed = emit_linear(graph, value, joined)
+    with graph.scope("qkv"):
+        packed = emit_linear(graph, *emit_smoothed_norm(graph, value, norm, joined))
     query, key, states = graph.ops("Split", packed, n_outputs=3, axis=-1, num_outputs=3)
     extra = _emit_sinks(graph, value, attention) if attention.sinks is not None else ()
     mixed = graph.ops(
@@ -44,7 +47,20 @@ def emit_attention(graph: GraphBuilder, value: str, attention: Attention) -> str
         domain=MICROSOFT,
         num_heads=attention.n_heads,
     )[0]
-    return emit_linear(graph, mixed, attention.output)
+    with graph.scope("output"):
+        return emit_linear(graph, mixed, attention.output)
+
+
+def emit_smoothed_norm(
+    graph: GraphBuilder, value: str, norm: LayerNorm | None, linear: Linear
+) -> tuple[str, Linear]:
+    """Normalise what a linear layer reads; known ranges of the channels move into the layer."""
+    if norm is None:
+        return value, linear
+    magnitudes = graph.range()
+    if magnitudes is not None:
+        norm, linear = smooth(norm, linear, magnitudes)
+    return emit_layer_norm(graph, value, norm), linear
 
 
 def _emit_sinks(graph: GraphBuilder, value: str, attention: Attention) -> tuple[str, ...]:

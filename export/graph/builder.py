@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -18,23 +18,31 @@ END = 2**62  # a slice's "to the end"
 _SHARED_SIZE = 64  # constants up to this many elements are stored once
 
 Array = NDArray[Any]
+# "stored": int8 in the file only; onnxruntime unpacks the weights when it loads the graph.
+Precision = Literal["float32", "int8", "stored"]
+Choice = Callable[[str], Precision]
 
 
 class GraphBuilder:
     """Collects nodes and constants; most methods return the name of the value they made.
 
     Attributes:
-        blocks: the scopes in which a linear layer asked for its precision, in order.
+        blocks: the value that each block (a scope with a linear layer, as layer_0/feed_in) reads.
     """
 
-    def __init__(self, int8: Callable[[str], bool] = lambda block: False) -> None:
+    def __init__(
+        self, precision: Choice = lambda block: "float32", ranges: Mapping[str, Array] | None = None
+    ) -> None:
         """Start an empty graph.
 
         Args:
-            int8: says for a block (a scope such as layer_0/feed_in) whether to quantise it.
+            precision: of a block.
+            ranges: for a block, the largest magnitude of each channel that it reads, float32 [n_in];
+                what is known is used to quantise better.
         """
-        self._int8 = int8
-        self.blocks: list[str] = []
+        self._precision = precision
+        self._ranges = ranges or {}
+        self.blocks: dict[str, str] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -50,12 +58,20 @@ class GraphBuilder:
         finally:
             self._scope.pop()
 
-    def is_int8(self) -> bool:
-        """Whether the current block is to be quantised; notes that it can be."""
-        block = "/".join(self._scope)
-        if block not in self.blocks:
-            self.blocks.append(block)
-        return self._int8(block)
+    @property
+    def block(self) -> str:
+        """The current scope, joined by slashes."""
+        return "/".join(self._scope)
+
+    def precision(self, value: str | None = None) -> Precision:
+        """Of the current block; notes the value that it reads."""
+        if value is not None:
+            self.blocks.setdefault(self.block, value)
+        return self._precision(self.block)
+
+    def range(self) -> Array | None:
+        """The largest magnitude of each channel that the current block reads; None where it stays float32."""
+        return self._ranges.get(self.block) if self._precision(self.block) == "int8" else None
 
     def constant(self, array: Array, name: str = "constant") -> str:
         """Store an array in the graph; small equal arrays are stored once."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.graph.attention import Attention, emit_attention
+from export.graph.attention import Attention, emit_attention, emit_smoothed_norm
 from export.graph.builder import GraphBuilder
-from export.graph.linear import Linear, emit_linear
+from export.graph.linear import Linear, emit_float_linear, emit_linear
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
+from export.graph.outliers import find_outlier_units, split_units
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,33 @@ class Layer:
 def emit_layer(graph: GraphBuilder, hidden: str, layer: Layer) -> str:
     """Add one layer over [batch, n_frames, hidden]."""
     if layer.norm_first:
-        normed = emit_layer_norm(graph, hidden, layer.attention_norm)
-        hidden = emit_residual(graph, hidden, _emit_attention(graph, normed, layer))
-        normed = emit_layer_norm(graph, hidden, layer.feed_norm)
-        return emit_residual(graph, hidden, _emit_feed_forward(graph, normed, layer))
-    hidden = emit_residual(graph, hidden, _emit_attention(graph, hidden, layer))
-    hidden = emit_layer_norm(graph, hidden, layer.attention_norm)
-    hidden = emit_residual(graph, hidden, _emit_feed_forward(graph, hidden, layer))
+        with graph.scope("attention"):
+            mixed = emit_attention(graph, hidden, layer.attention, layer.attention_norm)
+        hidden = emit_residual(graph, hidden, mixed)
+        return emit_residual(graph, hidden, emit_feed_forward(graph, hidden, layer, layer.feed_norm))
+    with graph.scope("attention"):
+        mixed = emit_attention(graph, hidden, layer.attention, None)
+    hidden = emit_layer_norm(graph, emit_residual(graph, hidden, mixed), layer.attention_norm)
+    hidden = emit_residual(graph, hidden, emit_feed_forward(graph, hidden, layer, None))
     return emit_layer_norm(graph, hidden, layer.feed_norm)
 
 
-def _emit_attention(graph: GraphBuilder, value: str, layer: Layer) -> str:
-    with graph.scope("attention"):
-        return emit_attention(graph, value, layer.attention)
-
-
-def _emit_feed_forward(graph: GraphBuilder, value: str, layer: Layer) -> str:
+def emit_feed_forward(graph: GraphBuilder, value: str, layer: Layer, norm: LayerNorm | None) -> str:
+    """Two linear layers with a GELU between; units with outliers in a float32 block of their own."""
     with graph.scope("feed_in"):
-        inner = graph.op("Gelu", emit_linear(graph, value, layer.feed_in))
+        value, feed_in = emit_smoothed_norm(graph, value, norm, layer.feed_in)
+    feed_out, outliers = layer.feed_out, None
     with graph.scope("feed_out"):
-        return emit_linear(graph, inner, layer.feed_out)
+        magnitudes = graph.range()
+        units = find_outlier_units(magnitudes) if magnitudes is not None else ()
+    if len(units):
+        (feed_in, feed_out), outliers = split_units(feed_in, feed_out, units)
+    with graph.scope("feed_in"):
+        inner = graph.op("Gelu", emit_linear(graph, value, feed_in))
+    with graph.scope("feed_out"):
+        total = emit_linear(graph, inner, feed_out)
+    if outliers is None:
+        return total
+    with graph.scope("feed_outliers"):
+        inner = graph.op("Gelu", emit_float_linear(graph, value, outliers[0]))
+        return emit_residual(graph, total, emit_float_linear(graph, inner, outliers[1]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from export.graph.builder import MICROSOFT, GraphBuilder
@@ -58,12 +59,13 @@ def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
     Returns:
         float32 [..., n_out].
     """
-    if not graph.is_int8():
-        product = graph.op("MatMul", value, graph.constant(linear.weight, "weight"))
-        return (
-            product if linear.bias is None else graph.op("Add", product, graph.constant(linear.bias, "bias"))
-        )
+    precision = graph.precision(value)
+    if precision == "float32":
+        return emit_float_linear(graph, value, linear)
     weight, scale = quantize_columns(linear.weight)
+    if precision == "stored":
+        unpacked = graph.op("Cast", graph.constant(weight, "weight"), to=onnx.TensorProto.FLOAT)
+        return _emit_product(graph, value, graph.op("Mul", unpacked, graph.constant(scale, "scale")), linear.bias)
     zero = np.zeros(weight.shape[1], np.int8)
     inputs = [value, graph.constant(weight, "weight"), graph.constant(scale, "scale"), graph.constant(zero)]
     if linear.bias is not None:
@@ -73,5 +75,9 @@ def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
 
 def emit_float_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
     """Add a linear layer over the last axis, in float32."""
-    product = graph.op("MatMul", value, graph.constant(linear.weight, "weight"))
-    return product if linear.bias is None else graph.op("Add", product, graph.constant(linear.bias, "bias"))
+    return _emit_product(graph, value, graph.constant(linear.weight, "weight"), linear.bias)
+
+
+def _emit_product(graph: GraphBuilder, value: str, weight: str, bias: FloatArray | None) -> str:
+    product = graph.op("MatMul", value, weight)
+    return product if bias is None else graph.op("Add", product, graph.constant(bias, "bias"))

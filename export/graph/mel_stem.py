@@ -28,7 +28,7 @@ class MelStem:
 
 
 def emit_mel_stem(graph: GraphBuilder, features: str, stem: MelStem) -> str:
-    """Map features [batch, n_mels, n_frames100] to [batch, n_frames, hidden]; n_frames is half, rounded up."""
+    """Map features [batch, n_mels, n_frames100] to [batch, n_frames, hidden]: half the frames, rounded up."""
     n_hidden, n_mels = stem.conv1.shape[:2]
     with graph.scope("stem/conv1"):
         hidden = graph.op("Transpose", features, perm=[0, 2, 1])
@@ -47,7 +47,7 @@ def _pad(graph: GraphBuilder, rows: str) -> str:
 
 def _emit_positions(graph: GraphBuilder, hidden: str, positions: FloatArray) -> str:
     """The first rows of the table, which is stored as int16 where the graph is quantised."""
-    if not graph.is_int8():
+    if graph.precision() == "float32":
         table = graph.constant(positions, "table")
     else:
         scale = np.float32(np.abs(positions).max() / _POSITION_STEPS)

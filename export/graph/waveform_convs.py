@@ -48,11 +48,11 @@ def _emit_conv(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
         assert conv.norm is not None
         windows = emit_windows(graph, rows, width, conv.stride, n_in)
         return emit_folded_group_norm(graph, windows, linear.weight, conv.norm)
-    if n_in > 1 and graph.is_int8():
+    if n_in > 1 and graph.precision(rows) == "int8":
         hidden = _emit_int8(graph, rows, conv, linear)
     else:
         windows = emit_windows(graph, rows, width, conv.stride, n_in)
-        hidden = emit_float_linear(graph, windows, linear)
+        hidden = emit_linear(graph, windows, linear)
     return emit_layer_norm(graph, hidden, conv.norm) if conv.norm is not None else hidden
 
 

@@ -1,0 +1,87 @@
+"""Which blocks of an encoder become int8, decided by measurement."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from engine.session import open_session
+from engine.types import RuntimeOptions
+
+logger = logging.getLogger("export")
+FloatArray = NDArray[np.float32]
+# The head is a fraction of a percent of the work, and every one of its roundings reaches the logits.
+ALWAYS_FLOAT = ("head/output",)
+CPU = RuntimeOptions(device="cpu")
+
+Build = Callable[[Callable[[str], bool], Mapping[str, FloatArray] | None], tuple[onnx.ModelProto, dict[str, str]]]
+Measure = Callable[[onnx.ModelProto], tuple[float, float]]
+
+
+def measure_ranges(
+    model: onnx.ModelProto, blocks: Mapping[str, str], input_name: str, features: Sequence[FloatArray]
+) -> dict[str, FloatArray]:
+    """Find the largest magnitude of each channel that a block reads.
+
+    Args:
+        model: the float32 graph. blocks: block to the value it reads, [batch, n_rows, n_channels].
+        features: one array for each utterance, without the batch axis.
+    Returns:
+        block to float32 [n_channels].
+    """
+    probed, names = onnx.ModelProto(), {}
+    probed.CopyFrom(model)
+    axes = helper.make_tensor("probe/axes", TensorProto.INT64, [2], [0, 1])
+    probed.graph.initializer.append(axes)
+    for block, value in blocks.items():
+        names[block] = f"probe/{block}"
+        probed.graph.node.append(helper.make_node("Abs", [value], [f"{names[block]}/abs"]))
+        probed.graph.node.append(
+            helper.make_node("ReduceMax", [f"{names[block]}/abs", "probe/axes"], [names[block]], keepdims=0)
+        )
+        probed.graph.output.append(helper.make_tensor_value_info(names[block], TensorProto.FLOAT, [None]))
+    session = open_session(probed.SerializeToString(), CPU, threads=1)
+    ranges: dict[str, FloatArray] = {}
+    for array in features:
+        found = session.run({input_name: array[None]}, list(names.values()))
+        for block, magnitudes in zip(names, found, strict=True):
+            ranges[block] = np.maximum(ranges.get(block, np.float32(0)), magnitudes)
+    return ranges
+
+
+def search_blocks(
+    build: Build,
+    blocks: Sequence[str],
+    ranges: Mapping[str, FloatArray],
+    measure: Measure,
+    min_agreement: float,
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Quantise as many blocks as the wanted agreement allows.
+
+    Args:
+        build: makes the graph for a choice of int8 blocks.
+        measure: relative error and argmax agreement of a graph against the original model.
+        min_agreement: the smallest acceptable share of frames with the same argmax.
+    Returns:
+        The graph and the blocks that stay in float32. When even the least sensitive blocks cost too
+        much, all of them stay.
+    """
+    candidates = [block for block in blocks if block not in ALWAYS_FLOAT]
+    kept: list[str] = []
+    model = build(lambda block: block in candidates, ranges)[0]
+    if measure(model)[1] >= min_agreement:
+        return model, [*ALWAYS_FLOAT]
+    errors = {block: measure(build(lambda b, one=block: b == one, ranges)[0])[0] for block in candidates}  # type: ignore[misc]
+    for block in sorted(errors, key=errors.__getitem__, reverse=True):
+        kept.append(block)
+        model = build(lambda b: b in candidates and b not in kept, ranges)[0]
+        error, agreement = measure(model)
+        logger.info("float32 %s: error %.4f, agreement %.4f", ", ".join(kept), error, agreement)
+        if agreement >= min_agreement:
+            break
+    return model, [*ALWAYS_FLOAT, *kept]
