@@ -44,6 +44,15 @@ class Labels:
         """Join the labels of token ids."""
         return "".join([self.vocabulary[token] for token in tokens])
 
+    def spell_words(self, tokens: IntArray, ends: npt.NDArray[np.int64]) -> list[str]:
+        """The texts of words whose token ids lie one after the other, each up to its end."""
+        spelled = [self.vocabulary[token] for token in tokens.tolist()]
+        texts, begin = [], 0
+        for end in ends.tolist():
+            texts.append("".join(spelled[begin:end]))
+            begin = end
+        return texts
+
     def encode(self, word: str) -> list[int] | None:
         """Token ids of one word by single characters; None if a character has no label."""
         ids = [self.index.get(char, NO_TOKEN) for char in word]

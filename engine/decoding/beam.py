@@ -1,0 +1,236 @@
+"""CTC beam search with a language model, hotwords and streaming: the public decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from engine.decoding.hotwords import Phrases, build_hotwords, weigh_phrases
+from engine.decoding.labels import build_labels, check_emissions
+from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
+from engine.decoding.ngram import NgramModel
+from engine.decoding.settings import BeamSettings, check_settings, make_lexicon, make_scorer, make_search
+from engine.decoding.state import DecoderState, Partial, read_hypotheses, read_partial, start_state
+from engine.errors import DecodingError
+from engine.kernels.ctc_beam import advance, finish_search
+from engine.kernels.ctc_state import N_WORD_NODES, Hotwords, Lexicon
+from engine.types import Hypothesis
+
+Pathlike = str | PathLike[str]
+MAX_FRAMES_AT_ONCE = 4096  # longer emissions are searched in chunks, which bounds the memory
+_MAX_CACHED = 8
+
+
+class CtcBeamDecoder:
+    """Finds the words that emissions and a language model agree on.
+
+    Immutable once built: one decoder serves many threads, may be pickled, and survives fork
+    and spawn (the language model's file is mapped, and shared between processes).
+
+    Args:
+        vocabulary: label of each token id; marks such as <s> are never read.
+        language_model: a KenLM binary (probing or trie) or an ARPA file; None for none.
+        unigrams: known words, where the model's file does not name them.
+        lm_alpha: weight of the language model's natural-log score.
+        lm_beta: natural log added for every word.
+        blank_id: index of the CTC blank.
+        word_delimiter: label between words; may be missing from the vocabulary.
+        frame_s: seconds per frame.
+        lexicon: file written by WordTrie.save for this vocabulary and language model; loads at once.
+        token_min_logp: tokens below this are passed over, unless they are the frame's best.
+        beam_prune_logp: beams this far below the best are dropped.
+        unk_score_offset: log10, added to the model's score of an unknown word.
+        unk_letter_score: natural log, added for every letter of an unknown word.
+        lookahead: rank unfinished words by the best word they can become.
+        merging: "prefix" merges all alignments of a prefix; "pyctcdecode" follows that
+            library's rules, for parity: alignments that end in a blank are beams of their own,
+            an empty last word may be scored as unknown, hotwords do not excuse unknown words.
+        unit: "word" or "character": what the language model's tokens are.
+        score_boundary: score the start and end of the sentence.
+        beam_width: prefixes kept, where decode is not told.
+    Raises:
+        DecodingError: vocabulary or settings; LanguageModelError: the model or lexicon.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        language_model: Pathlike | None = None,
+        unigrams: Iterable[str] | None = None,
+        lm_alpha: float = 0.5,
+        lm_beta: float = 1.5,
+        *,
+        blank_id: int = 0,
+        word_delimiter: str = "|",
+        frame_s: float = 0.02,
+        lexicon: Pathlike | None = None,
+        token_min_logp: float = -5.0,
+        beam_prune_logp: float = -10.0,
+        unk_score_offset: float = -10.0,
+        unk_letter_score: float = 0.0,
+        lookahead: bool = True,
+        merging: str = "prefix",
+        unit: str = "word",
+        score_boundary: bool = True,
+        beam_width: int = 64,
+    ) -> None:
+        self.labels = build_labels(vocabulary, blank_id, word_delimiter)
+        self.settings = check_settings(
+            BeamSettings(
+                lm_alpha, lm_beta, token_min_logp, beam_prune_logp, unk_score_offset, unk_letter_score,
+                lookahead, merging, unit, score_boundary, beam_width, frame_s,
+            )  # fmt: skip
+        )
+        known = None if unigrams is None else tuple(unigrams)
+        self._arguments = (language_model, known, lexicon)
+        self.language_model = NgramModel(language_model) if language_model is not None else None
+        self._trie = self._load_trie(known, lexicon)
+        self._cache: dict[Any, Any] = {}
+
+    def _load_trie(self, unigrams: Sequence[str] | None, lexicon: Pathlike | None) -> WordTrie:
+        if lexicon is not None and self.language_model is not None:
+            return load_lexicon(lexicon, self.labels, self.language_model.n_words)
+        if self.language_model is None or self.settings.unit == "character":
+            return build_lexicon(self.labels, None, ())
+        return build_lexicon(self.labels, self.language_model, unigrams)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.labels, self.settings, self._arguments)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The label of each token id."""
+        return self.labels.vocabulary
+
+    def save_lexicon(self, path: Pathlike) -> None:
+        """Write the trie of known words, to be given as `lexicon` another time."""
+        self._trie.save(path)
+
+    def decode(
+        self,
+        log_probs: Any,
+        beam_width: int | None = None,
+        n_best: int = 1,
+        hotwords: Phrases = (),
+        hotword_weight: float = 10.0,
+        state: DecoderState | None = None,
+        lm_alpha: float | None = None,
+        lm_beta: float | None = None,
+        *,
+        logits: bool = False,
+    ) -> list[Hypothesis]:
+        """Decode one utterance, or what remains of one that `state` began.
+
+        Args:
+            log_probs: floating point [n_frames, vocab_size], natural log; frames of only -inf are skipped.
+            beam_width: prefixes kept after each frame.
+            n_best: readings to return at most.
+            hotwords: words or phrases to favour, or a mapping of them to weights.
+            hotword_weight: natural-log bonus of a complete hotword.
+            state: from `start` and `advance`; its own options hold and those given here are not read.
+            lm_alpha, lm_beta: override the decoder's.
+            logits: the values are raw model output; log-softmax is applied.
+        Returns:
+            Hypotheses, best first, with different texts; at least one (which may be empty).
+        Raises:
+            DecodingError: emissions, hotwords or options that cannot be used.
+        """
+        if state is None:
+            state = self.start(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
+        return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
+
+    def decode_batch(
+        self, batch: Sequence[Any], threads: int = 1, **options: Any
+    ) -> list[list[Hypothesis]]:
+        """Decode utterances in parallel; `options` as for decode. The search runs without the GIL."""
+        if threads < 1:
+            raise DecodingError(f"threads={threads}", "1 or more")
+        if threads == 1 or len(batch) < 2:
+            return [self.decode(log_probs, **options) for log_probs in batch]
+        with ThreadPoolExecutor(min(threads, len(batch))) as pool:
+            return list(pool.map(lambda log_probs: self.decode(log_probs, **options), batch))
+
+    def start(
+        self,
+        beam_width: int | None = None,
+        n_best: int = 1,
+        hotwords: Phrases = (),
+        hotword_weight: float = 10.0,
+        lm_alpha: float | None = None,
+        lm_beta: float | None = None,
+    ) -> DecoderState:
+        """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
+        phrases = weigh_phrases(hotwords, hotword_weight) if hotwords else ()
+        key = (beam_width, n_best > 1, phrases, lm_alpha, lm_beta)
+        self._prepare(key)
+        return start_state(key, *self._prepare(key)[:2])
+
+    def advance(self, state: DecoderState, log_probs: Any, *, logits: bool = False) -> DecoderState:
+        """Search one more chunk: a new state; the one given may be used again.
+
+        Decoding in chunks of any size gives exactly the result of decoding at once.
+        """
+        return self._advance(state, log_probs, logits, whole=False)
+
+    def read_partial(self, state: DecoderState) -> Partial:
+        """What a running utterance says so far: words that are settled, and a tentative tail."""
+        return read_partial(state, self.labels, self.settings.frame_s)
+
+    def finish(self, state: DecoderState, n_best: int = 1) -> list[Hypothesis]:
+        """End an utterance: its readings, best first."""
+        if n_best < 1:
+            raise DecodingError(f"n_best={n_best}", "1 or more")
+        search, scorer, lexicon, hotwords = self._prepare(state.key)
+        words = np.empty(state.counts[N_WORD_NODES] + state.n_beams, state.word_nodes.dtype)
+        words[: state.counts[N_WORD_NODES]] = state.word_nodes[: state.counts[N_WORD_NODES]]
+        counts = state.counts.copy()
+        finals = finish_search(
+            state.beams, state.contexts, state.n_beams, search, scorer, lexicon, hotwords, words, counts
+        )
+        return read_hypotheses(state, finals[:n_best], words, self.labels, self.settings.frame_s)
+
+    def _advance(self, state: DecoderState, log_probs: Any, logits: bool, whole: bool) -> DecoderState:
+        emissions = check_emissions(log_probs, len(self.labels), logits=logits)
+        prepared = self._prepare(state.key)
+        for begin in range(0, len(emissions), MAX_FRAMES_AT_ONCE):
+            chunk = emissions[begin : begin + MAX_FRAMES_AT_ONCE]
+            state = state.grow(len(chunk))
+            state.n_beams, state.scale = advance(
+                chunk, state.n_frames, self.labels.spoken, *prepared, state.beams, state.contexts,
+                state.n_beams, state.scale, state.token_nodes, state.word_nodes, state.counts,
+            )  # fmt: skip
+            state.n_frames += len(chunk)
+            if not whole or len(emissions) > MAX_FRAMES_AT_ONCE:
+                state.compact(self.labels, self.settings.frame_s)
+        return state
+
+    def _prepare(self, key: Any) -> tuple[Any, Any, Lexicon, Hotwords]:
+        """The kernels' view of one set of options; the last few sets are remembered."""
+        prepared = self._cache.get(key)
+        if prepared is None:
+            beam_width, several, phrases, lm_alpha, lm_beta = key
+            settings = check_settings(self.settings.override(beam_width, lm_alpha, lm_beta))
+            scorer = make_scorer(settings, self.labels, self.language_model)
+            prepared = (
+                make_search(settings, self.labels, recombine=not several),
+                scorer,
+                make_lexicon(settings, self._trie, self.language_model, scorer),
+                build_hotwords(self.labels, phrases),
+            )
+            while len(self._cache) >= _MAX_CACHED:
+                self._cache.pop(next(iter(self._cache)), None)
+            self._cache[key] = prepared
+        return prepared
+
+
+def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) -> CtcBeamDecoder:
+    language_model, unigrams, lexicon = arguments
+    delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else "|"
+    return CtcBeamDecoder(
+        labels.vocabulary, language_model, unigrams, blank_id=labels.blank_id, word_delimiter=delimiter,
+        lexicon=lexicon, **settings.as_arguments(),
+    )  # fmt: skip

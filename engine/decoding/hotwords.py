@@ -1,0 +1,123 @@
+"""Words and phrases to favour, as an automaton over the vocabulary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.decoding.labels import Labels
+from engine.errors import DecodingError
+from engine.kernels.ctc_state import Hotwords
+
+Phrases = Sequence[str] | Mapping[str, float]
+MAX_WEIGHT = 100.0  # natural log; exp of more outgrows the search's numbers
+MAX_NODES = 200_000
+
+
+def weigh_phrases(hotwords: Phrases, hotword_weight: float) -> tuple[tuple[str, float], ...]:
+    """Pair each phrase with its weight: its own where `hotwords` is a mapping."""
+    if isinstance(hotwords, str):
+        raise DecodingError(f"hotwords as one string, {hotwords!r}", "a list of words or phrases")
+    pairs = hotwords.items() if isinstance(hotwords, Mapping) else ((word, hotword_weight) for word in hotwords)
+    return tuple((phrase, float(weight)) for phrase, weight in pairs)
+
+
+def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]]) -> Hotwords:
+    """Build the automaton that follows all phrases at once, from every start of a word.
+
+    Args:
+        labels: the CTC vocabulary.
+        phrases: (phrase, weight in natural log); words of a phrase separated by spaces. A
+            phrase that only the other case can spell is taken in that case.
+    Returns:
+        Hotwords; with no phrases, one that changes nothing.
+    Raises:
+        DecodingError: names every phrase that the vocabulary cannot spell, and wrong weights.
+    """
+    spelled = _spell_all(labels, phrases)
+    children: list[dict[int, int]] = [{}]
+    own: list[float] = [0.0]
+    credit: list[float] = [-math.inf]
+    for tokens, weight in spelled:
+        node = 0
+        for depth, token in enumerate(tokens, 1):
+            if token not in children[node]:
+                children[node][token] = len(children)
+                children.append({})
+                own.append(0.0)
+                credit.append(-math.inf)
+            node = children[node][token]
+            credit[node] = max(credit[node], weight * depth / len(tokens))
+        own[node] += weight
+    if len(children) > MAX_NODES:
+        raise DecodingError(f"hotwords of {len(children)} letters in all", f"at most {MAX_NODES}")
+    return _link(labels, children, own, credit)
+
+
+def _link(
+    labels: Labels, children: list[dict[int, int]], own: list[float], credit: list[float]
+) -> Hotwords:
+    """Add, breadth first, the way to the longest other phrase that a mismatch leaves possible."""
+    n, delimiter = len(children), labels.delimiter_id
+    dead = np.full(len(labels), -1, np.int32)
+    if delimiter >= 0:
+        dead[delimiter] = 0
+    follow = np.tile(dead, (n, 1))
+    complete, ends_word = np.array(own), np.zeros(n, np.uint8)
+    credits = np.array(credit)
+    fallback = [-1] * n
+    queue = [0]
+    for node in queue:
+        behind = fallback[node]
+        if behind >= 0:
+            follow[node] = follow[behind]
+            complete[node] += complete[behind]
+            ends_word[node] = ends_word[behind]
+            credits[node] = max(credits[node], credits[behind])
+        if own[node] or delimiter in children[node]:
+            ends_word[node] = 1
+        for token, child in children[node].items():
+            fallback[child] = int(follow[behind, token]) if behind >= 0 else int(dead[token])
+            queue.append(child)
+        for token, child in children[node].items():
+            follow[node, token] = child
+    credits[0] = 0.0
+    arrays: tuple[Any, ...] = (follow, np.exp(credits), complete, ends_word)
+    for array in arrays:
+        array.setflags(write=False)
+    return Hotwords(*arrays)
+
+
+def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[list[int], float]]:
+    spelled, problems = [], []
+    for phrase, weight in phrases:
+        tokens = _spell(labels, phrase) if isinstance(phrase, str) else None
+        if tokens is None:
+            problems.append(f"{phrase!r}")
+        elif not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
+            problems.append(f"{phrase!r} with weight {weight}")
+        else:
+            spelled.append((tokens, weight))
+    if problems:
+        raise DecodingError(
+            "hotwords that cannot be used: " + ", ".join(problems),
+            f"words of the vocabulary's letters, weights between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}",
+            "write out digits and symbols",
+        )
+    return spelled
+
+
+def _spell(labels: Labels, phrase: str) -> list[int] | None:
+    words = phrase.split()
+    if not words or (len(words) > 1 and labels.delimiter_id < 0):
+        return None
+    tokens: list[int] = []
+    for word in words:
+        ids = labels.encode(word) or labels.encode(word.lower()) or labels.encode(word.upper())
+        if ids is None:
+            return None
+        tokens += [labels.delimiter_id, *ids] if tokens else ids
+    return tokens

@@ -1,0 +1,178 @@
+"""The words that a language model knows, as a trie over the CTC vocabulary."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.decoding.labels import Labels
+from engine.decoding.ngram import SPECIAL_WORDS, NgramModel
+from engine.errors import LanguageModelError
+from engine.kernels import lexicon as kernels
+
+FORMAT_VERSION = 1
+_PRIVATE = 0x10000  # token ids as characters that no label can contain unnoticed
+_ARRAYS = ("n_children", "label", "ends_word", "ids", "lookahead", "vocabulary", "meta")
+
+
+class WordTrie:
+    """A trie of known words; immutable.
+
+    Attributes:
+        first, label, word, lookahead: see engine.kernels.ctc_state.Lexicon.
+        vocabulary: labels that it was built for.
+        n_lm_words: vocabulary size of the language model whose word ids it holds; 0 for none.
+    """
+
+    def __init__(
+        self,
+        first: npt.NDArray[np.int32],
+        label: npt.NDArray[np.int16],
+        word: npt.NDArray[np.int32],
+        lookahead: npt.NDArray[np.uint8],
+        vocabulary: Sequence[str],
+        n_lm_words: int,
+    ) -> None:
+        for array in (first, label, word, lookahead):
+            array.setflags(write=False)
+        self.first, self.label, self.word, self.lookahead = first, label, word, lookahead
+        self.vocabulary, self.n_lm_words = tuple(vocabulary), n_lm_words
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the trie as a compressed .npz of plain arrays, beside its place and then renamed."""
+        terminal = self.word != 0
+        small = np.uint8 if self.label.max(initial=0) < 256 else np.int16
+        arrays: dict[str, Any] = {
+            "n_children": np.diff(self.first).astype(np.uint16),
+            "label": self.label.astype(small),
+            "ends_word": np.packbits(terminal),
+            "ids": self.word[terminal].astype(np.uint32),
+            "lookahead": self.lookahead,
+            "vocabulary": np.frombuffer("\0".join(self.vocabulary).encode(), np.uint8),
+            "meta": np.array([FORMAT_VERSION, self.n_lm_words], np.int64),
+        }
+        target = Path(path)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        with beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        beside.replace(target)
+
+
+def load_lexicon(path: str | PathLike[str], labels: Labels, n_lm_words: int) -> WordTrie:
+    """Read a trie that WordTrie.save wrote, and check that it fits.
+
+    Args:
+        labels: the decoder's vocabulary.
+        n_lm_words: size of the language model's vocabulary.
+    Raises:
+        LanguageModelError: missing, damaged, or made for another vocabulary or language model.
+    """
+    arrays = _read_arrays(Path(path))
+    vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "replace").split("\0")
+    if tuple(vocabulary) != labels.vocabulary:
+        raise LanguageModelError(
+            f"a lexicon made for {len(vocabulary)} other labels in {path}", "the acoustic model's vocabulary"
+        )
+    if arrays["meta"].shape != (2,) or arrays["meta"][0] != FORMAT_VERSION:
+        raise LanguageModelError(f"a lexicon of another version in {path}", f"version {FORMAT_VERSION}")
+    if arrays["meta"][1] != n_lm_words:
+        raise LanguageModelError(
+            f"a lexicon of a language model with {arrays['meta'][1]} words", f"{n_lm_words}", "build them together"
+        )
+    problem, first, word = _unpack(arrays, n_lm_words)
+    if problem or int(arrays["label"].max(initial=0)) >= len(labels):
+        raise LanguageModelError(f"a damaged lexicon at {path} {problem}", "an intact file", "build it again")
+    label = arrays["label"].astype(np.int16)
+    return WordTrie(first, label, word, np.ascontiguousarray(arrays["lookahead"]), vocabulary, n_lm_words)
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    try:
+        data = io.BytesIO(path.read_bytes())
+        with np.load(data, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in _ARRAYS}
+    except FileNotFoundError:
+        raise LanguageModelError(f"no lexicon at {path}", "the file written with the language model") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise LanguageModelError(f"{path} is not a lexicon", "an intact .npz", "build it again") from error
+    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in arrays.values()):
+        raise LanguageModelError(f"{path} is not a lexicon", "an intact .npz", "build it again")
+    return arrays
+
+
+def _unpack(
+    arrays: dict[str, Any], n_lm_words: int
+) -> tuple[str, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    n_nodes = len(arrays["label"])
+    first = np.ones(n_nodes + 1, np.int32)
+    word = np.zeros(n_nodes, np.int32)
+    if not n_nodes or len(arrays["n_children"]) != n_nodes or len(arrays["lookahead"]) != n_nodes:
+        return "(lengths differ)", first, word
+    first[1:] += np.cumsum(arrays["n_children"], dtype=np.int64).astype(np.int32)
+    if first[-1] != n_nodes or (first[:-1] <= np.arange(n_nodes)).any():
+        return "(nodes out of order)", first, word
+    terminal = np.unpackbits(arrays["ends_word"].astype(np.uint8))[:n_nodes].astype(bool)
+    if len(terminal) != n_nodes or terminal.sum() != len(arrays["ids"]):
+        return "(words missing)", first, word
+    if int(arrays["ids"].max(initial=0)) >= max(n_lm_words, 1):
+        return "(word ids too large)", first, word
+    word[terminal] = arrays["ids"].astype(np.int32)
+    return "", first, word
+
+
+def build_lexicon(labels: Labels, model: NgramModel | None, unigrams: Iterable[str] | None = None) -> WordTrie:
+    """Build the trie of known words; those that the labels cannot spell are left out.
+
+    Args:
+        labels: the CTC vocabulary.
+        model: gives the ids and unigram probabilities; None for a plain word list.
+        unigrams: the known words; those in the model's own vocabulary where None. A word
+            that the model lacks may be spelled, but is scored as unknown.
+    Raises:
+        LanguageModelError: neither the caller nor the model's file names any words.
+    """
+    words = _list_words(model, unigrams)
+    ids = model.find_words(words) if model is not None else np.zeros(len(words), np.int32)
+    spelled = sorted(zip(_encode(labels, words), ids.tolist(), strict=True))
+    spelled = [pair for pair in spelled if pair[0]]
+    pieces = [pair[0] for pair in spelled]
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+    tokens = (np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4") - _PRIVATE).astype(np.int16)
+    kept = np.array([pair[1] for pair in spelled], np.int32)
+    probs = np.full(len(kept), -np.inf, np.float32)
+    if model is not None:
+        probs = model.read_unigrams()[kept]
+    first, label, word, lookahead = kernels.build_trie(tokens, ends, kept, probs)
+    return WordTrie(first, label, word, lookahead, labels.vocabulary, model.n_words if model else 0)
+
+
+def _list_words(model: NgramModel | None, unigrams: Iterable[str] | None) -> list[str]:
+    if unigrams is None and model is not None:
+        unigrams = model.read_vocabulary()
+        if not unigrams:
+            raise LanguageModelError(
+                f"{model.path} was built without its list of words", "the words", "pass unigrams= or lexicon="
+            )
+    words = {word for word in unigrams or () if word not in SPECIAL_WORDS and "\n" not in word}
+    return sorted(words)
+
+
+def _encode(labels: Labels, words: list[str]) -> list[str]:
+    """Each word as a string of token ids (shifted by _PRIVATE); "" if a letter has no label."""
+    table = {ord(label): chr(_PRIVATE + token) for label, token in labels.index.items() if len(label) == 1}
+    text = "\n".join(words)
+    unknown = {ord(char): "\0" for char in set(text) - {"\n"} if ord(char) not in table}
+    encoded = text.translate({**table, **unknown}).split("\n") if words else []
+    return ["" if "\0" in word else word for word in encoded]

@@ -1,0 +1,160 @@
+"""The settings of a beam search: checked, and turned into what the kernels take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from engine.decoding.labels import Labels
+from engine.decoding.lexicon import WordTrie
+from engine.decoding.ngram import NgramModel
+from engine.errors import DecodingError, LanguageModelError
+from engine.kernels.ctc_state import (
+    CHAR_LM,
+    N_LOOKAHEAD,
+    N_OOV_FACTORS,
+    NO_LM,
+    WORD_LM,
+    Lexicon,
+    Scorer,
+    Search,
+)
+from engine.kernels.lexicon import LOOKAHEAD_STEP
+
+LN_10 = math.log(10.0)
+MAX_BEAM_WIDTH = 4096
+LOWEST_PRUNE_LOGP = -690.0  # beams further below the best would leave a float's range
+AVERAGE_WORD_LENGTH = 6  # pyctcdecode's: an unknown beginning longer than this costs more
+MERGINGS, UNITS = ("prefix", "pyctcdecode"), ("word", "character")
+
+
+@dataclass(frozen=True)
+class BeamSettings:
+    """Arguments of CtcBeamDecoder that are plain values; see there."""
+
+    lm_alpha: float
+    lm_beta: float
+    token_min_logp: float
+    beam_prune_logp: float
+    unk_score_offset: float
+    unk_letter_score: float
+    lookahead: bool
+    merging: str
+    unit: str
+    score_boundary: bool
+    beam_width: int
+    frame_s: float
+
+    def override(self, beam_width: int | None, lm_alpha: float | None, lm_beta: float | None) -> BeamSettings:
+        """The same with some values replaced where they are not None."""
+        given = {"beam_width": beam_width, "lm_alpha": lm_alpha, "lm_beta": lm_beta}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of CtcBeamDecoder."""
+        return asdict(self)
+
+
+def check_settings(settings: BeamSettings) -> BeamSettings:
+    """Return the settings if they can be used; else raise DecodingError with all that is wrong."""
+    problems = []
+    for name in ("lm_alpha", "lm_beta", "unk_score_offset", "unk_letter_score", "frame_s"):
+        value = getattr(settings, name)
+        if not isinstance(value, float | int) or not math.isfinite(value) or abs(value) > 1e3:
+            problems.append(f"{name}={value!r}, want a number within 1000 of 0")
+    if isinstance(settings.lm_alpha, float | int) and settings.lm_alpha < 0:
+        problems.append(f"lm_alpha={settings.lm_alpha}, want 0 or more")
+    for name in ("token_min_logp", "beam_prune_logp"):
+        if not getattr(settings, name) <= 0:
+            problems.append(f"{name}={getattr(settings, name)}, want 0 or less")
+    width = settings.beam_width
+    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_BEAM_WIDTH:
+        problems.append(f"beam_width={width!r}, want 1 to {MAX_BEAM_WIDTH}")
+    if settings.merging not in MERGINGS:
+        problems.append(f"merging={settings.merging!r}, want one of {MERGINGS}")
+    if settings.unit not in UNITS:
+        problems.append(f"unit={settings.unit!r}, want one of {UNITS}")
+    if problems:
+        raise DecodingError("decoder settings: " + "; ".join(problems))
+    return settings
+
+
+def make_search(settings: BeamSettings, labels: Labels, recombine: bool) -> Search:
+    """Settings of the search as its kernels take them."""
+    prune = math.exp(max(settings.beam_prune_logp, LOWEST_PRUNE_LOGP))
+    split = settings.merging == "pyctcdecode"
+    token_min = float(max(settings.token_min_logp, np.finfo(np.float32).min))
+    return Search(
+        settings.beam_width, labels.blank_id, labels.delimiter_id, token_min, prune, split, recombine and not split
+    )
+
+
+def make_scorer(settings: BeamSettings, labels: Labels, model: NgramModel | None) -> Scorer:
+    """The language model as the kernels take it."""
+    if model is None:
+        memory = np.zeros(1, np.uint32)
+        layout = np.zeros((1, 1), np.int64)
+        for array in (memory, layout):
+            array.setflags(write=False)
+        return Scorer(NO_LM, memory, layout, 0, -1, -1, 0.0, 0.0, 0.0, 0.0, _no_words())
+    weight = settings.lm_alpha * LN_10
+    character = settings.unit == "character"
+    return Scorer(
+        CHAR_LM if character else WORD_LM,
+        model.memory,
+        model.layout,
+        model.order,
+        model.bos if settings.score_boundary else -1,
+        model.eos if settings.score_boundary else -1,
+        weight,
+        float(settings.lm_beta),
+        weight * settings.unk_score_offset,
+        float(settings.unk_letter_score),
+        _find_characters(labels, model) if character else _no_words(),
+    )
+
+
+def _no_words() -> Any:
+    words = np.zeros(1, np.int32)
+    words.setflags(write=False)
+    return words
+
+
+def _find_characters(labels: Labels, model: NgramModel) -> Any:
+    """The model's id of each label, and behind them of the space: "|", "<space>" or the delimiter's label."""
+    delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else "|"
+    spaces = model.find_words([delimiter, "|", "<space>", "▁"])
+    ids = model.find_words(labels.vocabulary)
+    letters = [token for token in labels.index.values() if ids[token]]
+    if not letters:
+        raise LanguageModelError(
+            f"{model.path} knows none of the labels", "a model of single characters", 'pass unit="word"'
+        )
+    words = np.append(ids, next((space for space in spaces if space), 0)).astype(np.int32)
+    words.setflags(write=False)
+    return words
+
+
+def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | None, scorer: Scorer) -> Lexicon:
+    """The known words with what ranking multiplies for unfinished words."""
+    factors, unknown = np.ones(N_LOOKAHEAD), np.ones(N_OOV_FACTORS)
+    lengths = np.arange(N_OOV_FACTORS)
+    if scorer.kind == WORD_LM and model is not None:
+        if settings.lookahead and settings.merging == "prefix":
+            steps = np.arange(N_LOOKAHEAD) * -LOOKAHEAD_STEP
+            factors = _exp(scorer.weight * steps + scorer.word_bonus)
+            cost = scorer.weight * float(model.read_unigrams()[0]) + scorer.unknown
+            unknown = _exp(cost + scorer.word_bonus + scorer.unknown_letter * lengths)
+        else:
+            stretch = np.maximum(1.0, lengths / AVERAGE_WORD_LENGTH)
+            unknown = _exp(settings.unk_score_offset * stretch)
+    for array in (factors, unknown):
+        array.setflags(write=False)
+    return Lexicon(trie.first, trie.label, trie.word, trie.lookahead, factors, unknown)
+
+
+def _exp(values: Any) -> Any:
+    return np.exp(np.clip(values, -600.0, 600.0))

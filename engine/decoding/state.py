@@ -1,0 +1,162 @@
+"""A running search: what carries over between chunks, and how it reads as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.decoding.labels import Labels
+from engine.kernels.ctc_beam import start_search
+from engine.kernels.ctc_state import (
+    BEAM,
+    N_COUNTS,
+    N_TOKEN_NODES,
+    N_WORD_NODES,
+    TOKEN_NODE,
+    WORD_NODE,
+    Search,
+)
+from engine.kernels.ctc_trace import compact, find_stable, trace_words
+from engine.kernels.ngram import CONTEXT
+from engine.types import Hypothesis, Word
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What a running utterance says so far.
+
+    Attributes:
+        stable: words that no later emission can change.
+        tentative: the best continuation at the moment; its last word may be unfinished.
+    """
+
+    stable: tuple[Word, ...]
+    tentative: tuple[Word, ...]
+
+    @property
+    def text(self) -> str:
+        """Stable and tentative words, joined by spaces."""
+        return " ".join(word.text for word in (*self.stable, *self.tentative))
+
+
+@dataclass
+class DecoderState:
+    """Everything an interrupted search needs; small and picklable. Treat it as opaque.
+
+    Attributes:
+        n_frames: frames searched so far.
+        words: words that all beams agreed on and that were cut from the search.
+    """
+
+    key: Any
+    n_frames: int
+    words: tuple[Word, ...]
+    beams: npt.NDArray[Any]
+    contexts: npt.NDArray[Any]
+    n_beams: int
+    scale: float
+    token_nodes: npt.NDArray[Any]
+    word_nodes: npt.NDArray[Any]
+    counts: npt.NDArray[np.int64]
+
+    def grow(self, n_frames: int) -> DecoderState:
+        """A copy with room for more frames."""
+        more = n_frames * len(self.beams)
+        return replace(
+            self,
+            beams=self.beams.copy(),
+            contexts=self.contexts.copy(),
+            token_nodes=_extend(self.token_nodes, int(self.counts[N_TOKEN_NODES]), more),
+            word_nodes=_extend(self.word_nodes, int(self.counts[N_WORD_NODES]), more),
+            counts=self.counts.copy(),
+        )
+
+    def compact(self, labels: Labels, frame_s: float) -> None:
+        """Drop what no beam can reach, and move words that all beams share to `words`."""
+        stable = find_stable(self.beams, self.n_beams, self.word_nodes, self.counts[N_WORD_NODES])
+        if stable >= 0:
+            leaves = np.array([stable], np.int32)
+            (words,) = _read_words(leaves, self.word_nodes, self.token_nodes, labels, frame_s)
+            self.words += words
+        self.token_nodes, self.word_nodes = compact(
+            self.beams, self.n_beams, stable, self.token_nodes, self.word_nodes, self.counts
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        used = self.__dict__.copy()
+        used["beams"], used["contexts"] = self.beams[: self.n_beams], self.contexts[: self.n_beams]
+        used["token_nodes"] = self.token_nodes[: self.counts[N_TOKEN_NODES]]
+        used["word_nodes"] = self.word_nodes[: self.counts[N_WORD_NODES]]
+        return {**used, "width": len(self.beams)}
+
+    def __setstate__(self, used: dict[str, Any]) -> None:
+        width = used.pop("width")
+        self.__dict__.update(used)
+        self.beams = _extend(self.beams, self.n_beams, width - self.n_beams)
+        self.contexts = _extend(self.contexts, self.n_beams, width - self.n_beams)
+
+
+def start_state(key: Any, search: Search, scorer: Any) -> DecoderState:
+    """The state before the first frame."""
+    beams, contexts = np.zeros(search.beam_width, BEAM), np.zeros(search.beam_width, CONTEXT)
+    start_search(beams, contexts, search, scorer)
+    nothing = np.empty(0, TOKEN_NODE), np.empty(0, WORD_NODE)
+    return DecoderState(key, 0, (), beams, contexts, 1, 0.0, *nothing, np.zeros(N_COUNTS, np.int64))
+
+
+def _extend(nodes: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
+    grown = np.empty(used + more, nodes.dtype)
+    grown[:used] = nodes[:used]
+    return grown
+
+
+def read_hypotheses(
+    state: DecoderState, finals: Any, word_nodes: Any, labels: Labels, frame_s: float
+) -> list[Hypothesis]:
+    """Turn the search's final records into text with times and scores."""
+    leaves = np.ascontiguousarray(finals["word_node"])
+    readings = _read_words(leaves, word_nodes, state.token_nodes, labels, frame_s)
+    hypotheses = []
+    for final, words in zip(finals, readings, strict=True):
+        acoustic, lm = float(final["acoustic"]) + state.scale, float(final["lm"])
+        words = state.words + words
+        text = " ".join([word.text for word in words])
+        hypotheses.append(Hypothesis(text, words, acoustic, lm, acoustic + lm))
+    return hypotheses
+
+
+def read_partial(state: DecoderState, labels: Labels, frame_s: float) -> Partial:
+    """The best beam's words behind those that are settled; its unfinished word is the last."""
+    beams = state.beams[: state.n_beams]
+    best = beams[int(np.argmax((beams["blank"] + beams["symbol"]) * beams["factor"]))]
+    word_nodes = _extend(state.word_nodes, int(state.counts[N_WORD_NODES]), 1)
+    leaf = best["word_node"]
+    if best["length"] > 0:
+        leaf = len(word_nodes) - 1
+        confidence = (best["prob_sum"] + best["peak"]) / best["length"]
+        word_nodes[leaf] = (
+            best["word_node"], best["token_node"], best["length"], best["start"], best["end"], confidence,
+        )  # fmt: skip
+    leaves = np.array([leaf], np.int32)
+    (tentative,) = _read_words(leaves, word_nodes, state.token_nodes, labels, frame_s)
+    return Partial(state.words, tentative)
+
+
+def _read_words(
+    leaves: Any, word_nodes: Any, token_nodes: Any, labels: Labels, frame_s: float
+) -> list[tuple[Word, ...]]:
+    n_words, indices, distinct, tokens, ends = trace_words(leaves, word_nodes, token_nodes)
+    texts = labels.spell_words(tokens, ends)
+    nodes = word_nodes[distinct]
+    starts_s, ends_s = (nodes["start"] * frame_s).tolist(), (nodes["end"] * frame_s).tolist()
+    confidences = np.minimum(nodes["confidence"], 1.0).tolist()
+    words = [Word(*values) for values in zip(texts, starts_s, ends_s, confidences, strict=True)]
+    picked = [words[index] for index in indices.tolist()]
+    readings, begin = [], 0
+    for count in n_words.tolist():
+        readings.append(tuple(picked[begin : begin + count]))
+        begin += count
+    return readings

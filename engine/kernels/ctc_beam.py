@@ -1,0 +1,264 @@
+"""CTC prefix beam search with n-gram fusion: the loop over frames, and what comes out at the end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from engine.kernels._jit import kernel
+from engine.kernels.ctc_extend import (
+    EMPTY,
+    extend_letter,
+    extend_word,
+    find_children,
+    link_parents,
+    mix_hash,
+    score_end_of_word,
+    select_tokens,
+    stay,
+)
+from engine.kernels.ctc_prune import append_word, hash_context, prune, rebuild
+from engine.kernels.ctc_state import (
+    BEAM,
+    CANDIDATE,
+    CHAR_LM,
+    NO_LM,
+    WORD_LM,
+    Work,
+)
+from engine.kernels.ngram import CONTEXT, UNKNOWN, score_word, start_context
+
+_TOO_SMALL, _TOO_LARGE = 1e-100, 1e100  # weights are rescaled outside of these
+
+FINAL = np.dtype(
+    [
+        ("acoustic", np.float64),  # natural log, without the search's scale
+        ("lm", np.float64),
+        ("heaviest", np.float64),  # of the beams with this text
+        ("text", np.uint64),
+        ("word_node", np.int32),
+    ],
+    align=True,
+)
+
+
+@kernel
+def start_search(beams: Any, contexts: Any, search: Any, scorer: Any) -> None:
+    """Make beam 0 the empty prefix at the start of an utterance."""
+    beam = beams[0]
+    beam.text, beam.word = EMPTY, EMPTY
+    beam.key = mix_hash(EMPTY, EMPTY)
+    beam.parent_key = np.uint64(0)
+    beam.blank, beam.symbol, beam.lm, beam.factor = 1.0, 0.0, 0.0, 1.0
+    beam.lexicon, beam.hotword, beam.last, beam.length = 0, 0, search.delimiter, 0
+    beam.token_node, beam.word_node, beam.start, beam.end = -1, -1, 0, 0
+    beam.prob_sum, beam.peak = 0.0, 0.0
+    contexts[0].length = 0
+    if scorer.kind != NO_LM:
+        start_context(scorer.memory, scorer.layout, scorer.bos, contexts[0])
+    beam.history = hash_context(contexts[0])
+
+
+@kernel
+def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> int:
+    """The most tokens that any frame offers; at least 1."""
+    most = 1
+    for frame in range(len(log_probs)):
+        n = 0
+        for token in range(log_probs.shape[1]):
+            n += spoken[token] != 0 and log_probs[frame, token] >= token_min
+        most = max(most, n)
+    return most
+
+
+@kernel
+def allocate_work(log_probs: Any, spoken: Any, search: Any, scorer: Any, counts: Any) -> Any:
+    """The scratch of one search."""
+    vocab_size = log_probs.shape[1]
+    n_candidates = search.beam_width * (count_tokens(log_probs, spoken, search.token_min) + 1) + 1
+    n_table, n_seen = 4, 4
+    while n_table < 3 * search.beam_width:
+        n_table *= 2
+    while n_seen < 2 * n_candidates:
+        n_seen *= 2
+    return Work(
+        np.empty(vocab_size, np.int32),
+        np.zeros(vocab_size, np.float64),
+        np.empty(n_table, np.int32),
+        np.empty(search.beam_width, np.int32),
+        np.empty(search.beam_width, np.int32),
+        np.empty(n_candidates, CANDIDATE),
+        np.empty(n_candidates if scorer.kind == CHAR_LM else search.beam_width + 1, CONTEXT),
+        np.empty(n_candidates, np.int32),
+        np.full(n_seen if search.recombine else 1, -1, np.int32),
+        counts,
+    )
+
+
+@kernel
+def advance(
+    log_probs: Any, first_frame: int, spoken: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    beams: Any, contexts: Any, n: int, scale: float, token_nodes: Any, word_nodes: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """Carry the beams through the frames of one chunk.
+
+    Args:
+        log_probs: float32 [n_frames, vocab_size], natural log.
+        first_frame: the number of the chunk's first frame.
+        spoken: uint8 [vocab_size], 0 for labels that are never text.
+        beams, contexts: records [beam_width], the first n in use; changed in place.
+        scale: natural log that all weights are to be multiplied with.
+        token_nodes, word_nodes: trees of tokens and words, with room for beam_width more a frame.
+        counts: int64 [N_COUNTS]; how much of the trees is in use.
+    Returns:
+        n and scale after the chunk.
+    """
+    work = allocate_work(log_probs, spoken, search, scorer, counts)
+    current, current_contexts = beams, contexts
+    other, other_contexts = np.empty(len(beams), BEAM), np.empty(len(contexts), CONTEXT)
+    settled = False
+    for t in range(len(log_probs)):
+        n_tokens, largest = select_tokens(log_probs[t], spoken, search.blank, search.token_min, work.tokens, work.probs)
+        scale += largest
+        if n_tokens == 1 and work.tokens[0] == search.blank and (settled or not search.split):
+            if not settled:
+                settle(current, n)
+            settled = True
+        elif n_tokens > 0:
+            best = extend(current, n, n_tokens, search, scorer, lexicon, hotwords, current_contexts, work)
+            n = prune(current, best, search, work)
+            rebuild(
+                current, current_contexts, n, first_frame + t, math.exp(largest), search, work,
+                token_nodes, word_nodes, other, other_contexts,
+            )  # fmt: skip
+            current, other = other, current
+            current_contexts, other_contexts = other_contexts, current_contexts
+            scale += rescale(current, n, best)
+            settled = n_tokens == 1 and work.tokens[0] == search.blank
+        for i in range(n_tokens):
+            work.probs[work.tokens[i]] = 0.0
+    for i in range(n):
+        beams[i], contexts[i] = current[i], current_contexts[i]
+    return n, scale
+
+
+@kernel
+def settle(beams: Any, n: int) -> None:
+    """A frame of nothing but blank: every alignment ends in a blank."""
+    for i in range(n):
+        beams[i].blank += beams[i].symbol
+        beams[i].symbol = 0.0
+
+
+@kernel
+def extend(
+    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any, contexts: Any, work: Any
+) -> float:  # fmt: skip
+    """Make the candidates of one frame. Returns the best rank."""
+    best = stay(beams, n, search, work)
+    if n_tokens == 1 and work.tokens[0] == search.blank:
+        return best
+    link_parents(beams, n, work.table, work.parents)
+    for i in range(n_tokens):
+        token = work.tokens[i]
+        if token == search.blank:
+            continue
+        find_children(beams, n, work.parents, token, search.delimiter, work.children)
+        if token == search.delimiter:
+            best = extend_word(beams, n, best, search, scorer, lexicon, hotwords, contexts, work)
+        else:
+            best = extend_letter(beams, n, token, best, search, scorer, lexicon, hotwords, contexts, work)
+    return best
+
+
+@kernel
+def rescale(beams: Any, n: int, best: float) -> float:
+    """Bring weights back into a float's range when they leave it. Returns the natural log taken out."""
+    if _TOO_SMALL < best < _TOO_LARGE or best <= 0.0:
+        return 0.0
+    for i in range(n):
+        beams[i].blank /= best
+        beams[i].symbol /= best
+    return math.log(best)
+
+
+@kernel
+def finish_search(
+    beams: Any, contexts: Any, n: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    word_nodes: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """End the utterance: finish words, score the end of the sentence, merge beams of one text.
+
+    Returns:
+        FINAL records, best first; word_nodes (with room for n more) has received the last words.
+    """
+    finals = np.empty(n, FINAL)
+    n_finals = 0
+    scratch = np.empty(2, CONTEXT)
+    order = np.argsort(-weigh_lightest_ends(beams, n), kind="mergesort") if search.split else np.arange(n)
+    for i in order:
+        weight = beams[i].blank + beams[i].symbol
+        if weight <= 0.0:
+            continue
+        lm = beams[i].lm + score_end(beams[i], contexts[i], search.split, scorer, lexicon, hotwords, scratch)
+        text = beams[i].text if beams[i].length == 0 else beams[i].key
+        slot = 0
+        while slot < n_finals and finals[slot].text != text:
+            slot += 1
+        final = finals[slot]
+        if slot == n_finals:
+            n_finals += 1
+            final.text, final.acoustic, final.heaviest = text, -np.inf, 0.0
+        final.lm = lm  # of one text all are equal, but for pyctcdecode's rule, where the last counts
+        final.acoustic = add_logs(final.acoustic, math.log(weight) - beams[i].lm)
+        if weight > final.heaviest:
+            final.heaviest = weight
+            final.word_node = beams[i].word_node
+            if beams[i].length > 0:
+                final.word_node = append_word(beams[i], counts, word_nodes)
+    scores = np.empty(n_finals)
+    for i in range(n_finals):
+        scores[i] = -(finals[i].acoustic + finals[i].lm)
+    return finals[np.argsort(scores, kind="mergesort")]
+
+
+@kernel
+def weigh_lightest_ends(beams: Any, n: int) -> Any:
+    """The lower of the weights of each beam's blank and symbol ends, passing over zeros."""
+    weights = np.empty(n)
+    for i in range(n):
+        low, high = min(beams[i].blank, beams[i].symbol), max(beams[i].blank, beams[i].symbol)
+        weights[i] = (low if low > 0.0 else high) * beams[i].factor
+    return weights
+
+
+@kernel
+def score_end(
+    beam: Any, context: Any, split: bool, scorer: Any, lexicon: Any, hotwords: Any, scratch: Any
+) -> float:
+    """Natural log of what the end of the utterance adds to a beam.
+
+    A character model scores the space that would follow; a word model the end of the sentence.
+    With `split`, an empty word is scored as an unknown one, which is pyctcdecode's rule.
+    """
+    score, ended = 0.0, context
+    if beam.length > 0:
+        score = score_end_of_word(beam, context, scorer, lexicon, hotwords, scratch[0])
+        ended = scratch[0]
+    elif split and scorer.kind == WORD_LM:
+        log10_prob = score_word(scorer.memory, scorer.layout, scorer.order, context, UNKNOWN, scratch[0])
+        score = scorer.weight * log10_prob + scorer.unknown + scorer.word_bonus
+        ended = scratch[0]
+    if scorer.kind == WORD_LM and scorer.eos >= 0:
+        eos_prob = score_word(scorer.memory, scorer.layout, scorer.order, ended, scorer.eos, scratch[1])
+        score += scorer.weight * eos_prob
+    return score
+
+
+@kernel
+def add_logs(a: float, b: float) -> float:
+    """log(exp(a) + exp(b)), also of -inf."""
+    high, low = max(a, b), min(a, b)
+    return high if low == -np.inf else high + math.log1p(math.exp(low - high))

@@ -1,0 +1,141 @@
+"""Reading words out of the search's trees, and cutting away what no beam can reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.kernels._jit import kernel
+from engine.kernels.ctc_state import N_TOKEN_NODES, N_WORD_NODES
+
+
+@kernel
+def trace_words(leaves: Any, word_nodes: Any, token_nodes: Any) -> Any:
+    """Follow word nodes back to the start of the utterance.
+
+    Args:
+        leaves: int32 [n_hypotheses], the last word node of each; -1 for no words.
+    Returns:
+        n_words int64 [n_hypotheses]; words int32 [sum], each hypothesis's words in order, as
+        indices into the distinct ones; distinct int32 [n_distinct], their nodes; tokens int32,
+        the token ids of the distinct words one after the other; ends int64 [n_distinct].
+    """
+    n_words = np.zeros(len(leaves), np.int64)
+    for i in range(len(leaves)):
+        node = leaves[i]
+        while node >= 0:
+            n_words[i] += 1
+            node = word_nodes[node].parent
+    words = np.empty(n_words.sum(), np.int32)
+    index = np.full(len(word_nodes), -1, np.int32)
+    distinct = np.empty(len(words), np.int32)
+    n_distinct, n_tokens, begin = 0, 0, 0
+    for i in range(len(leaves)):
+        node = leaves[i]
+        for position in range(begin + n_words[i] - 1, begin - 1, -1):
+            if index[node] < 0:
+                index[node] = n_distinct
+                distinct[n_distinct] = node
+                n_distinct += 1
+                n_tokens += word_nodes[node].length
+            words[position] = index[node]
+            node = word_nodes[node].parent
+        begin += n_words[i]
+    tokens, ends = spell_words(distinct[:n_distinct], n_tokens, word_nodes, token_nodes)
+    return n_words, words, distinct[:n_distinct], tokens, ends
+
+
+@kernel
+def spell_words(distinct: Any, n_tokens: int, word_nodes: Any, token_nodes: Any) -> Any:
+    """Token ids of word nodes, one word after the other, and where each ends."""
+    tokens = np.empty(n_tokens, np.int32)
+    ends = np.empty(len(distinct), np.int64)
+    end = 0
+    for i in range(len(distinct)):
+        length = word_nodes[distinct[i]].length
+        node = word_nodes[distinct[i]].token_node
+        end += length
+        for position in range(end - 1, end - 1 - length, -1):
+            tokens[position] = token_nodes[node].token
+            node = token_nodes[node].parent
+        ends[i] = end
+    return tokens, ends
+
+
+@kernel
+def find_stable(beams: Any, n: int, word_nodes: Any, n_word_nodes: int) -> int:
+    """The last word node that all beams share; -1 if there is none."""
+    shared_by = np.zeros(n_word_nodes, np.int32)
+    for i in range(n):
+        node = beams[i].word_node
+        while node >= 0:
+            shared_by[node] += 1
+            node = word_nodes[node].parent
+    node = beams[0].word_node
+    while node >= 0 and shared_by[node] < n:
+        node = word_nodes[node].parent
+    return node
+
+
+@kernel
+def compact(beams: Any, n: int, stable: int, token_nodes: Any, word_nodes: Any, counts: Any) -> Any:
+    """Copy the part of the trees that the beams still need; words up to `stable` are cut off.
+
+    Beams and counts are changed to fit.
+
+    Returns:
+        token_nodes and word_nodes, freshly allocated.
+    """
+    keep_word = np.full(counts[N_WORD_NODES], -1, np.int32)
+    keep_token = np.full(counts[N_TOKEN_NODES], -1, np.int32)
+    for i in range(n):
+        mark_tokens(beams[i].token_node, beams[i].length, token_nodes, keep_token)
+        node = beams[i].word_node
+        while node >= 0 and node != stable and keep_word[node] < 0:
+            keep_word[node] = 0
+            mark_tokens(word_nodes[node].token_node, word_nodes[node].length, token_nodes, keep_token)
+            node = word_nodes[node].parent
+    kept_tokens, kept_words = number_kept(keep_token), number_kept(keep_word)
+    tokens, words = np.empty(kept_tokens, token_nodes.dtype), np.empty(kept_words, word_nodes.dtype)
+    for node in range(len(keep_token)):
+        if keep_token[node] >= 0:
+            tokens[keep_token[node]] = token_nodes[node]
+            tokens[keep_token[node]].parent = renumber(token_nodes[node].parent, keep_token)
+    for node in range(len(keep_word)):
+        if keep_word[node] >= 0:
+            words[keep_word[node]] = word_nodes[node]
+            words[keep_word[node]].parent = renumber(word_nodes[node].parent, keep_word)
+            words[keep_word[node]].token_node = renumber(word_nodes[node].token_node, keep_token)
+    for i in range(n):
+        beams[i].token_node = renumber(beams[i].token_node, keep_token)
+        beams[i].word_node = renumber(beams[i].word_node, keep_word)
+    counts[N_TOKEN_NODES], counts[N_WORD_NODES] = kept_tokens, kept_words
+    return tokens, words
+
+
+@kernel
+def mark_tokens(node: int, length: int, token_nodes: Any, keep: Any) -> None:
+    """Mark the last `length` tokens of a chain as needed."""
+    for _ in range(length):
+        if node < 0:
+            return
+        keep[node] = 0
+        node = token_nodes[node].parent
+
+
+@kernel
+def number_kept(keep: Any) -> int:
+    """Number the marked nodes in their order; the others stay -1. Returns how many there are."""
+    n = 0
+    for node in range(len(keep)):
+        if keep[node] >= 0:
+            keep[node] = n
+            n += 1
+    return n
+
+
+@kernel
+def renumber(node: int, keep: Any) -> int:
+    """A node's new number; -1 for none, or one that was cut away."""
+    return keep[node] if node >= 0 else -1
