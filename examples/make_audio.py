@@ -1,4 +1,4 @@
-"""Speak the examples anew: `python examples/make_audio.py PICO_PACKAGE_DIR PICO_LINGWARE_DIR` (needs node)."""
+"""Speak the examples anew (needs node): python examples/make_audio.py PICO_PACKAGE_DIR PICO_LINGWARE_DIR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waveform augmentation: rooms, noise, colour, level, speed, coding. And masks on features that spare short clips."""
+"""Waveform augmentation: rooms, noise, colour, level, speed, coding; and masks that spare short clips."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ class Augmenter:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
         paths = sorted(config.noise_dir.rglob("*")) if config.noise_dir else []
-        recordings = [soundfile.read(path, dtype="float32", always_2d=True) for path in paths if path.suffix in (".wav", ".flac", ".ogg")]
+        recordings = [
+            soundfile.read(path, dtype="float32", always_2d=True)
+            for path in paths
+            if path.suffix in (".wav", ".flac", ".ogg")
+        ]
         self._noises = [_resample(samples.mean(1), rate / SAMPLE_RATE) for samples, rate in recordings]
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
@@ -105,7 +109,7 @@ def add_room(waveform: Waveform, rng: np.random.Generator) -> Waveform:
 
 
 def colour(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """Filter with a smooth random spectrum: a tilt and a few broad bumps, as microphones and distances make."""
+    """Filter with a smooth random spectrum, a tilt and broad bumps, as microphones and distances make."""
     octaves = np.linspace(-1.0, 1.0, 129)
     gain_db = rng.uniform(-9.0, 9.0) * octaves
     for _ in range(3):
@@ -134,7 +138,9 @@ def code_mu_law(waveform: Waveform) -> Waveform:
     return (np.sign(rounded) * np.expm1(np.abs(rounded) * np.log(256.0)) / 255.0 * peak).astype(np.float32)
 
 
-def mask_spans(n_frames: int, rate: float, span: int, rng: np.random.Generator, min_left: float = 0.6) -> NDArray[np.bool_]:
+def mask_spans(
+    n_frames: int, rate: float, span: int, rng: np.random.Generator, min_left: float = 0.6
+) -> NDArray[np.bool_]:
     """Choose frames to mask, in spans.
 
     Args:
@@ -156,7 +162,13 @@ def mask_spans(n_frames: int, rate: float, span: int, rng: np.random.Generator, 
     return mask
 
 
-def mask_features(features: torch.Tensor, lengths: Sequence[int], rng: np.random.Generator, rate: float = 0.06, span: int = 10) -> torch.Tensor:
+def mask_features(
+    features: torch.Tensor,
+    lengths: Sequence[int],
+    rng: np.random.Generator,
+    rate: float = 0.06,
+    span: int = 10,
+) -> torch.Tensor:
     """SpecAugment over time, [batch, n_frames, size], in place of each clip's mean; safe on short clips."""
     masked = features.clone()
     for row, length in enumerate(lengths):

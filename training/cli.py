@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in arguments[:1]:  # only the chosen command's module is imported: torch takes seconds
             importlib.import_module(module_name).add_arguments(command)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
     return int(importlib.import_module(COMMANDS[options.command][0]).run(options))
 
 

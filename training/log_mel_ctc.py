@@ -57,7 +57,9 @@ class LogMelCtcConfig:
 
 def sinusoids(n_frames: int, n_channels: int) -> Tensor:
     """Return Whisper's encoder positions, float32 [n_frames, n_channels]: sines, then cosines."""
-    rates = torch.exp(-torch.arange(n_channels // 2) * (torch.log(torch.tensor(10_000.0)) / (n_channels // 2 - 1)))
+    rates = torch.exp(
+        -torch.arange(n_channels // 2) * (torch.log(torch.tensor(10_000.0)) / (n_channels // 2 - 1))
+    )
     angles = torch.arange(n_frames)[:, None] * rates[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -82,13 +84,17 @@ class Attention(nn.Module):
         """Map [batch, n_frames, hidden] to the same shape."""
         query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
         if not self.n_sinks:
-            return self.out_proj(self._join(functional.scaled_dot_product_attention(*map(self._split, (query, key, value)))))
+            return self.out_proj(
+                self._join(functional.scaled_dot_product_attention(*map(self._split, (query, key, value))))
+            )
         batch = hidden.shape[0]
         key = torch.cat([self.sink_keys.to(key.dtype).expand(batch, -1, -1), key], dim=1)
         value = torch.cat([self.sink_values.to(value.dtype).expand(batch, -1, -1), value], dim=1)
         bias = functional.pad(self.sink_bias, (0, hidden.shape[1]))[None, None, None, :].to(query.dtype)
         query, key, value = self._split(query), self._split(key), self._split(value)
-        return self.out_proj(self._join(functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)))
+        return self.out_proj(
+            self._join(functional.scaled_dot_product_attention(query, key, value, attn_mask=bias))
+        )
 
     def _split(self, tensor: Tensor) -> Tensor:  # -> [batch, heads, frames, size of a head]
         return tensor.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
@@ -100,7 +106,9 @@ class Attention(nn.Module):
 class EncoderLayer(nn.Module):
     """A pre-norm transformer layer, as in Whisper."""
 
-    def __init__(self, hidden_size: int, n_heads: int, intermediate_size: int, n_sinks: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, hidden_size: int, n_heads: int, intermediate_size: int, n_sinks: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.attention = Attention(hidden_size, n_heads, n_sinks)
         self.layer_norm = nn.LayerNorm(hidden_size)
@@ -141,7 +149,9 @@ class TransformerHead(nn.Module):
         size = config.head_size
         self.input = nn.Linear(config.hidden_size, size)
         self.dropout = nn.Dropout(dropout)
-        self.convs = nn.ModuleList(nn.Conv1d(size, size, 15, padding=7, groups=size) for _ in range(config.head_layers))
+        self.convs = nn.ModuleList(
+            nn.Conv1d(size, size, 15, padding=7, groups=size) for _ in range(config.head_layers)
+        )
         self.layers = nn.ModuleList(
             EncoderLayer(size, size // 64, 4 * size, dropout=dropout) for _ in range(config.head_layers)
         )
@@ -168,7 +178,8 @@ class LogMelCtc(nn.Module):
         self.conv2 = nn.Conv1d(size, size, 3, stride=2, padding=1)
         self.register_buffer("positions", sinusoids(config.max_frames, size), persistent=False)
         self.layers = nn.ModuleList(
-            EncoderLayer(size, config.n_heads, config.intermediate_size, config.n_sinks) for _ in range(config.n_layers)
+            EncoderLayer(size, config.n_heads, config.intermediate_size, config.n_sinks)
+            for _ in range(config.n_layers)
         )
         self.layer_norm = nn.LayerNorm(size)
         self.mix = nn.Parameter(torch.zeros(config.mix_layers)) if config.mix_layers > 1 else None
@@ -202,7 +213,10 @@ class LogMelCtc(nn.Module):
         if self.mix is None:
             return self.layer_norm(hidden)
         weights = self.mix.softmax(0)
-        return sum(weight * self.layer_norm(state) for weight, state in zip(weights, states[-len(weights) :], strict=True))
+        return sum(
+            weight * self.layer_norm(state)
+            for weight, state in zip(weights, states[-len(weights) :], strict=True)
+        )
 
     def classify(self, states: Tensor) -> Tensor:
         """Map encoder states to logits."""
@@ -216,7 +230,9 @@ def save_checkpoint(model: LogMelCtc, folder: Path, extra: dict[str, Any] | None
     """Write config.json, model.safetensors and vocab.json; `extra` goes into config.json under "training"."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architecture": ARCHITECTURE, **dataclasses.asdict(model.config), "training": extra or {}}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     vocabulary = {symbol: index for index, symbol in enumerate(VOCABULARY)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().float().contiguous() for name, tensor in model.state_dict().items()}
@@ -231,8 +247,12 @@ def load_checkpoint(folder: Path, dropout: float = 0.0) -> LogMelCtc:
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("architecture") != ARCHITECTURE:
-        raise ValueError(f"{folder}: expected architecture {ARCHITECTURE}, got {config.get('architecture')!r}")
+        raise ValueError(
+            f"{folder}: expected architecture {ARCHITECTURE}, got {config.get('architecture')!r}"
+        )
     known = {field.name for field in dataclasses.fields(LogMelCtcConfig)}
-    model = LogMelCtc(LogMelCtcConfig(**{key: value for key, value in config.items() if key in known}), dropout)
+    model = LogMelCtc(
+        LogMelCtcConfig(**{key: value for key, value in config.items() if key in known}), dropout
+    )
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()

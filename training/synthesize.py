@@ -46,14 +46,22 @@ class Job:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `training synthesize`."""
-    parser.add_argument("--text", type=Path, required=True, nargs="+", help="one sentence a line; .zst is unpacked")
+    parser.add_argument(
+        "--text", type=Path, required=True, nargs="+", help="one sentence a line; .zst is unpacked"
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=10_000, help="clips to make")
-    parser.add_argument("--pico_package", type=Path, help="folder of the npm package @echogarden/svoxpico-wasm")
+    parser.add_argument(
+        "--pico_package", type=Path, help="folder of the npm package @echogarden/svoxpico-wasm"
+    )
     parser.add_argument("--pico_lingware", type=Path, help="folder with de-DE_ta.bin and de-DE_gl0_sg.bin")
     parser.add_argument("--espeak_share", type=float, default=0.2, help="fraction of clips from espeak-ng")
-    parser.add_argument("--held_out", type=int, default=300, help="clips of held-out voices with held-out texts")
-    parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="manifests whose sentences stay out")
+    parser.add_argument(
+        "--held_out", type=int, default=300, help="clips of held-out voices with held-out texts"
+    )
+    parser.add_argument(
+        "--exclude", type=Path, nargs="*", default=[], help="manifests whose sentences stay out"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
 
@@ -95,7 +103,9 @@ def plan_jobs(sentences: Iterable[str], options: argparse.Namespace, engines: se
     texts = list(candidates.values())
     generator.shuffle(texts)
     voices = [voice for voice in build_voices() if voice.engine in engines]
-    share = {"espeak": options.espeak_share, "pico": 1.0 - options.espeak_share} if len(engines) == 2 else None
+    share = (
+        {"espeak": options.espeak_share, "pico": 1.0 - options.espeak_share} if len(engines) == 2 else None
+    )
     jobs = []
     for index, text in enumerate(texts[: options.limit]):
         held_out = index < options.held_out
@@ -127,9 +137,13 @@ class Speaker:
 _SPEAKERS: dict[tuple[str, str], Speaker] = {}
 
 
-def make_clips(jobs: list[Job], output_dir: Path, pico_package: Path | None, pico_lingware: Path | None) -> list[dict[str, Any]]:
+def make_clips(
+    jobs: list[Job], output_dir: Path, pico_package: Path | None, pico_lingware: Path | None
+) -> list[dict[str, Any]]:
     """Speak and write some clips; returns their manifest rows with `index` added."""
-    speaker = _SPEAKERS.setdefault((str(pico_package), str(pico_lingware)), Speaker(pico_package, pico_lingware))
+    speaker = _SPEAKERS.setdefault(
+        (str(pico_package), str(pico_lingware)), Speaker(pico_package, pico_lingware)
+    )
     rows = []
     for job in jobs:
         waveform = speaker.speak(job)
@@ -140,7 +154,9 @@ def make_clips(jobs: list[Job], output_dir: Path, pico_package: Path | None, pic
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_suffix(".part")
         peak = float(np.abs(waveform).max())
-        soundfile.write(beside, waveform * min(1.0, 0.98 / max(peak, 1e-6)), SAMPLE_RATE, "PCM_16", format="FLAC")
+        soundfile.write(
+            beside, waveform * min(1.0, 0.98 / max(peak, 1e-6)), SAMPLE_RATE, "PCM_16", format="FLAC"
+        )
         digest = hashlib.sha256(beside.read_bytes()).hexdigest()
         beside.replace(target)
         values = (job.path, job.text, job.voice.name, job.split, f"{waveform.size / SAMPLE_RATE:.3f}", digest)
@@ -187,7 +203,10 @@ def run(options: argparse.Namespace) -> int:
     LOGGER.info("%d clips to make, %d already there", len(todo), len(rows))
     chunks = [todo[at : at + CHUNK] for at in range(0, len(todo), CHUNK)]
     folders = (options.output_dir, options.pico_package, options.pico_lingware)
-    with concurrent.futures.ProcessPoolExecutor(options.workers) as pool, journal.open("a", encoding="utf-8") as log:
+    with (
+        concurrent.futures.ProcessPoolExecutor(options.workers) as pool,
+        journal.open("a", encoding="utf-8") as log,
+    ):
         pending = [pool.submit(make_clips, chunk, *folders) for chunk in chunks]
         for done in concurrent.futures.as_completed(pending):
             for row in done.result():

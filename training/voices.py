@@ -73,10 +73,14 @@ class PicoEngine:
     def __init__(self, package_dir: Path, lingware_dir: Path) -> None:
         node = shutil.which("node")
         if node is None:
-            raise FileNotFoundError("SVOX Pico runs as WebAssembly and needs node on the PATH: install Node.js >= 18")
+            raise FileNotFoundError(
+                "SVOX Pico runs as WebAssembly and needs node on the PATH: install Node.js >= 18"
+            )
         script = Path(__file__).with_name("pico_tts.mjs")
         self._process = subprocess.Popen(
-            [node, str(script), str(package_dir), str(lingware_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [node, str(script), str(package_dir), str(lingware_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
     def speak(self, text: str, voice: Voice, generator: random.Random) -> NDArray[np.float32] | None:
@@ -132,13 +136,22 @@ def _tag(text: str, pitch: float, speed: float) -> str:
     return f"<pitch level='{level}'><speed level='{rate}'>{text}</speed></pitch>"
 
 
-def speak_espeak(text: str, voice: Voice, generator: random.Random, scratch: Path) -> NDArray[np.float32] | None:
+def speak_espeak(
+    text: str, voice: Voice, generator: random.Random, scratch: Path
+) -> NDArray[np.float32] | None:
     """Return float32 [n_samples] at 16 kHz from espeak-ng, or None where it said nothing."""
     program = shutil.which("espeak-ng")
     if program is None:
-        raise FileNotFoundError("the espeak voices need espeak-ng on the PATH (Debian: apt install espeak-ng)")
+        raise FileNotFoundError(
+            "the espeak voices need espeak-ng on the PATH (Debian: apt install espeak-ng)"
+        )
     target = scratch / "espeak.wav"
-    options = ["-v", f"de+{voice.variant}", "-s", str(round(160 * voice.tempo * generator.uniform(0.88, 1.15)))]
+    options = [
+        "-v",
+        f"de+{voice.variant}",
+        "-s",
+        str(round(160 * voice.tempo * generator.uniform(0.88, 1.15))),
+    ]
     options += ["-p", str(generator.randrange(25, 75)), "-w", str(target), "--", text]
     subprocess.run([program, *options], check=True, stderr=subprocess.DEVNULL)
     waveform, sample_rate = soundfile.read(target, dtype="float32")

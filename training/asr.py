@@ -1,0 +1,120 @@
+"""`training asr`: fine-tune a wav2vec2 checkpoint, or train one from random weights."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.asr_config import AsrConfig, ConfigError, load_config
+from training.asr_model import build_model, plain_model
+from training.data import ManifestError, Sample, build_vocabulary, probe_samples, read_manifest
+from training.doctor import SampleLimits, describe_problems, examine
+from training.memory import MemoryEstimate, Shape, count_parameters, estimate_memory
+from training.trainer import AsrTrainer, TrainingStopped, describe_model
+
+LOGGER = logging.getLogger("training.asr")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `training asr`."""
+    parser.add_argument("--config", type=Path, required=True, help="YAML, see training/configs/asr_*.yaml")
+    parser.add_argument("--model", help="hub name or folder, instead of the configuration's")
+    parser.add_argument("--train", nargs="+", type=Path, help="manifests, instead of the configuration's")
+    parser.add_argument("--eval", nargs="+", type=Path, help="manifests, instead of the configuration's")
+    parser.add_argument("--output_dir", type=Path)
+    parser.add_argument("--max_steps", type=int)
+    parser.add_argument("--max_minutes", type=float)
+    parser.add_argument("--estimate", action="store_true", help="say what memory the run would take, and end")
+    parser.add_argument("--doctor", action="store_true", help="examine the samples, and end")
+    parser.add_argument("--overfit", type=int, metavar="CLIPS", default=0,
+                        help="learn a few clips by heart, to see data and model fit")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns 0 when done, 1 when stopped by the doctor, 2 for a bad configuration."""
+    try:
+        names = ("model", "train", "eval", "output_dir", "max_steps", "max_minutes")
+        config = load_config(options.config, **{name: getattr(options, name) for name in names})
+        torch.set_num_threads(config.threads)
+        samples = [sample for source in config.train for sample in read_manifest(source)]
+        evaluation = [sample for source in config.eval for sample in read_manifest(source)]
+    except (ConfigError, ManifestError) as error:
+        LOGGER.error("%s", error)
+        return 2
+    vocabulary = build_vocabulary([sample.text for sample in samples])
+    model = build_model(config, vocabulary)
+    LOGGER.info("%s; %s", describe_model(model), estimate_run(config, model))
+    if options.estimate:
+        return 0
+    train, n_bad = examine_samples(config, samples, vocabulary, "training")
+    evaluation, _ = examine_samples(config, evaluation, vocabulary, "evaluation")
+    if options.doctor:
+        return 1 if n_bad else 0
+    if not train or (n_bad and config.on_bad_sample == "stop"):
+        LOGGER.error("not started: %s", "no sound sample" if not train else "on_bad_sample is stop")
+        return 1
+    try:
+        if options.overfit:
+            return overfit(config, model, vocabulary, train[: options.overfit])
+        AsrTrainer(config, model, vocabulary, train, evaluation).run()
+    except TrainingStopped as error:
+        LOGGER.error("training stopped. %s", error)
+        return 1
+    except OSError as error:
+        LOGGER.error(
+            "%s: the last whole checkpoint in %s stands; free some space and start again",
+            error,
+            config.output_dir,
+        )
+        return 1
+    return 0
+
+
+def examine_samples(
+    config: AsrConfig, samples: Sequence[Sample], vocabulary: dict[str, int], purpose: str
+) -> tuple[list[Sample], int]:
+    """Return the sound samples and how many are not; the report also goes to output_dir/doctor_*.txt."""
+    if not samples:
+        return [], 0
+    limits = SampleLimits(min_s=config.min_s, max_s=config.max_s)
+    good, bad = examine(probe_samples(samples), vocabulary, limits, config.listen)
+    report = describe_problems(bad, len(samples))
+    LOGGER.info("%s data: %s", purpose, report)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    lines = [f"{sample.path}\t{problem}" for sample, problem in bad]
+    (config.output_dir / f"doctor_{purpose}.txt").write_text(
+        "\n".join([report, *lines]) + "\n", encoding="utf-8"
+    )
+    return good, len(bad)
+
+
+def estimate_run(config: AsrConfig, model: Any) -> MemoryEstimate:
+    """Estimate the memory of a configured run."""
+    n_parameters, n_trained = count_parameters(model)
+    return estimate_memory(
+        n_parameters, n_trained, Shape.of(plain_model(model).config), config.batch_s, bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing, longest_s=config.max_s,
+        frozen_front_end=config.freeze_front_end and bool(config.model), optimizer_8bit=config.optimizer_8bit,
+    )  # fmt: skip
+
+
+def overfit(config: AsrConfig, model: Any, vocabulary: dict[str, int], samples: Sequence[Sample]) -> int:
+    """Learn a few clips by heart, without masks and augmentation; returns 0 if their CER falls under 10 %."""
+    plain = dataclasses.replace(
+        config, mask_time=0.0, augment=0.0, epochs=10_000, max_steps=config.max_steps or 300, warmup_steps=20,
+        eval_every=50, save_every=10**9, output_dir=config.output_dir / "overfit", accumulate=1,
+    )  # fmt: skip
+    trainer = AsrTrainer(plain, model, vocabulary, samples, samples)
+    trainer.run()
+    cer = float(trainer.log.rows[-1]["cer"])
+    verdict = "data, labels and model fit together" if cer < 10.0 else (
+        "something does not fit: look at the learning rate, the labels and what is frozen"
+    )  # fmt: skip
+    LOGGER.info("%d clips by heart: CER %.1f %%: %s", len(samples), cer, verdict)
+    return 0 if cer < 10.0 else 1

@@ -1,0 +1,123 @@
+"""What `training asr` can be told, read from YAML with every unknown key refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclasses.dataclass(frozen=True)
+class AsrConfig:
+    """One run of `training asr`.
+
+    Attributes:
+        model: hub name or folder of a wav2vec2 checkpoint; empty trains from random weights.
+        scratch: keys of transformers' Wav2Vec2Config for a model from random weights.
+        train, eval: manifests or folders, see data.read_manifest.
+        output_dir: checkpoints, logs and the finished model.
+        min_s, max_s: clips outside are left out (named in the doctor's report).
+        on_bad_sample: "skip" leaves bad samples out, "stop" ends the run before it starts.
+        listen: let the doctor read every waveform (silence, clipping), not only headers.
+        batch_s: padded seconds of audio in a micro batch.
+        accumulate: micro batches to an optimiser step; the gradient equals that of one large batch.
+        epochs, max_steps: whichever ends first; max_steps 0 is no limit.
+        learning_rate, head_learning_rate: for the encoder and the CTC head.
+        warmup_steps: linear rise; then cosine decay to 3 %.
+        freeze_front_end: keep the convolutional front end fixed.
+        freeze_encoder_steps: train the head alone for so many steps first.
+        gradient_checkpointing: recompute activations; a third slower, far less memory.
+        bf16: run the network in bfloat16; CTC always runs in float32.
+        lora_rank: rank of LoRA adapters on the attention projections; 0 trains the weights themselves.
+        optimizer_8bit: 8-bit optimiser states, where bitsandbytes is installed.
+        mask_time: expected fraction of frames hidden by SpecAugment; mask_span: frames a span.
+        augment: fraction of clips whose waveform is changed (rooms, noise, colour, level, speed, coding).
+        noise_dir: recordings to cut noise from.
+        save_every, eval_every: optimiser steps; eval_every 0 is once an epoch.
+        patience, watch_warmup: see doctor.Watchdog.
+    """
+
+    output_dir: Path
+    train: tuple[Path, ...]
+    eval: tuple[Path, ...] = ()
+    model: str = ""
+    scratch: dict[str, Any] = dataclasses.field(default_factory=dict)
+    min_s: float = 0.3
+    max_s: float = 20.0
+    on_bad_sample: str = "skip"
+    listen: bool = True
+    batch_s: float = 60.0
+    accumulate: int = 1
+    epochs: int = 10
+    max_steps: int = 0
+    max_minutes: float = 0.0
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.01
+    freeze_front_end: bool = True
+    freeze_encoder_steps: int = 0
+    gradient_checkpointing: bool = False
+    bf16: bool = True
+    lora_rank: int = 0
+    optimizer_8bit: bool = False
+    mask_time: float = 0.06
+    mask_span: int = 10
+    augment: float = 0.5
+    noise_dir: Path | None = None
+    save_every: int = 200
+    eval_every: int = 0
+    patience: int = 50
+    watch_warmup: int = 1000
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if bool(self.model) == bool(self.scratch):
+            problems.append(
+                "give either `model` (a checkpoint) or `scratch` (sizes), not both and not neither"
+            )
+        if self.on_bad_sample not in ("skip", "stop"):
+            problems.append(f"on_bad_sample: got {self.on_bad_sample!r}, want skip or stop")
+        if not self.train:
+            problems.append("train: no manifest given")
+        for name in ("batch_s", "accumulate", "epochs", "mask_span", "save_every"):
+            if getattr(self, name) <= 0:
+                problems.append(f"{name}: got {getattr(self, name)}, want more than 0")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+class ConfigError(ValueError):
+    """A configuration says something that cannot be."""
+
+
+def load_config(path: Path, **changes: Any) -> AsrConfig:
+    """Read a YAML file.
+
+    Args:
+        path: the file; relative paths in it are relative to the working folder.
+        changes: values from the command line; None leaves the file's.
+    Raises:
+        ConfigError: unknown keys or impossible values, all of them at once.
+    """
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values |= {key: value for key, value in changes.items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(AsrConfig)}
+    unknown = sorted(set(values) - fields)
+    missing = [name for name in ("output_dir", "train") if name not in values]
+    if unknown or missing:
+        raise ConfigError(
+            f"{path}: unknown keys {unknown}, missing keys {missing}; known are {sorted(fields)}"
+        )
+    for name in ("train", "eval"):
+        entries = values.get(name, [])
+        values[name] = tuple(Path(entry) for entry in ([entries] if isinstance(entries, str) else entries))
+    for name in ("output_dir", "noise_dir"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    return AsrConfig(**values)

@@ -1,0 +1,327 @@
+"""The training loop: steps that equal large batches, watched, saved, resumable to the step."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.text import normalize_text
+from training.asr_config import AsrConfig
+from training.asr_model import Batch, blank_ratio, compute_ctc, compute_logits, plain_model, save_pretrained
+from training.augment import AugmentConfig, Augmenter
+from training.data import BucketSampler, Sample, encode_text, load_waveform
+from training.metrics import RunLog, collapse, compute_error_rates
+from training.watchdog import StepReport, Watchdog
+
+LOGGER = logging.getLogger("training.asr")
+
+
+class TrainingStopped(RuntimeError):
+    """The watchdog ended the run; the message says what it saw and what to change."""
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run stands: optimiser steps done, and the next micro batch."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    rate: float = 1.0
+
+
+class AsrTrainer:
+    """Trains one CTC model on good samples."""
+
+    def __init__(
+        self,
+        config: AsrConfig,
+        model: Any,
+        vocabulary: dict[str, int],
+        train: Sequence[Sample],
+        evaluation: Sequence[Sample],
+    ) -> None:
+        self.config, self.model, self.vocabulary = config, model, vocabulary
+        self.train_samples, self.eval_samples = list(train), list(evaluation)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        if self.world > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.sampler = BucketSampler([sample.duration_s for sample in train], config.batch_s, config.seed)
+        self.augmenter = Augmenter(AugmentConfig(noise_dir=config.noise_dir))
+        self.optimizer = self._build_optimizer()
+        self.watchdog = Watchdog(patience=config.patience, warmup=config.watch_warmup)
+        self.position = Position()
+        self.log = RunLog(config.output_dir)
+        self._recent: list[StepReport] = []
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        head = [p for name, p in named if "lm_head" in name]
+        body = [p for name, p in named if "lm_head" not in name]
+        groups = [
+            {"params": body, "lr": self.config.learning_rate, "base": self.config.learning_rate},
+            {"params": head, "lr": self.config.head_learning_rate, "base": self.config.head_learning_rate},
+        ]
+        kind: Any = torch.optim.AdamW
+        if self.config.optimizer_8bit:
+            try:
+                from bitsandbytes.optim import AdamW8bit as kind  # type: ignore[import-not-found,no-redef]
+            except ImportError as error:
+                raise RuntimeError("optimizer_8bit needs bitsandbytes: pip install bitsandbytes") from error
+        return kind(groups, betas=(0.9, 0.98), weight_decay=self.config.weight_decay)
+
+    def run(self) -> None:
+        """Train to the end of the configuration; resumes by itself from output_dir's last checkpoint.
+
+        Raises:
+            TrainingStopped: the watchdog saw no way on.
+        """
+        self.resume()
+        started = time.monotonic()
+        groups = self._micro_batch_groups()
+        for epoch, last_batch, group in groups:
+            if self._is_over(epoch, started):
+                break
+            report = self.step(group)
+            self.position.epoch, self.position.batch = epoch, last_batch + 1
+            if self._act_on(report):  # rolled back: the data goes on from the restored place
+                groups.close()
+                return self.run()
+            if self._is_due(epoch, last_batch):
+                self.evaluate_and_log(epoch)
+            if self.position.step % self.config.save_every == 0:
+                self.save()
+        self.evaluate_and_log(self.position.epoch)
+        self.save()
+        if self.rank == 0:
+            save_pretrained(self.model, self.vocabulary, self.config.output_dir / "model")
+            self.log.draw()
+        return None
+
+    def _micro_batch_groups(self) -> Any:
+        """Yield (epoch, last batch's place, loaded micro batches), reading one group ahead."""
+
+        def groups() -> Iterator[tuple[int, int, list[list[int]]]]:
+            held: list[list[int]] = []
+            for epoch, place, indices in self.sampler.batches_from(self.position.epoch, self.position.batch):
+                held.append(indices[self.rank :: self.world] or indices[:1])
+                if len(held) == self.config.accumulate:
+                    yield epoch, place, held
+                    held = []
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            source = groups()
+            pending = None
+            while True:
+                epoch, place, group = next(source)
+                following = (epoch, place, pool.submit(lambda e=epoch, g=group: [self.load(i, e) for i in g]))
+                if pending is not None:
+                    yield pending
+                pending = following
+
+    def load(self, indices: Sequence[int], epoch: int) -> Batch:
+        """Read, augment and pad some clips; what is random follows from (seed, epoch, index) alone."""
+        waveforms, labels = [], []
+        for index in indices:
+            sample = self.train_samples[index]
+            rng = np.random.default_rng((self.config.seed, epoch, index))
+            waveform = load_waveform(sample.path)
+            if rng.random() < self.config.augment:
+                changed = self.augmenter(waveform, rng)
+                waveform = changed if changed.size >= 0.88 * waveform.size else waveform
+            waveforms.append(waveform)
+            labels.append(encode_text(sample.text, self.vocabulary))
+        return Batch.of(waveforms, labels)
+
+    def step(self, pending: Any) -> StepReport:
+        """Take one optimiser step over a group of micro batches (or the future of one)."""
+        began = time.monotonic()
+        batches: list[Batch] = pending.result() if hasattr(pending, "result") else pending
+        waited = time.monotonic() - began
+        self._set_rates()
+        self.model.train()
+        n_labels = self._sum_over_ranks(sum(len(label) for batch in batches for label in batch.labels))
+        loss, blanks, infinite = 0.0, 0.0, 0
+        for number, batch in enumerate(batches):
+            batch_loss, batch_blanks, batch_infinite = self._backward(batch, number, n_labels)
+            loss, blanks, infinite = loss + batch_loss, blanks + batch_blanks, infinite + batch_infinite
+        self._sum_gradients()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm))
+        if math.isfinite(norm) and math.isfinite(loss):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.position.step += 1
+        took = max(time.monotonic() - began, 1e-6)
+        audio_s = sum(float(batch.lengths.sum()) for batch in batches) / 16_000.0 * self.world
+        report = StepReport(
+            self.position.step,
+            self._sum_over_ranks(loss),
+            norm,
+            blanks / len(batches),
+            infinite,
+            audio_s / took,
+            waited / took,
+        )
+        self._recent.append(report)
+        return report
+
+    def _backward(self, batch: Batch, number: int, n_labels: float) -> tuple[float, float, int]:
+        """Add one micro batch's gradient, over the labels of the whole step: the parts sum to the whole."""
+        batch = dataclasses.replace(batch, waveforms=batch.waveforms.to(self.device))
+        rng = np.random.default_rng((self.config.seed, 1, self.position.step, number, self.rank))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            logits, frames = compute_logits(
+                self.model, batch, self.config.mask_time, self.config.mask_span, rng
+            )
+        total, infinite = compute_ctc(logits, frames, batch.labels)
+        (total / n_labels).backward()
+        return float(total.detach()) / n_labels, blank_ratio(logits, frames), infinite
+
+    def _set_rates(self) -> None:
+        step, config = self.position.step, self.config
+        rise = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+        total = config.max_steps or config.epochs * max(1, len(self.sampler.epoch(0)) // config.accumulate)
+        factor = (
+            self.position.rate
+            * rise
+            * (0.03 + 0.97 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / total))))
+        )
+        for number, group in enumerate(self.optimizer.param_groups):
+            frozen = number == 0 and step < config.freeze_encoder_steps
+            group["lr"] = 0.0 if frozen else group["base"] * factor
+
+    def _sum_over_ranks(self, value: float) -> float:
+        if self.world == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        return float(tensor)
+
+    def _sum_gradients(self) -> None:
+        if self.world > 1:
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    torch.distributed.all_reduce(parameter.grad)
+
+    def _is_over(self, epoch: int, started: float) -> bool:
+        config = self.config
+        out_of_time = config.max_minutes > 0 and time.monotonic() - started > 60.0 * config.max_minutes
+        return epoch >= config.epochs or out_of_time or 0 < config.max_steps <= self.position.step
+
+    def _is_due(self, epoch: int, batch: int) -> bool:
+        if self.config.eval_every:
+            return self.position.step % self.config.eval_every == 0
+        return batch + self.config.accumulate >= len(self.sampler.epoch(epoch))
+
+    def _act_on(self, report: StepReport) -> bool:
+        """Heed the watchdog; True where the state was rolled back."""
+        finding = self.watchdog.check(report)
+        if finding is None:
+            return False
+        LOGGER.warning("%s", finding.message)
+        if finding.action == "stop":
+            raise TrainingStopped(finding.message)
+        if finding.action == "rollback":
+            rate = self.position.rate * 0.5
+            if not self.resume():
+                raise TrainingStopped(f"{finding.message} There is no checkpoint yet to go back to.")
+            self.position.rate = rate
+            self.save()
+            return True
+        return False
+
+    def evaluate_and_log(self, epoch: int) -> None:
+        """Evaluate, and add a row to the table."""
+        recent, self._recent = self._recent, []
+        if not recent or self.rank:
+            return
+        eval_loss, references, hypotheses, blanks = self.evaluate(
+            self.eval_samples or self.train_samples[:32]
+        )
+        rates = compute_error_rates(references, hypotheses)
+        mean = lambda name: float(np.mean([getattr(report, name) for report in recent]))  # noqa: E731
+        self.log.add({
+            "epoch": float(epoch), "step": self.position.step, "train_loss": mean("loss"),
+            "eval_loss": eval_loss,
+            "wer": rates.wer, "cer": rates.cer, "blank_ratio": blanks, "grad_norm": mean("grad_norm"),
+            "audio_per_s": mean("audio_per_s"),
+        })  # fmt: skip
+        LOGGER.info("\n%s", self.log.render())
+
+    @torch.no_grad()
+    def evaluate(self, samples: Sequence[Sample]) -> tuple[float, list[str], list[str], float]:
+        """Return loss per label, references, greedy hypotheses and the blank ratio."""
+        self.model.eval()
+        loss, n_labels, blanks = 0.0, 0, []
+        references, hypotheses = [], []
+        symbols = sorted(self.vocabulary, key=lambda symbol: self.vocabulary[symbol])
+        for sample in samples:
+            batch = Batch.of([load_waveform(sample.path)], [encode_text(sample.text, self.vocabulary)])
+            batch = dataclasses.replace(batch, waveforms=batch.waveforms.to(self.device))
+            logits, frames = compute_logits(self.model, batch)
+            loss += float(compute_ctc(logits, frames, batch.labels)[0])
+            n_labels += len(batch.labels[0])
+            blanks.append(blank_ratio(logits, frames))
+            references.append(normalize_text(sample.text))
+            hypotheses.append(collapse(logits[0].argmax(-1).tolist(), symbols))
+        return loss / max(n_labels, 1), references, hypotheses, float(np.mean(blanks))
+
+    def save(self) -> None:
+        """Write the whole state to output_dir/checkpoint, beside first: a kill leaves one whole."""
+        if self.rank:
+            return
+        target, beside = self.config.output_dir / "checkpoint", self.config.output_dir / "checkpoint.part"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        torch.save(
+            {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, beside / "state.pt"
+        )
+        (beside / "position.json").write_text(json.dumps(dataclasses.asdict(self.position)), encoding="utf-8")
+        old = self.config.output_dir / "checkpoint.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.replace(old)
+        beside.replace(target)
+
+    def resume(self) -> bool:
+        """Load the last whole checkpoint; False where there is none."""
+        folder = next((self.config.output_dir / n for n in ("checkpoint", "checkpoint.old")
+                       if (self.config.output_dir / n / "position.json").exists()), None)  # fmt: skip
+        if folder is None:
+            return False
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.position = Position(**json.loads((folder / "position.json").read_text(encoding="utf-8")))
+        LOGGER.info("resumed at step %d, epoch %d, batch %d", *dataclasses.astuple(self.position)[:3])
+        return True
+
+
+def describe_model(model: Any) -> str:
+    """Say what kind of encoder is trained and how large it is."""
+    config = plain_model(model).config
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    layers = f"{config.num_hidden_layers} layers of {config.hidden_size}"
+    return f"{layers}, {config.feat_extract_norm} norm, {millions:.1f}M parameters"
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """Return the finished model's folder of a run."""
+    return folder / "model"

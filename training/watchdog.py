@@ -1,0 +1,141 @@
+"""The watchdog: reads every training step's figures, and says in plain words when something goes wrong."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+
+import numpy as np
+
+OVERFLOW = (
+    "step {step}: loss {loss}, grad norm {norm}. Numbers have overflowed. CTC runs in float32 here, so "
+    "look at the learning rate (halve it), at fp16 (use bf16), and at samples with extreme audio (let the"
+    " doctor listen)."
+)
+EXPLOSION = (
+    "step {step}: loss {loss:.3g} is over {factor:g} times the usual {typical:.3g}. The update was too "
+    "large: lower the learning rate, lengthen the warm-up, or clip gradients harder."
+)
+ZERO_LOSS = (
+    "step {step}: the loss is zero. That is no success: either every sample has more text than frames "
+    "(their infinite losses are zeroed; the doctor lists them), or the texts are empty."
+)
+VANISHING = (
+    "step {step}: grad norm {norm:.1e} for {patience} steps: nothing is learned. Is everything frozen? Is"
+    " an attention mask given to a model with group norm (wav2vec2-base), or left out for one with layer "
+    "norm?"
+)
+BLANK_ONLY = (
+    "step {step}: the model says blank on {ratio:.1%} of all frames and has left the warm-up of {warmup} "
+    "steps. The usual cures: a higher learning rate for the head, a longer warm-up, shorter clips first, "
+    "less masking (SpecAugment), and a check of the texts."
+)
+INFINITE = (
+    "step {step}: {count} clips had more text than frames and were left out; the doctor lists such samples"
+)
+WAITING = (
+    "step {step}: {share:.0%} of the time goes into waiting for data: add workers, or lighten augmentation"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What the trainer tells of a step.
+
+    Attributes:
+        step: optimiser steps so far.
+        loss: mean CTC loss per label.
+        grad_norm: before clipping.
+        blank_ratio: fraction of valid frames whose best symbol is the blank.
+        n_infinite: samples of the step whose loss was infinite (zeroed out).
+        audio_per_s: seconds of audio per second of training.
+        wait_share: fraction of the step spent waiting for data.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    blank_ratio: float = 0.0
+    n_infinite: int = 0
+    audio_per_s: float = 0.0
+    wait_share: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What the watchdog saw; `action` is "warn", "rollback" or "stop"."""
+
+    action: str
+    message: str
+
+
+@dataclasses.dataclass
+class Watchdog:
+    """Reads step reports and speaks up when training goes wrong.
+
+    Attributes:
+        patience: steps a bad state must last before it is called one.
+        warmup: steps in which blanks everywhere and wild gradients are normal.
+        explosion: factor over the running median loss or grad norm that counts as an explosion.
+        vanishing: grad norm under which nothing is learned any more.
+        max_rollbacks: rollbacks before the run is stopped for good.
+    """
+
+    patience: int = 50
+    warmup: int = 500
+    explosion: float = 10.0
+    vanishing: float = 1e-6
+    max_rollbacks: int = 3
+
+    def __post_init__(self) -> None:
+        self._losses: collections.deque[float] = collections.deque(maxlen=200)
+        self._streaks: collections.Counter[str] = collections.Counter()
+        self.rollbacks = 0
+
+    def check(self, report: StepReport) -> Finding | None:
+        """Judge one step; returns a finding, or None while all is well."""
+        step = report.step
+        if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
+            return self._roll_back(OVERFLOW.format(step=step, loss=report.loss, norm=report.grad_norm))
+        finding = self._check_explosion(report) or self._check_streaks(report)
+        self._losses.append(report.loss)
+        return finding
+
+    def _check_explosion(self, report: StepReport) -> Finding | None:
+        if report.step < self.warmup or len(self._losses) < 20:
+            return None
+        typical = float(np.median(self._losses))
+        exploded = report.loss > self.explosion * max(typical, 0.05)
+        if not self._lasts("exploded", exploded, max(3, self.patience // 10)):
+            return None
+        values = {"step": report.step, "loss": report.loss, "factor": self.explosion, "typical": typical}
+        return self._roll_back(EXPLOSION.format(**values))
+
+    def _check_streaks(self, report: StepReport) -> Finding | None:
+        step, patience = report.step, self.patience
+        if self._lasts("zero", report.loss < 1e-4, patience):
+            return Finding("stop", ZERO_LOSS.format(step=step))
+        if self._lasts("vanishing", report.grad_norm < self.vanishing, patience):
+            return Finding("stop", VANISHING.format(step=step, norm=report.grad_norm, patience=patience))
+        if self._lasts("blank", step >= self.warmup and report.blank_ratio > 0.995, patience):
+            return Finding("stop", BLANK_ONLY.format(step=step, ratio=report.blank_ratio, warmup=self.warmup))
+        if self._lasts("waiting", report.wait_share > 0.05, patience):
+            self._streaks["waiting"] = 0
+            return Finding("warn", WAITING.format(step=step, share=report.wait_share))
+        if report.n_infinite:
+            return Finding("warn", INFINITE.format(step=step, count=report.n_infinite))
+        return None
+
+    def _lasts(self, name: str, present: bool, patience: int) -> bool:
+        self._streaks[name] = self._streaks[name] + 1 if present else 0
+        return self._streaks[name] >= patience
+
+    def _roll_back(self, message: str) -> Finding:
+        self.rollbacks += 1
+        self._streaks.clear()
+        if self.rollbacks > self.max_rollbacks:
+            return Finding("stop", f"{message} This was rollback number {self.rollbacks}: stopping.")
+        return Finding(
+            "rollback", f"{message} Going back to the last good checkpoint with half the learning rate."
+        )
