@@ -28,11 +28,14 @@ class Slowdown:
         ratio: 1.1 is ten percent slower; low and high include the noise between passes.
         noise_floor: by how much passes over the same data with the same code differ, the larger of
             the two runs; None with a single pass.
+        waiting: by how much the reference kernel's wall time exceeds its CPU time, as a share, the
+            larger of the two runs. It never waits by itself: others had the core meanwhile.
     """
 
     clock: str
     ratio: Interval
     noise_floor: float | None
+    waiting: float
 
     @property
     def half_width(self) -> float:
@@ -98,7 +101,14 @@ def compare_speed(
     ratio = ratio_interval(np.median(now, axis=0), np.median(then, axis=0))
     floors = [floor for floor in (noise_floor(now), noise_floor(then)) if floor is not None]
     noise = math.hypot(_pass_noise(now, then), correction_error(current, baseline, clock))
-    return Slowdown(clock, _widen(ratio, noise), max(floors, default=None))
+    waiting = max(waiting_share(current), waiting_share(baseline))
+    return Slowdown(clock, _widen(ratio, noise), max(floors, default=None), waiting)
+
+
+def waiting_share(utterances: Sequence[Mapping[str, Any]]) -> float:
+    """Time that the reference kernel stood in the scheduler's queue, as a share of its CPU time."""
+    wall, cpu = (float(reference_parts(utterances, clock).sum()) for clock in ("wall", "cpu"))
+    return max(wall / cpu - 1, 0.0)
 
 
 def _pass_noise(now: Floats, then: Floats) -> float:

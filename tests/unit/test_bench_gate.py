@@ -144,6 +144,19 @@ def test_a_sleep_shows_in_wall_time_only_and_is_caught() -> None:
     assert (found["CPU time"], found["wall time"]) == ("pass", "regression")
 
 
+def test_wall_time_is_not_judged_where_others_had_the_core() -> None:
+    random = np.random.default_rng(12)
+    errors = np.zeros(60, dtype=int)
+    base, now = result(errors, timed(random)), result(errors, timed(random))
+    for row in now["utterances"]:
+        row["wall_s"] = [3 * value for value in row["wall_s"]]
+        row["reference_wall_s"] = {name: [2 * v for v in t] for name, t in row["reference_wall_s"].items()}
+    findings = judge(now, base)
+    assert [finding.verdict for finding in findings[-2:]] == ["pass", "undecided"]
+    assert "others took the core for 100 % of the time" in findings[-1].change
+    assert verdict_of(findings) == "pass"
+
+
 def test_a_file_that_fails_only_now_is_a_regression() -> None:
     random = np.random.default_rng(9)
     errors, times = np.zeros(20, dtype=int), timed(random, 20)
