@@ -1,3 +1,13 @@
 """German speech in, German transcript and English translation out."""
 
 __version__ = "0.1.0"
+
+from engine.errors import EngineError
+from engine.formats import write
+from engine.pipeline import SpeechTranslator, load
+from engine.types import DecodingOptions, Hypothesis, Segment, Transcript, Translation, Word
+
+__all__ = [
+    "DecodingOptions", "EngineError", "Hypothesis", "Segment", "SpeechTranslator",
+    "Transcript", "Translation", "Word", "load", "write",
+]  # fmt: skip

@@ -63,7 +63,8 @@ class DecodingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         lm_alpha, lm_beta: weight of the language model; score added for every word.
         token_min_logp: tokens below it are not tried. beam_prune_logp: beams this far below
-            the best are dropped. unk_score_offset: added to an unknown word's score (natural log).
+            the best are dropped. unk_score_offset: log10 added to an unknown word's score;
+            unk_letter_score: natural log added for each of its letters.
     """
 
     beam_width: Positive = 64
@@ -72,6 +73,7 @@ class DecodingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_min_logp: float = -5.0
     beam_prune_logp: float = -10.0
     unk_score_offset: float = -10.0
+    unk_letter_score: float = 0.0
     figures: dict[str, Any] = {}
 
 

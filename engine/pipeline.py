@@ -380,6 +380,8 @@ def _load_decoder(bundle: Bundle, acoustic: AcousticModel) -> CtcBeamDecoder:
         token_min_logp=tuned.token_min_logp,
         beam_prune_logp=tuned.beam_prune_logp,
         unk_score_offset=tuned.unk_score_offset,
+        unk_letter_score=tuned.unk_letter_score,
+        beam_width=tuned.beam_width,
     )
 
 
