@@ -26,7 +26,7 @@ from benchmarks.summary import SCHEMA_VERSION
 Verdict = Literal["pass", "regression", "undecided"]
 NEEDED = ("schema_version", "signature", "task", "data", "settings", "environment", "utterances")
 SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size")
-MIN_UTTERANCES = 5
+MIN_UTTERANCES = 3
 SHARED_CORE = 0.05  # waiting for the core beyond this share says more about others than about the program
 WILD = 0.15  # half an interval, as a share; a quiet machine has 0.02
 

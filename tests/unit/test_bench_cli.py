@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from bench_fake import FakeTranslator, write_data
 
 import engine
-from benchmarks import run, stages
+from benchmarks import commands, run, stages
 from benchmarks.cli import main
 
 KEYS = {
@@ -239,3 +241,11 @@ def test_gpu_memory_is_that_of_this_process() -> None:
     assert stages.parse_gpu_memory(answer, 11) == 524
     assert stages.parse_gpu_memory(answer, 13) is None
     assert stages.parse_gpu_memory("", 11) is None
+
+
+def test_the_workflow_example_uses_options_that_exist() -> None:
+    text = (Path(__file__).resolve().parents[2] / "examples" / "github-actions-gate.yml").read_text()
+    parser = argparse.ArgumentParser()
+    commands.configure_gate(parser)
+    known = {name for action in parser._actions for name in action.option_strings}
+    assert set(re.findall(r"--[a-z-]+(?= )", text)) - {"--output"} <= known
