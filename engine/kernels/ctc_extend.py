@@ -235,6 +235,7 @@ def score_end_of_word(beam: Any, context: Any, scorer: Any, lexicon: Any, hotwor
     """Natural log of what finishing a beam's word adds; writes the context after it."""
     bonus = hotwords.complete[beam.hotword] if beam.hotword >= 0 else 0.0
     if scorer.kind == NO_LM:
+        extended.length = 0
         return bonus
     if scorer.kind == CHAR_LM:
         delimiter = scorer.token_words[len(scorer.token_words) - 1]
