@@ -39,7 +39,7 @@ class Outcome:
 
 
 class System(Protocol):
-    """A loaded system; run() raises EngineError for a file that it cannot do."""
+    """A loaded system; run() raises for a file that it cannot do."""
 
     signature: str
     load_time_s: float

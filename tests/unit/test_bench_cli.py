@@ -249,3 +249,14 @@ def test_the_workflow_example_uses_options_that_exist() -> None:
     commands.configure_gate(parser)
     known = {name for action in parser._actions for name in action.option_strings}
     assert set(re.findall(r"--[a-z-]+(?= )", text)) - {"--output"} <= known
+
+
+def test_a_bug_in_one_file_does_not_cost_the_others(tmp_path: Path, fake: FakeTranslator) -> None:
+    def break_on_long_audio(duration_s: float) -> None:
+        if duration_s > 5:
+            raise ValueError("operands could not be broadcast")
+
+    fake.work = break_on_long_audio
+    code, result = bench(tmp_path)
+    assert (code, result["n_utterances"]) == (1, 5)
+    assert result["failures"][0]["error"] == "ValueError: operands could not be broadcast"
