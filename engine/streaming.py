@@ -209,7 +209,7 @@ class StreamingTranscriber:
             self._tentative_text = ""
             return
         began_s = time.perf_counter()
-        waveform = self._samples.slice(self._spoken * HOP, self._decoded)
+        waveform = self._samples.slice(self._spoken * HOP, (self._spoken + self._max_frames) * HOP)
         self._tentative_text = self._recognise(waveform).text
         took_s = time.perf_counter() - began_s
         self._wait_s = max(self._interval_s, took_s / DECODE_SHARE)

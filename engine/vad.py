@@ -29,6 +29,7 @@ MIN_JUDGED_S: Final = 0.5  # too short to tell a vowel from noise: kept unless s
 MIN_RANGE_DB: Final = 5.0  # a steady noise varies less
 MAX_RANGE_DB: Final = 45.0  # weak fricatives lie about 40 dB below loud vowels
 QUIET_S: Final = 0.2  # a cut wants a quiet stretch of this length around it
+ROUNDING_S: Final = 1e-3  # a window in samples is not longer than the one in seconds
 CHUNK_FRAMES: Final = 4096
 
 
@@ -71,7 +72,7 @@ def detect_speech(
     for start, end in find_runs(levels, compute_thresholds(levels), min_speech_s, min_pause_s):
         start_s = max(start * FRAME_S - pad_s, regions[-1][1] if regions else 0.0)
         regions.append((start_s, min(end * FRAME_S + pad_s, duration_s)))
-    return split_windows(regions, levels, max_window_s)
+    return split_windows(regions, levels, max_window_s - ROUNDING_S)
 
 
 def compute_band_levels(waveform: Waveform, sample_rate: int) -> Levels:
