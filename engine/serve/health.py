@@ -73,6 +73,4 @@ class HealthCheck:
 
     def _infer(self) -> None:
         noise = np.random.default_rng(0).normal(0, 0.01, int(PROBE_S * SAMPLE_RATE)).astype(np.float32)
-        self._recogniser.transcribe(
-            noise, SAMPLE_RATE, options=DecodingOptions(beam_width=1, vad_filter=False)
-        )
+        self._recogniser.transcribe(noise, SAMPLE_RATE, options=DecodingOptions(vad_filter=False))
