@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -90,12 +91,16 @@ class EngineSystem:
         self.options = DecodingOptions(
             beam_width=beam_size, translation_beam_size=translation_beam_size or beam_size
         )
-        self.signature = self._sign(beam_size, translation_beam_size)
+        self.signature = self._sign()
 
-    def _sign(self, beam_size: int | None, translation_beam_size: int | None) -> str:
-        chosen = {"beam_size": beam_size, "translation_beam_size": translation_beam_size}
-        extra = "".join(f"|{name}:{value}" for name, value in chosen.items() if value is not None)
-        return f"{self.translator.signature}{extra}"
+    def _sign(self) -> str:
+        """The model's own signature, with the beams that were asked for in place of the tuned ones."""
+        signature = str(self.translator.signature)
+        if self.options.beam_width:
+            signature = re.sub(r"\bbeam:\d+", f"beam:{self.options.beam_width}", signature)
+        if self.options.translation_beam_size:
+            signature = re.sub(r",beam\d+", f",beam{self.options.translation_beam_size}", signature)
+        return signature
 
     def run(self, path: Path, task: str) -> Outcome:
         """One file through the public API, as a user's program would."""

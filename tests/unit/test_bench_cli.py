@@ -260,3 +260,11 @@ def test_a_bug_in_one_file_does_not_cost_the_others(tmp_path: Path, fake: FakeTr
     code, result = bench(tmp_path)
     assert (code, result["n_utterances"]) == (1, 5)
     assert result["failures"][0]["error"] == "ValueError: operands could not be broadcast"
+
+
+def test_beams_that_were_asked_for_are_in_the_signature(tmp_path: Path, fake: FakeTranslator) -> None:
+    fake.signature = "model:x|beam:64|mt:int8,beam4|threads:1"
+    assert bench(tmp_path)[1]["signature"].startswith("model:x|beam:64|mt:int8,beam4|threads:1|task:")
+    assert bench(tmp_path, "--beam_size", "1")[1]["signature"].startswith("model:x|beam:1|mt:int8,beam1|")
+    _, result = bench(tmp_path, "--beam_size", "8", "--translation_beam_size", "2")
+    assert result["signature"].startswith("model:x|beam:8|mt:int8,beam2|")
