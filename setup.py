@@ -14,7 +14,7 @@ RUNTIME = [
     "numpy>=2.1,<2.5",
     # One wheel for CPU-only and CUDA machines. It and plain onnxruntime overwrite each other.
     f"onnxruntime-gpu>=1.30,<1.33; {LINUX_X86}",
-    f"onnxruntime>=1.30,<1.33; not ({LINUX_X86})",
+    "onnxruntime>=1.30,<1.33; sys_platform != 'linux' or platform_machine != 'x86_64'",
     "sentencepiece>=0.2,<0.3",
     "soundfile>=0.13,<0.15",
     "soxr>=0.5,<2",

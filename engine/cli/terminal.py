@@ -21,4 +21,5 @@ def complain(text: str, end: str = "\n") -> None:
 
 def progress_bar(total: float | None, unit: str, delay_s: float = 0.0) -> tqdm[None]:
     """A bar on standard error, shown on terminals only, after delay_s seconds of work."""
-    return tqdm(total=total, unit=unit, disable=None, delay=delay_s, file=sys.stderr)
+    bar: tqdm[None] = tqdm(total=total, unit=unit, disable=None, delay=delay_s, file=sys.stderr)
+    return bar

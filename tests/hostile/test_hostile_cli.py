@@ -1,0 +1,111 @@
+"""Bad input on the command line: one line, the right exit code, nothing half-written, the rest done."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from engine.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIP = str(ROOT / "examples" / "audio" / "visit.flac")
+
+
+def errors_of(capsys) -> list[str]:
+    lines = capsys.readouterr().err.splitlines()
+    return [line for line in lines if line.startswith("engine: error")]
+
+
+def test_one_bad_file_in_a_hundred(tmp_path: Path, capsys) -> None:
+    waveform, rate = sf.read(CLIP, dtype="float32")
+    files = []
+    for index in range(100):
+        path = tmp_path / f"clip{index:03}.wav"
+        sf.write(path, waveform[: rate // 2 + 100 * index], rate)
+        files.append(str(path))
+    Path(files[42]).write_text("this is not audio")
+    out = tmp_path / "out"
+    code = main(
+        ["transcribe", *files, "--output_dir", str(out), "--output_format", "txt", "--beam_size", "8"]
+    )
+    assert code == 1
+    assert len(list(out.iterdir())) == 99
+    assert not (out / "clip042.txt").exists()
+    errors = errors_of(capsys)
+    assert len(errors) == 1 and "clip042.wav" in errors[0]
+
+
+def make_bad(tmp_path: Path, kind: str) -> str:
+    path = tmp_path / f"{kind}.wav"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("hello")
+    elif kind == "short":
+        sf.write(path, np.zeros(160), 16_000)
+    elif kind == "no_samples":
+        sf.write(path, np.zeros(0), 16_000)
+    elif kind == "nan":
+        sf.write(path, np.full(16_000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    elif kind == "truncated":
+        path = tmp_path / "truncated.flac"
+        path.write_bytes(Path(CLIP).read_bytes()[:9000])
+    elif kind == "folder":
+        path.mkdir()
+    return str(path)
+
+
+KINDS = ["missing", "empty", "text", "short", "no_samples", "nan", "truncated", "folder"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_bad_file_is_one_line_that_names_it_and_leaves_no_output(tmp_path, capsys, kind) -> None:
+    path = make_bad(tmp_path, kind)
+    out = tmp_path / "out"
+    assert main(["translate", path, "--output_dir", str(out)]) == 1
+    errors = errors_of(capsys)
+    assert len(errors) == 1
+    assert Path(path).name in errors[0] and "expected" in errors[0] and "fix:" in errors[0]
+    assert list(out.iterdir()) == []
+
+
+def test_cuda_where_there_is_none(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("engine.session.cuda_present", lambda: False)
+    assert main(["transcribe", CLIP, "--device", "cuda"]) == 1
+    assert "--device cpu" in errors_of(capsys)[0]
+
+
+def test_a_compute_type_that_the_bundle_does_not_hold(capsys) -> None:
+    assert main(["transcribe", CLIP, "--compute_type", "fp16"]) == 1
+    assert "fp16" in errors_of(capsys)[0]
+
+
+def test_formats_on_the_terminal_and_in_files(tmp_path: Path, capsys) -> None:
+    assert main(["translate", CLIP]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed
+    assert main(["translate", CLIP, "--output_dir", str(tmp_path), "--word_timestamps"]) == 0
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".srt", ".tsv", ".txt", ".vtt"]
+    assert (tmp_path / "visit.txt").read_text(encoding="utf-8").split() == printed.split()
+    assert "-->" in (tmp_path / "visit.srt").read_text(encoding="utf-8")
+
+
+def test_text_to_text_keeps_lines(tmp_path: Path) -> None:
+    source, target = tmp_path / "de.txt", tmp_path / "en.txt"
+    source.write_bytes("Guten Tag.\n\n😀\nWie geht es?\n".encode() + b"\xff\xfe kaputt\n")
+    assert main(["translate", "--text_file", str(source), "--output", str(target), "--beam_size", "1"]) == 0
+    lines = target.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 5 and lines[0] and lines[1] == "" and lines[3]
+
+
+def test_text_and_audio_together_are_refused(capsys) -> None:
+    assert main(["translate", CLIP, "--text_file", "x.txt"]) == 1
+    assert main(["translate"]) == 1
+    assert len(errors_of(capsys)) == 2
+
+
+def test_info_of_the_embedded_bundle(capsys) -> None:
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert "acoustic.onnx" in shown and "onnxruntime" in shown

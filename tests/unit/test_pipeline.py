@@ -1,0 +1,160 @@
+"""The main job on the embedded bundle: speech in, German and English out."""
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import jiwer
+import numpy as np
+import pytest
+
+from engine.errors import AudioNotFoundError, CancelledError, DecodingError, EngineError
+from engine.session import CancelToken
+from engine.text import normalize_text
+from engine.types import DecodingOptions, Transcript, Translation
+
+
+@pytest.fixture(scope="module")
+def clip(translator, examples) -> np.ndarray:
+    return translator.load_audio(examples[0]["path"])
+
+
+def test_the_examples_are_understood(translator, examples) -> None:
+    hypotheses = [translator.transcribe(row["path"]).text for row in examples]
+    references = [normalize_text(row["text_de"]) for row in examples]
+    assert jiwer.wer(references, hypotheses) < 0.25
+
+
+def test_a_translation_carries_its_source_its_times_and_where_the_time_went(translator, examples) -> None:
+    result = translator.translate(examples[0]["path"])
+    assert isinstance(result, Translation)
+    assert result.text and result.source.text
+    assert result.text != result.source.text
+    assert set(result.stages_s) == {"audio", "features", "encoder", "decode", "translate"}
+    assert all(seconds > 0 for seconds in result.stages_s.values())
+    assert len(result.segments) == len(result.source.segments)
+    for english, german in zip(result.segments, result.source.segments, strict=True):
+        assert (english.start_s, english.end_s) == (german.start_s, german.end_s)
+
+
+def test_words_have_times_in_order_inside_the_recording(translator, examples) -> None:
+    transcript = translator.transcribe(examples[-1]["path"])
+    words = transcript.words
+    assert " ".join(word.text for word in words) == transcript.text
+    assert all(0 <= word.start_s < word.end_s <= transcript.duration_s for word in words)
+    assert all(a.end_s <= b.start_s + 1e-6 for a, b in itertools.pairwise(words))
+    assert all(0 <= word.confidence <= 1 for word in words)
+
+
+def test_the_stages_one_by_one_give_the_whole(translator, clip) -> None:
+    (start_s, end_s), *rest = translator.detect_speech(clip)
+    assert rest == []
+    window = clip[round(start_s * 16_000) : round(end_s * 16_000)]
+    log_probs = translator.compute_log_probs(translator.compute_features(window))
+    assert log_probs.dtype == np.float32 and log_probs.shape[1] == len(translator.acoustic.vocabulary)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, atol=1e-4)
+    german = translator.decode(log_probs).text
+    assert german == translator.transcribe(clip).text
+    assert translator.translate_text([german]) == [translator.translate(clip).text]
+
+
+def test_any_rate_and_any_channels_say_the_same(translator, clip) -> None:
+    expected = translator.transcribe(clip).text
+    stereo = np.stack([clip, clip], axis=1)
+    assert translator.transcribe(stereo, 16_000).text == expected
+    assert translator.transcribe((clip * 32767).astype(np.int16)).text == expected
+    slower = translator.transcribe(np.repeat(clip, 3), 48_000).text
+    assert jiwer.wer(expected, slower) <= 0.3
+
+
+def test_greedy_and_beam_are_both_there(translator, clip) -> None:
+    greedy = translator.transcribe(clip, options=DecodingOptions(beam_width=1)).text
+    beam = translator.transcribe(clip, options=DecodingOptions(beam_width=64)).text
+    assert jiwer.wer(beam, greedy) < 0.8
+
+
+def test_a_hotword_is_heard_where_it_is_likely_and_refused_where_it_cannot_be_spelled(
+    translator, clip
+) -> None:
+    with pytest.raises(DecodingError, match="東京"):
+        translator.transcribe(clip, hotwords=["東京"])
+    assert translator.transcribe(clip, hotwords=["großmutter"]).text
+
+
+def test_silence_and_noise_are_not_words(translator) -> None:
+    silence = translator.transcribe(np.zeros(16_000 * 3, np.float32))
+    assert silence.text == "" and silence.segments == ()
+    assert translator.translate(np.zeros(16_000, np.float32)).text == ""
+    noise = np.random.default_rng(0).normal(0, 0.01, 16_000 * 3).astype(np.float32)
+    assert len(translator.transcribe(noise).words) <= 3
+
+
+def test_the_previous_request_leaves_nothing_behind(translator, clip) -> None:
+    expected = translator.translate(clip)
+    with pytest.raises(AudioNotFoundError):
+        translator.translate("/nowhere.wav")
+    with pytest.raises(EngineError):
+        translator.translate(np.full(16_000, np.nan, np.float32))
+    assert translator.transcribe(np.zeros(16_000, np.float32)).text == ""
+    again = translator.translate(clip)
+    assert (again.text, again.source) == (expected.text, expected.source)
+
+
+def test_one_object_serves_many_threads_without_crosstalk(translator, examples) -> None:
+    sources = [examples[0]["path"], examples[1]["path"]] * 6
+    expected = {path: translator.translate(path).text for path in set(sources)}
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda path: translator.translate(path).text, sources))
+    assert results == [expected[path] for path in sources]
+
+
+def test_a_batch_yields_every_result_in_order_and_one_error(translator, examples) -> None:
+    good = examples[0]["path"]
+    results = list(translator.transcribe_batch([good, "/nowhere.wav", good]))
+    assert isinstance(results[0], Transcript) and results[0] == results[2]
+    assert isinstance(results[1], AudioNotFoundError)
+
+
+def test_a_batch_says_what_one_file_says(translator, examples) -> None:
+    paths = [row["path"] for row in examples]
+    batch = list(translator.translate_batch(paths))
+    assert [result.text for result in batch] == [translator.translate(path).text for path in paths]
+
+
+def test_a_call_can_be_cancelled_and_the_next_one_works(translator, examples) -> None:
+    token = CancelToken()
+    timer = threading.Timer(0.05, token.cancel)
+    timer.start()
+    with pytest.raises(CancelledError):
+        for _ in range(100):
+            translator.transcribe(examples[-1]["path"], cancel=token)
+    assert translator.transcribe(examples[0]["path"]).text
+
+
+def test_progress_reaches_the_end(translator, examples) -> None:
+    seen: list[tuple[float, float]] = []
+    translator.transcribe(examples[-1]["path"], progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == pytest.approx(seen[-1][1])
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_stream_ends_with_the_words_of_the_recording(translator, examples) -> None:
+    waveform = translator.load_audio(examples[-1]["path"])
+    chunks = np.array_split(waveform, 90)
+    partials = list(translator.stream(chunks, 16_000))
+    whole = translator.transcribe(waveform).text
+    assert jiwer.wer(whole, partials[-1].stable_text) < 0.15
+    stable = [partial.stable_text for partial in partials]
+    assert all(after.startswith(before) for before, after in itertools.pairwise(stable))
+
+
+def test_text_alone_a_line_for_a_line(translator) -> None:
+    lines = ["Guten Morgen.", "", "wie geht es dir", "   "]
+    english = translator.translate_text(lines)
+    assert len(english) == 4
+    assert english[0] and english[2] and not english[1] and not english[3].strip()
+
+
+def test_the_signature_names_everything_a_figure_depends_on(translator) -> None:
+    for part in ("model:", "acoustic:", "beam:", "lm:", "mt:", "device:", "threads:2", "ort:", "cpu:"):
+        assert part in translator.signature
