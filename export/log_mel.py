@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from engine.bundle import AcousticConfig, FeatureConfig
+from export.acoustic import AcousticSource, ExportOptions, export_acoustic
+from export.checkpoint import read_json, read_vocabulary
+from export.errors import ExportError
 from export.graph.attention import Attention, Sinks
 from export.graph.builder import Choice, GraphBuilder
 from export.graph.heads import Head, LstmHead, LstmLayer, TransformerHead, emit_head
@@ -16,6 +21,74 @@ from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.mel_stem import MelStem, emit_mel_stem
 from export.graph.norm import LayerNorm
 from export.graph.states import emit_mix, emit_time_normalization
+from export.verify import Report
+
+SUBSAMPLING = 2  # of the stem's second convolution
+
+
+def export_log_mel(checkpoint: Path, folder: Path, options: ExportOptions) -> Report:
+    """Export a checkpoint of training/ as a verified bundle.
+
+    Raises:
+        ExportError: the checkpoint cannot be exported, or the graph is not what the checkpoint is.
+    """
+    return export_acoustic(load_log_mel(checkpoint), folder, options)
+
+
+def load_log_mel(checkpoint: Path) -> AcousticSource:
+    """Read config.json, vocab.json and model.safetensors.
+
+    Raises:
+        ExportError: a file is missing, foreign, or does not fit the others.
+    """
+    from training.log_mel_ctc import load_checkpoint
+
+    described = read_json(checkpoint / "config.json", required=True)
+    vocabulary = read_vocabulary(checkpoint, described)
+    try:
+        model = load_checkpoint(checkpoint)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExportError(
+            f"{str(checkpoint)!r} cannot be loaded ({str(error).splitlines()[0]})",
+            "a LogMelCTC checkpoint, as training writes it",
+            "train it again, or use `wav2vec2` for a Hugging Face folder",
+        ) from error
+    config = model.config
+    window_s = config.max_frames * SUBSAMPLING * config.hop_length / config.sample_rate
+    return AcousticSource(
+        name=checkpoint.resolve().name,
+        licence=str(described.get("licence", "unknown")),
+        build=lambda precision, ranges: build_log_mel(model, precision, ranges),
+        reference=lambda features: run_torch(model, features),
+        vocabulary=vocabulary,
+        config=AcousticConfig(
+            features=FeatureConfig(
+                kind="log_mel",
+                sample_rate=config.sample_rate,
+                n_fft=config.n_fft,
+                hop_length=config.hop_length,
+                n_mels=config.n_mels,
+                convention="kaldi" if config.convention == "kaldi" else "whisper",
+            ),
+            samples_per_frame=SUBSAMPLING * config.hop_length,
+            blank_id=config.blank_id,
+            tail_silence_s=config.tail_silence_s,
+            max_window_s=window_s - config.tail_silence_s,
+        ),
+        about=(
+            f"Whisper's encoder, {config.n_layers} layers of {config.hidden_size}, "
+            f"with a CTC head ({config.head}).",
+        ),
+    )
+
+
+def run_torch(model: Any, features: FloatArray) -> FloatArray:
+    """Logits of the original model."""
+    import torch
+
+    with torch.inference_mode():
+        logits: FloatArray = model(torch.from_numpy(np.ascontiguousarray(features))).float().numpy()
+    return logits
 
 
 def build_log_mel(
@@ -61,9 +134,15 @@ def _layer(layer: Any) -> Layer:
     sinks = None
     if block.n_sinks:
         sinks = Sinks(as_array(block.sink_keys), as_array(block.sink_values), as_array(block.sink_bias))
-    projections = (Linear.of(p) for p in (block.q_proj, block.k_proj, block.v_proj, block.out_proj))
     return Layer(
-        attention=Attention(*projections, block.n_heads, sinks),
+        attention=Attention(
+            query=Linear.of(block.q_proj),
+            key=Linear.of(block.k_proj),
+            value=Linear.of(block.v_proj),
+            output=Linear.of(block.out_proj),
+            n_heads=block.n_heads,
+            sinks=sinks,
+        ),
         attention_norm=LayerNorm.of(layer.layer_norm),
         feed_in=Linear.of(layer.intermediate_dense),
         feed_out=Linear.of(layer.output_dense),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from engine.session import open_session
 from engine.types import RuntimeOptions
+from export.graph.builder import Choice, Precision
 
 logger = logging.getLogger("export")
 FloatArray = NDArray[np.float32]
@@ -19,7 +20,7 @@ FloatArray = NDArray[np.float32]
 ALWAYS_FLOAT = ("head/output",)
 CPU = RuntimeOptions(device="cpu")
 
-Build = Callable[[Callable[[str], bool], Mapping[str, FloatArray] | None], tuple[onnx.ModelProto, dict[str, str]]]
+Build = Callable[[Choice, Mapping[str, FloatArray] | None], tuple[onnx.ModelProto, dict[str, str]]]
 Measure = Callable[[onnx.ModelProto], tuple[float, float]]
 
 
@@ -54,9 +55,20 @@ def measure_ranges(
     return ranges
 
 
+def choose(int8: Collection[str]) -> Choice:
+    """Quantise some blocks; the others keep float32 arithmetic over weights that are stored as int8."""
+
+    def precision(block: str) -> Precision:
+        if block in ALWAYS_FLOAT:
+            return "float32"
+        return "int8" if block in int8 else "stored"
+
+    return precision
+
+
 def search_blocks(
     build: Build,
-    blocks: Sequence[str],
+    candidates: Sequence[str],
     ranges: Mapping[str, FloatArray],
     measure: Measure,
     min_agreement: float,
@@ -64,24 +76,24 @@ def search_blocks(
     """Quantise as many blocks as the wanted agreement allows.
 
     Args:
-        build: makes the graph for a choice of int8 blocks.
+        build: makes the graph for a choice of precisions.
+        candidates: the blocks to quantise if possible.
         measure: relative error and argmax agreement of a graph against the original model.
         min_agreement: the smallest acceptable share of frames with the same argmax.
     Returns:
-        The graph and the blocks that stay in float32. When even the least sensitive blocks cost too
-        much, all of them stay.
+        The graph, and the candidates that keep float32 arithmetic. Blocks are given up in the order
+        of the error that each makes alone, until the agreement is reached or none is left.
     """
-    candidates = [block for block in blocks if block not in ALWAYS_FLOAT]
-    kept: list[str] = []
-    model = build(lambda block: block in candidates, ranges)[0]
+    model = build(choose(candidates), ranges)[0]
     if measure(model)[1] >= min_agreement:
-        return model, [*ALWAYS_FLOAT]
-    errors = {block: measure(build(lambda b, one=block: b == one, ranges)[0])[0] for block in candidates}  # type: ignore[misc]
-    for block in sorted(errors, key=errors.__getitem__, reverse=True):
+        return model, []
+    errors = {block: measure(build(choose((block,)), ranges)[0])[0] for block in candidates}
+    kept: list[str] = []
+    for block in sorted(candidates, key=errors.__getitem__, reverse=True):
         kept.append(block)
-        model = build(lambda b: b in candidates and b not in kept, ranges)[0]
+        model = build(choose([other for other in candidates if other not in kept]), ranges)[0]
         error, agreement = measure(model)
-        logger.info("float32 %s: error %.4f, agreement %.4f", ", ".join(kept), error, agreement)
+        logger.info("float32 in %s: error %.4f, agreement %.4f", ", ".join(kept), error, agreement)
         if agreement >= min_agreement:
             break
-    return model, [*ALWAYS_FLOAT, *kept]
+    return model, kept

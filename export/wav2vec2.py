@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
+from engine.bundle import AcousticConfig, FeatureConfig
+from export.acoustic import AcousticSource, ExportOptions, export_acoustic
+from export.checkpoint import read_checkpoint
 from export.errors import ExportError
 from export.graph.attention import Attention
 from export.graph.builder import Choice, GraphBuilder
@@ -16,8 +21,87 @@ from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 from export.graph.positional_conv import PositionalConv, emit_positional_conv
 from export.graph.waveform_convs import WaveformConv, emit_projection, emit_waveform_convs
+from export.verify import Report
 
 ARCHITECTURES = ("Wav2Vec2ForCTC", "HubertForCTC")
+MAX_WINDOW_S = 30.0
+
+
+def export_wav2vec2(checkpoint: str, folder: Path, options: ExportOptions) -> Report:
+    """Export a checkpoint as a verified bundle.
+
+    Args:
+        checkpoint: a save_pretrained folder, or a hub name.
+        folder: where the bundle will be.
+    Raises:
+        ExportError: the checkpoint cannot be exported, or the graph is not what the checkpoint is.
+    """
+    return export_acoustic(load_wav2vec2(checkpoint), folder, options)
+
+
+def load_wav2vec2(checkpoint: str) -> AcousticSource:
+    """Read a checkpoint; nothing in it is executed.
+
+    Raises:
+        ExportError: it is not a CTC model of a known architecture, or its files do not fit each other.
+    """
+    import transformers
+
+    folder = _local_folder(checkpoint)
+    info = read_checkpoint(folder, ARCHITECTURES)
+    model_class = getattr(transformers, info.architecture)
+    try:
+        model = model_class.from_pretrained(folder, use_safetensors=True, attn_implementation="sdpa").eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExportError(
+            f"{checkpoint!r} cannot be loaded ({str(error).splitlines()[0]})", "weights that fit config.json"
+        ) from error
+    check_supported(model.config)
+    features = FeatureConfig(kind="waveform", sample_rate=info.sample_rate, normalize=info.normalize)
+    norm = "group norm" if model.config.feat_extract_norm == "group" else "layer norm"
+    return AcousticSource(
+        name=folder.resolve().name if Path(checkpoint).exists() else checkpoint.split("/")[-1],
+        licence=info.licence,
+        build=lambda precision, ranges: build_wav2vec2(model, precision, ranges),
+        reference=lambda values: run_torch(model, values),
+        vocabulary=info.vocabulary,
+        config=AcousticConfig(
+            features=features,
+            samples_per_frame=info.samples_per_frame,
+            blank_id=info.blank_id,
+            word_delimiter=info.word_delimiter,
+            max_window_s=MAX_WINDOW_S,
+        ),
+        about=(
+            f"{info.architecture}, {model.config.num_hidden_layers} layers of {model.config.hidden_size}, "
+            f"{norm} in the convolutions. It takes one utterance a call and no mask.",
+        ),
+    )
+
+
+def run_torch(model: Any, values: FloatArray) -> FloatArray:
+    """Logits of the original model, without a mask."""
+    import torch
+
+    with torch.inference_mode():
+        logits: FloatArray = model(torch.from_numpy(np.ascontiguousarray(values))).logits.float().numpy()
+    return logits
+
+
+def _local_folder(checkpoint: str) -> Path:
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    import huggingface_hub
+
+    try:
+        wanted = ["*.json", "*.safetensors", "README.md"]
+        return Path(huggingface_hub.snapshot_download(checkpoint, allow_patterns=wanted))
+    except Exception as error:  # the hub's errors share no base
+        raise ExportError(
+            f"{checkpoint!r} is neither a folder nor to be had from the hub ({type(error).__name__})",
+            "a save_pretrained folder or a hub name",
+            "check the path, or download the checkpoint first",
+        ) from error
 
 
 def build_wav2vec2(
@@ -108,9 +192,14 @@ def _emit_encoder(graph: GraphBuilder, hidden: str, encoder: Any, norm_first: bo
 
 def _layer(layer: Any, norm_first: bool) -> Layer:
     block = layer.attention
-    projections = (Linear.of(p) for p in (block.q_proj, block.k_proj, block.v_proj, block.out_proj))
     return Layer(
-        attention=Attention(*projections, block.num_heads),
+        attention=Attention(
+            query=Linear.of(block.q_proj),
+            key=Linear.of(block.k_proj),
+            value=Linear.of(block.v_proj),
+            output=Linear.of(block.out_proj),
+            n_heads=block.num_heads,
+        ),
         attention_norm=LayerNorm.of(layer.layer_norm),
         feed_in=Linear.of(layer.feed_forward.intermediate_dense),
         feed_out=Linear.of(layer.feed_forward.output_dense),

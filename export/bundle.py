@@ -1,0 +1,118 @@
+"""Exported parts, put together to the bundle that the runtime loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.bundle import AcousticConfig, DecodingConfig, TranslationConfig, open_bundle, write_bundle
+from export.card import render_bundle_card
+from export.errors import ExportError
+
+TRANSLATION_CONFIG = "translation.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts are; None for what the bundle does without.
+
+    Attributes:
+        acoustic: a bundle with an acoustic model. translation: a folder that `export marian` wrote.
+        language_model: KenLM's probing binary. lexicon: the decoder's word list.
+    """
+
+    acoustic: Path | None = None
+    translation: Path | None = None
+    language_model: Path | None = None
+    lexicon: Path | None = None
+
+
+def assemble_bundle(
+    folder: Path,
+    parts: Parts,
+    *,
+    name: str,
+    licence: str,
+    decoding: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+    about: str = "",
+) -> Path:
+    """Write a bundle of everything given.
+
+    Args:
+        decoding: fields of DecodingConfig that were tuned for these parts.
+        figures: measured for the whole, with their signatures.
+        about: Markdown for the card: data, training, limits.
+    Raises:
+        ExportError: nothing was given, a part is missing, or a setting is unknown.
+        BundleError: a part is damaged.
+    """
+    files: dict[str, Path] = {}
+    cards: dict[str, str] = {}
+    acoustic = _take_acoustic(parts.acoustic, files, cards) if parts.acoustic else None
+    translation = _take_translation(parts.translation, files, cards) if parts.translation else None
+    for role, path in (("language_model", parts.language_model), ("lexicon", parts.lexicon)):
+        if path is not None:
+            files[role] = path
+    if acoustic is None and translation is None:
+        raise ExportError(
+            "neither --acoustic nor --translation", "at least one model", "pass an exported folder"
+        )
+    return write_bundle(
+        folder,
+        name=name,
+        licence=licence,
+        files=files,
+        acoustic=acoustic,
+        decoding=_decoding(decoding or {}),
+        translation=translation,
+        card=render_bundle_card(name, licence, cards, figures or {}, about),
+        figures=figures,
+    )
+
+
+def _take_acoustic(folder: Path, files: dict[str, Path], cards: dict[str, str]) -> AcousticConfig:
+    bundle = open_bundle(folder)
+    if bundle.manifest.acoustic is None:
+        raise ExportError(f"{str(folder)!r} has no acoustic model", "what `export log-mel` or wav2vec2 wrote")
+    files |= {role: bundle.file(role) for role in ("acoustic", "vocabulary")}
+    cards["Acoustic model"] = _card(folder)
+    return bundle.manifest.acoustic
+
+
+def _take_translation(folder: Path, files: dict[str, Path], cards: dict[str, str]) -> TranslationConfig:
+    from export.marian import FILES
+
+    try:
+        config = msgspec.json.decode((folder / TRANSLATION_CONFIG).read_bytes(), type=TranslationConfig)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ExportError(
+            f"{str(folder)!r} has no usable {TRANSLATION_CONFIG} ({error})",
+            "a folder that `export marian` wrote",
+            "export the translator again",
+        ) from error
+    files |= {role: folder / name for role, name in FILES.items() if (folder / name).is_file()}
+    card = _card(folder)
+    if not card:
+        card = "```json\n" + json.dumps(config.figures, indent=1, ensure_ascii=False) + "\n```"
+    cards["Translation model"] = card
+    return config
+
+
+def _card(folder: Path) -> str:
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _decoding(fields: Mapping[str, Any]) -> DecodingConfig:
+    try:
+        return msgspec.convert(dict(fields), DecodingConfig)
+    except msgspec.ValidationError as error:
+        raise ExportError(
+            f"decoding settings {dict(fields)!r} ({error})", "fields of DecodingConfig", "correct --decoding"
+        ) from error

@@ -1,0 +1,165 @@
+"""The commands of `export`: their options, and what they call; only the chosen one imports torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """A name, one line of help, and the two functions behind it."""
+
+    name: str
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every acoustic export shares."""
+    parser.add_argument("checkpoint", help="folder (or, for wav2vec2, a hub name) of the checkpoint")
+    parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
+    parser.add_argument(
+        "--keep", nargs="*", default=[], help="blocks to keep in float32, by prefix: layer_0 stem"
+    )
+    _add_check_arguments(parser)
+    parser.add_argument("--licence", help="of the weights; the checkpoint's own when not given")
+
+
+def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verify-data",
+        type=Path,
+        help="manifest (path, text_de) to compare on; signals like speech without it",
+    )
+    parser.add_argument(
+        "--min-agreement", type=float, help="refuse below this share of frames with the same argmax"
+    )
+    parser.add_argument(
+        "--allow-slower", action="store_true", help="accept int8 that is slower than float32 here"
+    )
+
+
+def run_wav2vec2(options: argparse.Namespace) -> int:
+    """Export a Wav2Vec2ForCTC or HubertForCTC."""
+    from export.wav2vec2 import export_wav2vec2
+
+    return _report(export_wav2vec2(options.checkpoint, options.out, _acoustic_options(options)), options.out)
+
+
+def run_log_mel(options: argparse.Namespace) -> int:
+    """Export a LogMelCTC."""
+    from export.log_mel import export_log_mel
+
+    report = export_log_mel(Path(options.checkpoint), options.out, _acoustic_options(options))
+    return _report(report, options.out)
+
+
+def _acoustic_options(options: argparse.Namespace) -> Any:
+    from export.acoustic import ExportOptions
+
+    return ExportOptions(
+        precision=options.precision,
+        keep=tuple(options.keep),
+        verify_data=options.verify_data,
+        min_agreement=options.min_agreement,
+        allow_slower=options.allow_slower,
+        licence=options.licence,
+    )
+
+
+def _report(report: Any, out: Path | None) -> int:
+    from export.card import parity_table
+
+    print("\n".join(parity_table(report)))
+    if out is not None:
+        print(f"wrote {out}")
+    return 0
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `verify`."""
+    parser.add_argument("checkpoint", help="folder or hub name of the original")
+    parser.add_argument("bundle", type=Path, help="folder of the exported bundle")
+    _add_check_arguments(parser)
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Compare a bundle with the checkpoint it claims to be."""
+    from export.acoustic import verify_bundle
+    from export.checkpoint import read_json
+
+    folder = Path(options.checkpoint)
+    described = read_json(folder / "config.json") if folder.is_dir() else {}
+    kind = "log_mel" if described.get("architecture") else "wav2vec2"
+    module = importlib.import_module(f"export.{kind}")
+    source = module.load_log_mel(folder) if kind == "log_mel" else module.load_wav2vec2(options.checkpoint)
+    report = verify_bundle(
+        source, options.bundle, options.verify_data, options.min_agreement, options.allow_slower
+    )
+    return _report(report, None)
+
+
+def add_marian_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `marian`."""
+    importlib.import_module("export.marian").add_arguments(parser)
+
+
+def run_marian(options: argparse.Namespace) -> int:
+    """Export a MarianMTModel."""
+    return int(importlib.import_module("export.marian").run(options))
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `bundle`."""
+    parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
+    parser.add_argument(
+        "--acoustic", type=Path, help="folder that `export wav2vec2` or `export log-mel` wrote"
+    )
+    parser.add_argument("--translation", type=Path, help="folder that `export marian` wrote")
+    parser.add_argument("--language-model", type=Path, help="KenLM probing binary")
+    parser.add_argument("--lexicon", type=Path, help="the decoder's word list")
+    parser.add_argument(
+        "--decoding", type=json.loads, default={}, help='tuned settings: {"lm_alpha": 0.6, ...}'
+    )
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--licence", required=True)
+    parser.add_argument("--figures", type=Path, help="JSON object of figures, with their signatures")
+    parser.add_argument("--about", type=Path, help="Markdown for the card: data, training, limits")
+
+
+def run_bundle(options: argparse.Namespace) -> int:
+    """Put exported parts together."""
+    from export.bundle import Parts, assemble_bundle
+    from export.checkpoint import read_json
+
+    parts = Parts(options.acoustic, options.translation, options.language_model, options.lexicon)
+    figures = read_json(options.figures, required=True) if options.figures else {}
+    about = options.about.read_text(encoding="utf-8") if options.about else ""
+    assemble_bundle(
+        options.out,
+        parts,
+        name=options.name,
+        licence=options.licence,
+        decoding=options.decoding,
+        figures=figures,
+        about=about,
+    )
+    print(f"wrote {options.out}")
+    return 0
+
+
+COMMANDS = (
+    Command("wav2vec2", "export a Wav2Vec2 or HuBERT CTC checkpoint", add_acoustic_arguments, run_wav2vec2),
+    Command("log-mel", "export a log-mel CTC checkpoint of training/", add_acoustic_arguments, run_log_mel),
+    Command("marian", "export a Marian translation checkpoint", add_marian_arguments, run_marian),
+    Command("verify", "compare an exported bundle with its checkpoint", add_verify_arguments, run_verify),
+    Command("bundle", "put exported parts together to one bundle", add_bundle_arguments, run_bundle),
+)

@@ -1,0 +1,202 @@
+"""Proof that a graph still is its checkpoint: logits, argmax and words, by length and with noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from engine.manifest import AcousticConfig
+from engine.session import open_session
+from engine.types import RuntimeOptions
+from export.audio_cases import Case
+from export.errors import ExportError
+
+MIN_AGREEMENT = {"fp32": 0.999, "int8": 0.98}
+MAX_WER_LOSS = 0.003  # 0.3 points
+MIN_WORDS_FOR_WER = 300  # below, one word is worth more than the loss that would be refused
+BATCHES = (2, 7)
+CPU = RuntimeOptions(device="cpu")
+
+FloatArray = NDArray[np.float32]
+Run = Callable[[FloatArray], FloatArray]  # [batch, ...] features -> [batch, n_frames, vocab_size] logits
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: all frames of one bucket.
+
+    Attributes:
+        error: relative L2 error of the logits. agreement: share of frames with the same argmax.
+    """
+
+    bucket: str
+    noise: str
+    n_frames: int
+    error: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        batch_agreement: by batch size, argmax agreement of an utterance alone and in a batch. The
+            engine runs one utterance a call, so this tells only what another runtime would meet.
+        wer_reference, wer_export: word error rates of greedy decoding over n_words words; None without texts.
+        speedup: float32 time over this graph's time, one thread, interleaved; None if not measured.
+    """
+
+    rows: tuple[Row, ...]
+    batch_agreement: dict[int, float]
+    n_words: int = 0
+    wer_reference: float | None = None
+    wer_export: float | None = None
+    speedup: float | None = None
+
+    @property
+    def agreement(self) -> float:
+        """Of the worst bucket."""
+        return min(row.agreement for row in self.rows)
+
+    @property
+    def error(self) -> float:
+        """Of the worst bucket."""
+        return max(row.error for row in self.rows)
+
+    def figures(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+
+
+def onnx_run(model: onnx.ModelProto | bytes) -> Run:
+    """Run a graph on one CPU thread, as the engine does."""
+    graph = model if isinstance(model, bytes) else model.SerializeToString()
+    session = open_session(graph, CPU, threads=1)
+    name = next(n for n in session.input_names if n != "attention_mask")
+    return lambda features: session.run({name: features}, ["logits"])[0]
+
+
+def with_logits(cases: Sequence[Case], reference: Run) -> list[Case]:
+    """The same cases with what the original model answers."""
+    return [dataclasses.replace(case, logits=reference(case.features[None])[0]) for case in cases]
+
+
+def compare(run: Run, cases: Sequence[Case]) -> tuple[float, float]:
+    """Relative L2 error and argmax agreement over all frames of cases that have logits.
+
+    Raises:
+        ExportError: another number of frames or outputs than the original model's.
+    """
+    squared_error = squared_norm = 0.0
+    same: list[NDArray[np.bool_]] = []
+    for case in cases:
+        got, want = run(case.features[None])[0], case.logits
+        if want is None or got.shape != want.shape:
+            raise ExportError(
+                f"logits {got.shape} instead of {None if want is None else want.shape}",
+                "as many as the original model's",
+                "report the checkpoint's config.json",
+            )
+        squared_error += float(((got - want) ** 2).sum())
+        squared_norm += float((want**2).sum())
+        same.append(got.argmax(-1) == want.argmax(-1))
+    return float(np.sqrt(squared_error / max(squared_norm, 1e-30))), float(np.concatenate(same).mean())
+
+
+def verify(run: Run, cases: Sequence[Case], config: AcousticConfig, vocabulary: Sequence[str]) -> Report:
+    """Compare a graph with the original model.
+
+    Args:
+        run: the graph.
+        cases: utterances by length bucket, clean and noisy, with the original's logits; some with a text.
+        vocabulary: tokens by output index.
+    """
+    rows = []
+    for key in dict.fromkeys((case.bucket, case.noise) for case in cases if case.bucket):
+        chosen = [case for case in cases if (case.bucket, case.noise) == key]
+        n_frames = sum(len(case.logits) for case in chosen if case.logits is not None)
+        rows.append(Row(*key, n_frames, *compare(run, chosen)))
+    report = Report(tuple(rows), {size: batch_agreement(run, cases[0].features, size) for size in BATCHES})
+    spoken = [case for case in cases if case.text and case.logits is not None]
+    if not spoken:
+        return report
+    n_words = sum(len(case.text.split()) for case in spoken)
+    heard = [[case.logits for case in spoken], [run(case.features[None])[0] for case in spoken]]
+    rates = []
+    for logits in heard:
+        words = [greedy_words(array, config, vocabulary) for array in logits if array is not None]
+        pairs = zip(spoken, words, strict=True)
+        rates.append(sum(edit_distance(case.text.split(), found) for case, found in pairs) / n_words)
+    return dataclasses.replace(report, n_words=n_words, wer_reference=rates[0], wer_export=rates[1])
+
+
+def measure_speedup(run: Run, baseline: Run, features: FloatArray, repeats: int = 7) -> float:
+    """Time of the baseline over the time of the graph: the best of interleaved runs of each."""
+    times: dict[Run, list[float]] = {run: [], baseline: []}
+    for _ in range(repeats):
+        for candidate, seconds in times.items():
+            start = time.perf_counter()
+            candidate(features[None])
+            seconds.append(time.perf_counter() - start)
+    return min(times[baseline]) / min(times[run])
+
+
+def check(
+    report: Report, precision: str, min_agreement: float | None = None, allow_slower: bool = False
+) -> None:
+    """Refuse an export that is not what its checkpoint was.
+
+    Raises:
+        ExportError: too little agreement, too many more word errors, or int8 slower than float32.
+    """
+    wanted = MIN_AGREEMENT[precision] if min_agreement is None else min_agreement
+    problems = []
+    if not report.agreement >= wanted:  # also where it is not a number
+        problems.append(f"argmax agreement {report.agreement:.4f} in the worst bucket, below {wanted}")
+    loss = (report.wer_export or 0.0) - (report.wer_reference or 0.0)
+    if loss > MAX_WER_LOSS and report.n_words >= MIN_WORDS_FOR_WER:
+        problems.append(f"word error rate up by {100 * loss:.2f} points over {report.n_words} words")
+    if report.speedup is not None and report.speedup < 1 and not allow_slower:
+        problems.append(f"slower than float32 on this machine ({report.speedup:.2f} times its speed)")
+    if problems:
+        raise ExportError(
+            f"the {precision} graph differs too much from its checkpoint: " + "; ".join(problems),
+            f"agreement of {wanted}, at most {100 * MAX_WER_LOSS:g} points of word errors, a gain in speed",
+            "export with --precision fp32, or keep more blocks in float32 with --keep",
+        )
+
+
+def batch_agreement(run: Run, features: FloatArray, size: int) -> float:
+    """How an utterance alone agrees with itself among others of its length."""
+    rng = np.random.default_rng(size)
+    batch = [features]
+    for _ in range(size - 1):
+        batch.append(np.roll(features, int(rng.integers(features.shape[-1])), axis=-1) * rng.uniform(0.5, 2))
+    together = run(np.stack(batch).astype(np.float32))[0]
+    return float((together.argmax(-1) == run(features[None])[0].argmax(-1)).mean())
+
+
+def greedy_words(logits: FloatArray, config: AcousticConfig, vocabulary: Sequence[str]) -> list[str]:
+    """Best path, repeats and blanks removed, as words."""
+    path = logits.argmax(-1)
+    kept = path[(path != config.blank_id) & np.concatenate([[True], path[1:] != path[:-1]])]
+    return "".join(vocabulary[index] for index in kept).replace(config.word_delimiter, " ").lower().split()
+
+
+def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
+    """Fewest insertions, deletions and substitutions from one to the other."""
+    previous = list(range(len(right) + 1))
+    for i, item in enumerate(left, 1):
+        current = [i]
+        for j, other in enumerate(right, 1):
+            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (item != other)))
+        previous = current
+    return previous[-1]
