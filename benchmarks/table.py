@@ -9,6 +9,8 @@ from benchmarks.compare import disagreements
 from benchmarks.gate import Finding
 from benchmarks.summary import LENGTH
 
+TEXT_WIDTH = 200
+
 
 def align(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     """Columns of equal width under underlined titles.
@@ -43,6 +45,11 @@ def number(value: float | None, digits: int = 1, unit: str = "") -> str:
 def span(interval: Sequence[float] | None, scale: float = 100) -> str:
     """A confidence interval."""
     return "" if interval is None else f"[{scale * interval[0]:.1f}, {scale * interval[1]:.1f}]"
+
+
+def clip(text: str) -> str:
+    """Text cut to TEXT_WIDTH, with an ellipsis where something is missing."""
+    return text if len(text) <= TEXT_WIDTH else f"{text[: TEXT_WIDTH - 1]}…"
 
 
 def render_result(result: Mapping[str, Any]) -> str:
@@ -137,8 +144,8 @@ def _worst(result: Mapping[str, Any]) -> str:
         substitutions, deletions, insertions, reference = row["word_errors"]
         lines += [
             f"  {name}: {substitutions} sub, {deletions} del, {insertions} ins of {reference}",
-            f"    ref: {row['text_de']}",
-            f"    hyp: {row['hypothesis_de']}",
+            f"    ref: {clip(row['text_de'])}",
+            f"    hyp: {clip(row['hypothesis_de'])}",
         ]
     return "\n".join(lines)
 
@@ -164,9 +171,9 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     for row in differing[:5]:
         parts += [
             f"  {row['id']}",
-            f"    ref: {row['text_de']}",
-            f"    1st: {row['first']}  ({row['first_errors']} errors)",
-            f"    2nd: {row['second']}  ({row['second_errors']} errors)",
+            f"    ref: {clip(row['text_de'])}",
+            f"    1st: {clip(row['first'])}  ({row['first_errors']} errors)",
+            f"    2nd: {clip(row['second'])}  ({row['second_errors']} errors)",
         ]
     return "\n".join(parts)
 
