@@ -303,10 +303,11 @@ class SpeechTranslator:
             waveform = self.load_audio(source, sample_rate)
             self.acoustic.check_length(waveform)
             regions = self._regions(waveform, options)
+        wide = threads > 1 and len(regions) == 1
         segments = longform.transcribe_regions(
             waveform,
             regions,
-            lambda window: self._recognise(window, options, clock, cancel),
+            lambda window: self._recognise(window, options, clock, cancel, wide),
             sample_rate=self.acoustic.sample_rate,
             threads=threads,
             progress=progress,
@@ -322,12 +323,17 @@ class SpeechTranslator:
         )
 
     def _recognise(
-        self, window: Waveform, options: DecodingOptions, clock: StageClock, cancel: CancelToken | None
+        self,
+        window: Waveform,
+        options: DecodingOptions,
+        clock: StageClock,
+        cancel: CancelToken | None,
+        wide: bool = False,
     ) -> Hypothesis:
         with clock.time("features"):
             features = self.compute_features(window)
         with clock.time("encoder"):
-            log_probs = self.compute_log_probs(features, cancel)
+            log_probs = self.acoustic.compute_log_probs(features, cancel, wide=wide)
         with clock.time("decode"):
             return self.decode(log_probs, options)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from engine.cli.terminal import complain, progress_bar, say
 from engine.errors import EngineError, OptionError, OutputError
+from engine.formats import FORMATS, render, write
 from engine.types import DecodingOptions, Transcript, Translation
 
 if TYPE_CHECKING:
     from engine.pipeline import SpeechTranslator
 
 Result = Transcript | Translation
-FORMATS = ("txt", "json", "srt", "vtt", "tsv")
 
 
 def run_files(options: argparse.Namespace) -> int:
@@ -124,8 +124,6 @@ def _one_with_progress(
 
 
 def _deliver(source: str, result: Result, paths: Sequence[Path], options: argparse.Namespace) -> None:
-    from engine.formats import render, write
-
     for path in paths:
         write(result, path, word_timestamps=options.word_timestamps)
     if options.verbose:

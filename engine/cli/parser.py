@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from engine import __version__
-
-FORMATS = ("txt", "json", "srt", "vtt", "tsv", "all")
+from engine.formats import FORMATS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +36,7 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
         parser.add_argument("--output", metavar="OUT", help="where --text_file's translation goes (stdout)")
     parser.add_argument("--output_dir", metavar="DIR", help="write files there instead of printing")
     parser.add_argument(
-        "--output_format", choices=FORMATS, default=None, help="txt, or with --output_dir: all"
+        "--output_format", choices=(*FORMATS, "all"), default=None, help="txt, or with --output_dir: all"
     )
     parser.add_argument("--word_timestamps", action="store_true", help="times of single words")
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
@@ -86,6 +85,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("serve", help=purpose, description=purpose)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=_positive, default=8000)
+    parser.add_argument("--max_upload_mb", type=_positive, default=25, help="of one request")
+    parser.add_argument("--max_duration_s", type=_positive, default=3600, help="of one recording")
+    parser.add_argument("--max_pending", type=_positive, default=32, help="requests waiting; more get 503")
     _add_model(parser)
     parser.set_defaults(run=run_serve)
 

@@ -13,12 +13,19 @@ def run_serve(options: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from engine.serve import create_app
+        from engine.serve import ServeSettings, create_app
     except ImportError as error:
         raise DependencyError(
             f"serving needs a package that is missing ({error.name})",
             "the extra [serve]",
             "pip install 'speech-engine[serve]'",
         ) from error
-    uvicorn.run(create_app(load_model(options)), host=options.host, port=options.port, log_level="info")
+    settings = ServeSettings(
+        max_upload_bytes=options.max_upload_mb << 20,
+        max_duration_s=options.max_duration_s,
+        max_pending=options.max_pending,
+    )
+    uvicorn.run(
+        create_app(load_model(options), settings), host=options.host, port=options.port, log_level="info"
+    )
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Never
 
 from tqdm import tqdm
 
@@ -19,7 +20,6 @@ def complain(text: str, end: str = "\n") -> None:
     sys.stderr.flush()
 
 
-def progress_bar(total: float | None, unit: str, delay_s: float = 0.0) -> tqdm[None]:
+def progress_bar(total: float | None, unit: str, delay_s: float = 0.0) -> tqdm[Never]:
     """A bar on standard error, shown on terminals only, after delay_s seconds of work."""
-    bar: tqdm[None] = tqdm(total=total, unit=unit, disable=None, delay=delay_s, file=sys.stderr)
-    return bar
+    return tqdm(total=total, unit=unit, disable=None, delay=delay_s, file=sys.stderr)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from engine.cli.files import decoding_options, load_model
 from engine.cli.terminal import progress_bar, say
-from engine.errors import OptionError, OutputError, TranslationError
+from engine.errors import OptionError, TranslationError
+from engine.formats import write_text
 
 LINES_AT_ONCE = 256
 
@@ -28,7 +26,7 @@ def run_text(options: argparse.Namespace) -> int:
         for line in translated:
             say(line)
     else:
-        write_lines(Path(options.output), translated)
+        write_text("".join(f"{line}\n" for line in translated), options.output)
     return 0
 
 
@@ -59,29 +57,3 @@ def _translated(translator: object, lines: list[str], options: argparse.Namespac
             for line in translator.translate_text(block, settings):
                 yield " ".join(line.split())
             bar.update(len(block))
-
-
-def write_lines(path: Path, lines: Iterator[str]) -> None:
-    """Write lines beside the path, then rename; an interruption leaves no partial file.
-
-    Raises:
-        OutputError: the folder is missing, full or not writable.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {str(path)!r} ({error.strerror})", "a writable folder", "choose another --output"
-        ) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(line + "\n")
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {str(path)!r} ({error.strerror})", "space on a writable disk"
-        ) from error
-    finally:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()

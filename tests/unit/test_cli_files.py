@@ -7,7 +7,7 @@ import pytest
 from engine.cli import main
 from engine.cli.files import plan_outputs
 from engine.cli.parser import build_parser
-from engine.cli.text import read_lines, write_lines
+from engine.cli.text import read_lines
 from engine.errors import OptionError, OutputError, TranslationError
 
 
@@ -80,22 +80,3 @@ def test_lines_survive_broken_utf8_and_windows_line_ends(tmp_path: Path) -> None
 def test_a_text_file_that_is_missing() -> None:
     with pytest.raises(TranslationError, match="nowhere"):
         read_lines("/nowhere/in.txt")
-
-
-def test_an_interrupted_translation_leaves_the_old_output(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    path.write_text("old")
-
-    def lines():
-        yield "new"
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_lines(path, lines())
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_output_in_a_folder_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="writable"):
-        write_lines(tmp_path / "no" / "out.txt", iter(["x"]))
