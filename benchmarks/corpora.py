@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.arrow import find_shards, read_shards
 from benchmarks.errors import ManifestError
 from benchmarks.manifest import (
     JSONL_COLUMNS,
@@ -46,7 +47,7 @@ def read_data(
         ManifestError: lists every problem.
     """
     if data.is_dir():
-        return read_audio_folder(data, limit)
+        return read_audio_folder(data, split, limit)
     if clips is not None:
         return read_covost(data, clips, split, limit)
     return read_manifest(data, limit)
@@ -110,20 +111,23 @@ def _in_folder(row: Row, clips: Path) -> Row:
     return Row(row.line, {**row.cells, "id": name, "path": path})
 
 
-def read_audio_folder(folder: Path, limit: int | None = None) -> list[Utterance]:
-    """Read an audio folder of Hugging Face `datasets`: metadata.csv, .tsv or .jsonl beside the files.
+def read_audio_folder(folder: Path, split: str = "test", limit: int | None = None) -> list[Utterance]:
+    """Read a folder of Hugging Face `datasets`.
 
-    The columns are file_name; transcription, sentence or text; and perhaps translation.
-
+    Args:
+        folder: metadata.csv, .tsv or .jsonl beside audio files, or a dataset in Arrow or Parquet files.
+            The columns are file_name or audio; transcription, sentence or text; and perhaps translation.
+        split: of a dataset in Arrow or Parquet files.
+        limit: keep the first so many utterances.
     Raises:
-        ManifestError: lists every problem.
+        ManifestError: lists every problem. DependencyError: pyarrow is missing.
     """
     found = [folder / name for name in AUDIO_FOLDER_FILES if (folder / name).is_file()]
     if not found:
-        hint = f"no {' or '.join(AUDIO_FOLDER_FILES)} in this folder"
-        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-            hint += "; it is a save_to_disk folder: write its audio out as files with a manifest first"
-        raise ManifestError(folder, [hint])
+        if not find_shards(folder, split):
+            raise ManifestError(folder, [f"no {' or '.join(AUDIO_FOLDER_FILES)}, nor Arrow or Parquet files"])
+        rows, problems = read_shards(folder, split, AUDIO_FOLDER_COLUMNS)
+        return check_rows(folder, rows, problems, limit)
     path = found[0]
     if path.suffix == ".jsonl":
         rows, problems = read_rows(path)

@@ -9,6 +9,7 @@ from typing import Any
 from engine.errors import DependencyError
 
 SCORING = ("jiwer", "sacrebleu")
+INSTALL = "pip install 'speech-engine[bench]'"
 
 
 def load_extra(name: str) -> Any:
@@ -21,10 +22,8 @@ def load_extra(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def check_extras(*names: str) -> None:
+def check_extras(*names: str, extra: str = INSTALL) -> None:
     """Refuse to start what would end in an ImportError after an hour of measuring."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise DependencyError(
-            f"{' and '.join(missing)} not installed", fix="pip install 'speech-engine[bench]'"
-        )
+        raise DependencyError(f"{' and '.join(missing)} not installed", fix=extra)

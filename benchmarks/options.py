@@ -55,7 +55,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="MANIFEST",
         help="TSV (path, text_de, text_en) or JSONL (audio_filepath, text, translation), a corpus TSV with "
-        "--clips, or an audio folder (the synthetic examples)",
+        "--clips, or a Hugging Face folder (the synthetic examples)",
     )
     parser.add_argument("--clips", metavar="DIR", help="clips of Common Voice, for its TSVs and CoVoST 2's")
     parser.add_argument("--split", default=default.split, help="split of CoVoST 2 (%(default)s)")

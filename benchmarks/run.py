@@ -186,7 +186,11 @@ def run_systems(
     measure(systems, utterances, task, journals, repeats=settings.repeats, progress=tick)
     rss, gpu = peak_rss_mb(), gpu_memory_mb() if settings.device != "cpu" else None
     extra = {
-        "data": {"path": str(data.path), "digest": digest, "sample_rates": data.sample_rates},
+        "data": {
+            "path": settings.data or "the synthetic examples",
+            "digest": digest,
+            "sample_rates": data.sample_rates,
+        },
         "notes": list(data.notes),
         "settings": asdict(settings),
         "warmup": settings.warmup,

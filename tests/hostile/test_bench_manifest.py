@@ -218,5 +218,37 @@ def test_audio_folders_of_hugging_face(tmp_path: Path) -> None:
     (item,) = read_audio_folder(tmp_path)
     assert (item.id, item.text_de) == ("a.wav", "Ja")
     (tmp_path / "metadata.jsonl").unlink()
-    with pytest.raises(ManifestError, match=r"metadata\.csv"):
+    with pytest.raises(ManifestError, match="nor Arrow or Parquet"):
         read_audio_folder(tmp_path)
+
+
+def save_dataset(folder: Path, rows: list[dict[str, object]], split: str = "test") -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="reads Hugging Face datasets; not in any extra")
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    table = pyarrow.Table.from_pylist(rows)
+    shard = folder / split / "data-00000-of-00001.arrow"
+    with pyarrow.OSFile(str(shard), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    (folder.parent / "hub").mkdir(exist_ok=True)
+    pytest.importorskip("pyarrow.parquet").write_table(table, folder.parent / "hub" / f"{split}-00000.parquet")
+
+
+def test_datasets_saved_to_disk_or_downloaded_have_their_audio_written_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    clip = {"bytes": b"RIFFdata", "path": "a.wav"}
+    rows = [{"audio": clip, "sentence": "Ja.", "translation": "Yes.", "client_id": "s1"}] * 2
+    save_dataset(tmp_path / "saved", rows)
+    save_dataset(tmp_path / "saved", rows[:1], "train")
+    for folder in ("saved", "hub"):
+        first, second = read_audio_folder(tmp_path / folder)
+        assert first.path.read_bytes() == b"RIFFdata"
+        assert (first.id, second.id) == ("000001-a.wav", "000002-a.wav")
+        assert (first.text_de, first.text_en, first.columns["client_id"]) == ("Ja.", "Yes.", "s1")
+    save_dataset(tmp_path / "saved", [{"audio": None, "sentence": "Ja."}, {"audio": clip, "sentence": ""}])
+    with pytest.raises(ManifestError, match="row 1: no audio"):
+        read_audio_folder(tmp_path / "saved")
+    save_dataset(tmp_path / "saved", [{"sentence": "Ja."}])
+    with pytest.raises(ManifestError, match="no column 'audio'"):
+        read_audio_folder(tmp_path / "saved")
