@@ -230,7 +230,8 @@ def save_dataset(folder: Path, rows: list[dict[str, object]], split: str = "test
     with pyarrow.OSFile(str(shard), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
     (folder.parent / "hub").mkdir(exist_ok=True)
-    pytest.importorskip("pyarrow.parquet").write_table(table, folder.parent / "hub" / f"{split}-00000.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(table, folder.parent / "hub" / f"{split}-00000.parquet")
 
 
 def test_datasets_saved_to_disk_or_downloaded_have_their_audio_written_out(
