@@ -177,26 +177,11 @@ def run_systems(
         for system in systems
     ]
     journals = [Journal(_partial(output, index), name) for index, name in enumerate(signatures)]
-    tick = make_progress(len(systems), "warm-up")
-    firsts = []
-    for system in systems:
-        firsts.append(warm_up(system, utterances, task, settings.warmup))
-        tick()
+    firsts = _warm_up(systems, utterances, task, settings.warmup, make_progress)
     tick = make_progress(len(systems) * settings.repeats * len(utterances), task)
     measure(systems, utterances, task, journals, repeats=settings.repeats, progress=tick)
     rss, gpu = peak_rss_mb(), gpu_memory_mb() if settings.device != "cpu" else None
-    extra = {
-        "data": {
-            "path": settings.data or "the synthetic examples",
-            "digest": digest,
-            "sample_rates": data.sample_rates,
-        },
-        "notes": list(data.notes),
-        "settings": asdict(settings),
-        "warmup": settings.warmup,
-        "repeats": settings.repeats,
-        "environment": environment(),
-    }
+    extra = _circumstances(settings, data, digest)
     results = [
         summarize(
             utterances,
@@ -209,6 +194,34 @@ def run_systems(
     for journal in journals:
         journal.remove()
     return results
+
+
+def _warm_up(
+    systems: Sequence[System],
+    utterances: Sequence[Utterance],
+    task: str,
+    count: int,
+    make_progress: MakeProgress,
+) -> list[float | None]:
+    tick = make_progress(len(systems), "warm-up")
+    firsts = []
+    for system in systems:
+        firsts.append(warm_up(system, utterances, task, count))
+        tick()
+    return firsts
+
+
+def _circumstances(settings: RunSettings, data: Data, digest: str) -> dict[str, Any]:
+    """What a result says about itself, besides its figures."""
+    path = settings.data or "the synthetic examples"
+    return {
+        "data": {"path": path, "digest": digest, "sample_rates": data.sample_rates},
+        "notes": list(data.notes),
+        "settings": asdict(settings),
+        "warmup": settings.warmup,
+        "repeats": settings.repeats,
+        "environment": environment(),
+    }
 
 
 def _partial(output: Path | None, index: int) -> Path | None:
