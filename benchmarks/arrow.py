@@ -39,7 +39,8 @@ def read_shards(folder: Path, split: str, names: Mapping[str, str]) -> tuple[lis
         DependencyError: pyarrow is missing. ManifestError: a file is not readable, or has no audio column.
     """
     check_extras("pyarrow", extra="pip install pyarrow")
-    rows, problems = [], []
+    rows: list[Row] = []
+    problems: list[str] = []
     for shard in find_shards(folder, split):
         target = _cache_folder(shard)
         for cells in _records(shard):

@@ -2,6 +2,8 @@
 
 Every variant is one corpus BLEU over the same utterances. `gold` translates the references as written;
 `gold_plain` first takes away case and punctuation, as a recogniser without errors would have.
+`nbest_oracle` translates the ten best readings and keeps the translation nearest to the reference: no
+system can know which one that is, so it bounds what reranking could bring.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from benchmarks.systems import EngineSystem
 from engine.text import normalize_text
 from engine.types import DecodingOptions
 
+SAMPLE_RATE = 16_000
+N_BEST = 10
 Texts = list[tuple[str, str]]  # (German, English) of each utterance
 Variant = Callable[[Sequence[Utterance]], Texts]
 
@@ -65,7 +69,30 @@ def variants(system: EngineSystem) -> dict[str, Variant]:
         found["beam_no_lm"] = lambda items: _from_speech(system, items, without)
     greedy_translation = replace(tuned, translation_beam_size=1)
     found["mt_greedy"] = lambda items: _from_speech(system, items, greedy_translation)
+    found["nbest_oracle"] = lambda items: [_best_of_many(system, item) for item in items]
     return found
+
+
+def _best_of_many(system: EngineSystem, item: Utterance) -> tuple[str, str]:
+    readings = _readings(system, item)
+    english = system.translator.translate_text(readings, system.options)
+    scorer = TranslationScorer()
+    scores = [scorer.sentence_chrf(text, item.text_en or "") for text in english]
+    best = scores.index(max(scores))
+    return readings[best], english[best]
+
+
+def _readings(system: EngineSystem, item: Utterance) -> list[str]:
+    """The n best readings of an utterance in one piece; the best one alone of a longer recording."""
+    translator = system.translator
+    waveform = translator.load_audio(str(item.path))
+    regions = translator.detect_speech(waveform)
+    if len(regions) != 1:
+        return [translator.transcribe(str(item.path), options=system.options).text]
+    start, end = (round(edge_s * SAMPLE_RATE) for edge_s in regions[0])
+    log_probs = translator.compute_log_probs(translator.compute_features(waveform[start:end]))
+    found = translator.decoder.decode(log_probs, beam_width=system.options.beam_width, n_best=N_BEST)
+    return [hypothesis.text for hypothesis in found]
 
 
 def _from_text(system: EngineSystem, german: list[str]) -> Texts:

@@ -127,6 +127,10 @@ class TranslationScorer:
         """Corpus chrF2, 0 to 100."""
         return float(self._chrf.corpus_score(list(hypotheses), [list(references)]).score)
 
+    def sentence_chrf(self, hypothesis: str, reference: str) -> float:
+        """chrF2 of one sentence, 0 to 100; unlike BLEU it is not 0 for want of a four-gram."""
+        return float(self._chrf.sentence_score(hypothesis, [reference]).score)
+
     @property
     def signatures(self) -> dict[str, str]:
         """sacreBLEU's own signatures; they exist once something was scored."""
