@@ -88,7 +88,8 @@ def _link(
     arrays: tuple[Any, ...] = (follow, np.exp(credits), complete, ends_word)
     for array in arrays:
         array.setflags(write=False)
-    return Hotwords(*arrays)
+    highest = float(np.log(arrays[1]).max() + max(complete.max(), 0.0))
+    return Hotwords(*arrays, highest=highest)
 
 
 def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[list[int], float]]:

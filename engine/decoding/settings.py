@@ -16,7 +16,7 @@ from engine.kernels.ctc_state import (
     CHAR_LM,
     N_LOOKAHEAD,
     N_OOV_FACTORS,
-    NO_LM,
+    WEIGHTS,
     WORD_LM,
     Lexicon,
     Scorer,
@@ -94,27 +94,27 @@ def make_search(settings: BeamSettings, labels: Labels, recombine: bool) -> Sear
 
 def make_scorer(settings: BeamSettings, labels: Labels, model: NgramModel | None) -> Scorer:
     """The language model as the kernels take it."""
+    weights = np.zeros(1, WEIGHTS)
     if model is None:
-        memory = np.zeros(1, np.uint32)
-        layout = np.zeros((1, 1), np.int64)
-        for array in (memory, layout):
+        memory, layout = np.zeros(1, np.uint32), np.zeros((1, 1), np.int64)
+        for array in (memory, layout, weights):
             array.setflags(write=False)
-        return Scorer(NO_LM, memory, layout, 0, -1, -1, 0.0, 0.0, 0.0, 0.0, _no_words())
+        return Scorer(memory, layout, _no_words(), weights)
     weight = settings.lm_alpha * LN_10
     character = settings.unit == "character"
-    return Scorer(
+    weights[0] = (
         CHAR_LM if character else WORD_LM,
-        model.memory,
-        model.layout,
         model.order,
         model.bos if settings.score_boundary else -1,
         model.eos if settings.score_boundary else -1,
         weight,
-        float(settings.lm_beta),
+        settings.lm_beta,
         weight * settings.unk_score_offset,
-        float(settings.unk_letter_score),
-        _find_characters(labels, model) if character else _no_words(),
+        settings.unk_letter_score,
     )
+    weights.setflags(write=False)
+    token_words = _find_characters(labels, model) if character else _no_words()
+    return Scorer(model.memory, model.layout, token_words, weights)
 
 
 def _no_words() -> Any:
@@ -141,13 +141,13 @@ def _find_characters(labels: Labels, model: NgramModel) -> Any:
 def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | None, scorer: Scorer) -> Lexicon:
     """The known words with what ranking multiplies for unfinished words."""
     factors, unknown = np.ones(N_LOOKAHEAD), np.ones(N_OOV_FACTORS)
-    lengths = np.arange(N_OOV_FACTORS)
-    if scorer.kind == WORD_LM and model is not None:
+    lengths, weights = np.arange(N_OOV_FACTORS), scorer.weights[0]
+    if weights["kind"] == WORD_LM and model is not None:
         if settings.lookahead and settings.merging == "prefix":
             steps = np.arange(N_LOOKAHEAD) * -LOOKAHEAD_STEP
-            factors = _exp(scorer.weight * steps + scorer.word_bonus)
-            cost = scorer.weight * float(model.read_unigrams()[0]) + scorer.unknown
-            unknown = _exp(cost + scorer.word_bonus + scorer.unknown_letter * lengths)
+            factors = _exp(weights["weight"] * steps + weights["word_bonus"])
+            cost = weights["weight"] * float(model.read_unigrams()[0]) + weights["unknown"]
+            unknown = _exp(cost + weights["word_bonus"] + weights["unknown_letter"] * lengths)
         else:
             stretch = np.maximum(1.0, lengths / AVERAGE_WORD_LENGTH)
             unknown = _exp(settings.unk_score_offset * stretch)

@@ -56,8 +56,8 @@ def start_search(beams: Any, contexts: Any, search: Any, scorer: Any) -> None:
     beam.token_node, beam.word_node, beam.start, beam.end = -1, -1, 0, 0
     beam.prob_sum, beam.peak = 0.0, 0.0
     contexts[0].length = 0
-    if scorer.kind != NO_LM:
-        start_context(scorer.memory, scorer.layout, scorer.bos, contexts[0])
+    if scorer.weights[0].kind != NO_LM:
+        start_context(scorer.memory, scorer.layout, scorer.weights[0].bos, contexts[0])
     beam.history = hash_context(contexts[0])
 
 
@@ -90,7 +90,7 @@ def allocate_work(log_probs: Any, spoken: Any, search: Any, scorer: Any, counts:
         np.empty(search.beam_width, np.int32),
         np.empty(search.beam_width, np.int32),
         np.empty(n_candidates, CANDIDATE),
-        np.empty(n_candidates if scorer.kind == CHAR_LM else search.beam_width + 1, CONTEXT),
+        np.empty(n_candidates if scorer.weights[0].kind == CHAR_LM else search.beam_width + 1, CONTEXT),
         np.empty(n_candidates, np.int32),
         np.full(n_seen if search.recombine else 1, -1, np.int32),
         counts,
@@ -244,16 +244,19 @@ def score_end(
     With `split`, an empty word is scored as an unknown one, which is pyctcdecode's rule.
     """
     score, ended = 0.0, context
+    weights, memory, layout = scorer.weights[0], scorer.memory, scorer.layout
     if beam.length > 0:
-        score = score_end_of_word(beam, context, scorer, lexicon, hotwords, scratch[0])
+        score = score_end_of_word(
+            beam, context, scratch[0], weights, memory, layout, scorer.token_words,
+            lexicon.word, hotwords.complete, hotwords.ends_word,
+        )  # fmt: skip
         ended = scratch[0]
-    elif split and scorer.kind == WORD_LM:
-        log10_prob = score_word(scorer.memory, scorer.layout, scorer.order, context, UNKNOWN, scratch[0])
-        score = scorer.weight * log10_prob + scorer.unknown + scorer.word_bonus
+    elif split and weights.kind == WORD_LM:
+        log10_prob = score_word(memory, layout, weights.order, context, UNKNOWN, scratch[0])
+        score = weights.weight * log10_prob + weights.unknown + weights.word_bonus
         ended = scratch[0]
-    if scorer.kind == WORD_LM and scorer.eos >= 0:
-        eos_prob = score_word(scorer.memory, scorer.layout, scorer.order, ended, scorer.eos, scratch[1])
-        score += scorer.weight * eos_prob
+    if weights.kind == WORD_LM and weights.eos >= 0:
+        score += weights.weight * score_word(memory, layout, weights.order, ended, weights.eos, scratch[1])
     return score
 
 

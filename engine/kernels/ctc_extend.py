@@ -17,14 +17,14 @@ _FOLD = np.uint64(29)
 _HALF = np.uint64(32)
 
 
-@kernel
+@kernel(inline="always")
 def mix_hash(state: Any, value: Any) -> Any:
     """Fold one more 64-bit value into a hash."""
     mixed = (state ^ value) * _SPREAD
     return mixed ^ (mixed >> _FOLD)
 
 
-@kernel
+@kernel(inline="always")
 def hash_token(word: Any, token: int) -> Any:
     """Hash of a word with one more token."""
     return mix_hash(word, np.uint64(token + 1))
@@ -90,9 +90,9 @@ def stay(beams: Any, n: int, search: Any, work: Any) -> float:
         The best rank among them.
     """
     best = 0.0
-    probs = work.probs
+    probs, candidates, split = work.probs, work.candidates, search.split
     for i in range(n):
-        beam, candidate = beams[i], work.candidates[i]
+        beam, candidate = beams[i], candidates[i]
         total = beam.blank + beam.symbol
         candidate.blank = total * probs[search.blank]
         candidate.symbol = 0.0
@@ -102,12 +102,12 @@ def stay(beams: Any, n: int, search: Any, work: Any) -> float:
         candidate.lm, candidate.factor = beam.lm, beam.factor
         candidate.lexicon, candidate.hotword = beam.lexicon, beam.hotword
         candidate.parent, candidate.token, candidate.slot, candidate.source = i, -1, -1, -1
-        best = max(best, rank_candidate(candidate, search.split))
+        best = max(best, rank_candidate(candidate, split))
     work.counts[N_CANDIDATES], work.counts[N_SLOTS] = n, 0
     return best
 
 
-@kernel
+@kernel(inline="always")
 def rank_candidate(candidate: Any, split: bool) -> float:
     """Set and return what a candidate is compared by."""
     if split:
@@ -127,7 +127,7 @@ def find_children(beams: Any, n: int, parents: Any, token: int, delimiter: int, 
             children[parents[i]] = i
 
 
-@kernel
+@kernel(inline="always")
 def realign(candidate: Any, source: int, beam: Any, weight: float, split: bool) -> float:
     """Add a longer way to a staying prefix; note it when it outweighs all others. Returns the rank."""
     if weight <= 0.0:
@@ -140,15 +140,14 @@ def realign(candidate: Any, source: int, beam: Any, weight: float, split: bool) 
     return rank_candidate(candidate, split)
 
 
-@kernel
-def add_candidate(work: Any, parent: int, token: int, beam: Any, weight: float, score: float, factor: float) -> Any:
-    """Append a prefix that is one token longer than beam `parent`."""
-    candidate = work.candidates[work.counts[N_CANDIDATES]]
-    work.counts[N_CANDIDATES] += 1
+@kernel(inline="always")
+def fill_candidate(
+    candidate: Any, parent: int, token: int, beam: Any, weight: float, score: float, factor: float
+) -> None:
+    """Describe a prefix that is one token longer than beam `parent`."""
     candidate.rank, candidate.blank, candidate.symbol = weight * factor, 0.0, weight
     candidate.lm, candidate.factor = beam.lm + score, factor
     candidate.parent, candidate.token, candidate.slot, candidate.source = parent, token, -1, -1
-    return candidate
 
 
 @kernel
@@ -176,37 +175,51 @@ def extend_letter(
 ) -> float:  # fmt: skip
     """Add `token`, part of a word, to every prefix.
 
-    Candidates that rank below search.prune times the best are not made.
+    Candidates that rank below search.prune times the best are not made. (Arrays are taken out
+    of their tuples before the loop: each access would count references.)
 
     Args:
         best: the best rank of the frame so far.
     Returns:
         The best rank, these candidates included.
     """
-    prob = work.probs[token]
+    candidates, children, first, label = work.candidates, work.children, lexicon.first, lexicon.label
+    lookahead, factors, unknown_factors = lexicon.lookahead, lexicon.factors, lexicon.unknown_factors
+    follows, hot_factors, spelled = hotwords.follow, hotwords.factors, scorer.weights[0].kind == CHAR_LM
+    prob, n_candidates = work.probs[token], work.counts[N_CANDIDATES]
     for i in range(n):
         beam = beams[i]
         repeated = token == beam.last and beam.length > 0
         weight = (beam.blank if repeated else beam.blank + beam.symbol) * prob
-        if work.children[i] >= 0:
-            best = max(best, realign(work.candidates[work.children[i]], i, beam, weight, search.split))
+        if children[i] >= 0:
+            best = max(best, realign(candidates[children[i]], i, beam, weight, search.split))
             continue
-        node = find_child(lexicon.first, lexicon.label, beam.lexicon, token)
-        follow = hotwords.follow[beam.hotword, token] if beam.hotword >= 0 else -1
-        factor = compute_factor(lexicon, hotwords, node, follow, beam.length + 1)
-        floor = best * search.prune
-        if weight * factor <= 0.0 or weight * factor < floor:
+        node = find_child(first, label, beam.lexicon, token)
+        follow = follows[beam.hotword, token] if beam.hotword >= 0 else -1
+        factor = 1.0
+        if node >= 0:
+            factor = factors[lookahead[node]]
+        elif follow < 0:
+            factor = unknown_factors[min(beam.length + 1, N_OOV_FACTORS - 1)]
+        if follow >= 0:
+            factor *= hot_factors[follow]
+        rank, floor = weight * factor, best * search.prune
+        if rank <= 0.0 or rank < floor:
             continue
         score, slot = 0.0, -1
-        if scorer.kind == CHAR_LM:
+        if spelled:
             score, slot = score_letter(token, contexts[i], scorer, work)
             weight *= math.exp(score)
-            if weight * factor <= 0.0 or weight * factor < floor:
+            rank = weight * factor
+            if rank <= 0.0 or rank < floor:
                 continue
             work.counts[N_SLOTS] += 1
-        candidate = add_candidate(work, i, token, beam, weight, score, factor)
+        candidate = candidates[n_candidates]
+        n_candidates += 1
+        fill_candidate(candidate, i, token, beam, weight, score, factor)
         candidate.lexicon, candidate.hotword, candidate.slot = node, follow, slot
-        best = max(best, candidate.rank)
+        best = max(best, rank)
+    work.counts[N_CANDIDATES] = n_candidates
     return best
 
 
@@ -215,45 +228,41 @@ def score_letter(token: int, context: Any, scorer: Any, work: Any) -> Any:
     """A character model's weighted score of one token, and the slot that holds the context after it."""
     slot = work.counts[N_SLOTS]
     word = scorer.token_words[token]
-    log10_prob = score_word(scorer.memory, scorer.layout, scorer.order, context, word, work.slots[slot])
-    return scorer.weight * log10_prob, slot
+    weights = scorer.weights[0]
+    log10_prob = score_word(scorer.memory, scorer.layout, weights.order, context, word, work.slots[slot])
+    return weights.weight * log10_prob, slot
 
 
 @kernel
-def compute_factor(lexicon: Any, hotwords: Any, node: int, follow: int, length: int) -> float:
-    """What ranking multiplies for an unfinished word: lookahead or the unknown word's cost, and hotwords."""
-    factor = 1.0
-    if node >= 0:
-        factor = lexicon.factors[lexicon.lookahead[node]]
-    elif follow < 0:
-        factor = lexicon.unknown_factors[min(length, N_OOV_FACTORS - 1)]
-    return factor * hotwords.factors[follow] if follow >= 0 else factor
+def score_end_of_word(
+    beam: Any, context: Any, extended: Any, weights: Any, memory: Any, layout: Any, token_words: Any,
+    words: Any, complete: Any, ends_word: Any,
+) -> float:  # fmt: skip
+    """Natural log of what finishing a beam's word adds; writes the context after it.
 
-
-@kernel
-def score_end_of_word(beam: Any, context: Any, scorer: Any, lexicon: Any, hotwords: Any, extended: Any) -> float:
-    """Natural log of what finishing a beam's word adds; writes the context after it."""
-    bonus = hotwords.complete[beam.hotword] if beam.hotword >= 0 else 0.0
-    if scorer.kind == NO_LM:
+    weights to token_words are the scorer's, words the lexicon's, the others the hotwords' arrays.
+    """
+    score = complete[beam.hotword] if beam.hotword >= 0 else 0.0
+    if weights.kind == NO_LM:
         extended.length = 0
-        return bonus
-    if scorer.kind == CHAR_LM:
-        delimiter = scorer.token_words[len(scorer.token_words) - 1]
-        log10_prob = score_word(scorer.memory, scorer.layout, scorer.order, context, delimiter, extended)
-        return scorer.weight * log10_prob + scorer.word_bonus + bonus
-    word = lexicon.word[beam.lexicon] if beam.lexicon >= 0 else UNKNOWN
-    log10_prob = score_word(scorer.memory, scorer.layout, scorer.order, context, word, extended)
-    score = scorer.weight * log10_prob + scorer.word_bonus + bonus
-    favoured = beam.hotword >= 0 and hotwords.ends_word[beam.hotword]
-    if word == UNKNOWN and not favoured:
-        score += scorer.unknown + scorer.unknown_letter * beam.length
+        return score
+    word = UNKNOWN
+    if weights.kind == CHAR_LM:
+        word = token_words[len(token_words) - 1]
+    elif beam.lexicon >= 0:
+        word = words[beam.lexicon]
+    log10_prob = score_word(memory, layout, weights.order, context, word, extended)
+    score += weights.weight * log10_prob + weights.word_bonus
+    favoured = beam.hotword >= 0 and ends_word[beam.hotword] != 0
+    if word == UNKNOWN and not favoured and weights.kind != CHAR_LM:
+        score += weights.unknown + weights.unknown_letter * beam.length
     return score
 
 
 @kernel
-def follow_delimiter(hotwords: Any, node: int, delimiter: int) -> int:
+def follow_delimiter(follows: Any, node: int, delimiter: int) -> int:
     """The hotwords' node at the start of the next word."""
-    return hotwords.follow[node, delimiter] if node >= 0 and delimiter >= 0 else 0
+    return follows[node, delimiter] if node >= 0 and delimiter >= 0 else 0
 
 
 @kernel
@@ -261,24 +270,36 @@ def extend_word(
     beams: Any, n: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any, contexts: Any, work: Any
 ) -> float:  # fmt: skip
     """End the unfinished word of every prefix; arguments and result as for extend_letter."""
-    prob = work.probs[search.delimiter]
+    candidates, children, slots = work.candidates, work.children, work.slots
+    memory, layout, token_words, words = scorer.memory, scorer.layout, scorer.token_words, lexicon.word
+    weights, follows, hot_factors = scorer.weights[0], hotwords.follow, hotwords.factors
+    complete, ends_word = hotwords.complete, hotwords.ends_word
+    delimiter, prob = search.delimiter, work.probs[search.delimiter]
+    n_candidates, n_slots = work.counts[N_CANDIDATES], work.counts[N_SLOTS]
+    highest = math.exp(max(weights.word_bonus, 0.0) + hotwords.highest)
     for i in range(n):
         beam = beams[i]
         if beam.length == 0:
             continue
         weight = (beam.blank + beam.symbol) * prob
-        if work.children[i] >= 0:
-            best = max(best, realign(work.candidates[work.children[i]], i, beam, weight, search.split))
+        if children[i] >= 0:
+            best = max(best, realign(candidates[children[i]], i, beam, weight, search.split))
             continue
-        follow = follow_delimiter(hotwords, beam.hotword, search.delimiter)
-        slot = work.counts[N_SLOTS]
-        score = score_end_of_word(beam, contexts[i], scorer, lexicon, hotwords, work.slots[slot])
-        factor = hotwords.factors[follow]
+        if weight * highest < best * search.prune:
+            continue
+        score = score_end_of_word(
+            beam, contexts[i], slots[n_slots], weights, memory, layout, token_words, words, complete, ends_word
+        )
+        follow = follow_delimiter(follows, beam.hotword, delimiter)
         weight *= math.exp(score)
-        if weight * factor <= 0.0 or weight * factor < best * search.prune:
+        rank = weight * hot_factors[follow]
+        if rank <= 0.0 or rank < best * search.prune:
             continue
-        candidate = add_candidate(work, i, search.delimiter, beam, weight, score, factor)
-        candidate.lexicon, candidate.hotword, candidate.slot = 0, follow, slot
-        work.counts[N_SLOTS] += 1
-        best = max(best, candidate.rank)
+        candidate = candidates[n_candidates]
+        n_candidates += 1
+        fill_candidate(candidate, i, delimiter, beam, weight, score, hot_factors[follow])
+        candidate.lexicon, candidate.hotword, candidate.slot = 0, follow, n_slots
+        n_slots += 1
+        best = max(best, rank)
+    work.counts[N_CANDIDATES], work.counts[N_SLOTS] = n_candidates, n_slots
     return best

@@ -19,16 +19,17 @@ def prune(beams: Any, best: float, search: Any, work: Any) -> int:
     floor = best * search.prune
     if search.split:
         return prune_split(floor, search.beam_width, work)
+    candidates, chosen = work.candidates, work.chosen
     n = 0
     for i in range(work.counts[N_CANDIDATES]):
-        if work.candidates[i].rank >= floor and work.candidates[i].rank > 0.0:
-            work.chosen[n] = i
+        if candidates[i].rank >= floor and candidates[i].rank > 0.0:
+            chosen[n] = i
             n += 1
     if search.recombine and n > 1:
         n = recombine(beams, n, search.delimiter, work)
     if n > search.beam_width:
-        cut = find_nth_largest(work.candidates, work.chosen, n, search.beam_width)
-        n = keep_above(work.candidates, work.chosen, n, cut, search.beam_width)
+        cut = find_nth_largest(candidates, chosen, n, search.beam_width)
+        n = keep_above(candidates, chosen, n, cut, search.beam_width)
     return n
 
 
@@ -81,11 +82,11 @@ def keep_above(candidates: Any, chosen: Any, n: int, cut: float, limit: int) -> 
 @kernel
 def prune_split(floor: float, limit: int, work: Any) -> int:
     """Prune blank and symbol ends of the prefixes apart: `limit` ends in all; see Search.split."""
-    n_candidates = work.counts[N_CANDIDATES]
+    candidates, chosen, n_candidates = work.candidates, work.chosen, work.counts[N_CANDIDATES]
     ranks = np.empty(2 * n_candidates)
     n = 0
     for i in range(n_candidates):
-        candidate = work.candidates[i]
+        candidate = candidates[i]
         ranks[n], ranks[n + 1] = candidate.blank * candidate.factor, candidate.symbol * candidate.factor
         n += 2
     lowest = floor
@@ -93,13 +94,13 @@ def prune_split(floor: float, limit: int, work: Any) -> int:
         lowest = max(floor, np.partition(ranks, n - limit)[n - limit])
     kept = 0
     for i in range(n_candidates):
-        candidate = work.candidates[i]
+        candidate = candidates[i]
         if candidate.blank * candidate.factor < lowest:
             candidate.blank = 0.0
         if candidate.symbol * candidate.factor < lowest:
             candidate.symbol = 0.0
         if rank_candidate(candidate, True) > 0.0:
-            work.chosen[kept] = i
+            chosen[kept] = i
             kept += 1
     return min(kept, limit)
 
@@ -109,9 +110,9 @@ def recombine(beams: Any, n: int, delimiter: int, work: Any) -> int:
     """Keep the best of the candidates that no later frame or word can tell apart. Returns how many."""
     mask = np.uint64(len(work.seen) - 1)
     keys = np.empty(n, np.uint64)
-    seen, chosen, candidates = work.seen, work.chosen, work.candidates
+    seen, chosen, candidates, slots = work.seen, work.chosen, work.candidates, work.slots
     for i in range(n):
-        keys[i] = hash_future(beams, candidates[chosen[i]], work.slots, delimiter)
+        keys[i] = hash_future(beams, candidates[chosen[i]], slots, delimiter)
     kept = 0
     touched = np.empty(n, np.uint64)
     for i in range(n):
@@ -143,7 +144,7 @@ def hash_future(beams: Any, candidate: Any, slots: Any, delimiter: int) -> Any:
     return mix_hash(key, np.uint64(candidate.hotword + 2))
 
 
-@kernel
+@kernel(inline="always")
 def hash_context(context: Any) -> Any:
     """Hash of the words that a language model still looks at."""
     key = np.uint64(context.length + 1)
@@ -158,53 +159,61 @@ def rebuild(
     token_nodes: Any, word_nodes: Any, next_beams: Any, next_contexts: Any,
 ) -> None:  # fmt: skip
     """Turn the chosen candidates into the beams of the next frame; best_prob is its best token's."""
+    candidates, chosen, slots, probs, counts = work.candidates, work.chosen, work.slots, work.probs, work.counts
     for i in range(n):
-        candidate = work.candidates[work.chosen[i]]
+        candidate = candidates[chosen[i]]
         parent, beam = beams[candidate.parent], next_beams[i]
         next_beams[i] = parent
         beam.blank, beam.symbol = candidate.blank, candidate.symbol
         if candidate.slot >= 0:
-            next_contexts[i] = work.slots[candidate.slot]
-            beam.history = hash_context(next_contexts[i])
+            next_contexts[i] = slots[candidate.slot]
+            beam.history = hash_context(slots[candidate.slot])
         else:
             next_contexts[i] = contexts[candidate.parent]
         if candidate.token < 0:
-            hold(beam, candidate, beams, frame, best_prob, search, work, word_nodes)
+            source = beams[max(candidate.source, 0)]
+            hold(beam, candidate, source, frame, best_prob, search.delimiter, probs, counts, word_nodes)
             continue
         beam.lm, beam.factor = candidate.lm, candidate.factor
         beam.lexicon, beam.hotword = candidate.lexicon, candidate.hotword
         beam.last, beam.parent_key = candidate.token, parent.key
         if candidate.token == search.delimiter:
             beam.text, beam.word, beam.length = parent.key, EMPTY, 0
-            beam.word_node = append_word(parent, work.counts, word_nodes)
+            beam.word_node = append_word(parent, counts, word_nodes)
         else:
             beam.word = hash_token(parent.word, candidate.token)
             beam.length = parent.length + 1
-            node = work.counts[N_TOKEN_NODES]
-            token_nodes[node].parent, token_nodes[node].token = parent.token_node, candidate.token
-            beam.token_node = node
-            work.counts[N_TOKEN_NODES] += 1
-            time_letter(beam, parent, frame, work.probs[candidate.token] * best_prob)
+            beam.token_node = append_token(parent.token_node, candidate.token, counts, token_nodes)
+            time_letter(beam, parent, frame, probs[candidate.token] * best_prob)
         beam.key = mix_hash(beam.text, beam.word)
 
 
 @kernel
-def hold(
-    beam: Any, candidate: Any, beams: Any, frame: int, best_prob: float, search: Any, work: Any, word_nodes: Any
-) -> None:
-    """Move the times of a prefix that stays along with its best alignment."""
-    if beam.last < 0 or beam.last == search.delimiter:
-        if candidate.source >= 0:
-            beam.word_node = append_word(beams[candidate.source], work.counts, word_nodes)
-        return
-    if candidate.source >= 0:
-        time_letter(beam, beams[candidate.source], frame, work.probs[beam.last] * best_prob)
-    elif candidate.symbol > candidate.blank:
-        beam.end = frame + 1
-        beam.peak = max(beam.peak, np.float32(work.probs[beam.last] * best_prob))
+def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> int:
+    """Store one more token behind a chain of them. Returns its node."""
+    node = counts[N_TOKEN_NODES]
+    token_nodes[node].parent, token_nodes[node].token = parent, token
+    counts[N_TOKEN_NODES] += 1
+    return node
 
 
 @kernel
+def hold(
+    beam: Any, candidate: Any, source: Any, frame: int, best_prob: float, delimiter: int, probs: Any,
+    counts: Any, word_nodes: Any,
+) -> None:  # fmt: skip
+    """Move the times of a prefix that stays along with its best alignment; `source` is where that came from."""
+    if beam.last < 0 or beam.last == delimiter:
+        if candidate.source >= 0:
+            beam.word_node = append_word(source, counts, word_nodes)
+    elif candidate.source >= 0:
+        time_letter(beam, source, frame, probs[beam.last] * best_prob)
+    elif candidate.symbol > candidate.blank:
+        beam.end = frame + 1
+        beam.peak = max(beam.peak, np.float32(probs[beam.last] * best_prob))
+
+
+@kernel(inline="always")
 def time_letter(beam: Any, shorter: Any, frame: int, prob: float) -> None:
     """Set the times of a word whose last letter begins in this frame; `shorter` is it without that letter."""
     if shorter.length == 0:

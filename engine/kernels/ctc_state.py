@@ -91,31 +91,34 @@ class Search(NamedTuple):
     recombine: bool
 
 
+WEIGHTS = np.dtype(
+    [
+        ("kind", np.int64),  # NO_LM, WORD_LM or CHAR_LM
+        ("order", np.int64),
+        ("bos", np.int64),  # ids of <s> and </s>; -1 to score no boundary
+        ("eos", np.int64),
+        ("weight", np.float64),  # lm_alpha * ln 10
+        ("word_bonus", np.float64),  # lm_beta
+        ("unknown", np.float64),  # added for a word outside the lexicon: natural log, weighted
+        ("unknown_letter", np.float64),  # added for each of its tokens
+    ]
+)
+
+
 class Scorer(NamedTuple):
-    """The language model and its weights, natural log.
+    """The language model and its weights.
 
     Attributes:
-        kind: NO_LM, WORD_LM or CHAR_LM.
-        memory, layout, order: see engine.kernels.ngram.
-        bos, eos: ids of <s> and </s>; -1 to score no boundary.
-        weight: lm_alpha * ln 10. word_bonus: lm_beta.
-        unknown: added for a word outside the lexicon, natural log, weighted.
-        unknown_letter: added for each of its tokens.
+        memory, layout: see engine.kernels.ngram.
         token_words: int32 [vocab_size + 1], for a character model: the id of each token, and
             behind them that of the space between words.
+        weights: WEIGHTS [1].
     """
 
-    kind: int
     memory: Any
     layout: Any
-    order: int
-    bos: int
-    eos: int
-    weight: float
-    word_bonus: float
-    unknown: float
-    unknown_letter: float
     token_words: Any
+    weights: Any
 
 
 class Lexicon(NamedTuple):
@@ -146,12 +149,14 @@ class Hotwords(NamedTuple):
         factors: float64 [n_nodes], what ranking multiplies for a phrase in progress.
         complete: float64 [n_nodes], natural-log bonus when a word ends here.
         ends_word: uint8 [n_nodes], 1 where a word of some phrase ends: it is not unknown.
+        highest: the most that the end of one word can earn, natural log; 0 or more.
     """
 
     follow: Any
     factors: Any
     complete: Any
     ends_word: Any
+    highest: float
 
 
 class Work(NamedTuple):
