@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.beam_select import NEVER, select_beams, trace_back
+from engine.kernels.top_tokens import advance_greedy, top_tokens
 from engine.manifest import TranslationConfig
 from engine.session import CancelToken, Session
 
-PAD_MULTIPLE = 8  # a sentence is padded to its own next multiple, whatever else is in the batch
+PAD_MULTIPLE = 4  # a sentence is padded to its own next multiple, whatever else is in the batch
 Ids = NDArray[np.int64]
 Array = NDArray[Any]
 
@@ -41,7 +42,7 @@ class EncoderDecoder:
         kinds = [f"{kind}_{layer}" for layer in range(config.n_layers) for kind in ("key", "value")]
         self._cross = [f"cross_{kind}" for kind in kinds]
         self._past = [f"past_{kind}" for kind in kinds]
-        self._outputs = ["log_probs", "token_ids", *kinds]
+        self._outputs = ["log_probs", *kinds]
         self._width = config.n_heads * config.head_dim
 
     def generate(
@@ -89,51 +90,53 @@ class EncoderDecoder:
         shape = (rows, self.config.n_heads, 0, self.config.head_dim)
         return [np.zeros(shape, np.float32) for _ in self._past]
 
-    def _step(
-        self, state: dict[str, Array], cache: list[Array], ids: Ids, row_idx: Ids, step: int,
-        n_candidates: int, cancel: CancelToken | None,
-    ) -> list[Array]:  # fmt: skip
-        """Log-probabilities and ids of the best tokens [rows, n_candidates], then the longer cache."""
+    def _start(self, state: dict[str, Array], rows: int, rows_per_sentence: int) -> dict[str, Array]:
+        """The feeds of the first step; the loop changes them in place."""
         batch = len(state["source_mask"])
-        feeds: dict[str, Array] = {
-            "input_ids": ids,
-            "position": np.array([step], np.int64),
-            "row_idx": row_idx,
-            "n_candidates": np.array([n_candidates], np.int64),
-            "query_shape": np.array([batch, len(ids) // batch, self._width], np.int64),
+        return {
             **state,
+            "input_ids": np.full((rows, 1), self.config.decoder_start_id, np.int64),
+            "row_idx": np.arange(rows),
+            "position": np.zeros(1, np.int64),
+            "query_shape": np.array([batch, rows_per_sentence, self._width], np.int64),
+            **dict(zip(self._past, self._empty_cache(rows), strict=True)),
         }
+
+    def _step(self, feeds: dict[str, Array], step: int, cancel: CancelToken | None) -> Array:
+        """Log-probabilities float32 [rows, vocab]; the cache in feeds becomes one token longer."""
+        feeds["position"][0] = step
+        log_probs, *cache = self.decoder.run(feeds, self._outputs, cancel)
         feeds.update(zip(self._past, cache, strict=True))
-        return self.decoder.run(feeds, self._outputs, cancel)
+        return log_probs.reshape(len(feeds["input_ids"]), -1)
+
+    def _keep_sentences(self, feeds: dict[str, Array], kept: Ids) -> None:
+        """Drop the sentences that are done from what is constant over the steps."""
+        for name in ("source_mask", *self._cross):
+            feeds[name] = feeds[name][kept]
 
     def _greedy(
         self, state: dict[str, Array], limits: Ids, length_penalty: float, cancel: CancelToken | None
     ) -> list[list[TokenHypothesis]]:
         n_sentences = len(limits)
         tokens = np.zeros((int(limits.max()), n_sentences), np.int64)
-        log_probs, lengths = np.zeros(n_sentences, np.float64), np.zeros(n_sentences, np.int64)
-        active = row_idx = np.arange(n_sentences)
-        ids = np.full(n_sentences, self.config.decoder_start_id, np.int64)
-        cache = self._empty_cache(n_sentences)
+        totals, lengths = np.zeros(n_sentences, np.float64), np.zeros(n_sentences, np.int64)
+        feeds, active = self._start(state, n_sentences, 1), np.arange(n_sentences)
         for step in range(len(tokens)):
-            best, chosen, *cache = self._step(state, cache, ids, row_idx, step, 1, cancel)
-            ids = chosen[:, 0]
-            tokens[step, active] = ids
-            log_probs[active] += best[:, 0]
-            lengths[active] += 1
-            going_on = (ids != self.config.eos_id) & (limits[active] > step + 1)
-            row_idx = np.flatnonzero(going_on)
-            if len(row_idx) == 0:
+            log_probs = self._step(feeds, step, cancel)
+            going_on = advance_greedy(
+                log_probs, self.config.pad_id, self.config.eos_id, step, active, limits, tokens, totals,
+                lengths, feeds["input_ids"], feeds["row_idx"],
+            )  # fmt: skip
+            if going_on == 0:
                 break
-            if len(row_idx) < len(active):
-                active, ids = active[row_idx], ids[row_idx]
-                state = {name: array[row_idx] for name, array in state.items()}
+            if going_on < len(active):
+                kept = feeds["row_idx"][:going_on].copy()
+                active = active[kept]
+                self._keep_sentences(feeds, kept)
+                feeds.update(input_ids=feeds["input_ids"][:going_on], row_idx=kept)
+                feeds["query_shape"][0] = going_on
         return [
-            [
-                self._hypothesis(
-                    tokens[: lengths[i], i], log_probs[i] / lengths[i] ** length_penalty, log_probs[i]
-                )
-            ]
+            [self._hypothesis(tokens[: lengths[i], i], totals[i] / lengths[i] ** length_penalty, totals[i])]
             for i in range(n_sentences)
         ]
 
@@ -146,17 +149,20 @@ class EncoderDecoder:
         cancel: CancelToken | None,
     ) -> list[list[TokenHypothesis]]:  # fmt: skip
         search = _BeamState(len(limits), beam_size, limits)
-        ids = np.full(len(limits), self.config.decoder_start_id, np.int64)
-        row_idx = np.arange(len(limits))
-        cache = self._empty_cache(len(limits))
+        feeds = self._start(state, len(limits), 1)
         for step in range(int(limits.max())):
-            best, chosen, *cache = self._step(state, cache, ids, row_idx, step, 2 * beam_size, cancel)
+            log_probs = self._step(feeds, step, cancel)
+            scores = np.empty((len(log_probs), 2 * beam_size), np.float32)
+            ids = np.empty(scores.shape, np.int64)
+            top_tokens(log_probs, self.config.pad_id, scores, ids)
             before = len(search.active)
-            ids, row_idx, kept = search.advance(best, chosen, step, self.config.eos_id, length_penalty)
+            next_ids, row_idx, kept = search.advance(scores, ids, step, self.config.eos_id, length_penalty)
             if len(kept) == 0:
                 break
             if len(kept) < before:
-                state = {name: array[kept] for name, array in state.items()}
+                self._keep_sentences(feeds, kept)
+            feeds.update(input_ids=next_ids[:, None], row_idx=row_idx)
+            feeds["query_shape"][:2] = len(kept), beam_size
         return [
             [self._hypothesis(*found) for found in search.hypotheses(i, length_penalty)[:n_best]]
             for i in range(len(limits))

@@ -18,7 +18,7 @@ from engine.types import Progress, RuntimeOptions, TranslationHypothesis
 
 MAX_ROWS = 128  # sentences times beams of one batch
 LENGTH_RATIO, LENGTH_SLACK = 2.0, 10  # a translation may have so many tokens for its source's
-MAX_UNKNOWN = 0.5  # a sentence with a greater share of unknown characters is copied, not translated
+MAX_UNKNOWN = 0.5  # with more unknown stretches a word, a sentence is copied, not translated
 MAX_BEAMS = 64
 MAX_LOOP_WORDS = 8  # longest repeated phrase that is looked for
 Job = TypeVar("Job")
@@ -92,7 +92,8 @@ class Translator:
         )
         joined, at = [], 0
         for sentences in split:
-            joined.append(_join([hypotheses[0] for hypotheses in results[at : at + len(sentences)]]))
+            best = [hypotheses[0] for hypotheses in results[at : at + len(sentences)]]
+            joined.append(_join(best, " ".join(sentences)))
             at += len(sentences)
         return joined
 
@@ -129,7 +130,7 @@ class Translator:
         for index, (text, ids) in enumerate(zip(unique, encoded, strict=True)):
             if not ids:
                 done[text] = [EMPTY]
-            elif ids.count(self.tokenizer.unk_id) > MAX_UNKNOWN * len(ids):
+            elif ids.count(self.tokenizer.unk_id) > MAX_UNKNOWN * len(text.split()):
                 done[text] = [TranslationHypothesis(text, 0.0, 0.0)]
             else:
                 work.append(index)
@@ -233,12 +234,13 @@ def _run_jobs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _join(parts: Sequence[TranslationHypothesis]) -> TranslationHypothesis:
+def _join(parts: Sequence[TranslationHypothesis], source: str) -> TranslationHypothesis:
     if not parts:
         return EMPTY
     weights = [len(part.text) + 1 for part in parts]
     confidence = sum(p.confidence * w for p, w in zip(parts, weights, strict=True)) / sum(weights)
     text = " ".join(part.text for part in parts if part.text)
+    text = trim_loops(text, most=max(3, longest_run(source))) if len(parts) > 1 else text
     return TranslationHypothesis(text, sum(part.score for part in parts), confidence)
 
 

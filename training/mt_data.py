@@ -135,7 +135,7 @@ def train_tokenizer(pairs: Sequence[Pair], folder: Path, vocab_size: int, seed: 
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(text), model_writer=model, vocab_size=vocab_size - 1, model_type="unigram",
         character_coverage=0.9998, eos_id=EOS_ID, unk_id=UNK_ID, bos_id=-1, pad_id=-1, num_threads=1,
-        normalization_rule_name="nmt_nfkc", byte_fallback=False, train_extremely_large_corpus=False,
+        normalization_rule_name="nmt_nfkc", byte_fallback=False, minloglevel=1,
     )  # fmt: skip
     (folder / "target.spm").write_bytes(model.getvalue())
     (folder / "source.spm").write_bytes(_case_folded(model.getvalue()))
