@@ -16,11 +16,12 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from training.asr_config import AsrConfig
 from training.augment import mask_spans
 
+MASK_TIME = 0.05  # makes transformers create the mask's embedding; see `build_model`
 SETTINGS: dict[str, Any] = {
     "ctc_zero_infinity": True,
     "ctc_loss_reduction": "sum",
     "layerdrop": 0.0,  # dropped layers have no gradient, which breaks accumulation and data-parallel sums
-    "mask_time_prob": 0.0,  # this module masks by itself: transformers' own masking fails on short clips
+    "mask_time_prob": MASK_TIME,
     "mask_feature_prob": 0.0,
 }
 
@@ -35,6 +36,7 @@ def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC
         model = Wav2Vec2ForCTC(
             Wav2Vec2Config(**{**config.scratch, **sizes, "bos_token_id": None, "eos_token_id": None})
         )
+    model.config.mask_time_prob = 0.0  # masks come from `mask_spans`: transformers' own fail on short clips
     if config.freeze_front_end and config.model:
         model.freeze_feature_encoder()
     if config.gradient_checkpointing:
@@ -173,7 +175,9 @@ def save_pretrained(model: Any, vocabulary: dict[str, int], folder: Path) -> Non
         import copy
 
         model = copy.deepcopy(model).merge_and_unload()
+    model.config.mask_time_prob = MASK_TIME
     model.save_pretrained(folder)
+    model.config.mask_time_prob = 0.0
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
     settings = {
         "do_normalize": True, "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1,

@@ -80,27 +80,20 @@ class Attention(nn.Module):
             self.sink_values = nn.Parameter(torch.zeros(n_sinks, hidden_size))
             self.sink_bias = nn.Parameter(torch.zeros(n_sinks))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, use_sinks: bool = True) -> Tensor:
         """Map [batch, n_frames, hidden] to the same shape."""
         query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
-        if not self.n_sinks:
-            return self.out_proj(
-                self._join(functional.scaled_dot_product_attention(*map(self._split, (query, key, value))))
-            )
-        batch = hidden.shape[0]
-        key = torch.cat([self.sink_keys.to(key.dtype).expand(batch, -1, -1), key], dim=1)
-        value = torch.cat([self.sink_values.to(value.dtype).expand(batch, -1, -1), value], dim=1)
-        bias = functional.pad(self.sink_bias, (0, hidden.shape[1]))[None, None, None, :].to(query.dtype)
+        bias = None
+        if self.n_sinks and use_sinks:
+            key = torch.cat([self.sink_keys.to(key.dtype).expand(len(key), -1, -1), key], dim=1)
+            value = torch.cat([self.sink_values.to(value.dtype).expand(len(value), -1, -1), value], dim=1)
+            bias = functional.pad(self.sink_bias, (0, hidden.shape[1]))[None, None, None, :].to(query.dtype)
         query, key, value = self._split(query), self._split(key), self._split(value)
-        return self.out_proj(
-            self._join(functional.scaled_dot_product_attention(query, key, value, attn_mask=bias))
-        )
+        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.out_proj(context.transpose(1, 2).flatten(2))
 
     def _split(self, tensor: Tensor) -> Tensor:  # -> [batch, heads, frames, size of a head]
         return tensor.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
-
-    def _join(self, tensor: Tensor) -> Tensor:
-        return tensor.transpose(1, 2).flatten(2)
 
 
 class EncoderLayer(nn.Module):
@@ -117,9 +110,9 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, use_sinks: bool = True) -> Tensor:
         """Map [batch, n_frames, hidden] to the same shape."""
-        hidden = hidden + self.dropout(self.attention(self.layer_norm(hidden)))
+        hidden = hidden + self.dropout(self.attention(self.layer_norm(hidden), use_sinks))
         inner = functional.gelu(self.intermediate_dense(self.final_layer_norm(hidden)))
         return hidden + self.dropout(self.output_dense(inner))
 

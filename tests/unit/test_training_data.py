@@ -1,0 +1,140 @@
+"""Manifests, batches and the examination of samples."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("torch")
+
+from training.data import (
+    BucketSampler,
+    ManifestError,
+    Sample,
+    build_vocabulary,
+    encode_text,
+    load_waveform,
+    probe_samples,
+    read_manifest,
+)
+from training.doctor import SampleLimits, check_sample, describe_problems, examine, min_frames
+
+VOCABULARY = build_vocabulary([])
+
+
+def write_clip(path, seconds=1.0, sample_rate=16_000, level=0.1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).standard_normal(int(seconds * sample_rate)) * level
+    soundfile.write(path, np.clip(noise, -1, 1), sample_rate)
+    return path
+
+
+def test_tsv_paths_are_relative_to_the_manifest(tmp_path):
+    (tmp_path / "m.tsv").write_text('path\ttext_de\na.wav\t"Halb offen\nb.wav\tZwei\n', encoding="utf-8")
+    samples = read_manifest(tmp_path / "m.tsv")
+    assert [sample.path for sample in samples] == [tmp_path / "a.wav", tmp_path / "b.wav"]
+    assert samples[0].text == '"Halb offen'  # a lone quotation mark swallows no lines
+
+
+def test_jsonl_manifest(tmp_path):
+    line = json.dumps({"audio_filepath": "x/a.flac", "text": "Grüße"})
+    (tmp_path / "m.jsonl").write_text(line + "\n\n", encoding="utf-8")
+    assert read_manifest(tmp_path / "m.jsonl") == [Sample(tmp_path / "x" / "a.flac", "Grüße")]
+
+
+def test_common_voice_layout(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "train.tsv").write_text("client_id\tpath\tsentence\n1\ta.mp3\tHallo.\n", encoding="utf-8")
+    assert read_manifest(tmp_path)[0].path == tmp_path / "clips" / "a.mp3"
+
+
+def test_audio_folder_layout(tmp_path):
+    (tmp_path / "metadata.csv").write_text('file_name,transcription\na.wav,"Ja, gut"\n', encoding="utf-8")
+    assert read_manifest(tmp_path) == [Sample(tmp_path / "a.wav", "Ja, gut")]
+
+
+@pytest.mark.parametrize("content", ["", "path\ttext_de\n", "file\twords\na.wav\thallo\n"])
+def test_a_manifest_without_lines_or_columns_says_what_it_wants(tmp_path, content):
+    (tmp_path / "m.tsv").write_text(content, encoding="utf-8")
+    with pytest.raises(ManifestError):
+        read_manifest(tmp_path / "m.tsv")
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(ManifestError, match=r"nowhere\.tsv"):
+        read_manifest(tmp_path / "nowhere.tsv")
+
+
+def test_load_waveform_resamples_and_mixes_down(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full((8000, 2), 0.25), 8000)
+    waveform = load_waveform(tmp_path / "a.wav")
+    assert waveform.shape == (16_000,)
+    assert waveform[4000:12_000] == pytest.approx(0.25, abs=1e-3)
+
+
+def test_text_is_spelled_in_the_runtime_vocabulary():
+    labels = encode_text("Über 3 Äpfel!", VOCABULARY)
+    symbols = list(VOCABULARY)
+    assert "".join(symbols[label] for label in labels) == "über|drei|äpfel"
+
+
+def test_batches_hold_every_clip_once_and_keep_to_the_budget():
+    durations = np.random.default_rng(1).uniform(0.5, 12.0, 300)
+    batches = BucketSampler(durations, 40.0, seed=3).epoch(0)
+    assert sorted(index for batch in batches for index in batch) == list(range(300))
+    assert all(durations[batch].max() * len(batch) <= 40.0 for batch in batches)
+    padding = sum(durations[b].max() * len(b) for b in batches) / durations.sum()
+    assert padding < 1.15
+
+
+def test_a_resumed_sampler_goes_on_with_the_same_batches():
+    durations = np.random.default_rng(1).uniform(0.5, 12.0, 50)
+    stream = BucketSampler(durations, 20.0, seed=7).batches_from(0, 0)
+    whole = [next(stream) for _ in range(60)]
+    epoch, place, _ = whole[37]
+    resumed = BucketSampler(durations, 20.0, seed=7).batches_from(epoch, place)
+    assert [next(resumed) for _ in range(23)] == whole[37:]
+    assert whole[0][2] != BucketSampler(durations, 20.0, seed=8).epoch(0)[0]
+
+
+def test_a_clip_longer_than_the_budget_gets_a_batch_of_its_own():
+    assert [1] in BucketSampler([1.0, 100.0, 1.0], 10.0).epoch(0)
+
+
+def test_ctc_needs_a_blank_between_equal_labels():
+    assert min_frames([5, 5, 6]) == 4
+    assert min_frames([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "words"),
+    [
+        ("", 1.0, "empty text"),
+        ("!?", 1.0, "no letter"),
+        ("Привет мир", 1.0, "vocabulary"),
+        ("Dieser Satz ist viel zu lang für eine halbe Sekunde.", 0.5, "too much text"),
+        ("Hallo", 0.1, "of audio"),
+        ("Hallo", 3600.0, "of audio"),
+        ("Hallo", 1.0, ""),
+    ],
+)
+def test_the_doctor_names_what_is_wrong_with_a_sample(tmp_path, text, seconds, words):
+    problem = check_sample(Sample(tmp_path / "a.wav", text, seconds), VOCABULARY, SampleLimits())
+    assert words in problem
+    assert bool(problem) == bool(words)
+
+
+def test_examine_listens_and_counts(tmp_path):
+    write_clip(tmp_path / "good.wav")
+    write_clip(tmp_path / "clipped.wav", level=9.0)
+    write_clip(tmp_path / "silent.wav", level=0.0)
+    (tmp_path / "corrupt.wav").write_text("no audio at all")
+    names = ("good", "clipped", "silent", "corrupt", "missing")
+    samples = probe_samples([Sample(tmp_path / f"{name}.wav", "Hallo") for name in names])
+    good, bad = examine(samples, VOCABULARY, SampleLimits())
+    assert [sample.path.stem for sample in good] == ["good"]
+    found = {sample.path.stem: problem for sample, problem in bad}
+    assert found["clipped"].startswith("clipped") and found["silent"].startswith("silence")
+    assert found["corrupt"].startswith("unreadable") and found["missing"] == "missing audio file"
+    assert "4 of 5 samples" in describe_problems(bad, 5)

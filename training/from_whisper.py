@@ -1,0 +1,202 @@
+"""`training from-whisper`: a CTC recogniser on Whisper's encoder, from speech that no person spoke.
+
+The lower layers stay as Whisper left them and run once per clip; the upper layers and a new head are
+trained on their states. Real speech, never trained on, says which checkpoint is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.text import VOCABULARY, normalize_text
+from training.asr_model import compute_ctc
+from training.augment import AugmentConfig, Augmenter, mask_spans
+from training.data import BucketSampler, ManifestError, Sample, build_vocabulary, load_waveform, read_manifest
+from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, save_checkpoint
+from training.mel import compute_log_mel
+from training.metrics import collapse, compute_error_rates
+from training.whisper_states import Clip, StatesConfig, read_shard, write_shards
+from training.whisper_weights import WeightsError, load_whisper_encoder, set_sinks
+
+LOGGER = logging.getLogger("training.from_whisper")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `training from-whisper`."""
+    parser.add_argument(
+        "--whisper", type=Path, required=True, help="CTranslate2 folder of Whisper (float16 or float32)"
+    )
+    parser.add_argument("--train", type=Path, nargs="+", required=True, help="manifests")
+    parser.add_argument(
+        "--eval", type=Path, required=True, help="manifest of REAL speech: chooses, is never trained on"
+    )
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="go on from this LogMelCTC checkpoint")
+    parser.add_argument("--n_frozen", type=int, default=4, help="layers that stay as they are")
+    parser.add_argument("--passes", type=int, default=1, help="how often every clip is bent anew")
+    parser.add_argument("--noise_dir", type=Path)
+    parser.add_argument("--n_sinks", type=int, default=23)
+    parser.add_argument("--tail_silence_s", type=float, default=0.5)
+    parser.add_argument("--head", choices=("lstm", "transformer"), default="lstm")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--max_minutes", type=float, default=math.inf)
+    parser.add_argument("--batch_s", type=float, default=30.0, help="seconds of speech a step")
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="for the upper layers")
+    parser.add_argument("--head_learning_rate", type=float, default=8e-4)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--mask", type=float, default=0.08, help="fraction of states hidden")
+    parser.add_argument("--eval_every", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    try:
+        samples = [sample for source in options.train for sample in read_manifest(source)]
+        evaluation = read_manifest(options.eval)
+        model = build_model(options, samples)
+    except (ManifestError, WeightsError) as error:
+        LOGGER.error("%s", error)
+        return 2
+    vocabulary = build_vocabulary([])
+    augmenter = Augmenter(
+        AugmentConfig(noise_dir=options.noise_dir, speed=0.3, snr_db=(6.0, 38.0), noise=0.45)
+    )
+    states = StatesConfig(options.n_frozen)
+    shards = []
+    for number in range(options.passes):
+        folder = options.output_dir / "states"
+        shards += write_shards(model, samples, vocabulary, augmenter, states, folder, options.seed + number)
+    WhisperTrainer(options, model, [clip for shard in shards for clip in read_shard(shard)], evaluation).run()
+    return 0
+
+
+def build_model(options: argparse.Namespace, samples: Sequence[Sample]) -> LogMelCtc:
+    """Return a checkpoint's model, or Whisper's encoder with sinks and a head from random weights."""
+    if options.init:
+        return load_checkpoint(options.init, options.dropout)
+    sizes = {"n_sinks": options.n_sinks, "tail_silence_s": options.tail_silence_s, "head": options.head}
+    model = LogMelCtc(LogMelCtcConfig(**sizes), options.dropout)
+    load_whisper_encoder(model, options.whisper)
+    if options.n_sinks:
+        waveforms = (torch.from_numpy(load_waveform(sample.path)) for sample in samples[:30])
+        set_sinks(model, [waveform for waveform in waveforms if waveform.numel() < 110_000][:12])
+    return model
+
+
+class WhisperTrainer:
+    """Trains the layers above the frozen ones, and the head, on stored states."""
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        model: LogMelCtc,
+        clips: Sequence[Clip],
+        evaluation: Sequence[Sample],
+    ) -> None:
+        self.options, self.model, self.clips = options, model, clips
+        self.references = [normalize_text(sample.text) for sample in evaluation]
+        self.features = [self._features(sample) for sample in evaluation]
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        upper = [*model.layers[options.n_frozen :], model.layer_norm]
+        groups = []
+        for modules, rate in ((upper, options.learning_rate), ([model.head], options.head_learning_rate)):
+            parameters = [parameter for module in modules for parameter in module.parameters()]
+            groups.append({"params": [p.requires_grad_() for p in parameters], "lr": rate, "base": rate})
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+        self.average = copy.deepcopy(model).eval()
+        self.rng = np.random.default_rng(options.seed)
+        self.best_cer = math.inf
+
+    def _features(self, sample: Sample) -> tuple[Tensor, int]:
+        waveform = torch.from_numpy(load_waveform(sample.path))
+        tail = int(self.options.tail_silence_s * 16_000) + (-waveform.numel()) % 320
+        return compute_log_mel(functional.pad(waveform, (0, tail))), waveform.numel() // 320
+
+    def run(self) -> None:
+        """Train; output_dir/best holds the checkpoint with the lowest CER on the evaluation set."""
+        began, losses = time.monotonic(), []
+        for step, indices in enumerate(self._batches(), 1):
+            passed = (time.monotonic() - began) / 60.0 / self.options.max_minutes
+            progress = min(1.0, max(step / self.options.steps, passed))
+            self._set_rates(step, progress)
+            losses.append(self._step([self.clips[index] for index in indices], step))
+            if step % self.options.eval_every == 0 or progress >= 1.0:
+                self._evaluate(step, float(np.mean(losses)))
+                losses = []
+            if progress >= 1.0:
+                break
+
+    def _batches(self) -> Iterator[list[int]]:
+        durations = [len(clip.states) / 50.0 for clip in self.clips]
+        sampler = BucketSampler(durations, self.options.batch_s, self.options.seed)
+        return (indices for _, _, indices in sampler.batches_from(0, 0))
+
+    def _set_rates(self, step: int, progress: float) -> None:
+        factor = min(1.0, step / 100) * (0.03 + 0.97 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * factor
+
+    def _step(self, clips: Sequence[Clip], step: int) -> float:
+        self.model.train()
+        logits = self.model.classify(self.model.run_layers(self._pad(clips), self.options.n_frozen))
+        labels = [clip.labels for clip in clips]
+        total, _ = compute_ctc(logits, torch.tensor([len(clip.states) for clip in clips]), labels)
+        loss = total / sum(len(label) for label in labels)
+        loss.backward()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        keep = min(0.995, step / (step + 20))
+        with torch.no_grad():
+            for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                if parameter.requires_grad:
+                    mean.lerp_(parameter, 1.0 - keep)
+        return float(loss.detach())
+
+    def _pad(self, clips: Sequence[Clip]) -> Tensor:
+        """Stack states, float32 [batch, n_frames, hidden], spans masked, ends filled with the tail's mean."""
+        longest = max(len(clip.states) for clip in clips)
+        rows = []
+        for clip in clips:
+            states = clip.states.float()
+            filling = states[-10:].mean(0).expand(longest - len(states), -1)
+            hidden = torch.from_numpy(mask_spans(len(states), self.options.mask, 10, self.rng))
+            states = torch.where(hidden[:, None], states.mean(0) * float(self.rng.random() < 0.5), states)
+            rows.append(torch.cat([states, filling]))
+        return torch.stack(rows)
+
+    @torch.inference_mode()
+    def _evaluate(self, step: int, loss: float) -> None:
+        hypotheses = []
+        for features, n_frames in self.features:
+            best = self.average(features[None])[0, :n_frames].argmax(-1)
+            hypotheses.append(collapse(best.tolist(), VOCABULARY))
+        rates = compute_error_rates(self.references, hypotheses)
+        LOGGER.info(
+            "step %d: loss %.3f, real speech: CER %.2f %%, WER %.2f %%", step, loss, rates.cer, rates.wer
+        )
+        figures: dict[str, Any] = {"step": step, "loss": loss, "cer": rates.cer, "wer": rates.wer}
+        with (self.options.output_dir / "evaluations.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(figures) + "\n")
+        if rates.cer < self.best_cer:
+            self.best_cer = rates.cer
+            save_checkpoint(self.average, self.options.output_dir / "best", figures)
