@@ -1,0 +1,222 @@
+"""Translation training: exact weights, exact loss, exact resumption, and messages for bad configurations."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tests.reference.tiny_marian import VOCAB_SIZE, checkpoint, text_pairs  # noqa: E402
+from training import mt, mt_data, mt_loop  # noqa: E402
+from training.mt_config import load_config  # noqa: E402
+from training.mt_model import FastMarian, from_marian, sample_vocabulary, to_marian  # noqa: E402
+from training.mt_optim import learning_rate_factor, orthogonalize  # noqa: E402
+from training.text_augment import ErrorRates, recogniser_style  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def hub_model():
+    from transformers import MarianMTModel
+
+    return MarianMTModel.from_pretrained(checkpoint("swish", seed=5)).eval()
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    pad = VOCAB_SIZE - 1
+    source = torch.tensor([[5, 9, 11, 0, pad], [7, 8, 20, 21, 0]])
+    return source, torch.tensor([[30, 31, 0, pad], [4, 5, 6, 0]])
+
+
+def test_loss_and_gradients_equal_those_of_marian() -> None:
+    model = hub_model()
+    fast, (source, target), pad = from_marian(model), batch(), VOCAB_SIZE - 1
+    _, nll, count = fast(source, target)
+    labels = target.masked_fill(target == pad, -100)
+    wanted = model(input_ids=source, attention_mask=(source != pad).long(), labels=labels).loss
+    assert count == 7
+    assert nll.item() / count == pytest.approx(wanted.item(), rel=1e-5)
+    loss, _, _ = fast(source, target)
+    (loss / count).backward()
+    wanted.backward()
+    gradient = model.model.encoder.layers[0].self_attn.k_proj.weight.grad
+    width = model.config.d_model
+    torch.testing.assert_close(
+        fast.encoder[0].attention.qkv.weight.grad[width : 2 * width], gradient, rtol=1e-3, atol=1e-6
+    )
+    # transformers keeps the row of padding, which also starts the decoder, from learning
+    ours, theirs = fast.embedding.grad[:pad], model.model.shared.weight.grad[:pad]
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_weights_survive_the_round_trip_exactly() -> None:
+    model = hub_model()
+    again = to_marian(from_marian(model))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_label_smoothing_equals_torch() -> None:
+    fast, (source, target) = from_marian(hub_model()), batch()
+    with torch.no_grad():
+        loss, _, _ = fast(source, target, smoothing=0.1)
+        states = fast.decode(target, *fast.encode(source)) @ fast.embedding.t()
+        wanted = torch.nn.functional.cross_entropy(
+            states.flatten(0, 1), target.flatten(), ignore_index=VOCAB_SIZE - 1, label_smoothing=0.1,
+            reduction="sum",
+        )  # fmt: skip
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_sampling_the_whole_vocabulary_is_the_full_softmax() -> None:
+    fast, (source, target) = from_marian(hub_model()), batch()
+    with torch.no_grad():
+        _, whole, _ = fast(source, target)
+        _, sampled, _ = fast(source, target, n_sampled=VOCAB_SIZE)
+    torch.testing.assert_close(whole, sampled, rtol=1e-5, atol=1e-4)
+    candidates, position, offset = sample_vocabulary(torch.tensor([7, 3, 7]), 50, 10)
+    assert len(candidates) == 12 and len(set(candidates.tolist())) == 12
+    assert candidates[position].tolist() == [7, 3, 7]
+    assert offset[:2].tolist() == [0.0, 0.0] and float(offset[2]) == pytest.approx(np.log(4.8))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 16, 64), (2, 64, 16)])
+def test_orthogonalize_brings_singular_values_together(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    update = orthogonalize(torch.randn(shape), steps=8)
+    values = torch.linalg.svdvals(update)
+    assert values.max() < 1.3 and values.median() > 0.6
+    assert update.shape == shape
+
+
+def test_schedules() -> None:
+    assert learning_rate_factor("linear", 0, 10, 0.0) == pytest.approx(0.1)
+    assert learning_rate_factor("linear", 500, 10, 1.0) == 0.0
+    assert learning_rate_factor("cosine", 500, 10, 0.5) == pytest.approx(0.5)
+    assert learning_rate_factor("inverse_sqrt", 39, 10, 0.5) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="linear, cosine"):
+        learning_rate_factor("step", 0, 1, 0.0)
+
+
+def write_run(folder: Path, **training: object) -> Path:
+    """Files of a very small run; returns the configuration."""
+    import yaml
+
+    lines = [f"{a}\t{b}\ttoy" for a, b in text_pairs()[:300]]
+    (folder / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    dev = [f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(text_pairs()[:12])]
+    (folder / "dev.tsv").write_text("\n".join(dev) + "\n", encoding="utf-8")
+    tree = {
+        "output_dir": str(folder / "run"),
+        "data": {"train": [str(folder / "train.tsv")], "dev": {"toy": str(folder / "dev.tsv")},
+                 "max_tokens": 40},
+        "model": {"vocab_size": 200, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
+                  "attention_heads": 2, "ffn_dim": 32, "max_positions": 64},
+        "training": {"max_steps": 6, "batch_tokens": 400, "warmup_steps": 2, "checkpoint_minutes": 0.0,
+                     "average_checkpoints": 9, "log_steps": 2, "eval_sentences": 4, "sampled_vocab": 0,
+                     **training},
+    }  # fmt: skip
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    path = folder / "run" / "checkpoints" / f"step_{step:08d}.pt"
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_a_run_trains_resumes_to_the_step_and_saves_a_marian_model(tmp_path: Path) -> None:
+    from transformers import MarianMTModel
+
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    whole.mkdir()
+    halves.mkdir()
+    final = mt.train(load_config(write_run(whole, schedule="inverse_sqrt")))
+    mt.train(load_config(write_run(halves, schedule="inverse_sqrt", max_steps=3)))
+    mt.train(load_config(write_run(halves, schedule="inverse_sqrt")), resume=True)
+    for name, tensor in weights(whole, 6).items():
+        assert torch.equal(tensor, weights(halves, 6)[name]), name
+    model = MarianMTModel.from_pretrained(final)
+    assert model.config.pad_token_id == model.config.vocab_size - 1
+    output = mt.translate(model.eval(), final, [text_pairs()[0][0]])
+    assert isinstance(output[0], str)
+    assert not list((whole / "run" / "checkpoints").glob("*.tmp"))
+
+
+def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path) -> None:
+    config = load_config(write_run(tmp_path), {"model.init_from": str(checkpoint("swish", seed=5))})
+    model, folder, _ = mt._prepare(config, tmp_path)
+    assert folder == checkpoint("swish", seed=5)
+    assert torch.equal(model.embedding, from_marian(hub_model()).embedding)
+
+
+def test_the_gate_stops_a_model_that_ignores_its_source(tmp_path: Path) -> None:
+    config = load_config(write_run(tmp_path, gate_tokens=1, max_steps=300, lr=0.0, adam_lr=0.0))
+    with pytest.raises(mt_loop.GateError, match="ignores its source"):
+        mt.train(config)
+
+
+def test_early_stopping_ends_the_run(tmp_path: Path) -> None:
+    config = load_config(
+        write_run(tmp_path, max_steps=400, eval_minutes=0.0, early_stop_evals=1, lr=0.0, adam_lr=0.0)
+    )
+    mt.train(config)
+    newest = mt_loop.checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert torch.load(newest, weights_only=True)["progress"]["step"] < 10
+
+
+def test_an_epoch_draws_by_weight_and_is_the_same_again() -> None:
+    offsets = np.stack([np.arange(0, 4004, 4)] * 3)
+    corpus = mt_data.TokenizedCorpus(np.ones(4000, np.uint16), offsets, np.full(1000, 0.25, np.float32))
+    plans = [mt_data.epoch_batches(corpus, 3, batch_tokens=64, spoken_share=0.5, seed=1) for _ in range(2)]
+    rows = np.concatenate([rows for rows, _ in plans[0]])
+    assert 180 < len(rows) < 320 and len(set(rows.tolist())) == len(rows)
+    for (a, x), (b, y) in zip(*plans, strict=True):
+        assert np.array_equal(a, b) and np.array_equal(x, y)
+        assert len(a) * 8 <= 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"training.lrr": 1}, "unknown key training.lrr"), ({"data": 3}, "data. must be a mapping"),
+     ({"colour": 1}, "unknown key colour")],
+)  # fmt: skip
+def test_configuration_errors_name_the_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(write_run(tmp_path), change)
+
+
+def test_the_shipped_configuration_loads() -> None:
+    config = load_config(ROOT / "training" / "configs" / "mt_de_en_mini.yaml")
+    assert config.model.vocab_size % 16 == 0
+
+
+def test_malformed_pairs_name_the_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.tsv").write_text("a\tb\nno tab here\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bad\.tsv:2"):
+        mt_data.read_pairs(tmp_path / "bad.tsv")
+
+
+def test_recogniser_style_is_lower_case_letters_with_a_few_errors() -> None:
+    text = "Am 3. Mai 1998 fuhr Herr Müller nach Köln, oder?"
+    assert recogniser_style(text, random.Random(0)).startswith("am dritten mai ")
+    many = [
+        recogniser_style(text, random.Random(i), ErrorRates(sound_alike=0.3, drop=0.1)) for i in range(50)
+    ]
+    assert len(set(many)) > 20
+    assert all(set(line) <= set("abcdefghijklmnopqrstuvwxyzäöüß ") for line in many)
+    assert recogniser_style("...", random.Random(0), ErrorRates()) == ""
+
+
+def test_unsupported_models_are_refused_with_every_reason() -> None:
+    from transformers import MarianConfig
+
+    config = MarianConfig(vocab_size=50, pad_token_id=49, decoder_ffn_dim=7, decoder_attention_heads=2)
+    with pytest.raises(ValueError, match="attention heads, different feed-forward"):
+        FastMarian(config)
