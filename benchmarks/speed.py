@@ -14,6 +14,9 @@ from benchmarks.reference import PARTS
 
 CLOCKS = ("cpu", "wall")
 TINY_S = 1e-9
+# Whoever had the core meanwhile leaves cold caches behind, which cost CPU time too, and not the same for all
+# code: seen as shifts of some 5 % between runs on cores that two processes wanted (a waiting share of 1).
+COLD_CACHES = 0.05
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12)
 WINDOW = 9  # utterances over which the reference is averaged: it is short, and a scheduler's slice is not
@@ -95,13 +98,15 @@ def compare_speed(
 
     Resampling utterances does not see what changes between passes (frequency, neighbours, where
     memory came to lie), nor that the reference kernel corrects only roughly for a machine that has
-    changed its speed; both widen the interval.
+    changed its speed, nor what others on the same core do to its caches; all of it widens the interval.
     """
     now, then = pass_times(current, clock), pass_times(baseline, clock)
     ratio = ratio_interval(np.median(now, axis=0), np.median(then, axis=0))
     floors = [floor for floor in (noise_floor(now), noise_floor(then)) if floor is not None]
-    noise = math.hypot(_pass_noise(now, then), correction_error(current, baseline, clock))
     waiting = max(waiting_share(current), waiting_share(baseline))
+    noise = math.hypot(
+        _pass_noise(now, then), correction_error(current, baseline, clock), COLD_CACHES * waiting
+    )
     return Slowdown(clock, _widen(ratio, noise), max(floors, default=None), waiting)
 
 

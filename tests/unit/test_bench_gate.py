@@ -53,16 +53,16 @@ def verdicts(now: dict[str, Any], then: dict[str, Any], **limits: float) -> dict
     return {finding.name: finding.verdict for finding in judge(now, then, Limits(**limits))}
 
 
-def test_three_hundred_decisions_on_simulated_noise() -> None:
+def test_many_decisions_on_simulated_noise() -> None:
     random = np.random.default_rng(0)
     errors = random.binomial(10, 0.15, 60)
     false_alarms = caught = 0
-    for _ in range(150):
+    for _ in range(80):
         base = result(errors, timed(random))
         false_alarms += verdict_of(judge(result(errors, timed(random)), base)) == "regression"
         caught += verdict_of(judge(result(errors, 1.10 * timed(random)), base)) == "regression"
-    assert false_alarms <= 2
-    assert caught >= 147
+    assert false_alarms <= 1
+    assert caught >= 78
 
 
 def test_a_point_of_wer_is_caught_and_scattered_changes_are_not() -> None:
