@@ -64,12 +64,12 @@ class Report:
     @property
     def agreement(self) -> float:
         """Of the worst bucket."""
-        return min(row.agreement for row in self.rows)
+        return float(np.min([row.agreement for row in self.rows]))  # NaN where any is
 
     @property
     def error(self) -> float:
         """Of the worst bucket."""
-        return max(row.error for row in self.rows)
+        return float(np.max([row.error for row in self.rows]))
 
     def figures(self) -> dict[str, Any]:
         """For a manifest."""
@@ -159,6 +159,8 @@ def check(
     """
     wanted = MIN_AGREEMENT[precision] if min_agreement is None else min_agreement
     problems = []
+    if not np.isfinite(report.error):
+        problems.append("logits that are not finite")
     if not report.agreement >= wanted:  # also where it is not a number
         problems.append(f"argmax agreement {report.agreement:.4f} in the worst bucket, below {wanted}")
     loss = (report.wer_export or 0.0) - (report.wer_reference or 0.0)

@@ -1,0 +1,120 @@
+"""Checkpoints and manifests that must be refused with one clear error, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from export.acoustic import ExportOptions
+from export.bundle import Parts, assemble_bundle
+from export.checkpoint import read_checkpoint, read_vocabulary
+from export.cli import main
+from export.errors import ExportError
+from export.log_mel import load_log_mel
+from export.wav2vec2 import ARCHITECTURES, check_supported, export_wav2vec2
+
+CONFIG: dict[str, Any] = {"architectures": ["Wav2Vec2ForCTC"], "vocab_size": 3, "pad_token_id": 0}
+
+
+def make_folder(tmp_path: Path, weights: str = "model.safetensors", **changes: Any) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "a": 1, "|": 2}))
+    if weights:
+        (tmp_path / weights).write_bytes(b"weights")
+    return tmp_path
+
+
+def test_pickled_weights_are_refused_with_the_mend(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, weights="pytorch_model.bin")
+    with pytest.raises(ExportError, match=r"pickle can run code.*fix: convert it .*save_pretrained"):
+        export_wav2vec2(str(folder), tmp_path / "out", ExportOptions())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["Wav2Vec2ForPreTraining"]}, "architecture Wav2Vec2ForPreTraining"),
+        ({"architectures": ["WhisperForConditionalGeneration"]}, "architecture Whisper"),
+        ({"architectures": None}, r"architecture \(none\)"),
+        ({"vocab_size": 32}, "a vocabulary of 3 tokens for a head of 32 outputs"),
+        ({"pad_token_id": None}, "pad_token_id None"),
+        ({"pad_token_id": 7}, "pad_token_id 7"),
+    ],
+)
+def test_what_is_not_a_usable_ctc_checkpoint_is_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        read_checkpoint(make_folder(tmp_path, **changes), ARCHITECTURES)
+
+
+def test_all_problems_come_in_one_error(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, weights="", architectures=["BertModel"], vocab_size=9)
+    with pytest.raises(ExportError) as caught:
+        read_checkpoint(folder, ARCHITECTURES)
+    for part in ("no model.safetensors", "architecture BertModel", "head of 9 outputs"):
+        assert part in str(caught.value)
+
+
+def test_weights_that_are_not_safetensors_inside_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot be loaded"):
+        export_wav2vec2(str(make_folder(tmp_path)), tmp_path / "out", ExportOptions())
+
+
+@pytest.mark.parametrize("content", ["not json", "[1, 2]", ""])
+def test_damaged_config_is_refused(tmp_path: Path, content: str) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ExportError, match=r"config\.json"):
+        read_checkpoint(folder, ARCHITECTURES)
+
+
+def test_added_tokens_fill_the_head(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, vocab_size=5)
+    (folder / "added_tokens.json").write_text(json.dumps({"<s>": 3, "</s>": 4}))
+    assert read_vocabulary(folder, {"vocab_size": 5}) == ("<pad>", "a", "|", "<s>", "</s>")
+
+
+def test_vocabulary_of_several_languages_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text(json.dumps({"deu": {"a": 0}}))
+    with pytest.raises(ExportError, match="several languages"):
+        read_vocabulary(tmp_path, {"vocab_size": 1})
+
+
+def test_parts_the_graph_does_not_know_are_all_named() -> None:
+    import transformers
+
+    config = transformers.Wav2Vec2Config(adapter_attn_dim=16, hidden_act="relu")
+    with pytest.raises(ExportError, match=r"hidden_act='relu', adapter_attn_dim=16"):
+        check_supported(config)
+
+
+def test_log_mel_folder_without_weights_or_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"has no config\.json"):
+        load_log_mel(tmp_path)
+    with pytest.raises(ExportError, match="cannot be loaded"):
+        load_log_mel(make_folder(tmp_path))
+
+
+def test_bundle_of_nothing_or_of_damaged_parts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="neither"):
+        assemble_bundle(tmp_path / "out", Parts(), name="x", licence="x")
+    (tmp_path / "mt").mkdir()
+    with pytest.raises(ExportError, match=r"translation\.json"):
+        assemble_bundle(tmp_path / "out", Parts(translation=tmp_path / "mt"), name="x", licence="x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line_says_one_line_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["log-mel", str(tmp_path / "missing"), str(tmp_path / "out")]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("export: ")
+    assert "fix:" in lines[0]

@@ -1,0 +1,161 @@
+"""The comparison itself: it must find what is wrong and refuse it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+soundfile = pytest.importorskip("soundfile")
+
+from engine.manifest import AcousticConfig, FeatureConfig  # noqa: E402
+from export.audio_cases import Case, build_cases, mix_noise, read_manifest, speech_like  # noqa: E402
+from export.card import figures_table, parity_table, render_acoustic_card, render_bundle_card  # noqa: E402
+from export.errors import ExportError  # noqa: E402
+from export.quantize import search_blocks  # noqa: E402
+from export.verify import (  # noqa: E402
+    Report,
+    Row,
+    check,
+    compare,
+    edit_distance,
+    greedy_words,
+    verify,
+    with_logits,
+)
+
+VOCABULARY = ("<pad>", "|", "a", "b")
+CONFIG = AcousticConfig()
+
+
+def reference(batch: np.ndarray) -> np.ndarray:
+    """A "model" of four outputs a sample."""
+    return np.stack([batch, -batch, batch**2, 1 - batch], axis=-1).astype(np.float32)
+
+
+def report(agreement: float = 1.0, loss: float = 0.0, n_words: int = 1000, speedup: float = 2.0) -> Report:
+    rows = (Row("1 s", "clean", 50, 0.01, 1.0), Row("3 s", "white 20 dB", 150, 0.02, agreement))
+    return Report(rows, {2: 1.0}, n_words, 0.2, 0.2 + loss, speedup)
+
+
+def test_comparison_of_a_model_with_itself_is_perfect() -> None:
+    cases = with_logits(build_cases(CONFIG), reference)
+    found = verify(reference, cases, CONFIG, VOCABULARY)
+    assert len(found.rows) == 15  # five lengths; clean, white and red noise
+    assert {row.agreement for row in found.rows} == {1.0}
+    assert {row.error for row in found.rows} == {0.0}
+    assert found.batch_agreement == {2: 1.0, 7: 1.0}
+    check(found, "fp32")
+
+
+def test_comparison_counts_changed_frames_and_the_size_of_the_error() -> None:
+    case = Case(np.linspace(-1, 1, 100, dtype=np.float32), "1 s")
+    cases = with_logits([case], reference)
+
+    def wrong(batch: np.ndarray) -> np.ndarray:
+        logits = reference(batch)
+        logits[:, :25] = -logits[:, :25]
+        return logits
+
+    error, agreement = compare(wrong, cases)
+    logits = reference(case.features[None])[0]
+    assert error == pytest.approx(2 * np.linalg.norm(logits[:25]) / np.linalg.norm(logits), rel=1e-5)
+    assert agreement == 0.75
+    with pytest.raises(ExportError, match="instead of"):
+        compare(lambda batch: reference(batch)[:, 1:], cases)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (report(agreement=0.97), r"argmax agreement 0\.9700"),
+        (report(agreement=float("nan")), "argmax agreement nan"),
+        (report(loss=0.004), r"up by 0\.40 points over 1000 words"),
+        (report(speedup=0.9), r"slower than float32 .*0\.90"),
+    ],
+)
+def test_bad_exports_are_refused(bad: Report, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        check(bad, "int8")
+
+
+def test_small_losses_and_few_words_are_not_refused() -> None:
+    check(report(agreement=0.981, loss=0.002), "int8")
+    check(report(loss=0.05, n_words=20), "int8")
+    check(report(speedup=0.5), "int8", allow_slower=True)
+    check(report(agreement=0.6), "int8", min_agreement=0.5)
+
+
+def test_search_gives_up_the_worst_blocks_first_until_it_is_good_enough() -> None:
+    damage = {"a": 0.01, "b": 0.10, "c": 0.03}
+    built: list[set[str]] = []
+
+    def build(choice, ranges):  # type: ignore[no-untyped-def]
+        built.append({block for block in damage if choice(block) == "int8"})
+        assert choice("head/output") == "float32"
+        return built[-1], {}
+
+    def measure(model: set[str]) -> tuple[float, float]:
+        error = sum(damage[block] for block in model)
+        return error, 1 - error
+
+    assert search_blocks(build, list(damage), {}, measure, 0.8)[1] == []
+    assert search_blocks(build, list(damage), {}, measure, 0.95)[1] == ["b"]
+    assert search_blocks(build, list(damage), {}, measure, 0.98)[1] == ["b", "c"]
+    assert search_blocks(build, list(damage), {}, measure, 1.1)[1] == ["b", "c", "a"]
+    assert built[-1] == set()
+
+
+def test_greedy_words_and_distance() -> None:
+    path = [0, 2, 2, 0, 2, 1, 1, 0, 3, 0]
+    words = greedy_words(np.eye(4, dtype=np.float32)[path], CONFIG, VOCABULARY)
+    assert words == ["aa", "b"]
+    assert edit_distance(words, ["aa", "b"]) == 0
+    assert edit_distance(["x", "aa", "c"], words) == 2
+    assert edit_distance([], words) == 2
+
+
+def test_manifest_gives_utterances_with_their_texts(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", speech_like(16_000, 16_000), 16_000)
+    (tmp_path / "data.tsv").write_text("path\ttext_de\na.wav\tGuten Tag!\n", encoding="utf-8")
+    (tmp_path / "data.jsonl").write_text(
+        json.dumps({"audio_filepath": "a.wav", "text": "Guten Tag!"}) + "\n", encoding="utf-8"
+    )
+    for name in ("data.tsv", "data.jsonl"):
+        assert list(read_manifest(tmp_path / name)) == [(tmp_path / "a.wav", "guten tag")]
+        spoken = [case for case in build_cases(CONFIG, tmp_path / name) if case.text]
+        assert [case.text for case in spoken] == ["guten tag"]
+    (tmp_path / "bad.tsv").write_text("file\ttext\na.wav\tx\n")
+    with pytest.raises(ExportError, match="lacks"):
+        list(read_manifest(tmp_path / "bad.tsv"))
+    with pytest.raises(ExportError, match="cannot be read"):
+        list(read_manifest(tmp_path / "missing.tsv"))
+
+
+@pytest.mark.parametrize("kind", ["white", "red"])
+def test_noise_has_the_asked_for_level(kind: str) -> None:
+    waveform = speech_like(16_000, 16_000)
+    noise = mix_noise(waveform, kind, 10.0, 0) - waveform
+    ratio_db = 10 * np.log10((waveform**2).mean() / (noise**2).mean())
+    assert ratio_db == pytest.approx(10, abs=0.1)
+
+
+def test_cases_leave_room_for_the_tail_silence() -> None:
+    config = AcousticConfig(FeatureConfig(kind="log_mel"), tail_silence_s=2.0, max_window_s=13.0)
+    cases = build_cases(config)
+    assert {case.bucket for case in cases} == {"1 s", "3 s", "6 s"}
+    assert cases[0].features.shape == (80, 300)
+
+
+def test_cards_state_what_was_measured() -> None:
+    card = render_acoustic_card("name", "CC0", ["About it."], CONFIG, report(), ["head/output"])
+    for part in ("Licence: CC0", "About it.", "| 3 s | white 20 dB | 150 | 0.02 | 100.00 % |", "20.00 %"):
+        assert part in card
+    whole = render_bundle_card("all", "CC0", {"Acoustic model": card}, {"wer": 0.2, "s": {"a|b": 1}})
+    assert "### name" in whole
+    assert "| wer | 0.2 |" in whole
+    assert "&#124;" in figures_table({"signature": "a|b"})[2]
+    assert "2.00 times" in "\n".join(parity_table(report()))
