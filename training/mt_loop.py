@@ -174,6 +174,7 @@ class Trainer:
                 if self.world > 1:
                     dist.all_reduce(parameter.grad)
                 parameter.grad.div_(count)
+        self.model.freeze_padding()
 
     def _clip(self) -> float:
         """Clip the AdamW group; Muon's updates have a fixed size whatever the gradient's."""

@@ -151,6 +151,8 @@ class FastMarian(nn.Module):
         self.pad_id, self.start_id = config.pad_token_id, config.decoder_start_token_id
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self.embedding = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5)
+        with torch.no_grad():
+            self.embedding[self.pad_id] = 0.0
         self.register_buffer("positions", sinusoids(config.max_position_embeddings, config.d_model), False)
         common = (config.d_model, config.encoder_attention_heads, config.encoder_ffn_dim)
         activation = config.activation_function
@@ -167,6 +169,12 @@ class FastMarian(nn.Module):
             for name, parameter in self.named_parameters():
                 if name.endswith(("out.weight", "down.weight")):
                     parameter.mul_(gain)
+
+    def freeze_padding(self) -> None:
+        """Drop the gradient of the padding row. It starts the decoder, and in Marian it is zero:
+        other runtimes (CTranslate2) count on that."""
+        if self.embedding.grad is not None:
+            self.embedding.grad[self.pad_id] = 0.0
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids int64 [B, T] -> [B, T, d]."""

@@ -90,7 +90,10 @@ def test_too_much_text_gives_no_nan_and_is_counted():
     logits = torch.randn(2, 6, 32, requires_grad=True)
     labels, frames = [[1, 2, 3], [1, 1, 1, 1, 1, 1]], torch.tensor([6, 6])
     plain = torch.nn.functional.ctc_loss(
-        logits.log_softmax(-1).transpose(0, 1), torch.tensor([*labels[0], *labels[1]]), frames, torch.tensor([3, 6])
+        logits.log_softmax(-1).transpose(0, 1),
+        torch.tensor([*labels[0], *labels[1]]),
+        frames,
+        torch.tensor([3, 6]),
     )
     assert torch.isinf(plain)  # what the run would have died of
     loss, n_infinite = compute_ctc(logits, frames, labels)
