@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
+
+logger = logging.getLogger("engine-bench")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Journal:
             return
         self.records = _read_journal(path, signature)
         if not self.records:
+            if path.is_file():
+                logger.warning("%s is of other settings, data or code: starting over", path)
             write_text(path, json.dumps({"signature": signature}) + "\n")
 
     def add(self, record: Record) -> None:

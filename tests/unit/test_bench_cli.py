@@ -168,12 +168,15 @@ def test_an_interrupted_run_keeps_what_it_measured_and_resumes(
     assert not partial.exists()
 
 
-def test_a_journal_of_other_settings_is_not_resumed(tmp_path: Path, fake: FakeTranslator) -> None:
+def test_a_journal_of_other_settings_is_not_resumed(
+    tmp_path: Path, fake: FakeTranslator, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "out.json.partial.jsonl").write_text(
         '{"signature": "something else"}\n{"id": "clip00.wav"}\n'
     )
     _, result = bench(tmp_path, "--warmup", "0")
     assert len(fake.calls) == result["n_utterances"] == 6
+    assert "of other settings, data or code: starting over" in caplog.text
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(
