@@ -14,7 +14,7 @@ from engine.kernels.top_tokens import advance_greedy, top_tokens
 from engine.manifest import TranslationConfig
 from engine.session import CancelToken, Session
 
-PAD_MULTIPLE = 4  # a sentence is padded to its own next multiple, whatever else is in the batch
+PAD_MULTIPLE = 8  # a sentence is padded to its own next multiple, whatever else is in the batch
 Ids = NDArray[np.int64]
 Array = NDArray[Any]
 

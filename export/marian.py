@@ -353,7 +353,7 @@ def translate(
 def _replace(folder: Path, out: Path) -> None:
     """Put a finished folder in its place at once."""
     if out.is_dir():
-        if any(entry.name not in {*FILES.values(), "translation.json"} for entry in out.iterdir()):
+        if any(entry.name not in {*FILES.values(), "translation.json", "README.md"} for entry in out.iterdir()):
             raise ExportError(
                 f"{out} holds other files", "an empty or earlier export's folder", "choose another one"
             )

@@ -15,6 +15,7 @@ from engine.errors import (
     OptionError,
     TranslationError,
 )
+from engine.seq2seq import padded_length
 from engine.session import CancelToken
 from engine.tokenizer import Tokenizer, clean_text
 from engine.translation import Translator, longest_run, plan_batches, trim_loops
@@ -100,10 +101,10 @@ def test_a_bundle_without_a_translator_is_refused() -> None:
 
 
 def test_batches_hold_one_padded_length_each() -> None:
-    lengths = [3, 9, 4, 12, 1, 8, 4, 5]
+    lengths = [3, 9, 4, 17, 1, 8, 4, 25]
     batches = plan_batches(lengths, 2)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    assert all(len(batch) <= 2 and len({-(-lengths[i] // 4) for i in batch}) == 1 for batch in batches)
+    assert all(len(batch) <= 2 and len({padded_length(lengths[i]) for i in batch}) == 1 for batch in batches)
 
 
 @pytest.mark.parametrize(
