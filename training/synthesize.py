@@ -178,7 +178,7 @@ def read_journal(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def write_manifest(rows: Iterable[dict[str, Any]], target: Path) -> None:
-    """Write manifest.tsv beside, then rename."""
+    """Write a manifest beside its place, then rename it."""
     beside = target.with_suffix(".part")
     with beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", extrasaction="ignore", lineterminator="\n")
@@ -214,6 +214,9 @@ def run(options: argparse.Namespace) -> int:
                 log.write(json.dumps(row, ensure_ascii=False) + "\n")
             log.flush()
     write_manifest(rows.values(), options.output_dir / "manifest.tsv")
+    for split in ("train", "dev"):
+        chosen = [row for row in rows.values() if row["split"] == split]
+        write_manifest(chosen, options.output_dir / f"{split}.tsv")
     hours = sum(float(row["duration_s"]) for row in rows.values()) / 3600.0
     LOGGER.info("%d clips, %.2f h -> %s", len(rows), hours, options.output_dir / "manifest.tsv")
     return 0
