@@ -77,6 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
     parser.add_argument("--verify", metavar="TSV", help="id<TAB>German<TAB>English lines for the BLEU check")
     parser.add_argument("--verify_limit", type=int, default=1000, help="lines of it, evenly spread")
+    parser.add_argument(
+        "--score", nargs="*", default=[], metavar="TSV", help="sets that the model card reports"
+    )
+    parser.add_argument("--about", type=Path, help="Markdown that opens the card: data, licence, limits")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,17 +91,30 @@ def run(args: argparse.Namespace) -> int:
             args.checkpoint, args.out, precision=args.precision,
             verify_sources=sources, verify_references=references,
         )  # fmt: skip
+        if args.score:
+            _write_card(Path(args.out), args.score, args.about)
     except (ExportError, OSError) as error:
         logger.error("%s", error)
         return 1
     return 0
 
 
+def _write_card(out: Path, sets: Sequence[str], about: Path | None) -> None:
+    from export.marian_card import open_export, score_sets, write_card
+
+    rows = {Path(path).stem: list(zip(*_read_verify(path, 0), strict=True)) for path in sets}
+    with tempfile.TemporaryDirectory() as scratch:
+        scores = list(score_sets(open_export(out, Path(scratch) / "bundle"), rows))
+    text = about.read_text(encoding="utf-8") if about else f"# {out.name}\n\nGerman to English."
+    logger.info("wrote %s", write_card(out, scores, text))
+
+
 def _read_verify(path: str, limit: int) -> tuple[list[str], list[str]]:
     rows = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
     if not rows or any(len(row) < 3 for row in rows):
         raise ExportError(f"{path} lacks columns", "id<TAB>German<TAB>English lines", "give another file")
-    rows = rows[:: max(1, len(rows) // limit)][:limit]
+    if limit:
+        rows = rows[:: max(1, len(rows) // limit)][:limit]
     return [row[1] for row in rows], [row[2] for row in rows]
 
 
@@ -319,7 +336,8 @@ def _quantize(
                 "int8_agreement_bleu": round(sacrebleu.corpus_bleu(output, [wanted]).score, 2),
             }  # fmt: skip
             if references:
-                figures |= {"dev_bleu_int8": round(score, 2), "dev_bleu_fp32": round(least + MAX_BLEU_LOSS, 2)}
+                figures["dev_bleu_int8"] = round(score, 2)
+                figures["dev_bleu_fp32"] = round(least + MAX_BLEU_LOSS, 2)
             return written, figures
     raise ExportError(
         f"int8 output has BLEU {score:.2f}",
@@ -353,7 +371,8 @@ def translate(
 def _replace(folder: Path, out: Path) -> None:
     """Put a finished folder in its place at once."""
     if out.is_dir():
-        if any(entry.name not in {*FILES.values(), "translation.json", "README.md"} for entry in out.iterdir()):
+        ours = {*FILES.values(), "translation.json", "README.md"}
+        if any(entry.name not in ours for entry in out.iterdir()):
             raise ExportError(
                 f"{out} holds other files", "an empty or earlier export's folder", "choose another one"
             )
