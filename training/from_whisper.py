@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import logging
 import math
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_s", type=float, default=30.0, help="seconds of speech a step")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="for the upper layers")
     parser.add_argument("--head_learning_rate", type=float, default=8e-4)
+    parser.add_argument(
+        "--pull", type=float, default=1e-3, help="share of the way back to Whisper at each step"
+    )
+    parser.add_argument(
+        "--blank_bias", type=float, default=0.0, help="taken from the blank's logit in the end"
+    )
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--mask", type=float, default=0.08, help="fraction of states hidden")
     parser.add_argument("--eval_every", type=int, default=100)
@@ -120,6 +127,10 @@ class WhisperTrainer:
         for modules, rate in ((upper, options.learning_rate), ([model.head], options.head_learning_rate)):
             parameters = [parameter for module in modules for parameter in module.parameters()]
             groups.append({"params": [p.requires_grad_() for p in parameters], "lr": rate, "base": rate})
+        whisper = LogMelCtc(dataclasses.replace(model.config, head="lstm"))
+        load_whisper_encoder(whisper, options.whisper)
+        upper = [*whisper.layers[options.n_frozen :], whisper.layer_norm]
+        self.anchors = [p.detach() for module in upper for p in module.parameters()]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
         self.average = copy.deepcopy(model).eval()
         self.rng = np.random.default_rng(options.seed)
@@ -165,8 +176,10 @@ class WhisperTrainer:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        keep = min(0.995, step / (step + 20))
+        keep = min(0.99, step / (step + 20))
         with torch.no_grad():
+            for anchor, parameter in zip(self.anchors, self.optimizer.param_groups[0]["params"], strict=True):
+                parameter.lerp_(anchor, self.options.pull)
             for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 if parameter.requires_grad:
                     mean.lerp_(parameter, 1.0 - keep)
@@ -199,4 +212,7 @@ class WhisperTrainer:
             log.write(json.dumps(figures) + "\n")
         if rates.cer < self.best_cer:
             self.best_cer = rates.cer
-            save_checkpoint(self.average, self.options.output_dir / "best", figures)
+            kept = copy.deepcopy(self.average)
+            with torch.no_grad():
+                kept.head.output.bias[kept.config.blank_id] -= self.options.blank_bias
+            save_checkpoint(kept, self.options.output_dir / "best", figures)

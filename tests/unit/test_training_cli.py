@@ -52,8 +52,9 @@ def corpus(tmp_path):
 
 def write_config(folder, **changes):
     values = {
-        "train": [str(folder / "all.tsv")], "output_dir": str(folder / "run"), "scratch": SCRATCH, "bf16": False,
-        "augment": 0.0, "mask_time": 0.0, "max_steps": 2, "epochs": 50, "save_every": 1, "warmup_steps": 5,
+        "train": [str(folder / "all.tsv")], "output_dir": str(folder / "run"), "scratch": SCRATCH,
+        "bf16": False, "augment": 0.0, "mask_time": 0.0, "max_steps": 2,
+        "epochs": 50, "save_every": 1, "warmup_steps": 5,
         "learning_rate": 3e-3, "head_learning_rate": 1e-2,
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump({**values, **changes}), encoding="utf-8")
