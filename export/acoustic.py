@@ -22,6 +22,7 @@ from export.errors import ExportError
 from export.graph.builder import OPSET
 from export.quantize import ALWAYS_FLOAT, Build, measure_ranges, search_blocks
 from export.verify import (
+    MAX_WER_LOSS,
     MIN_AGREEMENT,
     Report,
     Run,
@@ -72,6 +73,7 @@ class ExportOptions:
         verify_data: manifest of recordings; signals like speech where None.
         min_agreement: instead of the precision's own.
         allow_slower: do not refuse a graph that is slower than float32.
+        max_wer_loss: the largest acceptable rise of the word error rate, as a fraction.
     """
 
     precision: PrecisionName = "int8"
@@ -79,6 +81,7 @@ class ExportOptions:
     verify_data: Path | None = None
     min_agreement: float | None = None
     allow_slower: bool = False
+    max_wer_loss: float = MAX_WER_LOSS
     licence: str | None = None
 
 
@@ -101,8 +104,9 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
         probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
         speedup = measure_speedup(run, onnx_run(float_model), probe.features)
         report = dataclasses.replace(report, speedup=speedup)
-    logger.info("worst bucket: error %.4f, argmax agreement %.4f", report.error, report.agreement)
-    check(report, options.precision, options.min_agreement, options.allow_slower)
+    logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
+    limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
+    check(report, options.precision, *limits)
     _write(source, folder, options, model, kept, report)
     return report
 

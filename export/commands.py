@@ -30,6 +30,9 @@ def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", nargs="*", default=[], help="blocks to keep in float32, by prefix: layer_0 stem"
     )
     _add_check_arguments(parser)
+    parser.add_argument(
+        "--max-wer-loss", type=float, default=0.003, help="largest rise of the word error rate (0.003)"
+    )
     parser.add_argument("--licence", help="of the weights; the checkpoint's own when not given")
 
 
@@ -71,6 +74,7 @@ def _acoustic_options(options: argparse.Namespace) -> Any:
         verify_data=options.verify_data,
         min_agreement=options.min_agreement,
         allow_slower=options.allow_slower,
+        max_wer_loss=options.max_wer_loss,
         licence=options.licence,
     )
 

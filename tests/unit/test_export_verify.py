@@ -71,7 +71,8 @@ def test_comparison_counts_changed_frames_and_the_size_of_the_error() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (report(agreement=0.97), r"argmax agreement 0\.9700"),
+        (report(agreement=0.97), r"argmax agreement 0\.9775, below 0\.98"),
+        (report(agreement=0.90), r"argmax agreement 0\.9000 at 3 s, white 20 dB"),
         (report(agreement=float("nan")), "argmax agreement nan"),
         (report(loss=0.004), r"up by 0\.40 points over 1000 words"),
         (report(speedup=0.9), r"slower than float32 .*0\.90"),
@@ -87,6 +88,7 @@ def test_small_losses_and_few_words_are_not_refused() -> None:
     check(report(loss=0.05, n_words=20), "int8")
     check(report(speedup=0.5), "int8", allow_slower=True)
     check(report(agreement=0.6), "int8", min_agreement=0.5)
+    check(report(loss=0.01), "int8", max_wer_loss=0.02)
 
 
 def test_search_gives_up_the_worst_blocks_first_until_it_is_good_enough() -> None:
