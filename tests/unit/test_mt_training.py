@@ -149,6 +149,16 @@ def test_a_run_trains_resumes_to_the_step_and_saves_a_marian_model(tmp_path: Pat
     assert not list((whole / "run" / "checkpoints").glob("*.tmp"))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"precision": "bf16"}, {"optimizer": "adamw", "lr": 1e-3}, {"sampled_vocab": 30}]
+)
+def test_other_precisions_optimisers_and_losses_run(tmp_path: Path, changes: dict[str, object]) -> None:
+    mt.train(load_config(write_run(tmp_path, max_steps=2, **changes)))
+    before, after = (weights(tmp_path, step)["embedding"] for step in (1, 2))
+    assert torch.isfinite(after).all() and not torch.equal(before, after)
+    assert (after[-1] == 0).all()  # <pad>
+
+
 def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path) -> None:
     config = load_config(write_run(tmp_path), {"model.init_from": str(checkpoint("swish", seed=5))})
     model, folder, _ = mt._prepare(config, tmp_path)
