@@ -20,6 +20,7 @@ from export.audio_cases import Case, build_cases
 from export.card import render_acoustic_card
 from export.errors import ExportError
 from export.graph.builder import OPSET
+from export.graph.half_storage import store_half
 from export.quantize import ALWAYS_FLOAT, Build, measure_ranges, search_blocks
 from export.verify import (
     MAX_WER_LOSS,
@@ -129,7 +130,7 @@ def _quantize(
         lambda candidate: compare(onnx_run(candidate), calibration),
         MIN_AGREEMENT["int8"] if options.min_agreement is None else options.min_agreement,
     )
-    return model, [*pinned, *kept]
+    return store_half(model), [*pinned, *kept]
 
 
 def _write(
