@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.text import VOCABULARY, normalize_text
+from engine.text import VOCABULARY, WORD_DELIMITER, normalize_text
 from training.asr_model import compute_ctc
 from training.augment import AugmentConfig, Augmenter, mask_spans
 from training.data import BucketSampler, ManifestError, Sample, build_vocabulary, load_waveform, read_manifest
+from training.doctor import min_frames
 from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, save_checkpoint
 from training.mel import compute_log_mel
 from training.metrics import collapse, compute_error_rates
-from training.whisper_states import Clip, StatesConfig, read_shard, write_shards
+from training.whisper_states import SPARE_FRAMES, Clip, StatesConfig, read_shard, write_shards
 from training.whisper_weights import WeightsError, load_whisper_encoder, set_sinks
 
 LOGGER = logging.getLogger("training.from_whisper")
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blank_bias", type=float, default=0.0, help="taken from the blank's logit in the end"
     )
+    parser.add_argument("--join", type=float, default=0.3, help="share of clips put behind another")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--mask", type=float, default=0.08, help="fraction of states hidden")
     parser.add_argument("--eval_every", type=int, default=100)
@@ -148,7 +150,7 @@ class WhisperTrainer:
             passed = (time.monotonic() - began) / 60.0 / self.options.max_minutes
             progress = min(1.0, max(step / self.options.steps, passed))
             self._set_rates(step, progress)
-            losses.append(self._step([self.clips[index] for index in indices], step))
+            losses.append(self._step(self._join([self.clips[index] for index in indices]), step))
             if step % self.options.eval_every == 0 or progress >= 1.0:
                 self._evaluate(step, float(np.mean(losses)))
                 losses = []
@@ -184,6 +186,23 @@ class WhisperTrainer:
                 if parameter.requires_grad:
                     mean.lerp_(parameter, 1.0 - keep)
         return float(loss.detach())
+
+    def _join(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Put some clips behind others with a pause between, since speech goes on after a sentence."""
+        joined: list[Clip] = []
+        for place in self.rng.permutation(len(clips)):
+            clip = clips[place]
+            room = len(joined[-1].states) + len(clip.states) < 1000 if joined else False
+            if room and self.rng.random() < self.options.join:
+                first = joined.pop()
+                pause = first.states[-8:].repeat(int(self.rng.integers(0, 4)), 1)
+                end = max(
+                    len(first.states) - int(self.rng.integers(1, SPARE_FRAMES)), min_frames(first.labels) + 1
+                )
+                labels = [*first.labels, VOCABULARY.index(WORD_DELIMITER), *clip.labels]
+                clip = Clip(torch.cat([first.states[:end], pause, clip.states]), labels)
+            joined.append(clip)
+        return joined
 
     def _pad(self, clips: Sequence[Clip]) -> Tensor:
         """Stack states, float32 [batch, n_frames, hidden], spans masked, ends filled with the tail's mean."""
