@@ -16,7 +16,7 @@ _GATE_ORDER = (0, 3, 1, 2)  # torch: input, forget, cell, output; ONNX: input, o
 
 @dataclass(frozen=True)
 class LstmLayer:
-    """A bidirectional layer in torch's layout: [2, 4 * hidden, n] for both directions, bias [2, 4 * hidden]."""
+    """A bidirectional layer as in torch: [2, 4 * hidden, n] for both directions, bias [2, 4 * hidden]."""
 
     weight_input: FloatArray
     weight_hidden: FloatArray
@@ -91,7 +91,7 @@ def emit_lstm(graph: GraphBuilder, hidden: str, layer: LstmLayer) -> str:
     bias = graph.constant(np.concatenate([bias, np.zeros_like(bias)], axis=1), "bias")
     steps_first = graph.op("Transpose", hidden, perm=[1, 0, 2])
     settings = {"direction": "bidirectional", "hidden_size": size}
-    if graph.precision() == "int8":
+    if graph.precision(hidden) == "int8":
         names, scales, zeros = zip(*(_quantize(graph, array) for array in weights), strict=True)
         states = graph.op(
             "DynamicQuantizeLSTM", steps_first, *names, bias, "", "", "", "",
