@@ -145,7 +145,11 @@ def _build(tables: list[Table], words: dict[str, int]) -> ArpaModel:
 
 
 def _fill_order(
-    memory: npt.NDArray[np.uint32], layout: npt.NDArray[np.int64], size: int, table: Table, tables: list[Table]
+    memory: npt.NDArray[np.uint32],
+    layout: npt.NDArray[np.int64],
+    size: int,
+    table: Table,
+    tables: list[Table],
 ) -> None:
     if not table:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -81,9 +82,19 @@ class CtcBeamDecoder:
         self.labels = build_labels(vocabulary, blank_id, word_delimiter)
         self.settings = check_settings(
             BeamSettings(
-                lm_alpha, lm_beta, token_min_logp, beam_prune_logp, unk_score_offset, unk_letter_score,
-                lookahead, merging, unit, score_boundary, beam_width, frame_s,
-            )  # fmt: skip
+                lm_alpha,
+                lm_beta,
+                token_min_logp,
+                beam_prune_logp,
+                unk_score_offset,
+                unk_letter_score,
+                lookahead,
+                merging,
+                unit,
+                score_boundary,
+                beam_width,
+                frame_s,
+            )
         )
         known = None if unigrams is None else tuple(unigrams)
         self._arguments = (language_model, known, lexicon)
@@ -105,6 +116,16 @@ class CtcBeamDecoder:
     def vocabulary(self) -> tuple[str, ...]:
         """The label of each token id."""
         return self.labels.vocabulary
+
+    def with_settings(self, **changes: Any) -> CtcBeamDecoder:
+        """The same decoder with other values of BeamSettings; model and lexicon are shared."""
+        if all(getattr(self.settings, name) == value for name, value in changes.items()):
+            return self
+        other = object.__new__(CtcBeamDecoder)
+        other.__dict__.update(self.__dict__)
+        other.settings = check_settings(replace(self.settings, **changes))
+        other._cache = {}
+        return other
 
     def save_lexicon(self, path: Pathlike) -> None:
         """Write the trie of known words, to be given as `lexicon` another time."""
@@ -143,9 +164,7 @@ class CtcBeamDecoder:
             state = self.start(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
         return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
 
-    def decode_batch(
-        self, batch: Sequence[Any], threads: int = 1, **options: Any
-    ) -> list[list[Hypothesis]]:
+    def decode_batch(self, batch: Sequence[Any], threads: int = 1, **options: Any) -> list[list[Hypothesis]]:
         """Decode utterances in parallel; `options` as for decode. The search runs without the GIL."""
         if threads < 1:
             raise DecodingError(f"threads={threads}", "1 or more")
@@ -166,7 +185,6 @@ class CtcBeamDecoder:
         """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
         phrases = weigh_phrases(hotwords, hotword_weight) if hotwords else ()
         key = (beam_width, n_best > 1, phrases, lm_alpha, lm_beta)
-        self._prepare(key)
         return start_state(key, *self._prepare(key)[:2])
 
     def advance(self, state: DecoderState, log_probs: Any, *, logits: bool = False) -> DecoderState:
@@ -202,7 +220,7 @@ class CtcBeamDecoder:
             state.n_beams, state.scale = advance(
                 chunk, state.n_frames, self.labels.spoken, *prepared, state.beams, state.contexts,
                 state.n_beams, state.scale, state.token_nodes, state.word_nodes, state.counts,
-            )  # fmt: skip
+            )
             state.n_frames += len(chunk)
             if not whole or len(emissions) > MAX_FRAMES_AT_ONCE:
                 state.compact(self.labels, self.settings.frame_s)
@@ -219,7 +237,7 @@ class CtcBeamDecoder:
                 make_search(settings, self.labels, recombine=not several),
                 scorer,
                 make_lexicon(settings, self._trie, self.language_model, scorer),
-                build_hotwords(self.labels, phrases),
+                build_hotwords(self.labels, phrases, excuse=settings.merging == "prefix"),
             )
             while len(self._cache) >= _MAX_CACHED:
                 self._cache.pop(next(iter(self._cache)), None)
@@ -233,4 +251,4 @@ def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) ->
     return CtcBeamDecoder(
         labels.vocabulary, language_model, unigrams, blank_id=labels.blank_id, word_delimiter=delimiter,
         lexicon=lexicon, **settings.as_arguments(),
-    )  # fmt: skip
+    )

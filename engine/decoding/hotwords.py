@@ -21,17 +21,22 @@ def weigh_phrases(hotwords: Phrases, hotword_weight: float) -> tuple[tuple[str, 
     """Pair each phrase with its weight: its own where `hotwords` is a mapping."""
     if isinstance(hotwords, str):
         raise DecodingError(f"hotwords as one string, {hotwords!r}", "a list of words or phrases")
-    pairs = hotwords.items() if isinstance(hotwords, Mapping) else ((word, hotword_weight) for word in hotwords)
+    pairs = (
+        hotwords.items() if isinstance(hotwords, Mapping) else ((word, hotword_weight) for word in hotwords)
+    )
     return tuple((phrase, float(weight)) for phrase, weight in pairs)
 
 
-def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]]) -> Hotwords:
+def build_hotwords(
+    labels: Labels, phrases: Sequence[tuple[str, float]], *, excuse: bool = True
+) -> Hotwords:
     """Build the automaton that follows all phrases at once, from every start of a word.
 
     Args:
         labels: the CTC vocabulary.
         phrases: (phrase, weight in natural log); words of a phrase separated by spaces. A
             phrase that only the other case can spell is taken in that case.
+        excuse: words of the phrases are not charged as unknown to the language model.
     Returns:
         Hotwords; with no phrases, one that changes nothing.
     Raises:
@@ -54,11 +59,11 @@ def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]]) -> Hotw
         own[node] += weight
     if len(children) > MAX_NODES:
         raise DecodingError(f"hotwords of {len(children)} letters in all", f"at most {MAX_NODES}")
-    return _link(labels, children, own, credit)
+    return _link(labels, children, own, credit, excuse)
 
 
 def _link(
-    labels: Labels, children: list[dict[int, int]], own: list[float], credit: list[float]
+    labels: Labels, children: list[dict[int, int]], own: list[float], credit: list[float], excuse: bool
 ) -> Hotwords:
     """Add, breadth first, the way to the longest other phrase that a mismatch leaves possible."""
     n, delimiter = len(children), labels.delimiter_id
@@ -77,7 +82,7 @@ def _link(
             complete[node] += complete[behind]
             ends_word[node] = ends_word[behind]
             credits[node] = max(credits[node], credits[behind])
-        if own[node] or delimiter in children[node]:
+        if excuse and (own[node] or delimiter in children[node]):
             ends_word[node] = 1
         for token, child in children[node].items():
             fallback[child] = int(follow[behind, token]) if behind >= 0 else int(dead[token])
@@ -89,7 +94,8 @@ def _link(
     for array in arrays:
         array.setflags(write=False)
     highest = float(np.log(arrays[1]).max() + max(complete.max(), 0.0))
-    return Hotwords(*arrays, highest=highest)
+    follow, factors, complete, ends_word = arrays
+    return Hotwords(follow, factors, complete, ends_word, highest)
 
 
 def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[list[int], float]]:

@@ -70,7 +70,9 @@ def read_layout(data: Any) -> tuple[npt.NDArray[np.int64], tuple[int, ...], int]
         end = _lay_out_trie(data, header, layout)
     if end > len(data):
         raise LanguageModelError(
-            f"a language model of {len(data)} bytes", f"at least {end} bytes", "copy the file again: it is cut off"
+            f"a language model of {len(data)} bytes",
+            f"at least {end} bytes",
+            "copy the file again: it is cut off",
         )
     return layout, header.counts, end if header.has_vocabulary else 0
 

@@ -89,7 +89,9 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, n_lm_words: int) -> 
         raise LanguageModelError(f"a lexicon of another version in {path}", f"version {FORMAT_VERSION}")
     if arrays["meta"][1] != n_lm_words:
         raise LanguageModelError(
-            f"a lexicon of a language model with {arrays['meta'][1]} words", f"{n_lm_words}", "build them together"
+            f"a lexicon of a language model with {arrays['meta'][1]} words",
+            f"{n_lm_words}",
+            "build them together",
         )
     problem, first, word = _unpack(arrays, n_lm_words)
     if problem or int(arrays["label"].max(initial=0)) >= len(labels):
@@ -104,7 +106,9 @@ def _read_arrays(path: Path) -> dict[str, Any]:
         with np.load(data, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in _ARRAYS}
     except FileNotFoundError:
-        raise LanguageModelError(f"no lexicon at {path}", "the file written with the language model") from None
+        raise LanguageModelError(
+            f"no lexicon at {path}", "the file written with the language model"
+        ) from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise LanguageModelError(f"{path} is not a lexicon", "an intact .npz", "build it again") from error
     if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in arrays.values()):
@@ -132,7 +136,9 @@ def _unpack(
     return "", first, word
 
 
-def build_lexicon(labels: Labels, model: NgramModel | None, unigrams: Iterable[str] | None = None) -> WordTrie:
+def build_lexicon(
+    labels: Labels, model: NgramModel | None, unigrams: Iterable[str] | None = None
+) -> WordTrie:
     """Build the trie of known words; those that the labels cannot spell are left out.
 
     Args:

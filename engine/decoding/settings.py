@@ -50,7 +50,7 @@ class BeamSettings:
 
     def override(self, beam_width: int | None, lm_alpha: float | None, lm_beta: float | None) -> BeamSettings:
         """The same with some values replaced where they are not None."""
-        given = {"beam_width": beam_width, "lm_alpha": lm_alpha, "lm_beta": lm_beta}
+        given: dict[str, Any] = {"beam_width": beam_width, "lm_alpha": lm_alpha, "lm_beta": lm_beta}
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     def as_arguments(self) -> dict[str, Any]:
@@ -86,9 +86,15 @@ def make_search(settings: BeamSettings, labels: Labels, recombine: bool) -> Sear
     """Settings of the search as its kernels take them."""
     prune = math.exp(max(settings.beam_prune_logp, LOWEST_PRUNE_LOGP))
     split = settings.merging == "pyctcdecode"
-    token_min = float(max(settings.token_min_logp, np.finfo(np.float32).min))
+    token_min = max(settings.token_min_logp, float(np.finfo(np.float32).min))
     return Search(
-        settings.beam_width, labels.blank_id, labels.delimiter_id, token_min, prune, split, recombine and not split
+        settings.beam_width,
+        labels.blank_id,
+        labels.delimiter_id,
+        token_min,
+        prune,
+        split,
+        recombine and not split,
     )
 
 

@@ -62,7 +62,7 @@ def start_search(beams: Any, contexts: Any, search: Any, scorer: Any) -> None:
 
 
 @kernel
-def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> int:
+def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
     """The most tokens that any frame offers; at least 1."""
     most = 1
     for frame in range(len(log_probs)):
@@ -120,7 +120,8 @@ def advance(
     other, other_contexts = np.empty(len(beams), BEAM), np.empty(len(contexts), CONTEXT)
     settled = False
     for t in range(len(log_probs)):
-        n_tokens, largest = select_tokens(log_probs[t], spoken, search.blank, search.token_min, work.tokens, work.probs)
+        row = log_probs[t]
+        n_tokens, largest = select_tokens(row, spoken, search.blank, search.token_min, work.tokens, work.probs)
         scale += largest
         if n_tokens == 1 and work.tokens[0] == search.blank and (settled or not search.split):
             if not settled:
@@ -154,8 +155,9 @@ def settle(beams: Any, n: int) -> None:
 
 @kernel
 def extend(
-    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any, contexts: Any, work: Any
-) -> float:  # fmt: skip
+    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    contexts: Any, work: Any,
+) -> Any:  # fmt: skip
     """Make the candidates of one frame. Returns the best rank."""
     best = stay(beams, n, search, work)
     if n_tokens == 1 and work.tokens[0] == search.blank:
@@ -221,7 +223,11 @@ def finish_search(
     scores = np.empty(n_finals)
     for i in range(n_finals):
         scores[i] = -(finals[i].acoustic + finals[i].lm)
-    return finals[np.argsort(scores, kind="mergesort")]
+    finals = finals[np.argsort(scores, kind="mergesort")]
+    if search.split and n_finals:
+        scores.sort()
+        n_finals = np.sum(scores <= scores[0] - math.log(search.prune))
+    return finals[:n_finals]
 
 
 @kernel

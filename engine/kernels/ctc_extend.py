@@ -108,7 +108,7 @@ def stay(beams: Any, n: int, search: Any, work: Any) -> float:
 
 
 @kernel(inline="always")
-def rank_candidate(candidate: Any, split: bool) -> float:
+def rank_candidate(candidate: Any, split: bool) -> Any:
     """Set and return what a candidate is compared by."""
     if split:
         candidate.rank = max(candidate.blank, candidate.symbol) * candidate.factor
@@ -128,7 +128,7 @@ def find_children(beams: Any, n: int, parents: Any, token: int, delimiter: int, 
 
 
 @kernel(inline="always")
-def realign(candidate: Any, source: int, beam: Any, weight: float, split: bool) -> float:
+def realign(candidate: Any, source: int, beam: Any, weight: float, split: bool) -> Any:
     """Add a longer way to a staying prefix; note it when it outweighs all others. Returns the rank."""
     if weight <= 0.0:
         return 0.0
@@ -237,7 +237,7 @@ def score_letter(token: int, context: Any, scorer: Any, work: Any) -> Any:
 def score_end_of_word(
     beam: Any, context: Any, extended: Any, weights: Any, memory: Any, layout: Any, token_words: Any,
     words: Any, complete: Any, ends_word: Any,
-) -> float:  # fmt: skip
+) -> Any:  # fmt: skip
     """Natural log of what finishing a beam's word adds; writes the context after it.
 
     weights to token_words are the scorer's, words the lexicon's, the others the hotwords' arrays.
@@ -267,7 +267,8 @@ def follow_delimiter(follows: Any, node: int, delimiter: int) -> int:
 
 @kernel
 def extend_word(
-    beams: Any, n: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any, contexts: Any, work: Any
+    beams: Any, n: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    contexts: Any, work: Any,
 ) -> float:  # fmt: skip
     """End the unfinished word of every prefix; arguments and result as for extend_letter."""
     candidates, children, slots = work.candidates, work.children, work.slots
@@ -288,8 +289,9 @@ def extend_word(
         if weight * highest < best * search.prune:
             continue
         score = score_end_of_word(
-            beam, contexts[i], slots[n_slots], weights, memory, layout, token_words, words, complete, ends_word
-        )
+            beam, contexts[i], slots[n_slots], weights, memory, layout, token_words,
+            words, complete, ends_word,
+        )  # fmt: skip
         follow = follow_delimiter(follows, beam.hotword, delimiter)
         weight *= math.exp(score)
         rank = weight * hot_factors[follow]

@@ -14,7 +14,7 @@ _HALF = np.uint64(32)
 
 
 @kernel
-def prune(beams: Any, best: float, search: Any, work: Any) -> int:
+def prune(beams: Any, best: float, search: Any, work: Any) -> Any:
     """Choose the candidates that live on: work.chosen[:n] in ascending order. Returns n."""
     floor = best * search.prune
     if search.split:
@@ -34,7 +34,7 @@ def prune(beams: Any, best: float, search: Any, work: Any) -> int:
 
 
 @kernel
-def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> float:
+def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> Any:
     """The rank-th largest rank among the chosen candidates, by quickselect."""
     values = np.empty(n)
     for i in range(n):
@@ -159,7 +159,8 @@ def rebuild(
     token_nodes: Any, word_nodes: Any, next_beams: Any, next_contexts: Any,
 ) -> None:  # fmt: skip
     """Turn the chosen candidates into the beams of the next frame; best_prob is its best token's."""
-    candidates, chosen, slots, probs, counts = work.candidates, work.chosen, work.slots, work.probs, work.counts
+    candidates, chosen, slots = work.candidates, work.chosen, work.slots
+    probs, counts = work.probs, work.counts
     for i in range(n):
         candidate = candidates[chosen[i]]
         parent, beam = beams[candidate.parent], next_beams[i]
@@ -189,7 +190,7 @@ def rebuild(
 
 
 @kernel
-def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> int:
+def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     """Store one more token behind a chain of them. Returns its node."""
     node = counts[N_TOKEN_NODES]
     token_nodes[node].parent, token_nodes[node].token = parent, token
@@ -202,7 +203,7 @@ def hold(
     beam: Any, candidate: Any, source: Any, frame: int, best_prob: float, delimiter: int, probs: Any,
     counts: Any, word_nodes: Any,
 ) -> None:  # fmt: skip
-    """Move the times of a prefix that stays along with its best alignment; `source` is where that came from."""
+    """Move the times of a prefix that stays with its best alignment, which came from `source`."""
     if beam.last < 0 or beam.last == delimiter:
         if candidate.source >= 0:
             beam.word_node = append_word(source, counts, word_nodes)
@@ -224,7 +225,7 @@ def time_letter(beam: Any, shorter: Any, frame: int, prob: float) -> None:
 
 
 @kernel
-def append_word(beam: Any, counts: Any, word_nodes: Any) -> int:
+def append_word(beam: Any, counts: Any, word_nodes: Any) -> Any:
     """Store a beam's unfinished word as finished. Returns its node."""
     index = counts[N_WORD_NODES]
     node = word_nodes[index]

@@ -64,7 +64,7 @@ def spell_words(distinct: Any, n_tokens: int, word_nodes: Any, token_nodes: Any)
 
 
 @kernel
-def find_stable(beams: Any, n: int, word_nodes: Any, n_word_nodes: int) -> int:
+def find_stable(beams: Any, n: int, word_nodes: Any, n_word_nodes: int) -> Any:
     """The last word node that all beams share; -1 if there is none."""
     shared_by = np.zeros(n_word_nodes, np.int32)
     for i in range(n):

@@ -19,7 +19,11 @@ MAX_ORDER = 6
 UNKNOWN = 0  # KenLM's id of <unk>
 
 CONTEXT = np.dtype(
-    [("length", np.int32), ("words", np.uint32, (MAX_ORDER - 1,)), ("backoffs", np.float32, (MAX_ORDER - 1,))],
+    [
+        ("length", np.int32),
+        ("words", np.uint32, (MAX_ORDER - 1,)),
+        ("backoffs", np.float32, (MAX_ORDER - 1,)),
+    ],
     align=True,
 )
 
@@ -39,8 +43,7 @@ _ONE, _ZERO, _BYTE = np.uint64(1), np.uint64(0), np.uint64(8)
 _WORD, _MURMUR_SHIFT = np.uint64(32), np.uint64(47)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def bits_to_float(_context: Any, bits: Any) -> Any:
+def _bits_to_float(_context: Any, bits: Any) -> Any:
     """Reinterpret the 32 bits of a uint32 as a float32."""
     signature = types.float32(types.uint32)
 
@@ -48,6 +51,9 @@ def bits_to_float(_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return signature, generate
+
+
+bits_to_float: Any = intrinsic(_bits_to_float)
 
 
 @kernel
@@ -65,9 +71,9 @@ def read_bits(memory: Any, bit: int, n_bits: int) -> Any:
 
 
 @kernel
-def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -> int:
+def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -> Any:
     """Position of a 64-bit key in a linearly probed table of `stride` words an entry; -1 if absent."""
-    bucket = np.int64(key % np.uint64(n_buckets))
+    bucket: Any = np.int64(key % np.uint64(n_buckets))
     for _ in range(n_buckets):
         position = base + bucket * stride
         found = read_u64(memory, position)
@@ -82,7 +88,7 @@ def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -
 
 
 @kernel
-def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> int:
+def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
     """Index of `word` among the sorted entries begin to end of one order; -1 if absent."""
     low, high = begin, end
     while low < high:
@@ -133,7 +139,7 @@ def read_trie_weights(memory: Any, row: Any, bit: int, has_backoff: bool) -> Any
 
 
 @kernel
-def score_probing(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> float:
+def score_probing(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> Any:
     """One word's log10 probability from hash tables; see score_word."""
     position = layout[1, BASE] + 2 * np.int64(word)
     prob, backoff = memory[position], memory[position + 1]
@@ -162,7 +168,7 @@ def score_probing(memory: Any, layout: Any, order: int, context: Any, word: Any,
 
 
 @kernel
-def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> float:
+def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> Any:
     """One word's log10 probability from a trie; see score_word."""
     position = layout[1, BASE] + 4 * np.int64(word)
     prob, backoff = memory[position], memory[position + 1]
@@ -189,7 +195,7 @@ def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
 
 
 @kernel
-def finish_score(context: Any, extended: Any, prob: float, matched: int, useful: int) -> float:
+def finish_score(context: Any, extended: Any, prob: float, matched: int, useful: int) -> Any:
     """Add the backoffs of the context that did not match, and write the words of the new context."""
     score = np.float64(prob)
     for i in range(matched - 1, context.length):
@@ -201,7 +207,7 @@ def finish_score(context: Any, extended: Any, prob: float, matched: int, useful:
 
 
 @kernel
-def score_word(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> float:
+def score_word(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> Any:
     """Score one word after a context, as KenLM's FullScore does.
 
     Args:
@@ -277,7 +283,7 @@ def hash_word(text: Any, begin: int, end: int) -> Any:
 
 
 @kernel
-def find_word(memory: Any, layout: Any, key: Any) -> int:
+def find_word(memory: Any, layout: Any, key: Any) -> Any:
     """Id of the word with a 64-bit hash; UNKNOWN if the vocabulary lacks it."""
     base = layout[0, BASE]
     if layout[0, KIND] == PROBING:

@@ -33,7 +33,7 @@ def fill_table(memory: Any, base: int, n_buckets: int, keys: Any, values: Any) -
     """
     width = values.shape[1]
     for i in range(len(keys)):
-        bucket = np.int64(keys[i] % np.uint64(n_buckets))
+        bucket: Any = np.int64(keys[i] % np.uint64(n_buckets))
         position = base + bucket * (2 + width)
         while memory[position] != 0 or memory[position + 1] != 0:
             bucket = bucket + 1 if bucket + 1 < n_buckets else 0

@@ -1,0 +1,202 @@
+"""Input that a decoder must refuse, with an error that names what is wrong."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.decoding import CtcBeamDecoder, decode_greedy
+from engine.decoding.ngram import NgramModel
+from engine.errors import DecodingError, LanguageModelError
+
+FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
+LABELS = ("<pad>", "<s>", "|", "a", "b", "ü")
+GOOD = np.full((4, len(LABELS)), -np.log(len(LABELS)), np.float32)
+NAMES = ["probing", "trie", "quantised", "array"]
+
+
+@pytest.mark.parametrize(
+    ("emissions", "message"),
+    [
+        (GOOD[0], "shape"),
+        (GOOD[None], "shape"),
+        (GOOD[:, :4], "4 tokens"),
+        (GOOD.astype(int), "dtype"),
+        (GOOD.astype(complex), "dtype"),
+        (np.where(GOOD < 0, np.nan, GOOD), "NaN"),
+        (np.exp(GOOD), "above 0"),
+        (np.full_like(GOOD, np.inf), "above 0"),
+        ([["a"]], "dtype"),
+    ],
+)
+def test_emissions_that_cannot_be(emissions, message):
+    for decode in (CtcBeamDecoder(LABELS).decode, lambda e: decode_greedy(e, LABELS)):
+        with pytest.raises(DecodingError, match=message):
+            decode(emissions)
+
+
+def test_infinite_logits_are_refused():
+    logits = GOOD.copy()
+    logits[1, 1] = np.inf
+    with pytest.raises(DecodingError, match="inf"):
+        CtcBeamDecoder(LABELS).decode(logits, logits=True)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "options", "message"),
+    [
+        ((), {}, "no labels"),
+        (("a", "a"), {}, "'a' more than once"),
+        (("<pad>", 3), {}, "int"),
+        (LABELS, {"blank_id": 9}, "blank_id"),
+        (LABELS, {"blank_id": -1}, "blank_id"),
+        (LABELS, {"word_delimiter": "<pad>"}, "one label"),
+        (LABELS, {"beam_width": 0}, "beam_width"),
+        (LABELS, {"lm_alpha": float("nan")}, "lm_alpha"),
+        (LABELS, {"beam_prune_logp": 1.0}, "beam_prune_logp"),
+        (LABELS, {"merging": "other", "unit": "word?"}, "merging.*unit"),
+    ],
+)
+def test_settings_that_cannot_be(vocabulary, options, message):
+    with pytest.raises(DecodingError, match=message):
+        CtcBeamDecoder(vocabulary, **options)
+
+
+@pytest.mark.parametrize("phrase", ["straße 7", "", "   ", "c", "ab\tc", 5])
+def test_hotwords_that_cannot_be_spelled_are_named(phrase):
+    with pytest.raises(DecodingError) as caught:
+        CtcBeamDecoder(LABELS).decode(GOOD, hotwords=["ab", phrase])
+    assert repr(phrase) in str(caught.value) and "'ab'" not in str(caught.value)
+
+
+def test_hotwords_of_wrong_kind():
+    decoder = CtcBeamDecoder(LABELS)
+    with pytest.raises(DecodingError, match="one string"):
+        decoder.decode(GOOD, hotwords="ab")
+    for weight in (float("nan"), 1e6):
+        with pytest.raises(DecodingError, match="weight"):
+            decoder.decode(GOOD, hotwords={"ab": weight})
+    assert decoder.decode(GOOD, hotwords=["AB Ü"])  # the other case can spell it
+
+
+@pytest.mark.parametrize("n_best", [0, -1])
+def test_n_best_must_be_positive(n_best):
+    with pytest.raises(DecodingError, match="n_best"):
+        CtcBeamDecoder(LABELS).decode(GOOD, n_best=n_best)
+
+
+def test_silence_in_every_form_is_empty_text():
+    decoder = CtcBeamDecoder(("<pad>", "|", "z", "u", "g"), FIXTURES / "tiny.trie.bin")
+    blank = np.full((5, 5), -20.0, np.float32)
+    blank[:, 0] = 0.0
+    for emissions in (blank, blank[:0], np.full((5, 5), -np.inf, np.float32)):
+        for hypothesis in (decoder.decode(emissions)[0], decode_greedy(emissions, decoder.vocabulary)):
+            assert hypothesis.text == "" and hypothesis.words == ()
+
+
+def test_marks_are_never_read():
+    emissions = np.full((3, len(LABELS)), -5.0, np.float32)
+    emissions[:, 1] = -0.01
+    assert CtcBeamDecoder(LABELS).decode(emissions)[0].text in {"", "a", "b", "ü"}
+    assert "<s>" not in decode_greedy(emissions, LABELS).text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truncated_models_are_refused_at_any_length(name, tmp_path):
+    whole = (FIXTURES / f"tiny.{name}.bin").read_bytes()
+    path = tmp_path / "cut.bin"
+    strings = whole.rindex(b"<unk>\0")
+    for length in [0, 10, 60, 90, 107, 120, 200, strings // 2, strings - 9]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(LanguageModelError):
+            NgramModel(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "message"),
+    [
+        (56, b"\1", "byte order"),
+        (88, b"\1", "order 1"),
+        (88, b"\7", "order 7"),
+        (96, b"\1", "rest_probing"),
+        (96, b"\x63", "kind 99"),
+        (108, struct.pack("<Q", 2**60), "counts"),
+        (49, b"4", "neither|not a language"),
+    ],
+)
+def test_foreign_models_are_refused(offset, value, message, tmp_path):
+    data = bytearray((FIXTURES / "tiny.trie.bin").read_bytes())
+    data[offset : offset + len(value)] = value
+    path = tmp_path / "foreign.bin"
+    path.write_bytes(data)
+    with pytest.raises(LanguageModelError, match=message):
+        NgramModel(path)
+
+
+def test_no_model_and_no_words(tmp_path):
+    with pytest.raises(LanguageModelError, match="no language model"):
+        NgramModel(tmp_path / "missing.bin")
+    with pytest.raises(LanguageModelError):
+        NgramModel(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hello",
+        "\\data\\\nngram 1=1\nngram 2=1\n",
+        "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\nx\ta\n\\2-grams:\n\\end\\\n",
+        "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\n-1\ta\n\\2-grams:\n-1\ta b\n\\end\\\n",
+        "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\n-1\ta\n\\3-grams:\n\\end\\\n",
+        "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\nnan\ta\n\\2-grams:\n\\end\\\n",
+        "\\data\\\nngram 1=1\n\\1-grams:\n-1\ta\n\\end\\\n",
+    ],
+)
+def test_malformed_arpa_files_are_refused(text, tmp_path):
+    path = tmp_path / "bad.arpa"
+    path.write_text(text)
+    with pytest.raises(LanguageModelError):
+        NgramModel(path)
+
+
+def test_lexicons_that_do_not_fit(tmp_path):
+    labels = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
+    model = FIXTURES / "tiny.trie.bin"
+    path = tmp_path / "lexicon.npz"
+    decoder = CtcBeamDecoder(labels, model)
+    decoder.save_lexicon(path)
+    again = CtcBeamDecoder(labels, model, lexicon=path)
+    for name in ("first", "label", "word", "lookahead"):
+        assert (getattr(again._trie, name) == getattr(decoder._trie, name)).all()
+    with pytest.raises(LanguageModelError, match="labels"):
+        CtcBeamDecoder(LABELS, model, lexicon=path)
+    whole = path.read_bytes()
+    for broken in (b"", b"PK", whole[: len(whole) // 2], b"\0" * 100):
+        path.write_bytes(broken)
+        with pytest.raises(LanguageModelError):
+            CtcBeamDecoder(labels, model, lexicon=path)
+    with pytest.raises(LanguageModelError, match="no lexicon"):
+        CtcBeamDecoder(labels, model, lexicon=tmp_path / "missing.npz")
+
+
+def test_damaged_lexicon_arrays_are_refused(tmp_path):
+    labels = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
+    model = FIXTURES / "tiny.trie.bin"
+    path = tmp_path / "lexicon.npz"
+    CtcBeamDecoder(labels, model).save_lexicon(path)
+    arrays = dict(np.load(path))
+    damage = {
+        "n_children": arrays["n_children"] * 0,
+        "label": arrays["label"] + 100,
+        "ids": arrays["ids"] + 10**6,
+        "ends_word": arrays["ends_word"] * 0,
+        "lookahead": arrays["lookahead"][:5],
+        "meta": arrays["meta"] + 1,
+    }
+    for name, value in damage.items():
+        np.savez(path, **{**arrays, name: value})
+        with pytest.raises(LanguageModelError):
+            CtcBeamDecoder(labels, model, lexicon=path)

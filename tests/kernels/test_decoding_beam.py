@@ -1,0 +1,222 @@
+"""The beam search against its slow twin."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.decoding import CtcBeamDecoder, decode_greedy
+from tests.reference.ctc_beam_reference import ArpaReference, BeamReference
+
+FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
+ARPA, BINARY = FIXTURES / "tiny.arpa", FIXTURES / "tiny.probing.bin"
+LETTERS = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
+N_SETTINGS = 12
+HOTWORDS = {"zug": 3.0, "der zug": 2.0, "dem sofa": 5.0, "xylo": 4.0}
+
+
+@functools.cache
+def language_model() -> ArpaReference:
+    return ArpaReference(ARPA)
+
+
+@functools.cache
+def load(**options: object) -> CtcBeamDecoder:
+    return CtcBeamDecoder(LETTERS, **options)  # type: ignore[arg-type]
+
+
+def make_log_probs(seed: int, n_frames: int = 14, peak: float = 5.0) -> np.ndarray:
+    """Random emissions that often spell pieces of known words."""
+    rng = np.random.default_rng(seed)
+    text = "der zug liegt auf dem sofa das xylo buch"
+    begin = int(rng.integers(len(text) - n_frames))
+    logits = rng.normal(0, 2.0, (n_frames, len(LETTERS)))
+    for frame, char in enumerate(text[begin : begin + n_frames].replace(" ", "|")):
+        logits[frame, LETTERS.index(char)] += peak
+        logits[frame, 0] += rng.normal(3.0, 2.0)
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+
+
+def assert_like_twin(decoder: CtcBeamDecoder, twin: BeamReference, log_probs: np.ndarray, **options) -> None:
+    ours = decoder.decode(log_probs, n_best=20, **options)
+    theirs = twin.decode(log_probs)[:20]
+    assert len(ours) == len(theirs)
+    np.testing.assert_allclose([h.score for h in ours], [row[2] for row in theirs], atol=2e-3)
+    by_text = {row[0]: row for row in theirs}
+    for hypothesis in ours:
+        if hypothesis.text in by_text:  # equal scores may change places at the end of the list
+            np.testing.assert_allclose(hypothesis.acoustic_score, by_text[hypothesis.text][1], atol=2e-3)
+        assert hypothesis.text == " ".join(word.text for word in hypothesis.words)
+    assert ours[0].text == theirs[0][0] or abs(theirs[0][2] - theirs[1][2]) < 2e-3
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("beam_width", [1, 7, 64])
+def test_without_language_model_equals_twin(seed, beam_width):
+    log_probs = make_log_probs(seed)
+    twin = BeamReference(LETTERS, beam_width=beam_width)
+    assert_like_twin(load(), twin, log_probs, beam_width=beam_width)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize("unk_letter_score", [0.0, -0.7])
+def test_with_language_model_equals_twin(seed, lookahead, unk_letter_score):
+    options = {"lookahead": lookahead, "unk_letter_score": unk_letter_score, "unk_score_offset": -3.0}
+    decoder = load(language_model=BINARY, **options)
+    twin = BeamReference(LETTERS, language_model(), beam_width=16, **options)
+    assert_like_twin(decoder, twin, make_log_probs(seed), beam_width=16)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("lm", [False, True])
+def test_hotwords_equal_twin(seed, lm):
+    decoder = load(language_model=BINARY) if lm else load()
+    twin = BeamReference(LETTERS, language_model() if lm else None, beam_width=16, hotwords=HOTWORDS)
+    assert_like_twin(decoder, twin, make_log_probs(seed), beam_width=16, hotwords=HOTWORDS)
+
+
+def write_character_model(path: Path) -> None:
+    """A trigram model of letters with made-up weights, in which longer n-grams are rare."""
+    rng = np.random.default_rng(4)
+    letters = [label for label in LETTERS if label not in ("<pad>", "é")]
+    unigrams = [("<unk>",), ("<s>",), ("</s>",), *((letter,) for letter in letters)]
+    bigrams = [(a, b) for a in ("<s>", *letters) for b in letters if rng.random() < 0.3]
+    trigrams = [(*rng.choice(bigrams), b) for b in letters]
+    trigrams = sorted({gram for gram in trigrams if gram[1:] in bigrams})
+    lines = ["\\data\\", *(f"ngram {n}={len(t)}" for n, t in enumerate((unigrams, bigrams, trigrams), 1)), ""]
+    for n, grams in enumerate((unigrams, bigrams, trigrams), 1):
+        lines.append(f"\\{n}-grams:")
+        for gram in grams:
+            backoff = "" if n == 3 else f"\t{-rng.random():.4f}"
+            lines.append(f"{-rng.uniform(0.3, 2.0):.4f}\t{' '.join(gram)}{backoff}")
+        lines.append("")
+    path.write_text("\n".join([*lines, "\\end\\", ""]), encoding="utf-8")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_character_model_equals_twin(seed, tmp_path):
+    path = tmp_path / "letters.arpa"
+    write_character_model(path)
+    decoder = CtcBeamDecoder(LETTERS, path, unit="character")
+    twin = BeamReference(LETTERS, ArpaReference(path), beam_width=16, unit="character")
+    assert_like_twin(decoder, twin, make_log_probs(seed), beam_width=16)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_emissions_equal_twin(data):
+    n_frames, scale = data.draw(st.integers(0, 6)), data.draw(st.sampled_from([0.0, 1.0, 4.0]))
+    seed = data.draw(st.integers(0, 2**31))
+    labels = ("<pad>", "|", "a", "b")
+    log_probs = np.random.default_rng(seed).normal(0, scale, (n_frames, 4))
+    log_probs -= np.logaddexp.reduce(log_probs, axis=1, keepdims=True)
+    silent = data.draw(st.lists(st.integers(0, max(n_frames - 1, 0)), max_size=3 * (n_frames > 0)))
+    log_probs[silent] = -np.inf
+    unpruned = {"beam_width": 4000, "token_min_logp": -1e9, "beam_prune_logp": -600.0}
+    ours = CtcBeamDecoder(labels, **unpruned).decode(log_probs.astype(np.float32), n_best=50)
+    theirs = BeamReference(labels, **unpruned).decode(log_probs.astype(np.float32))[:50]
+    np.testing.assert_allclose([h.score for h in ours], [row[2] for row in theirs], atol=1e-3)
+
+
+def test_one_best_search_finds_what_n_best_finds():
+    decoder = load(language_model=BINARY)
+    for seed in range(20):
+        log_probs = make_log_probs(seed, 30)
+        assert decoder.decode(log_probs)[0].score >= decoder.decode(log_probs, n_best=5)[0].score - 1e-3
+
+
+def test_exhaustive_search_sums_all_alignments():
+    """With nothing pruned, the scores of all texts add up to the probability of everything."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1, (5, 3))
+    log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    decoder = CtcBeamDecoder(("<pad>", "a", "b"), token_min_logp=-1e9, beam_prune_logp=-1e9)
+    scores = [h.score for h in decoder.decode(log_probs, n_best=4000, beam_width=4000)]
+    assert np.logaddexp.reduce(scores) == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 40, [7, 0, 20, 13], [40]])
+@pytest.mark.parametrize("n_best", [1, 5])
+def test_chunks_give_the_result_of_the_whole(sizes, n_best):
+    decoder = load(language_model=BINARY)
+    for seed in range(5):
+        log_probs = np.concatenate([make_log_probs(seed, 20), make_log_probs(seed + 50, 20)])
+        state, begin = decoder.start(n_best=n_best, hotwords=["zug"]), 0
+        stable: tuple = ()
+        for size in sizes:
+            before = pickle.dumps(state)
+            state = decoder.advance(pickle.loads(before), log_probs[begin : begin + size])
+            begin += size
+            partial = decoder.read_partial(state)
+            assert partial.stable[: len(stable)] == stable
+            stable = partial.stable
+        whole = decoder.decode(log_probs, n_best=n_best, hotwords=["zug"])
+        chunked = decoder.finish(state, n_best)
+        assert chunked == whole
+        assert decoder.decode(log_probs[:0], n_best=n_best, state=state) == whole
+        if n_best == 1:
+            assert chunked[0].words[: len(stable)] == stable
+
+
+def test_advance_leaves_the_state_it_was_given():
+    decoder = load(language_model=BINARY)
+    log_probs = make_log_probs(1, 20)
+    state = decoder.advance(decoder.start(), log_probs[:10])
+    before = pickle.dumps(state)
+    first, second = decoder.advance(state, log_probs[10:]), decoder.advance(state, log_probs[10:])
+    assert pickle.dumps(state) == before
+    assert decoder.finish(first) == decoder.finish(second)
+
+
+def test_long_streams_keep_a_small_state():
+    decoder = load(language_model=BINARY)
+    state = decoder.start(beam_width=16)
+    for seed in range(60):
+        state = decoder.advance(state, make_log_probs(seed, 20, peak=8.0))
+    assert len(pickle.dumps(state)) < 100_000
+    assert state.words
+
+
+def test_word_times_and_confidence_follow_the_emissions():
+    log_probs = np.full((20, len(LETTERS)), -9.0, np.float32)
+    log_probs[:, 0] = -0.01
+    for frame, label in ((4, "d"), (5, "d"), (6, "e"), (8, "r"), (10, "|"), (13, "z"), (14, "u"), (16, "g")):
+        log_probs[frame, [0, LETTERS.index(label)]] = -4.0, -0.1
+    for hypothesis in (load().decode(log_probs)[0], decode_greedy(log_probs, LETTERS)):
+        assert [word.text for word in hypothesis.words] == ["der", "zug"]
+        times = [(word.start_s, word.end_s) for word in hypothesis.words]
+        np.testing.assert_allclose(times, [(0.08, 0.18), (0.26, 0.34)], atol=1e-9)
+        np.testing.assert_allclose([w.confidence for w in hypothesis.words], np.exp(-0.1), atol=1e-5)
+
+
+def test_a_thousand_labels():
+    labels = ["<pad>", "|", *(chr(0x4E00 + i) for i in range(998))]
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1, (30, 1000)).astype(np.float32)
+    logits[np.arange(30), rng.integers(1, 1000, 30)] += 12
+    ours = CtcBeamDecoder(labels).decode(logits, logits=True, n_best=3)
+    log_probs = logits - np.logaddexp.reduce(logits.astype(np.float64), axis=1, keepdims=True)
+    theirs = BeamReference(labels).decode(log_probs)
+    np.testing.assert_allclose([h.score for h in ours], [row[2] for row in theirs[:3]], atol=2e-3)
+
+
+def test_batch_and_pickle_and_threads_agree():
+    decoder = load(language_model=BINARY, lookahead=True, beam_width=8)
+    batch = [make_log_probs(seed, 25) for seed in range(12)]
+    expected = [decoder.decode(log_probs) for log_probs in batch]
+    assert decoder.decode_batch(batch, threads=3) == expected
+    assert pickle.loads(pickle.dumps(decoder)).decode_batch(batch) == expected
+
+
+def test_beams_share_nothing_between_calls():
+    decoder = load(language_model=BINARY)
+    first = decoder.decode(make_log_probs(1), n_best=5)
+    decoder.decode(make_log_probs(2), n_best=5, hotwords=HOTWORDS)
+    assert decoder.decode(make_log_probs(1), n_best=5) == first

@@ -1,0 +1,79 @@
+"""merging="pyctcdecode" against what pyctcdecode itself made of 200 utterances: data/decoder/README.md."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.decoding import CtcBeamDecoder
+from engine.decoding.pyctcdecode import build_ctcdecoder
+
+FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
+STEP = 12.0
+
+
+@functools.cache
+def emissions() -> tuple[list[str], list[np.ndarray]]:
+    archive = np.load(FIXTURES / "emissions.npz")
+    labels = archive["labels"].tobytes().decode().split("\n")
+    steps, offsets = archive["steps"], archive["offsets"]
+    logits = [(steps[a:b] / -STEP).astype(np.float32) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return labels, logits
+
+
+@functools.cache
+def oracle() -> dict:
+    return json.loads((FIXTURES / "pyctcdecode.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["no_lm", "lm", "lm_narrow", "hotwords", "hotwords_no_lm"])
+def test_texts_and_scores_equal_pyctcdecode(name):
+    labels, batch = emissions()
+    setting, expected = oracle()[name]["setting"], oracle()[name]["beams"]
+    options = dict(setting["options"])
+    settings = {key: options.pop(key) for key in ("beam_prune_logp",) if key in options}
+    model = FIXTURES / "tiny.probing.bin" if setting["lm"] else None
+    decoder = CtcBeamDecoder(labels, model, merging="pyctcdecode", **settings)
+    n_best_equal, best_equal = 0, 0
+    for logits, beams in zip(batch, expected, strict=True):
+        ours = decoder.decode(logits, n_best=10, logits=True, **options)
+        best_equal += ours[0].text == beams[0][0]
+        n_best_equal += [h.text for h in ours] == [beam[0] for beam in beams]
+        if ours[0].text == beams[0][0]:
+            assert ours[0].score == pytest.approx(beams[0][2], abs=2e-3)
+            assert ours[0].acoustic_score == pytest.approx(beams[0][1], abs=2e-3)
+    assert best_equal >= 199
+    assert n_best_equal >= 190
+
+
+def test_merging_by_prefix_reads_no_worse():
+    """The better rule scores no empty last word; its best reading is never below pyctcdecode's own."""
+    labels, batch = emissions()
+    ours, theirs = (
+        CtcBeamDecoder(labels, FIXTURES / "tiny.probing.bin", merging=merging)
+        for merging in ("prefix", "pyctcdecode")
+    )
+    better = sum(
+        ours.decode(logits, logits=True, n_best=2)[0].score
+        >= theirs.decode(logits, logits=True, n_best=2)[0].score - 1e-3
+        for logits in batch
+    )
+    assert better >= 199
+
+
+def test_build_ctcdecoder_has_the_old_shapes():
+    labels, batch = emissions()
+    old_labels = ["" if label == "<pad>" else " " if label == "|" else label for label in labels]
+    decoder = build_ctcdecoder(old_labels, str(FIXTURES / "tiny.probing.bin"), alpha=0.5, beta=1.5)
+    beams = decoder.decode_beams(batch[0], beam_width=64, hotwords=["zug"], beam_prune_logp=-8.0)
+    text, state, frames, logit_score, lm_score = beams[0]
+    assert state is None and lm_score != logit_score
+    assert [word for word, _ in frames] == text.split()
+    assert all(0 <= first < last <= len(batch[0]) for _, (first, last) in frames)
+    assert decoder.decode_batch(None, batch[:3]) == [decoder.decode(logits) for logits in batch[:3]]
+    probs = np.exp(batch[0] - np.logaddexp.reduce(batch[0], axis=1, keepdims=True))
+    assert decoder.decode(probs) == decoder.decode(batch[0])
