@@ -73,7 +73,7 @@ class CtcBeamDecoder:
         beam_prune_logp: float = -10.0,
         unk_score_offset: float = -10.0,
         unk_letter_score: float = 0.0,
-        lookahead: bool = False,
+        lookahead: bool = True,
         merging: str = "prefix",
         unit: str = "word",
         score_boundary: bool = True,
