@@ -83,19 +83,21 @@ class Trainer:
         Raises:
             GateError: by gate_tokens the loss with shuffled sources was no worse than with true ones.
         """
-        clock = last_checkpoint = last_eval = time.monotonic()
         batches = self._batches()
+        last_checkpoint = last_eval = self.progress.elapsed_s
+        clock = time.monotonic()
         while self.share_done() < 1.0:
             self._step(batches)
             now = time.monotonic()
-            self.progress.elapsed_s += now - clock
+            # Rank 0's clock for all, so that ranks never part ways.
+            elapsed = self.progress.elapsed_s = self._agree(self.progress.elapsed_s + now - clock)
             clock = now
             self._check_gate()
-            if now - last_checkpoint >= 60 * self.config.checkpoint_minutes:
-                last_checkpoint = now
+            if elapsed - last_checkpoint >= 60 * self.config.checkpoint_minutes:
+                last_checkpoint = elapsed
                 self.save()
-            if now - last_eval >= 60 * self.config.eval_minutes:
-                last_eval = time.monotonic()
+            if elapsed - last_eval >= 60 * self.config.eval_minutes:
+                last_eval = elapsed
                 if self._evaluate():
                     break
         self.save()
@@ -105,10 +107,10 @@ class Trainer:
         by_steps = self.progress.step / self.config.max_steps
         minutes = self.progress.elapsed_s / 60
         by_time = minutes / self.config.max_minutes if self.config.max_minutes else 0.0
-        return min(1.0, self._agree(max(by_steps, by_time)))
+        return min(1.0, max(by_steps, by_time))
 
     def _agree(self, value: float) -> float:
-        """Rank 0's value, so that clocks that differ cannot let ranks part ways."""
+        """Rank 0's value, on every rank; all must call it together."""
         if self.world == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64, device=self.model.embedding.device)
