@@ -55,10 +55,15 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["engine*", "export*", "training*", "benchmarks*"]),
+    packages=[
+        *find_packages(include=["engine*", "export*", "training*", "benchmarks*"]),
+        "engine.bundled.examples",
+    ],
+    package_dir={"engine.bundled.examples": "examples"},  # engine-bench runs on them where no data is named
     package_data={
         "engine": ["py.typed", "bundled/*/*"],
-        "training": ["configs/*.yaml"],
+        "engine.bundled.examples": ["manifest.tsv", "README.md", "audio/*"],
+        "training": ["configs/*.yaml", "*.mjs"],
         "benchmarks": ["baselines/*.json"],
     },
     install_requires=RUNTIME,
