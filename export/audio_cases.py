@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from export.errors import ExportError
 BUCKETS_S = (1.0, 3.0, 6.0, 12.0, 20.0)
 NOISE_LEVELS_DB = {"clean": None, "white 20 dB": 20.0, "red 10 dB": 10.0}
 PER_BUCKET = 2
-MAX_SPOKEN = 200
+MAX_SPOKEN = 120  # taken evenly from the manifest
 TSV_COLUMNS = ("path", "text_de")
 JSONL_COLUMNS = ("audio_filepath", "text")
 
@@ -51,7 +52,8 @@ def build_cases(config: AcousticConfig, manifest: Path | None = None) -> list[Ca
     Raises:
         ExportError: the manifest cannot be read.
     """
-    spoken = list(read_manifest(manifest))[:MAX_SPOKEN] if manifest is not None else []
+    listed = list(read_manifest(manifest)) if manifest is not None else []
+    spoken = listed[:: math.ceil(len(listed) / MAX_SPOKEN) or 1]
     rate = config.features.sample_rate
     waveforms = [load_audio(path) for path, _ in spoken]
     speech = np.concatenate(waveforms) if spoken else speech_like(60 * rate, rate)
