@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +129,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--translation", type=Path, help="folder that `export marian` wrote")
     parser.add_argument("--language-model", type=Path, help="KenLM probing binary")
     parser.add_argument("--lexicon", type=Path, help="the decoder's word list")
-    parser.add_argument(
-        "--decoding", type=json.loads, default={}, help='tuned settings: {"lm_alpha": 0.6, ...}'
-    )
+    parser.add_argument("--decoding", type=Path, help='JSON of tuned settings: {"lm_alpha": 0.6, ...}')
     parser.add_argument("--name", required=True)
     parser.add_argument("--licence", required=True)
     parser.add_argument("--figures", type=Path, help="JSON object of figures, with their signatures")
@@ -152,7 +149,7 @@ def run_bundle(options: argparse.Namespace) -> int:
         parts,
         name=options.name,
         licence=options.licence,
-        decoding=options.decoding,
+        decoding=read_json(options.decoding, required=True) if options.decoding else {},
         figures=figures,
         about=about,
     )
