@@ -69,8 +69,7 @@ def select_beams(  # type: ignore[no-untyped-def]
         tokens, parents: int64 [max_steps, n_sentences, K]; row `step` is written.
         finished_*: [n_sentences, K], best first; score (length-normalised), step, parent beam, last token.
         n_finished: int64 [n_sentences].
-        next_ids, row_idx: int64 [>= n_active * K]; the first rows are written: the next input tokens,
-            and the row of log_probs that each continues.
+        next_ids, row_idx: int64 [>= n_active * K]; written: next input tokens, the row each continues.
         keep: int64 [>= n_active]; positions in `active` of the sentences that go on.
     Returns:
         How many sentences go on.

@@ -121,7 +121,9 @@ def advance(
     settled = False
     for t in range(len(log_probs)):
         row = log_probs[t]
-        n_tokens, largest = select_tokens(row, spoken, search.blank, search.token_min, work.tokens, work.probs)
+        n_tokens, largest = select_tokens(
+            row, spoken, search.blank, search.token_min, work.tokens, work.probs
+        )
         scale += largest
         if n_tokens == 1 and work.tokens[0] == search.blank and (settled or not search.split):
             if not settled:

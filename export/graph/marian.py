@@ -106,9 +106,8 @@ class MarianGraph(GraphBuilder):
             product = self.op("MatMul", value, self.constant(joined.weight, "weight"))
             return self.op("Add", product, self.constant(joined.bias, "bias"))
         weight, scale = self.quantize(joined.weight)
-        return self._integer_matmul(
-            value, self.ranges[self.names[id(modules[0])]], self.constant(weight, "weight"), scale, joined.bias
-        )
+        ranges = self.ranges[self.names[id(modules[0])]]
+        return self._integer_matmul(value, ranges, self.constant(weight, "weight"), scale, joined.bias)
 
     def quantize(self, weight: FloatArray) -> tuple[Array, Array]:
         """int8 codes of a weight [n_in, n_out], and its scale: one, or one a column."""
