@@ -64,8 +64,9 @@ def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
         return emit_float_linear(graph, value, linear)
     weight, scale = quantize_columns(linear.weight)
     if precision == "stored":
-        unpacked = graph.op("Cast", graph.constant(weight, "weight"), to=onnx.TensorProto.FLOAT)
-        return _emit_product(graph, value, graph.op("Mul", unpacked, graph.constant(scale, "scale")), linear.bias)
+        rounded = graph.op("Cast", graph.constant(weight, "weight"), to=onnx.TensorProto.FLOAT)
+        unpacked = graph.op("Mul", rounded, graph.constant(scale, "scale"))
+        return _emit_product(graph, value, unpacked, linear.bias)
     zero = np.zeros(weight.shape[1], np.int8)
     inputs = [value, graph.constant(weight, "weight"), graph.constant(scale, "scale"), graph.constant(zero)]
     if linear.bias is not None:

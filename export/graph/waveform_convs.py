@@ -3,6 +3,9 @@
 Channels last, every layer norm and GELU works on contiguous rows and no transpose is left. In int8 a
 layer's input is quantised once, with the range it has at run time (a range fixed by calibration
 breaks on noise unlike the calibration set), and only bytes are gathered to windows.
+
+Only rows behind a layer norm are quantised. Without one (the group-norm models) loud and quiet frames differ
+by orders of magnitude, and one scale for all of them cost a relative error of 0.48 where 0.04 was usual.
 """
 
 from __future__ import annotations
@@ -35,24 +38,26 @@ class WaveformConv:
 def emit_waveform_convs(graph: GraphBuilder, waveform: str, convs: tuple[WaveformConv, ...]) -> str:
     """Map a waveform [batch, n_samples] to rows [batch, n_frames, n_channels]."""
     rows = graph.op("Unsqueeze", waveform, graph.integers(2))
+    even = False  # whether the rows are of like magnitude
     for index, conv in enumerate(convs):
         with graph.scope(f"conv_{index}"):
-            rows = graph.op("Gelu", _emit_conv(graph, rows, conv))
+            rows = graph.op("Gelu", _emit_conv(graph, rows, conv, even))
+        even = conv.norm_over == "channels"
     return rows
 
 
-def _emit_conv(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
+def _emit_conv(graph: GraphBuilder, rows: str, conv: WaveformConv, even: bool) -> str:
     n_in, width = conv.weight.shape[1:]
     linear = Linear(as_matrix(conv.weight), conv.bias)
     if conv.norm_over == "time":
         assert conv.norm is not None
         windows = emit_windows(graph, rows, width, conv.stride, n_in)
         return emit_folded_group_norm(graph, windows, linear.weight, conv.norm)
-    if n_in > 1 and graph.precision(rows) == "int8":
+    if even and graph.precision(rows) == "int8":
         hidden = _emit_int8(graph, rows, conv, linear)
     else:
         windows = emit_windows(graph, rows, width, conv.stride, n_in)
-        hidden = emit_linear(graph, windows, linear)
+        hidden = emit_float_linear(graph, windows, linear)
     return emit_layer_norm(graph, hidden, conv.norm) if conv.norm is not None else hidden
 
 
