@@ -22,7 +22,7 @@ RUNTIME = [
 ]
 MEDIA = ["av>=14,<19"]
 TORCH = ["torch>=2.8,<2.14", "transformers>=5.0,<5.30", "safetensors>=0.5,<0.9"]
-EXPORT = [*TORCH, "onnx>=1.19,<1.24", "onnxscript>=0.5,<0.8"]
+EXPORT = [*TORCH, "onnx>=1.19,<1.24", "onnxscript>=0.5,<0.8", "sacrebleu>=2.5,<3"]
 TRAIN = [
     *TORCH,
     "matplotlib>=3.9,<4",
