@@ -218,8 +218,17 @@ class CtcBeamDecoder:
             chunk = emissions[begin : begin + MAX_FRAMES_AT_ONCE]
             state = state.grow(len(chunk))
             state.n_beams, state.scale = advance(
-                chunk, state.n_frames, self.labels.spoken, *prepared, state.beams, state.contexts,
-                state.n_beams, state.scale, state.token_nodes, state.word_nodes, state.counts,
+                chunk,
+                state.n_frames,
+                self.labels.spoken,
+                *prepared,
+                state.beams,
+                state.contexts,
+                state.n_beams,
+                state.scale,
+                state.token_nodes,
+                state.word_nodes,
+                state.counts,
             )
             state.n_frames += len(chunk)
             if not whole or len(emissions) > MAX_FRAMES_AT_ONCE:
@@ -249,6 +258,11 @@ def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) ->
     language_model, unigrams, lexicon = arguments
     delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else "|"
     return CtcBeamDecoder(
-        labels.vocabulary, language_model, unigrams, blank_id=labels.blank_id, word_delimiter=delimiter,
-        lexicon=lexicon, **settings.as_arguments(),
+        labels.vocabulary,
+        language_model,
+        unigrams,
+        blank_id=labels.blank_id,
+        word_delimiter=delimiter,
+        lexicon=lexicon,
+        **settings.as_arguments(),
     )

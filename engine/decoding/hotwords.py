@@ -27,9 +27,7 @@ def weigh_phrases(hotwords: Phrases, hotword_weight: float) -> tuple[tuple[str, 
     return tuple((phrase, float(weight)) for phrase, weight in pairs)
 
 
-def build_hotwords(
-    labels: Labels, phrases: Sequence[tuple[str, float]], *, excuse: bool = True
-) -> Hotwords:
+def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excuse: bool = True) -> Hotwords:
     """Build the automaton that follows all phrases at once, from every start of a word.
 
     Args:

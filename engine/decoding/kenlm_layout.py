@@ -21,6 +21,7 @@ from engine.kernels.ngram import (
     KIND,
     MAX_ORDER,
     N_COLUMNS,
+    N_ENTRIES,
     N_POINTERS,
     NEXT_BITS,
     POINTER_TABLE,
@@ -170,4 +171,5 @@ def _place_entries(offset: int, row: npt.NDArray[np.int64], entries: int, word_b
     if max(word_bits, int(row[NEXT_BITS])) > _MAX_BITS:
         raise LanguageModelError("a trie of more than 2^33 n-grams", "a smaller model", "prune it")
     row[[KIND, BASE, TOTAL_BITS, WORD_BITS]] = TRIE, 8 * offset, total_bits, word_bits
+    row[N_ENTRIES] = entries
     return offset + ((1 + entries) * total_bits + 7) // 8 + 8

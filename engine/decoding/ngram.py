@@ -54,10 +54,10 @@ class NgramModel:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             layout, counts, strings_at = read_layout(mapped)
-        except (struct.error, OverflowError) as error:
-            raise LanguageModelError(f"a KenLM header that ends early in {self.path}") from error
         except LanguageModelError as error:
             raise LanguageModelError(f"{self.path}: {error.got}", error.want, error.fix) from None
+        except (struct.error, OverflowError, ValueError, IndexError) as error:
+            raise LanguageModelError(f"a KenLM header that ends early in {self.path}") from error
         memory = np.frombuffer(mapped, dtype="<u4", count=len(mapped) // 4)
         strings = memoryview(mapped)[strings_at:] if strings_at else memoryview(b"")
         self._adopt(memory, layout, counts, strings)
@@ -83,7 +83,8 @@ class NgramModel:
         encoded = [word.encode() for word in words]
         text = np.frombuffer(b"".join(encoded) or b"\0", dtype=np.uint8)
         ends = np.cumsum([len(word) for word in encoded], dtype=np.int64)
-        return np.asarray(kernels.find_words(self.memory, self.layout, text, ends), dtype=np.int32)
+        ids = np.asarray(kernels.find_words(self.memory, self.layout, text, ends), dtype=np.int32)
+        return np.where((ids >= 0) & (ids < self.n_words), ids, 0).astype(np.int32)
 
     def read_vocabulary(self) -> list[str]:
         """All words by id, <unk> first; empty where the file was built without its strings."""

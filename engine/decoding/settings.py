@@ -159,7 +159,9 @@ def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | Non
             unknown = _exp(settings.unk_score_offset * stretch)
     for array in (factors, unknown):
         array.setflags(write=False)
-    return Lexicon(trie.first, trie.label, trie.word, trie.lookahead, factors, unknown)
+    likeliest = int(trie.lookahead[1:].min(initial=N_LOOKAHEAD - 1))
+    highest = max(1.0, float(factors[likeliest:].max()), float(unknown.max()))
+    return Lexicon(trie.first, trie.label, trie.word, trie.lookahead, factors, unknown, highest)
 
 
 def _exp(values: Any) -> Any:

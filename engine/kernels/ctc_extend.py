@@ -187,12 +187,16 @@ def extend_letter(
     lookahead, factors, unknown_factors = lexicon.lookahead, lexicon.factors, lexicon.unknown_factors
     follows, hot_factors, spelled = hotwords.follow, hotwords.factors, scorer.weights[0].kind == CHAR_LM
     prob, n_candidates = work.probs[token], work.counts[N_CANDIDATES]
+    highest = lexicon.highest * math.exp(hotwords.highest)
     for i in range(n):
         beam = beams[i]
         repeated = token == beam.last and beam.length > 0
         weight = (beam.blank if repeated else beam.blank + beam.symbol) * prob
         if children[i] >= 0:
             best = max(best, realign(candidates[children[i]], i, beam, weight, search.split))
+            continue
+        floor = best * search.prune
+        if weight * highest < floor:
             continue
         node = find_child(first, label, beam.lexicon, token)
         follow = follows[beam.hotword, token] if beam.hotword >= 0 else -1
@@ -203,7 +207,7 @@ def extend_letter(
             factor = unknown_factors[min(beam.length + 1, N_OOV_FACTORS - 1)]
         if follow >= 0:
             factor *= hot_factors[follow]
-        rank, floor = weight * factor, best * search.prune
+        rank = weight * factor
         if rank <= 0.0 or rank < floor:
             continue
         score, slot = 0.0, -1

@@ -131,6 +131,7 @@ class Lexicon(NamedTuple):
         lookahead: uint8 [n_nodes], how likely the best word below is (see the lexicon's builder).
         factors: float64 [N_LOOKAHEAD], what ranking multiplies for a lookahead value.
         unknown_factors: float64 [N_OOV_FACTORS], the same for an unknown word by its length.
+        highest: no word or beginning of one has a larger factor.
     """
 
     first: Any
@@ -139,6 +140,7 @@ class Lexicon(NamedTuple):
     lookahead: Any
     factors: Any
     unknown_factors: Any
+    highest: float
 
 
 class Hotwords(NamedTuple):

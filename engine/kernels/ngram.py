@@ -31,7 +31,8 @@ CONTEXT = np.dtype(
 KIND, BASE, BUCKETS = 0, 1, 2  # row 0's KIND tells probing from trie; BASE counts uint32 words, in tries bits
 TOTAL_BITS, WORD_BITS, PROB_BITS, BACKOFF_BITS, NEXT_BITS = 2, 3, 4, 5, 6
 PROB_TABLE, BACKOFF_TABLE, POINTER_TABLE, N_POINTERS = 7, 8, 9, 10  # uint32 words; -1 where not quantised
-N_COLUMNS = 11
+N_ENTRIES = 11  # of a trie's row: no pointer is followed beyond it, whatever the file says
+N_COLUMNS = 12
 PROBING, TRIE = 0, 1
 
 _SIGN = np.uint32(0x80000000)
@@ -179,6 +180,7 @@ def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     matched, useful = 1, 0 if backoff == _NO_EXTENSION else 1
     while matched <= context.length and begin < end and matched < order:
         row = layout[matched + 1]
+        begin, end = max(begin, 0), min(end, row[N_ENTRIES])
         entry = find_in_trie(memory, row, begin, end, context.words[matched - 1])
         if entry < 0:
             break

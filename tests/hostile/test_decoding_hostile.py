@@ -136,6 +136,25 @@ def test_foreign_models_are_refused(offset, value, message, tmp_path):
         NgramModel(path)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_overwritten_tables_never_read_outside_the_file(name, tmp_path):
+    """Scores of a file with random tables are nonsense, but they are scores."""
+    whole = bytearray((FIXTURES / f"tiny.{name}.bin").read_bytes())
+    rng = np.random.default_rng(1)
+    path = tmp_path / "random.bin"
+    for _ in range(20):
+        data = whole.copy()
+        begin = int(rng.integers(1500, len(data) - 1500))
+        data[begin : begin + 400] = rng.bytes(400)
+        path.write_bytes(data)
+        try:
+            model = NgramModel(path)
+        except LanguageModelError:
+            continue
+        for words in (["der", "zug", "liegt"], ["die", "katze", "liegt", "auf", "dem", "sofa"], ["x"]):
+            assert len(model.score_words(words)) == len(words) + 1
+
+
 def test_no_model_and_no_words(tmp_path):
     with pytest.raises(LanguageModelError, match="no language model"):
         NgramModel(tmp_path / "missing.bin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.pyctcdecode import build_ctcdecoder
+from tests.data.decoder.make_fixtures import read_logits
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
-STEP = 12.0
 
 
 @functools.cache
@@ -21,7 +22,7 @@ def emissions() -> tuple[list[str], list[np.ndarray]]:
     archive = np.load(FIXTURES / "emissions.npz")
     labels = archive["labels"].tobytes().decode().split("\n")
     steps, offsets = archive["steps"], archive["offsets"]
-    logits = [(steps[a:b] / -STEP).astype(np.float32) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    logits = [read_logits(steps[a:b]) for a, b in itertools.pairwise(offsets)]
     return labels, logits
 
 

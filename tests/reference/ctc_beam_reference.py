@@ -66,7 +66,7 @@ class BeamReference:
     beam_prune_logp: float = -10.0
     unk_score_offset: float = -10.0
     unk_letter_score: float = 0.0
-    lookahead: bool = False
+    lookahead: bool = True
     hotwords: dict[str, float] = field(default_factory=dict)
     unit: str = "word"
 
