@@ -1,7 +1,8 @@
 """Log-mel features in Whisper's convention, without its padding to 30 s.
 
-Versions, 30 s of audio on one core of a Xeon: numpy's FFT frame by frame 9.9 ms; a block of
-frames in the lanes of one mixed-radix FFT, polynomial logarithm 1.9 ms.
+Versions, 30 s of audio on one core of a busy Xeon, CPU time: numpy's FFT over all frames 16 ms; a block of
+frames in the lanes of one mixed-radix FFT 3.3 ms; hops transposed once a block 2.4 ms; a logarithm
+without a test for division by zero 2.0 ms, half of it the FFT.
 """
 
 from __future__ import annotations
