@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
-import torch
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
@@ -160,21 +158,6 @@ def mask_spans(
         if mask.sum() + length <= (1.0 - min_left) * n_frames:
             mask[start : start + length] = True
     return mask
-
-
-def mask_features(
-    features: torch.Tensor,
-    lengths: Sequence[int],
-    rng: np.random.Generator,
-    rate: float = 0.06,
-    span: int = 10,
-) -> torch.Tensor:
-    """SpecAugment over time, [batch, n_frames, size], in place of each clip's mean; safe on short clips."""
-    masked = features.clone()
-    for row, length in enumerate(lengths):
-        spans = torch.from_numpy(mask_spans(int(length), rate, span, rng))
-        masked[row, : int(length)][spans] = features[row, : int(length)].mean(0)
-    return masked
 
 
 def _resample(waveform: Waveform, factor: float) -> Waveform:

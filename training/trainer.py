@@ -320,8 +320,3 @@ def describe_model(model: Any) -> str:
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     layers = f"{config.num_hidden_layers} layers of {config.hidden_size}"
     return f"{layers}, {config.feat_extract_norm} norm, {millions:.1f}M parameters"
-
-
-def checkpoint_of(folder: Path) -> Path:
-    """Return the finished model's folder of a run."""
-    return folder / "model"
