@@ -32,7 +32,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest tests
+	# One thread each for the small models of the tests: a pool that waits for a busy core stalls.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
 
 bench: $(VENV)/.runtime
 	$(BIN)/engine-bench --task translate
