@@ -218,7 +218,9 @@ def _open_bare(model: Path) -> Bundle:
             f"copy the checkpoint's vocab.json to {str(vocabulary)!r}, or pass a bundle",
         )
     config = _read_json(model.with_name("config.json"))
-    preprocessor = _read_json(model.with_name("preprocessor_config.json"))
+    preprocessor = _read_json(model.with_name("preprocessor_config.json")) or _read_json(
+        model.with_name("processor_config.json")  # transformers 5 nests it there
+    ).get("feature_extractor", {})
     strides = config.get("conv_stride", [5, 2, 2, 2, 2, 2, 2])
     tokens = _read_vocabulary(vocabulary)
     acoustic = AcousticConfig(

@@ -208,3 +208,20 @@ def test_a_failed_write_leaves_the_old_bundle(folder: Path, tmp_path: Path, monk
         write_bundle(folder, name="x", licence="CC0", files={"acoustic": tmp_path / "model.bin"}, card="")
     assert open_bundle(folder).name == "test"
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_bare_model_takes_its_settings_from_the_files_beside_it(folder: Path) -> None:
+    (folder / "w2v.onnx").write_bytes(b"onnx")
+    (folder / "config.json").write_text(json.dumps({"conv_stride": [5, 2, 2], "pad_token_id": 0}))
+    extractor = {"sampling_rate": 8000, "do_normalize": False}
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
+    acoustic = open_bundle(folder / "w2v.onnx").manifest.acoustic
+    assert (acoustic.samples_per_frame, acoustic.features.sample_rate, acoustic.features.normalize) == (
+        20,
+        8000,
+        False,
+    )
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"sampling_rate": 16000, "do_normalize": True})
+    )
+    assert open_bundle(folder / "w2v.onnx").manifest.acoustic.features.sample_rate == 16000

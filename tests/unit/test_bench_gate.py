@@ -271,6 +271,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GateRunner:
     return runner
 
 
+@pytest.mark.timing
 def test_the_gate_catches_a_planted_ten_percent_slowdown(
     gate: GateRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +287,7 @@ def test_the_gate_catches_a_planted_point_of_wer(gate: GateRunner) -> None:
     assert gate.run("--max-slowdown", "10", answers=answers) == 1
 
 
+@pytest.mark.timing
 def test_the_gate_does_not_cry_wolf_in_twenty_runs(gate: GateRunner) -> None:
     assert [code for code in (gate.run() for _ in range(20)) if code == 1] == []
 
