@@ -31,7 +31,7 @@ from engine.types import (
     Transcript,
     Translation,
 )
-from engine.warmup import warm_up
+from engine.warmup import warm_up, warm_up_translator
 
 Waveform = NDArray[np.float32]
 AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
@@ -83,7 +83,9 @@ class SpeechTranslator:
 
     @cached_property
     def _translator(self) -> Translator:
-        return Translator(self.bundle, self.options)
+        translator = Translator(self.bundle, self.options)
+        warm_up_translator(translator)
+        return translator
 
     @property
     def translator(self) -> Translator:

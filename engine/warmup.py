@@ -11,8 +11,10 @@ import numpy as np
 
 from engine.acoustic import AcousticModel
 from engine.decoding import CtcBeamDecoder
+from engine.translation import Translator
 
 NOTICE_AFTER_S = 1.5
+COMPILING = "compiling kernels for this processor, once; it takes about half a minute"
 logger = logging.getLogger("engine")
 
 
@@ -33,8 +35,15 @@ def warm_up(acoustic: AcousticModel, decoder: CtcBeamDecoder) -> None:
 
     From numba's cache this takes milliseconds; without it, once per machine, about half a minute.
     """
-    with notice("compiling kernels for this processor, once; it takes about half a minute"):
+    with notice(COMPILING):
         acoustic.compute_features(np.zeros(acoustic.sample_rate // 2, np.float32))
         n_tokens = len(acoustic.vocabulary)
         log_probs = np.full((4, n_tokens), -np.log(n_tokens), np.float32)
         decoder.decode(log_probs, beam_width=4)
+
+
+def warm_up_translator(translator: Translator) -> None:
+    """Translate one word greedily and with two beams, for the same reason."""
+    with notice(COMPILING):
+        for beam_size in (1, 2):
+            translator.translate(["ja"], beam_size=beam_size)
