@@ -173,14 +173,14 @@ def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     """One word's log10 probability from a trie; see score_word."""
     position = layout[1, BASE] + 4 * np.int64(word)
     prob, backoff = memory[position], memory[position + 1]
-    begin = np.int64(read_u64(memory, position + 2))
+    begin: Any = np.int64(read_u64(memory, position + 2))
     end = np.int64(read_u64(memory, position + 6))
     extended.words[0] = word
     extended.backoffs[0] = bits_to_float(backoff)
     matched, useful = 1, 0 if backoff == _NO_EXTENSION else 1
     while matched <= context.length and begin < end and matched < order:
         row = layout[matched + 1]
-        begin, end = max(begin, 0), min(end, row[N_ENTRIES])
+        begin, end = max(begin, 0), min(end, row[N_ENTRIES])  # type: ignore[arg-type]
         entry = find_in_trie(memory, row, begin, end, context.words[matched - 1])
         if entry < 0:
             break
