@@ -47,15 +47,15 @@ def test_texts_and_scores_equal_pyctcdecode(name):
         if ours[0].text == beams[0][0]:
             assert ours[0].score == pytest.approx(beams[0][2], abs=2e-3)
             assert ours[0].acoustic_score == pytest.approx(beams[0][1], abs=2e-3)
-    assert best_equal >= 199
-    assert n_best_equal >= 190
+    assert best_equal == len(batch)
+    assert n_best_equal >= 198  # sums over other pruned alignments may swap two close ones
 
 
 def test_merging_by_prefix_reads_no_worse():
     """The better rule scores no empty last word; its best reading is never below pyctcdecode's own."""
     labels, batch = emissions()
     ours, theirs = (
-        CtcBeamDecoder(labels, FIXTURES / "tiny.probing.bin", merging=merging)
+        CtcBeamDecoder(labels, FIXTURES / "tiny.probing.bin", merging=merging, lookahead=False)
         for merging in ("prefix", "pyctcdecode")
     )
     better = sum(
