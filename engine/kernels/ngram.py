@@ -180,7 +180,8 @@ def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     matched, useful = 1, 0 if backoff == _NO_EXTENSION else 1
     while matched <= context.length and begin < end and matched < order:
         row = layout[matched + 1]
-        begin, end = max(begin, 0), min(end, row[N_ENTRIES])  # type: ignore[arg-type]
+        begin = begin if begin > 0 else 0
+        end = end if end < row[N_ENTRIES] else row[N_ENTRIES]
         entry = find_in_trie(memory, row, begin, end, context.words[matched - 1])
         if entry < 0:
             break
