@@ -69,6 +69,7 @@ setup(
     install_requires=RUNTIME,
     extras_require={
         "media": MEDIA,
+        "kenlm": ["kenlm>=0.2,<0.4"],  # compiles; only to compare with, the runtime reads its files itself
         "export": EXPORT,
         "train": TRAIN,
         "bench": BENCH,

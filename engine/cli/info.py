@@ -42,7 +42,8 @@ def describe_bundle(bundle: Bundle) -> str:
             f"  mt        {translation.source_language}-{translation.target_language}, "
             f"{translation.precision}, {translation.vocab_size} tokens, {translation.n_layers} decoder layers"
         )
-    lines += [f"  figure    {name}: {value}" for name, value in manifest.figures.items()]
+    figures = {name: value for name, value in manifest.figures.items() if "signature" not in name}
+    lines += [f"  figure    {name}: {value}" for name, value in figures.items()]
     return "\n".join([*lines, f"  runtime   {_runtime()}"])
 
 
