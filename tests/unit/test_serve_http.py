@@ -341,7 +341,6 @@ def test_a_slow_upload_ends() -> None:
         refused(httpx.post(url + TRANSCRIBE, content=trickle(), headers=headers), 408, "upload")
 
 
-@pytest.mark.skipif(not (BUNDLE / "manifest.json").is_file(), reason="the default bundle is not built yet")
 def test_the_default_bundle_is_served() -> None:
     from engine.pipeline import load
 
