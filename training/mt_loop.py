@@ -69,8 +69,9 @@ class Trainer:
         self.model, self.corpus, self.config, self.hooks = model, corpus, config, hooks
         self.folder, self.spoken_share, self.seed = folder / "checkpoints", spoken_share, seed
         self.optimizers = build_optimizers(
-            model, config.optimizer, config.lr, config.adam_lr, config.weight_decay
-        )
+            model, config.optimizer, config.lr, config.adam_lr, config.weight_decay,
+            PRECISIONS[config.precision],
+        )  # fmt: skip
         self.base_lrs = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.progress = Progress()
         self.rank = dist.get_rank() if dist.is_initialized() else 0
