@@ -62,11 +62,9 @@ def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
     precision = graph.precision(value)
     if precision == "float32":
         return emit_float_linear(graph, value, linear)
-    weight, scale = quantize_columns(linear.weight)
     if precision == "stored":
-        rounded = graph.op("Cast", graph.constant(weight, "weight"), to=onnx.TensorProto.FLOAT)
-        unpacked = graph.op("Mul", rounded, graph.constant(scale, "scale"))
-        return _emit_product(graph, value, unpacked, linear.bias)
+        return emit_stored_linear(graph, value, linear)
+    weight, scale = quantize_columns(linear.weight)
     zero = np.zeros(weight.shape[1], np.int8)
     inputs = [value, graph.constant(weight, "weight"), graph.constant(scale, "scale"), graph.constant(zero)]
     if linear.bias is not None:
@@ -77,6 +75,14 @@ def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
 def emit_float_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
     """Add a linear layer over the last axis, in float32."""
     return _emit_product(graph, value, graph.constant(linear.weight, "weight"), linear.bias)
+
+
+def emit_stored_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
+    """Add a linear layer in float32 arithmetic, whose weights are int8 in the file."""
+    weight, scale = quantize_columns(linear.weight)
+    rounded = graph.op("Cast", graph.constant(weight, "weight"), to=onnx.TensorProto.FLOAT)
+    unpacked = graph.op("Mul", rounded, graph.constant(scale, "scale"))
+    return _emit_product(graph, value, unpacked, linear.bias)
 
 
 def _emit_product(graph: GraphBuilder, value: str, weight: str, bias: FloatArray | None) -> str:

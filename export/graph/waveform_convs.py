@@ -4,8 +4,9 @@ Channels last, every layer norm and GELU works on contiguous rows and no transpo
 layer's input is quantised once, with the range it has at run time (a range fixed by calibration
 breaks on noise unlike the calibration set), and only bytes are gathered to windows.
 
-Only rows behind a layer norm are quantised. Without one (the group-norm models) loud and quiet frames differ
-by orders of magnitude, and one scale for all of them cost a relative error of 0.48 where 0.04 was usual.
+Only rows behind a layer norm are quantised here. Without one (the group-norm models) loud and quiet frames
+differ by orders of magnitude, and one scale for all of them cost a relative error of 0.48 where 0.04 was usual:
+there only the weights are int8, and the engine's own kernels, which give every row its scale, multiply bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.group_norm import emit_folded_group_norm
-from export.graph.linear import FloatArray, Linear, emit_float_linear, emit_linear, quantize_columns
+from export.graph.linear import FloatArray, Linear, emit_float_linear, emit_linear, emit_stored_linear, quantize_columns
 from export.graph.norm import LayerNorm, emit_layer_norm
 from export.graph.windows import as_matrix, emit_windows
 
@@ -57,7 +58,9 @@ def _emit_conv(graph: GraphBuilder, rows: str, conv: WaveformConv, even: bool) -
         hidden = _emit_int8(graph, rows, conv, linear)
     else:
         windows = emit_windows(graph, rows, width, conv.stride, n_in)
-        hidden = emit_float_linear(graph, windows, linear)
+        stored = n_in > 1 and graph.precision() != "float32"
+        emit = emit_stored_linear if stored else emit_float_linear
+        hidden = emit(graph, windows, linear)
     return emit_layer_norm(graph, hidden, conv.norm) if conv.norm is not None else hidden
 
 

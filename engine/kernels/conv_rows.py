@@ -1,0 +1,191 @@
+"""Strided convolutions over channels-last rows, as products over overlapping rows: nothing is copied.
+
+In int8 every row keeps the scale that it was quantised with, so the taps of a window are summed one
+by one, each with the scales of its own rows; loud and quiet frames do not share one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels._jit import kernel
+from engine.kernels.dense import INT8, Dense, multiply_rows, prepare_rows
+from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
+from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, f32_tile, int8_tile, int8_tile_add
+from engine.kernels.rows import copy_row, gelu_row, normalize_row
+
+F32Array = NDArray[np.float32]
+U8Array = NDArray[np.uint8]
+MAX_WIDTH = 8  # taps of an integer convolution
+
+
+class Conv(NamedTuple):
+    """A convolution, packed.
+
+    Attributes:
+        width, stride: in rows. has_norm: a layer norm over the channels follows.
+        dense: its weights [width * n_channels, n_out], tap by tap; n_out is a multiple of 32.
+        tap_sums: float32 [width, n_out], the column sums of each tap, times the scale.
+    """
+
+    width: int
+    stride: int
+    n_channels: int
+    dense: Dense
+    tap_sums: F32Array
+    has_norm: bool
+    norm: Norm
+
+
+class FirstConv(NamedTuple):
+    """The convolution over the waveform, in float32: weight [panel, width, 32], bias [n_out]."""
+
+    width: int
+    stride: int
+    n_out: int
+    weight: F32Array
+    bias: F32Array
+    has_norm: bool
+    norm: Norm
+
+
+class ConvBuffers(NamedTuple):
+    """Scratch of one thread.
+
+    Attributes:
+        first, second: bytes of the rows between two convolutions, in turn; with slack behind.
+        first_scale, first_offset, second_scale, second_offset: float32, a value a row.
+        tap_scale, tap_offset: float32 [MAX_WIDTH, BLOCK_ROWS + 12].
+        block: float32 [BLOCK_ROWS + 12, n_channels].
+    """
+
+    first: U8Array
+    second: U8Array
+    first_scale: F32Array
+    first_offset: F32Array
+    second_scale: F32Array
+    second_offset: F32Array
+    tap_scale: F32Array
+    tap_offset: F32Array
+    block: F32Array
+
+
+@kernel
+def convolve_block(
+    conv: Conv, rows: int, scale: F32Array, offset: F32Array, start: int, n_rows: int,
+    buffers: ConvBuffers, out: int, out_stride: int,
+) -> None:  # fmt: skip
+    """Output rows start to start + n_rows (at most BLOCK_ROWS) of a convolution.
+
+    Args:
+        rows: address of the prepared input rows; scale, offset: theirs (int8).
+        out: address of float32 rows, written up to a multiple of 12 of them.
+    """
+    size = 1 if conv.dense.kind == INT8 else 2
+    row_bytes = conv.n_channels * size
+    first = rows + start * conv.stride * row_bytes
+    if conv.dense.kind != INT8:
+        step = conv.stride * row_bytes
+        multiply_rows(conv.dense, first, step, n_rows, scale, offset, out, out_stride)
+        return
+    for tap in range(conv.width):
+        for row in range(n_rows):
+            at = (start + row) * conv.stride + tap
+            buffers.tap_scale[tap, row] = scale[at]
+            buffers.tap_offset[tap, row] = offset[at]
+    scales, sums = buffers.tap_scale.ctypes.data, buffers.tap_offset.ctypes.data
+    tap_stride, n_out = buffers.tap_scale.strides[0], conv.dense.padded
+    weight, bias = conv.dense.weight.ctypes.data, conv.dense.bias.ctypes.data
+    factors, totals = conv.dense.scale.ctypes.data, conv.tap_sums.ctypes.data
+    for panel in range(n_out // TILE_COLUMNS):
+        column = 4 * TILE_COLUMNS * panel
+        for row in range(0, n_rows, TILE_ROWS):
+            target = out + row * out_stride + column
+            for tap in range(conv.width):
+                left = first + (row * conv.stride + tap) * row_bytes
+                right = weight + (panel * conv.width + tap) * TILE_COLUMNS * row_bytes
+                rates, shifts = scales + tap * tap_stride + 4 * row, sums + tap * tap_stride + 4 * row
+                if tap == 0:
+                    int8_tile(
+                        left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride,
+                        rates, shifts, factors + column, totals + column, bias + column,
+                    )  # fmt: skip
+                else:
+                    int8_tile_add(
+                        left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride,
+                        rates, shifts, factors + column, totals + 4 * tap * n_out + column, bias + column,
+                    )  # fmt: skip
+
+
+@kernel
+def activate_block(
+    has_norm: bool, norm: Norm, block: int, stride: int, n_rows: int, n_channels: int
+) -> None:  # fmt: skip
+    """Layer norm (where there is one) and GELU of float32 rows, in place."""
+    for row in range(n_rows):
+        place = block + row * stride
+        if has_norm:
+            weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
+            normalize_row(place, n_channels, weight, bias, norm.epsilon, place)
+        gelu_row(place, n_channels)
+
+
+@kernel
+def start_rows(
+    conv: FirstConv, waveform: F32Array, start: int, n_rows: int, kind: int,
+    rows: U8Array, scale: F32Array, offset: F32Array, buffers: ConvBuffers,
+) -> None:  # fmt: skip
+    """The first convolution's rows start to start + n_rows, activated and prepared for the next one.
+
+    waveform is followed by slack for 12 more rows.
+    """
+    stride = buffers.block.strides[0]
+    block, size = buffers.block.ctypes.data, (1 if kind == INT8 else 2)
+    weight, bias = conv.weight.ctypes.data, conv.bias.ctypes.data
+    for at in range(0, n_rows, BLOCK_ROWS):
+        count = min(BLOCK_ROWS, n_rows - at)
+        for panel in range(conv.n_out // TILE_COLUMNS):
+            column = 4 * TILE_COLUMNS * panel
+            for row in range(0, count, TILE_ROWS):
+                left = waveform.ctypes.data + 4 * conv.stride * (start + at + row)
+                f32_tile(
+                    left, 4 * conv.stride, weight + column * conv.width, conv.width,
+                    block + row * stride + column, stride, bias + column,
+                )  # fmt: skip
+        activate_block(conv.has_norm, conv.norm, block, stride, count, conv.n_out)
+        target = rows.ctypes.data + at * conv.n_out * size
+        prepare_rows(kind, block, stride, count, conv.n_out, target, scale[at:], offset[at:])
+
+
+@kernel
+def convolve_rows(
+    conv: Conv, rows: U8Array, scale: F32Array, offset: F32Array, n_rows: int, kind: int,
+    next_rows: U8Array, next_scale: F32Array, next_offset: F32Array, buffers: ConvBuffers,
+) -> None:  # fmt: skip
+    """All n_rows output rows of a convolution, activated and prepared for the next one."""
+    stride, n_out = buffers.block.strides[0], conv.dense.padded
+    block, size = buffers.block.ctypes.data, (1 if kind == INT8 else 2)
+    for at in range(0, n_rows, BLOCK_ROWS):
+        count = min(BLOCK_ROWS, n_rows - at)
+        convolve_block(conv, rows.ctypes.data, scale, offset, at, count, buffers, block, stride)
+        activate_block(conv.has_norm, conv.norm, block, stride, count, n_out)
+        target = next_rows.ctypes.data + at * n_out * size
+        prepare_rows(kind, block, stride, count, n_out, target, next_scale[at:], next_offset[at:])
+
+
+@kernel
+def convolve_last(
+    conv: Conv, rows: U8Array, scale: F32Array, offset: F32Array, n_rows: int, out: int, buffers: ConvBuffers
+) -> None:
+    """All rows of the last convolution, activated, as float32 rows at the address out."""
+    stride, n_out = buffers.block.strides[0], conv.dense.padded
+    block = buffers.block.ctypes.data
+    for at in range(0, n_rows, BLOCK_ROWS):
+        count = min(BLOCK_ROWS, n_rows - at)
+        convolve_block(conv, rows.ctypes.data, scale, offset, at, count, buffers, block, stride)
+        activate_block(conv.has_norm, conv.norm, block, stride, count, n_out)
+        for row in range(count):
+            copy_row(block + row * stride, n_out, out + 4 * n_out * (at + row))

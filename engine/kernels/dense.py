@@ -1,0 +1,146 @@
+"""Linear layers over rows: quantise the rows as they come, multiply, and bring the sums back to float32.
+
+Every row has a scale of its own (its smallest and largest value are mapped to 0 and 255), so a row's
+result depends on nothing but that row: the same in any batch, at any place.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels import simd
+from engine.kernels._jit import kernel
+from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, bf16_tile, int8_tile
+
+INT8, BF16 = 0, 1
+ELEMENT_BYTES = (1, 2)
+COLUMN_BYTES = 4 * 16
+_LEVELS = np.float32(255.0)
+_SMALLEST_SPAN = np.float32(1e-20)
+F32Array = NDArray[np.float32]
+U8Array = NDArray[np.uint8]
+
+
+class Dense(NamedTuple):
+    """A packed layer; columns are padded with zeros to a multiple of 32.
+
+    Attributes:
+        kind: INT8 or BF16.
+        n_in, n_out: of the layer; padded: columns with the padding.
+        weight: uint8 [n_panels * n_in * 32 * element size], panels of 32 columns, in steps of four bytes.
+        scale, column_sum, bias: float32 [padded]; column_sum is already multiplied by scale (int8 only).
+    """
+
+    kind: int
+    n_in: int
+    n_out: int
+    padded: int
+    weight: U8Array
+    scale: F32Array
+    column_sum: F32Array
+    bias: F32Array
+
+
+@kernel
+def quantize_row(source: int, n: int, target: int) -> tuple[np.float32, np.float32]:
+    """Round n floats (a multiple of 16) to bytes; returns the scale and minus scale times zero point.
+
+    source, target: addresses of float32 [n] and uint8 [n].
+    """
+    low = simd.splat(np.float32(0.0))
+    high = simd.splat(np.float32(0.0))
+    for at in range(0, n, 16):
+        value = simd.load_f32(source + 4 * at)
+        low = simd.minimum(value, low)
+        high = simd.maximum(value, high)
+    smallest = simd.min_lanes(low)
+    span = max(simd.max_lanes(high) - smallest, _SMALLEST_SPAN)
+    scale = span / _LEVELS
+    inverse = _LEVELS / span
+    zero = np.float32(np.rint(-smallest * inverse))
+    factor = simd.splat(inverse)
+    shift = simd.splat(zero + np.float32(0.5))
+    top = simd.splat(np.float32(255.5))
+    for at in range(0, n, 16):
+        value = simd.fma(simd.load_f32(source + 4 * at), factor, shift)
+        simd.store_u8(target + at, simd.minimum(value, top))
+    return scale, -scale * zero
+
+
+@kernel
+def round_row(source: int, n: int, target: int) -> None:
+    """Round n floats (a multiple of 16) to bfloat16. source, target: addresses."""
+    for at in range(0, n, 16):
+        simd.store_bf16(target + 2 * at, simd.load_f32(source + 4 * at))
+
+
+@kernel
+def prepare_rows(
+    kind: int, source: int, stride: int, n_rows: int, n_in: int,
+    target: int, scale: F32Array, offset: F32Array,
+) -> None:  # fmt: skip
+    """Rows of floats to what a tile reads: bytes with scale and offset, or bfloat16.
+
+    Args:
+        source: address of float32 rows, stride bytes apart.
+        target: address of n_rows * n_in elements.
+        scale, offset: float32 [n_rows] or more; written for int8.
+    """
+    for row in range(n_rows):
+        if kind == INT8:
+            scale[row], offset[row] = quantize_row(source + row * stride, n_in, target + row * n_in)
+        else:
+            round_row(source + row * stride, n_in, target + 2 * row * n_in)
+
+
+@kernel
+def multiply_rows(
+    layer: Dense, rows: int, row_stride: int, n_rows: int, scale: F32Array, offset: F32Array,
+    out: int, out_stride: int,
+) -> None:  # fmt: skip
+    """Multiply prepared rows by a packed layer.
+
+    Args:
+        rows: address of the rows, row_stride bytes apart (they may overlap); memory behind them is read
+            up to a multiple of 12 rows.
+        out: address of float32 rows, out_stride bytes apart; written up to a multiple of 12 rows and
+            layer.padded columns.
+    """
+    n_bytes = layer.n_in * (1 if layer.kind == INT8 else 2)
+    weight = layer.weight.ctypes.data
+    scales, sums, bias = layer.scale.ctypes.data, layer.column_sum.ctypes.data, layer.bias.ctypes.data
+    for panel in range(layer.padded // TILE_COLUMNS):
+        right = weight + panel * TILE_COLUMNS * n_bytes
+        column = 4 * TILE_COLUMNS * panel
+        for row in range(0, n_rows, TILE_ROWS):
+            left, target = rows + row * row_stride, out + row * out_stride + column
+            if layer.kind == INT8:
+                int8_tile(
+                    left, row_stride, right, n_bytes // 4, target, out_stride,
+                    scale.ctypes.data + 4 * row, offset.ctypes.data + 4 * row,
+                    scales + column, sums + column, bias + column,
+                )  # fmt: skip
+            else:
+                bf16_tile(left, row_stride, right, n_bytes // 4, target, out_stride, bias + column)
+
+
+def pack_weight(weight: NDArray[np.generic], per_step: int) -> NDArray[np.generic]:
+    """Order a matrix [n_in, n_out] as tiles read it: [panel, step, column, element of the step].
+
+    n_in is a multiple of per_step (4 for int8, 2 for bfloat16); columns are padded to 32 with zeros.
+    """
+    n_in, n_out = weight.shape
+    padded = -(-n_out // TILE_COLUMNS) * TILE_COLUMNS
+    wide = np.zeros((n_in, padded), weight.dtype)
+    wide[:, :n_out] = weight
+    split = wide.reshape(n_in // per_step, per_step, padded // TILE_COLUMNS, TILE_COLUMNS)
+    return np.ascontiguousarray(split.transpose(2, 0, 3, 1))
+
+
+def to_bf16(values: F32Array) -> NDArray[np.uint16]:
+    """Round to bfloat16 (nearest even), as its bits."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

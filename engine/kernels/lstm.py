@@ -1,0 +1,54 @@
+"""A bidirectional LSTM over the frames of one utterance; what the input contributes is computed before."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels import simd
+from engine.kernels._jit import kernel
+from engine.kernels.gemm import VECTOR_COLUMNS, bf16_vector_tile
+
+F32Array = NDArray[np.float32]
+U8Array = NDArray[np.uint8]
+
+
+@kernel
+def run_direction(
+    projected: F32Array, weight: U8Array, size: int, direction: int, out: F32Array
+) -> None:  # fmt: skip
+    """One direction: 0 forwards, 1 backwards.
+
+    Args:
+        projected: float32 [n_frames, 8 * size], input and bias of both directions; gates of a direction
+            in the order input, output, forget, cell.
+        weight: bfloat16 bytes of this direction, panels of 128 columns over [size, 4 * size];
+            4 * size is a multiple of 128.
+        out: float32 [n_frames, 2 * size]; this direction's half is written.
+    """
+    n_frames = len(projected)
+    gates = np.empty(4 * size, np.float32)
+    cell, state = np.zeros(size, np.float32), np.zeros(size, np.uint16)
+    n_steps = size // 2
+    g, c = gates.ctypes.data, cell.ctypes.data
+    for index in range(n_frames):
+        frame = index if direction == 0 else n_frames - 1 - index
+        start = projected[frame, direction * 4 * size :].ctypes.data
+        for panel in range(4 * size // VECTOR_COLUMNS):
+            column = 4 * VECTOR_COLUMNS * panel
+            bf16_vector_tile(
+                state.ctypes.data, 0, weight.ctypes.data + column * n_steps, n_steps,
+                g + column, 0, start + column,
+            )  # fmt: skip
+        target = out[frame, direction * size :].ctypes.data
+        for at in range(0, size, 16):
+            place = 4 * at
+            enter = simd.sigmoid(simd.load_f32(g + place))
+            leave = simd.sigmoid(simd.load_f32(g + 4 * size + place))
+            keep = simd.sigmoid(simd.load_f32(g + 8 * size + place))
+            fresh = simd.tanh(simd.load_f32(g + 12 * size + place))
+            total = simd.fma(keep, simd.load_f32(c + place), simd.multiply(enter, fresh))
+            value = simd.multiply(leave, simd.tanh(total))
+            simd.store_f32(c + place, total)
+            simd.store_f32(target + place, value)
+            simd.store_bf16(state.ctypes.data + 2 * at, value)

@@ -1,0 +1,75 @@
+"""Exported encoders on a CPU with AVX-512, by kernels of our own instead of onnxruntime's.
+
+One utterance a call; rows may be shared out over threads, which changes no result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels.encoder_layer import BLOCK_ROWS, Scratch, Utterance, finish_rows, project_rows
+from engine.native.buffers import make_scratch, make_utterance, place_sinks
+from engine.native.heads import Head, read_head
+from engine.native.layers import Layer, read_layers
+from engine.native.onnx_file import read_graph
+from engine.native.scopes import Scopes, UnknownGraphError
+from engine.native.stems import MelStem, WaveformStem, read_stem
+from engine.native.workers import Workers
+from engine.session import CancelToken
+
+MIN_UNREAD = 64  # a constant of so many elements that nothing read: the graph has parts unknown here
+F32Array = NDArray[np.float32]
+
+
+class NativeEncoder:
+    """A graph that `export/` wrote, from features to logits. Safe to call from many threads at once."""
+
+    def __init__(self, data: bytes) -> None:
+        """Read and pack the weights.
+
+        Raises:
+            UnknownGraphError: the graph is not one that the kernels compute.
+            OnnxFormatError: the bytes are no ONNX model.
+        """
+        graph = read_graph(data)
+        scopes = Scopes(graph)
+        self.input_name = graph.inputs[0]
+        self.stem: MelStem | WaveformStem = read_stem(scopes)
+        self.layers: list[Layer] = read_layers(scopes)
+        self.head: Head = read_head(scopes)
+        left = scopes.unread(MIN_UNREAD)
+        if left or len(graph.inputs) != 1:
+            raise UnknownGraphError(f"parts that are not known here: {', '.join(left[:3]) or graph.inputs}")
+
+    def run(self, features: F32Array, threads: int = 1, cancel: CancelToken | None = None) -> F32Array:
+        """Compute the logits of one utterance.
+
+        Args:
+            features: what the graph takes, without the batch axis: float32 [n_samples] or [n_mels, n_frames].
+            threads: rows are shared out over so many.
+            cancel: looked at between layers.
+        Returns:
+            float32 [n_frames, vocab_size].
+        Raises:
+            CancelledError: cancel was set.
+        """
+        with Workers(threads, cancel) as workers:
+            hidden = self.stem.run(np.ascontiguousarray(features, np.float32), workers)
+            state = make_utterance(hidden, self.layers)
+            d, n_positions = hidden.shape[1], len(state.bias)
+            scratches = [make_scratch(self.layers, d, n_positions) for _ in range(workers.count)]
+            for layer in self.layers:
+                run_layer(layer, state, scratches, workers)
+            return self.head.run(hidden, workers)
+
+
+def run_layer(layer: Layer, state: Utterance, scratches: list[Scratch], workers: Workers) -> None:
+    """One layer, in place on state.hidden."""
+    n_frames = len(state.hidden)
+    if layer.sinks is not None:
+        place_sinks(state, layer.weights, layer.sinks)
+    workers.share(
+        n_frames, BLOCK_ROWS, lambda w, a, b: project_rows(layer.weights, state, scratches[w], a, b)
+    )
+    workers.share(n_frames, BLOCK_ROWS, lambda w, a, b: finish_rows(layer.weights, state, scratches[w], a, b))

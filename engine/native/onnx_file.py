@@ -1,0 +1,167 @@
+"""Reads the nodes and constants of an ONNX file: enough of protobuf's wire format, no package onnx."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+DTYPES: dict[int, Any] = {
+    1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64,
+}  # fmt: skip
+Array = NDArray[Any]
+
+
+class OnnxFormatError(ValueError):
+    """The bytes are no ONNX model that this module reads."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator: attributes hold ints, floats, bytes and lists of ints."""
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """Nodes in order, constants by name, and the names of the graph's inputs and outputs."""
+
+    nodes: tuple[Node, ...]
+    constants: dict[str, Array]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_graph(data: bytes) -> OnnxGraph:
+    """Read a serialised model.
+
+    Returns:
+        Its graph; constants are views of data.
+    Raises:
+        OnnxFormatError: damaged, or with types or storage that are not read here.
+    """
+    try:
+        view = memoryview(data)
+        graph = next(value for number, value in _fields(view) if number == 7)
+        nodes, constants = [], {}
+        names: dict[int, list[str]] = {11: [], 12: []}
+        for number, value in _fields(graph):
+            if number == 1:
+                nodes.append(_node(value))
+            elif number == 5:
+                name, array = _tensor(value)
+                constants[name] = array
+            elif number in names:
+                names[number] += [str(v, "utf-8") for n, v in _fields(value) if n == 1]
+        return OnnxGraph(tuple(nodes), constants, tuple(names[11]), tuple(names[12]))
+    except (StopIteration, IndexError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    result = shift = 0
+    while True:
+        byte = view[at]
+        result |= (byte & 0x7F) << shift
+        at += 1
+        if not byte & 0x80:
+            return result, at
+        shift += 7
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
+    at = 0
+    while at < len(view):
+        key, at = _varint(view, at)
+        kind = key & 7
+        if kind == VARINT:
+            value, at = _varint(view, at)
+            yield key >> 3, value
+        elif kind == BYTES:
+            size, at = _varint(view, at)
+            if at + size > len(view):
+                raise ValueError("a field is longer than the file")
+            yield key >> 3, view[at : at + size]
+            at += size
+        elif kind in (FIXED32, FIXED64):
+            size = 4 if kind == FIXED32 else 8
+            yield key >> 3, view[at : at + size]
+            at += size
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _node(view: memoryview) -> Node:
+    inputs, outputs, attributes = [], [], {}
+    name = kind = ""
+    for number, value in _fields(view):
+        if number == 1:
+            inputs.append(str(value, "utf-8"))
+        elif number == 2:
+            outputs.append(str(value, "utf-8"))
+        elif number == 3:
+            name = str(value, "utf-8")
+        elif number == 4:
+            kind = str(value, "utf-8")
+        elif number == 5:
+            key, content = _attribute(value)
+            attributes[key] = content
+    return Node(kind, name, tuple(inputs), tuple(outputs), attributes)
+
+
+def _attribute(view: memoryview) -> tuple[str, Any]:
+    name, content, integers = "", None, []
+    for number, value in _fields(view):
+        if number == 1:
+            name = str(value, "utf-8")
+        elif number == 2:
+            content = struct.unpack("<f", value)[0]
+        elif number == 3:
+            content = _signed(value)
+        elif number == 4:
+            content = bytes(value)
+        elif number == 8:
+            integers += _packed_integers(value)
+    return name, integers or content
+
+
+def _packed_integers(value: int | memoryview) -> list[int]:
+    if isinstance(value, int):
+        return [_signed(value)]
+    found, at = [], 0
+    while at < len(value):
+        item, at = _varint(value, at)
+        found.append(_signed(item))
+    return found
+
+
+def _tensor(view: memoryview) -> tuple[str, Array]:
+    shape: list[int] = []
+    name, kind, raw = "", 0, None
+    for number, value in _fields(view):
+        if number == 1:
+            shape += _packed_integers(value)
+        elif number == 2:
+            kind = value
+        elif number == 8:
+            name = str(value, "utf-8")
+        elif number == 9:
+            raw = value
+        elif number in (4, 5, 7, 13, 14) and value != 0:
+            raise ValueError("a tensor that is not stored as raw bytes in the file")
+    array = np.frombuffer(b"" if raw is None else raw, DTYPES[kind])
+    return name, array.reshape(shape)

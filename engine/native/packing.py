@@ -1,0 +1,72 @@
+"""Weights as the kernels read them: quantised or rounded, in panels, aligned to cache lines."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels.dense import BF16, INT8, Dense, pack_weight, to_bf16
+from engine.kernels.gemm import TILE_COLUMNS
+
+ALIGNMENT = 64
+F32Array = NDArray[np.float32]
+
+
+def aligned(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """The bytes of an array at an address that is a multiple of a cache line's."""
+    data = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+    buffer = np.empty(data.size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    buffer[start : start + data.size] = data
+    return buffer[start : start + data.size]
+
+
+def quantize_columns(weight: F32Array) -> tuple[NDArray[np.int8], F32Array]:
+    """Round each column to 255 levels around zero: int8 [n_in, n_out] and float32 [n_out]."""
+    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / np.float32(127)
+    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+
+
+def pack_int8(weight: NDArray[np.int8], scale: F32Array, bias: F32Array | None) -> Dense:
+    """A quantised layer.
+
+    Args:
+        weight: int8 [n_in, n_out]; n_in is padded with zeros to a multiple of 32.
+        scale: float32 [n_out]. bias: float32 [n_out], or None.
+    """
+    weight = _pad_rows(weight)
+    sums = scale * weight.sum(axis=0, dtype=np.int64)
+    return _dense(INT8, weight, pack_weight(weight, 4), scale, sums, bias)
+
+
+def pack_bf16(weight: F32Array, bias: F32Array | None) -> Dense:
+    """A layer rounded to bfloat16; weight float32 [n_in, n_out]."""
+    weight = _pad_rows(weight)
+    ones = np.ones(weight.shape[1], np.float32)
+    return _dense(BF16, weight, pack_weight(to_bf16(weight), 2), ones, ones, bias)
+
+
+def no_layer() -> Dense:
+    """Stands where a layer is absent."""
+    return pack_bf16(np.zeros((0, 0), np.float32), None)
+
+
+def _dense(
+    kind: int,
+    weight: NDArray[np.generic],
+    packed: NDArray[np.generic],
+    scale: F32Array,
+    sums: NDArray[np.generic],
+    bias: F32Array | None,
+) -> Dense:
+    n_in, n_out = weight.shape
+    padded = -(-n_out // TILE_COLUMNS) * TILE_COLUMNS
+    columns = [
+        np.pad(np.asarray(values, np.float32), (0, padded - n_out))
+        for values in (scale, sums, np.zeros(n_out) if bias is None else bias)
+    ]
+    return Dense(kind, n_in, n_out, padded, aligned(packed), *columns)
+
+
+def _pad_rows(weight: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.pad(weight, ((0, -len(weight) % TILE_COLUMNS), (0, 0)))
