@@ -93,9 +93,10 @@ def attend(
         for row in range(0, n_rows, TILE_ROWS):
             left = queries + row * query_stride + 2 * head * head_dim
             for column in range(0, n_positions, TILE_COLUMNS):
+                right = key_base + 2 * column * head_dim
                 bf16_tile(
-                    left, query_stride, key_base + 2 * column * head_dim, head_dim // STEP,
-                    scores.ctypes.data + 4 * column, 4 * n_positions, bias + 4 * column,
+                    left, query_stride, right, head_dim // STEP,
+                    scores.ctypes.data + 4 * column, 4 * n_positions, right, bias + 4 * column,
                 )  # fmt: skip
             for line in range(TILE_ROWS):
                 place = line * n_positions
@@ -104,10 +105,10 @@ def attend(
                 )
             target = out + row * out_stride + 4 * head * head_dim
             for panel in range(n_panels):
+                right = value_base + 2 * panel * n_positions * TILE_COLUMNS
                 bf16_tile(
-                    weights.ctypes.data, 2 * n_positions,
-                    value_base + 2 * panel * n_positions * TILE_COLUMNS, n_positions // STEP,
-                    target + 4 * panel * TILE_COLUMNS, out_stride, zeros.ctypes.data,
+                    weights.ctypes.data, 2 * n_positions, right, n_positions // STEP,
+                    target + 4 * panel * TILE_COLUMNS, out_stride, right, zeros.ctypes.data,
                 )  # fmt: skip
             for line in range(TILE_ROWS):
                 scale_row(target + line * out_stride, head_dim, np.float32(1.0) / sums[line])

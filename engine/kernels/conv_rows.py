@@ -107,15 +107,16 @@ def convolve_block(
             for tap in range(conv.width):
                 left = first + (row * conv.stride + tap) * row_bytes
                 right = weight + (panel * conv.width + tap) * TILE_COLUMNS * row_bytes
+                ahead = right + (4 * conv.width + row // TILE_ROWS) * 8 * row_bytes
                 rates, shifts = scales + tap * tap_stride + 4 * row, sums + tap * tap_stride + 4 * row
                 if tap == 0:
                     int8_tile(
-                        left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride,
+                        left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride, ahead,
                         rates, shifts, factors + column, totals + column, bias + column,
                     )  # fmt: skip
                 else:
                     int8_tile_add(
-                        left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride,
+                        left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride, ahead,
                         rates, shifts, factors + column, totals + 4 * tap * n_out + column, bias + column,
                     )  # fmt: skip
 
@@ -151,9 +152,10 @@ def start_rows(
             column = 4 * TILE_COLUMNS * panel
             for row in range(0, count, TILE_ROWS):
                 left = waveform.ctypes.data + 4 * conv.stride * (start + at + row)
+                right = weight + column * conv.width
                 f32_tile(
-                    left, 4 * conv.stride, weight + column * conv.width, conv.width,
-                    block + row * stride + column, stride, bias + column,
+                    left, 4 * conv.stride, right, conv.width,
+                    block + row * stride + column, stride, right, bias + column,
                 )  # fmt: skip
         activate_block(conv.has_norm, conv.norm, block, stride, count, conv.n_out)
         target = rows.ctypes.data + at * conv.n_out * size

@@ -114,17 +114,19 @@ def multiply_rows(
     scales, sums, bias = layer.scale.ctypes.data, layer.column_sum.ctypes.data, layer.bias.ctypes.data
     for panel in range(layer.padded // TILE_COLUMNS):
         right = weight + panel * TILE_COLUMNS * n_bytes
+        following = right + TILE_COLUMNS * n_bytes
         column = 4 * TILE_COLUMNS * panel
         for row in range(0, n_rows, TILE_ROWS):
             left, target = rows + row * row_stride, out + row * out_stride + column
+            ahead = following + row // TILE_ROWS * 8 * n_bytes
             if layer.kind == INT8:
                 int8_tile(
-                    left, row_stride, right, n_bytes // 4, target, out_stride,
+                    left, row_stride, right, n_bytes // 4, target, out_stride, ahead,
                     scale.ctypes.data + 4 * row, offset.ctypes.data + 4 * row,
                     scales + column, sums + column, bias + column,
                 )  # fmt: skip
             else:
-                bf16_tile(left, row_stride, right, n_bytes // 4, target, out_stride, bias + column)
+                bf16_tile(left, row_stride, right, n_bytes // 4, target, out_stride, ahead, bias + column)
 
 
 def pack_weight(weight: NDArray[np.generic], per_step: int) -> NDArray[np.generic]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from engine.kernels.simd import (
     BF16X32,
     F32,
     F32X16,
+    I8,
     I32,
     I32X16,
     I64,
@@ -26,6 +27,7 @@ from engine.kernels.simd import (
     constant,
     load,
     multiply_add,
+    pointer,
     store,
 )
 
@@ -35,6 +37,7 @@ TILE_COLUMNS = 32
 ROWS_A_POINTER = 3
 STEP_BYTES = 4
 VECTOR_BYTES = 64
+PREFETCH_BYTES = 32  # a step: the four row tiles of a block fetch the next panel of columns between them
 
 
 def _accumulate(builder: Any, kind: str, total: Any, left: Any, right: Any) -> Any:
@@ -47,14 +50,22 @@ def _accumulate(builder: Any, kind: str, total: Any, left: Any, right: Any) -> A
     return multiply_add(builder, builder.bitcast(left, F32X16), builder.bitcast(right, F32X16), total)
 
 
+def _prefetch(builder: Any, address: Any) -> None:
+    """Ask for a cache line in the second-level cache; an address that does not exist is no error."""
+    place = pointer(builder, address, I8)
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [place, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
+
+
 class _Loop:
     """Emits the loop along the inner dimension for n_rows x (16 * n_vectors) sums."""
 
     def __init__(self, builder: Any, kind: str, n_rows: int, n_vectors: int) -> None:
         self.builder, self.kind, self.n_rows, self.n_vectors = builder, kind, n_rows, n_vectors
 
-    def emit(self, left: Any, row_stride: Any, right: Any, n_steps: Any) -> list[list[Any]]:
-        """Sums [n_rows][n_vectors]; n_steps is at least 1."""
+    def emit(self, left: Any, row_stride: Any, right: Any, n_steps: Any, ahead: Any) -> list[list[Any]]:
+        """Sums [n_rows][n_vectors]; n_steps is at least 1; a quarter panel from ahead on is prefetched."""
         builder = self.builder
         before, loop = builder.basic_block, builder.append_basic_block("steps")
         end = builder.append_basic_block("steps_end")
@@ -67,9 +78,12 @@ class _Loop:
         builder.position_at_end(loop)
         step, columns = self._phi(I64, ir.Constant(I64, 0), before), self._phi(I64, right, before)
         rows = [self._phi(I64, start, before) for start in starts]
+        fetched = self._phi(I64, ahead, before)
         kind = I32X16 if self.kind == "int8" else F32X16
         zero = ir.Constant(kind, None) if self.kind == "int8" else constant(0.0)
         sums = [[self._phi(kind, zero, before) for _ in range(self.n_vectors)] for _ in range(self.n_rows)]
+        _prefetch(builder, fetched)
+        fetched.add_incoming(builder.add(fetched, ir.Constant(I64, PREFETCH_BYTES)), loop)
         results = self._step(rows, offsets, columns, sums)
         following = builder.add(step, ir.Constant(I64, 1))
         step.add_incoming(following, loop)
@@ -110,7 +124,7 @@ class _Loop:
 def _integer_tile(accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TILE_VECTORS) -> Any:
     @intrinsic
     def tile(
-        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any, ahead: Any,
         row_scale: Any, row_offset: Any, column_scale: Any, column_sum: Any, bias: Any,
     ) -> Any:  # fmt: skip
         """out = row_scale * column_scale * sums + row_offset * column_sum + bias (or the old out).
@@ -119,17 +133,18 @@ def _integer_tile(accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TI
         """
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            left, row_stride, right, n_steps, out, out_stride = arguments[:6]
-            sums = _Loop(builder, "int8", n_rows, n_vectors).emit(left, row_stride, right, n_steps)
+            left, row_stride, right, n_steps, out, out_stride, ahead = arguments[:7]
+            loop = _Loop(builder, "int8", n_rows, n_vectors)
+            sums = loop.emit(left, row_stride, right, n_steps, ahead)
             for n in range(n_vectors):
                 at = ir.Constant(I64, VECTOR_BYTES * n)
                 factor, total, shift = (
-                    load(builder, builder.add(address, at), F32X16) for address in arguments[8:]
+                    load(builder, builder.add(address, at), F32X16) for address in arguments[9:]
                 )
                 for row in range(n_rows):
                     scale, offset = (
                         broadcast(builder, load(builder, builder.add(a, ir.Constant(I64, 4 * row)), F32))
-                        for a in arguments[6:8]
+                        for a in arguments[7:9]
                     )
                     target = _place(builder, out, out_stride, row, n)
                     start = load(builder, target, F32X16) if accumulate else shift
@@ -138,7 +153,7 @@ def _integer_tile(accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TI
                     store(builder, multiply_add(builder, value, scale, start), target)
             return context.get_dummy_value()
 
-        return types.void(*([types.intp] * 11)), implement
+        return types.void(*([types.intp] * 12)), implement
 
     return tile
 
@@ -146,13 +161,15 @@ def _integer_tile(accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TI
 def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TILE_VECTORS) -> Any:
     @intrinsic
     def tile(
-        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any, bias: Any
-    ) -> Any:
+        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+        ahead: Any, bias: Any,
+    ) -> Any:  # fmt: skip
         """out = sums + bias (or the old out); addresses but for the strides (bytes) and n_steps."""
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            left, row_stride, right, n_steps, out, out_stride, bias = arguments
-            sums = _Loop(builder, kind, n_rows, n_vectors).emit(left, row_stride, right, n_steps)
+            left, row_stride, right, n_steps, out, out_stride, ahead, bias = arguments
+            loop = _Loop(builder, kind, n_rows, n_vectors)
+            sums = loop.emit(left, row_stride, right, n_steps, ahead)
             for n in range(n_vectors):
                 shift = load(builder, builder.add(bias, ir.Constant(I64, VECTOR_BYTES * n)), F32X16)
                 for row in range(n_rows):
@@ -161,7 +178,7 @@ def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_vectors:
                     store(builder, builder.fadd(sums[row][n], start), target)
             return context.get_dummy_value()
 
-        return types.void(*([types.intp] * 7)), implement
+        return types.void(*([types.intp] * 8)), implement
 
     return tile
 

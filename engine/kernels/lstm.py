@@ -36,10 +36,8 @@ def run_direction(
         start = projected[frame, direction * 4 * size :].ctypes.data
         for panel in range(4 * size // VECTOR_COLUMNS):
             column = 4 * VECTOR_COLUMNS * panel
-            bf16_vector_tile(
-                state.ctypes.data, 0, weight.ctypes.data + column * n_steps, n_steps,
-                g + column, 0, start + column,
-            )  # fmt: skip
+            right = weight.ctypes.data + column * n_steps
+            bf16_vector_tile(state.ctypes.data, 0, right, n_steps, g + column, 0, right, start + column)
         target = out[frame, direction * size :].ctypes.data
         for at in range(0, size, 16):
             place = 4 * at

@@ -130,9 +130,9 @@ def convolve_positions(
                 right = conv.weight.ctypes.data + 4 * (group * n_panels + panel) * n_steps * columns
                 place = base + 4 * panel * columns
                 if columns == NARROW_COLUMNS:
-                    bf16_narrow_tile(left, 2 * size, right, n_steps, place, stride, zeros.ctypes.data)
+                    bf16_narrow_tile(left, 2 * size, right, n_steps, place, stride, right, zeros.ctypes.data)
                 else:
-                    bf16_tile(left, 2 * size, right, n_steps, place, stride, zeros.ctypes.data)
+                    bf16_tile(left, 2 * size, right, n_steps, place, stride, right, zeros.ctypes.data)
             for line in range(min(tile_rows, n_frames - row)):
                 add_row(base + line * stride, conv.bias[group * size :].ctypes.data, size)
                 gelu_row(base + line * stride, size)
