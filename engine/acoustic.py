@@ -6,32 +6,22 @@ run several utterances at once from several threads over one single-threaded ses
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import AcousticConfig, Bundle
+from engine.encoders import open_encoder
 from engine.errors import (
     AudioLimitError,
     AudioTooShortError,
-    BundleIntegrityError,
-    BundleSchemaError,
-    DeviceError,
     ModelCapabilityError,
 )
 from engine.features import compute_features
-from engine.session import CancelToken, Session, available_cores, open_session
+from engine.session import CancelToken
 from engine.types import RuntimeOptions
 
-INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
-MASK_NAME = "attention_mask"
-OUTPUT_NAME = "logits"
 # wav2vec2 strides 320 samples and sees 400, log-mel strides 160 and sees 400 before its stem halves the rate.
 WINDOW_PER_STRIDE = 1.25
-# How a tensor that lives in another file names it: key "location" of a protobuf map entry.
-EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
-
 FloatArray = NDArray[np.float32]
 
 
@@ -59,22 +49,15 @@ class AcousticModel:
             DeviceError: the device or compute type is not to be had.
         """
         self.config = _acoustic_config(bundle)
-        options = options or RuntimeOptions()
-        _check_compute_type(self.config, options)
-        self._bundle, self._options = bundle, options
-        self._session = _load_session(bundle, options, threads=1)
-        self._wide_lock = threading.Lock()
-        self._wide: Session | None = None
-        self._input_name = INPUT_NAMES[self.config.features.kind]
+        self.encoder = open_encoder(bundle, self.config, options or RuntimeOptions())
         self.vocabulary = bundle.vocabulary
         self.blank_id = self.config.blank_id
         self.word_delimiter = self.config.word_delimiter
         self.sample_rate = self.config.features.sample_rate
         self.frame_s = self.config.samples_per_frame / self.sample_rate
         self.max_window_s = self.config.max_window_s
-        self.device = self._session.device
+        self.device = self.encoder.device
         self._tail_frames = round(self.config.tail_silence_s / self.frame_s)
-        _check_graph(self._session, self.config, self.vocabulary)
 
     @property
     def min_samples(self) -> int:
@@ -128,21 +111,8 @@ class AcousticModel:
         Raises:
             CancelledError: cancel was set.
         """
-        feeds: dict[str, NDArray[np.generic]] = {self._input_name: features[None]}
-        session = self._wide_session() if wide else self._session
-        if MASK_NAME in session.input_names:
-            feeds[MASK_NAME] = np.ones((1, features.shape[-1]), np.int64)
-        logits = session.run(feeds, [OUTPUT_NAME], cancel)[0][0]
+        logits = self.encoder.run(features, cancel, wide)
         return compute_log_softmax(logits[: len(logits) - self._tail_frames])
-
-    def _wide_session(self) -> Session:
-        threads = self._options.threads or available_cores()
-        if threads == 1 or self.device != "cpu":
-            return self._session
-        with self._wide_lock:
-            if self._wide is None:
-                self._wide = _load_session(self._bundle, self._options, threads)
-            return self._wide
 
     def _check_window(self, n_samples: int) -> None:
         limit = int(self.max_window_s * self.sample_rate)
@@ -169,55 +139,3 @@ def _acoustic_config(bundle: Bundle) -> AcousticConfig:
             "load another bundle, or use its translator alone",
         )
     return bundle.manifest.acoustic
-
-
-def _check_compute_type(config: AcousticConfig, options: RuntimeOptions) -> None:
-    if options.compute_type not in ("auto", config.precision):
-        raise DeviceError(
-            f"compute type {options.compute_type!r}",
-            f"'auto' or {config.precision!r}, which this model was exported in",
-            "pass compute_type='auto', or export the model in the other precision",
-        )
-
-
-def _load_session(bundle: Bundle, options: RuntimeOptions, threads: int) -> Session:
-    graph = bundle.read("acoustic")
-    if EXTERNAL_DATA_MARK in graph:
-        raise BundleIntegrityError(
-            f"{bundle.file('acoustic').name} keeps weights in another file",
-            "one self-contained ONNX file",
-            "export it again without external data",
-        )
-    try:
-        return open_session(graph, options, threads=threads)
-    except (DeviceError, ImportError):
-        raise
-    except Exception as error:  # onnxruntime's own exceptions share no public base
-        raise BundleSchemaError(
-            f"onnxruntime cannot load {bundle.file('acoustic').name} ({str(error).splitlines()[0]})",
-            "a graph whose operators it knows",
-            "export the model again, or upgrade onnxruntime-gpu",
-        ) from error
-
-
-def _check_graph(session: Session, config: AcousticConfig, vocabulary: tuple[str, ...]) -> None:
-    """Collect everything that does not fit between graph, manifest and vocabulary; raise once."""
-    problems = []
-    wanted = INPUT_NAMES[config.features.kind]
-    unknown = set(session.input_names) - {wanted, MASK_NAME}
-    if wanted not in session.input_names or unknown:
-        problems.append(f"the graph's inputs are {list(session.input_names)}, not [{wanted!r}]")
-    if config.mask and MASK_NAME not in session.input_names:
-        problems.append(f"the manifest promises an input {MASK_NAME!r}, the graph has none")
-    if OUTPUT_NAME not in session.output_names:
-        problems.append(f"the graph's outputs are {list(session.output_names)}, not [{OUTPUT_NAME!r}]")
-    else:
-        size = session.output_shape(OUTPUT_NAME)[-1]
-        if isinstance(size, int) and size != len(vocabulary):
-            problems.append(f"the head has {size} outputs, the vocabulary {len(vocabulary)} tokens")
-    if config.blank_id >= len(vocabulary):
-        problems.append(f"blank_id {config.blank_id} is outside the vocabulary of {len(vocabulary)}")
-    if problems:
-        raise BundleSchemaError(
-            "; ".join(problems), "a graph, manifest and vocabulary of one model", "export the model again"
-        )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from engine import audio, longform, vad
 from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
+from engine.clock import StageClock
 from engine.decoding import CtcBeamDecoder, decode_greedy
 from engine.errors import EngineError, ModelCapabilityError
 from engine.session import CancelToken, available_cores
@@ -36,28 +35,6 @@ from engine.warmup import warm_up, warm_up_translator
 Waveform = NDArray[np.float32]
 AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
 STAGES = ("audio", "features", "encoder", "decode", "translate")
-
-
-class StageClock:
-    """Seconds by stage, summed over threads."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add what the block takes to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def seconds(self) -> Mapping[str, float]:
-        """The sums so far."""
-        return dict(self._seconds)
 
 
 class SpeechTranslator:
@@ -277,11 +254,11 @@ class SpeechTranslator:
     def signature(self) -> str:
         """One line that names model, precision, decoder, versions and machine."""
         manifest = self.bundle.manifest
-        acoustic, translation = manifest.acoustic, manifest.translation
+        translation = manifest.translation
         return describe(
             {
                 "model": f"{self.bundle.name}@{bundle_digest(self.bundle)}",
-                "acoustic": acoustic.precision if acoustic else "unknown",
+                "acoustic": f"{self.acoustic.encoder.compute_type},{self.acoustic.encoder.backend}",
                 "beam": manifest.decoding.beam_width,
                 "lm": "yes" if self.has_language_model else "no",
                 "mt": f"{translation.precision},beam{translation.beam_size}" if translation else "no",
@@ -358,7 +335,12 @@ class SpeechTranslator:
 
 
 def load(
-    model: str | None = None, *, device: Any = "auto", compute_type: Any = "auto", threads: int = 0
+    model: str | None = None,
+    *,
+    device: Any = "auto",
+    compute_type: Any = "auto",
+    threads: int = 0,
+    backend: Any = "auto",
 ) -> SpeechTranslator:
     """Load a model.
 
@@ -366,12 +348,14 @@ def load(
         model: a bundle's folder, an .onnx file with vocab.json beside it, or None for the
             embedded default.
         device: "auto", "cpu" or "cuda".
-        compute_type: "auto", "int8", "fp16" or "fp32"; refused where the bundle holds another.
+        compute_type: "auto", "int8", "bf16", "fp16" or "fp32"; refused where the bundle holds another,
+            but for "bf16", in which our own kernels compute any graph that export/ wrote.
         threads: 0 takes the cores that this process may use.
+        backend: of the acoustic encoder: "auto", "kernels" or "onnxruntime".
     Raises:
         BundleError and its kinds, DeviceError, DependencyError, OptionError.
     """
-    return SpeechTranslator(open_bundle(model), RuntimeOptions(device, compute_type, threads))
+    return SpeechTranslator(open_bundle(model), RuntimeOptions(device, compute_type, threads, backend))
 
 
 def _load_decoder(bundle: Bundle, acoustic: AcousticModel) -> CtcBeamDecoder:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
-ComputeType = Literal["auto", "int8", "fp16", "fp32"]
+ComputeType = Literal["auto", "int8", "bf16", "fp16", "fp32"]
+Backend = Literal["auto", "kernels", "onnxruntime"]
 Progress = Callable[[float, float], None]  # (done_s, total_s) of audio, or (done, total) sentences
 NO_STAGES: Mapping[str, float] = {}
 
@@ -167,10 +168,14 @@ class RuntimeOptions:
 
     Attributes:
         device: "auto" takes CUDA where it works, else the CPU.
-        compute_type: "auto" takes what the bundle holds for the device.
+        compute_type: "auto" takes what the bundle holds for the device; "bf16" computes its acoustic model
+            in bfloat16 by our own kernels, whatever it holds.
+        backend: of the acoustic encoder: "kernels" are our own (CPU with AVX-512), "auto" takes them where
+            they serve and onnxruntime elsewhere.
         threads: 0 takes the cores that this process may use (affinity and cgroup quota).
     """
 
     device: Device = "auto"
     compute_type: ComputeType = "auto"
     threads: int = 0
+    backend: Backend = "auto"

@@ -31,15 +31,17 @@ def notice(message: str, after_s: float = NOTICE_AFTER_S) -> Iterator[None]:
 
 
 def warm_up(acoustic: AcousticModel, decoder: CtcBeamDecoder) -> None:
-    """Run features and decoder once, so that the first request does not pay for compiling them.
+    """Run features, decoder and our own encoder kernels once, so that the first request does not pay for compiling them.
 
     From numba's cache this takes milliseconds; without it, once per machine, about half a minute.
     """
     with notice(COMPILING):
-        acoustic.compute_features(np.zeros(acoustic.sample_rate // 2, np.float32))
+        features = acoustic.compute_features(np.zeros(acoustic.sample_rate // 2, np.float32))
         n_tokens = len(acoustic.vocabulary)
         log_probs = np.full((4, n_tokens), -np.log(n_tokens), np.float32)
         decoder.decode(log_probs, beam_width=4)
+        if acoustic.encoder.backend == "kernels":
+            acoustic.compute_log_probs(features)
 
 
 def warm_up_translator(translator: Translator) -> None:

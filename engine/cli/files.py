@@ -45,7 +45,11 @@ def load_model(options: argparse.Namespace) -> SpeechTranslator:
     from engine.pipeline import load
 
     return load(
-        options.model, device=options.device, compute_type=options.compute_type, threads=options.threads
+        options.model,
+        device=options.device,
+        compute_type=options.compute_type,
+        threads=options.threads,
+        backend=options.backend,
     )
 
 

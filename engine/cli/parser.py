@@ -50,7 +50,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATH", help="bundle folder or .onnx file (the embedded bundle)")
     parser.add_argument("--language", choices=("de",), default="de", help="the spoken language")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--compute_type", choices=("auto", "int8", "fp16", "fp32"), default="auto")
+    parser.add_argument("--compute_type", choices=("auto", "int8", "bf16", "fp16", "fp32"), default="auto")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "kernels", "onnxruntime"),
+        default="auto",
+        help="of the acoustic encoder",
+    )
     parser.add_argument("--threads", type=_natural, default=0, metavar="N", help="0: all usable cores")
     parser.add_argument("--beam_size", type=_positive, metavar="N", help="1 is greedy (default: as tuned)")
 

@@ -101,7 +101,9 @@ def dense_rows(
 
 
 @kernel
-def normalize_rows(norm: Norm, source: int, stride: int, n_rows: int, n: int, out: int, out_stride: int) -> None:
+def normalize_rows(
+    norm: Norm, source: int, stride: int, n_rows: int, n: int, out: int, out_stride: int
+) -> None:
     """Layer norm of rows of n channels. Addresses and strides in bytes."""
     weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
     for row in range(n_rows):
@@ -170,7 +172,9 @@ def feed_forward(layer: LayerWeights, hidden: int, n_rows: int, d: int, scratch:
         normalize_rows(layer.feed_norm, hidden, 4 * d, n_rows, d, narrow, narrow_stride)
         source, stride = narrow, narrow_stride
     if layer.outlier_in.n_out > 0:
-        activated_pair(layer.outlier_in, layer.outlier_out, source, stride, n_rows, scratch, mixed, mixed_stride)
+        activated_pair(
+            layer.outlier_in, layer.outlier_out, source, stride, n_rows, scratch, mixed, mixed_stride
+        )
     for_out = scratch.wide.ctypes.data
     activated(layer.feed_in, source, stride, n_rows, scratch, for_out)
     dense_rows(
@@ -192,7 +196,14 @@ def activated(layer: Dense, source: int, stride: int, n_rows: int, scratch: Scra
 
 @kernel
 def activated_pair(
-    first: Dense, second: Dense, source: int, stride: int, n_rows: int, scratch: Scratch, out: int, out_stride: int
+    first: Dense,
+    second: Dense,
+    source: int,
+    stride: int,
+    n_rows: int,
+    scratch: Scratch,
+    out: int,
+    out_stride: int,
 ) -> None:
     """Two linear layers with a GELU between them; the units between fill one panel."""
     between = scratch.wide.ctypes.data

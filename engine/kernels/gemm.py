@@ -12,7 +12,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from engine.kernels.simd import (
     BF16X32,
@@ -25,6 +24,7 @@ from engine.kernels.simd import (
     broadcast,
     call,
     constant,
+    intrinsic,
     load,
     multiply_add,
     pointer,
@@ -54,7 +54,8 @@ def _prefetch(builder: Any, address: Any) -> None:
     """Ask for a cache line in the second-level cache; an address that does not exist is no error."""
     place = pointer(builder, address, I8)
     kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    insert: Any = cgutils.get_or_insert_function
+    function = insert(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [place, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
 
 
@@ -84,7 +85,7 @@ class _Loop:
         sums = [[self._phi(kind, zero, before) for _ in range(self.n_vectors)] for _ in range(self.n_rows)]
         _prefetch(builder, fetched)
         fetched.add_incoming(builder.add(fetched, ir.Constant(I64, PREFETCH_BYTES)), loop)
-        results = self._step(rows, offsets, columns, sums)
+        results: list[list[Any]] = self._step(rows, offsets, columns, sums)
         following = builder.add(step, ir.Constant(I64, 1))
         step.add_incoming(following, loop)
         for row in rows:
@@ -124,8 +125,8 @@ class _Loop:
 def _integer_tile(accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TILE_VECTORS) -> Any:
     @intrinsic
     def tile(
-        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any, ahead: Any,
-        row_scale: Any, row_offset: Any, column_scale: Any, column_sum: Any, bias: Any,
+        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+        ahead: Any, row_scale: Any, row_offset: Any, column_scale: Any, column_sum: Any, bias: Any,
     ) -> Any:  # fmt: skip
         """out = row_scale * column_scale * sums + row_offset * column_sum + bias (or the old out).
 

@@ -5,6 +5,8 @@ All take addresses of float32 rows whose length is a multiple of 16.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from engine.kernels import simd
@@ -61,7 +63,7 @@ def scale_row(row: int, n: int, factor: float) -> None:
 
 
 @kernel
-def softmax_row(scores: int, n: int, weights: int) -> float:
+def softmax_row(scores: int, n: int, weights: int) -> Any:
     """exp(scores - max) as bfloat16; returns their sum. scores float32 [n], weights bfloat16 [n]."""
     top = simd.load_f32(scores)
     for at in range(16, n, 16):

@@ -12,7 +12,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
 
 LANES = 16
 I8, I16, I32, I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
@@ -33,6 +34,11 @@ EXP2_POLYNOMIAL = (
 )  # fmt: skip
 LOG2_E = 1.4426950408889634
 LOWEST_EXPONENT = -126.0
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """numba's decorator; callers do not pass the typing context that the function's first argument is."""
+    return numba_intrinsic(function)
 
 
 class _BFloat(ir.Type):
@@ -60,9 +66,9 @@ f32x16 = _VectorType()
 
 
 @register_model(_VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, F32X16)
+        super().__init__(manager, kind, F32X16)  # type: ignore[no-untyped-call]
 
 
 def constant(value: float) -> ir.Constant:
@@ -90,7 +96,8 @@ def store(builder: Any, value: Any, address: Any) -> None:
 def call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
     """Call one of LLVM's intrinsic functions."""
     function = ir.FunctionType(kind, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+    insert: Any = cgutils.get_or_insert_function
+    return builder.call(insert(builder.module, function, name), arguments)
 
 
 def broadcast(builder: Any, scalar: Any) -> Any:

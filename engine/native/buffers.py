@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.attention import pack_keys, pack_values
+from engine.kernels.attention import pack_keys
 from engine.kernels.conv_rows import MAX_WIDTH, Conv, ConvBuffers, FirstConv
+from engine.kernels.dense import to_bf16
 from engine.kernels.encoder_layer import BLOCK_ROWS, LayerWeights, Scratch, Utterance
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.waveform_encoder import CHUNK_FRAMES
@@ -46,7 +47,9 @@ def place_sinks(state: Utterance, layer: LayerWeights, sinks: Sinks) -> None:
     n_positions, head_dim = len(state.bias), d // layer.n_heads
     state.bias[n_frames : n_frames + len(sinks.bias)] = sinks.bias
     for index, key in enumerate(sinks.keys):
-        pack_keys(key.ctypes.data, layer.n_heads, head_dim, n_frames + index, n_positions, state.keys.ctypes.data)
+        pack_keys(
+            key.ctypes.data, layer.n_heads, head_dim, n_frames + index, n_positions, state.keys.ctypes.data
+        )
     _place_values(state, layer.n_heads, sinks.values)
 
 
@@ -57,8 +60,7 @@ def _place_values(state: Utterance, n_heads: int, values: F32Array) -> None:
     n_panels = -(-head_dim // TILE_COLUMNS)
     packed = state.values.reshape(n_heads, n_panels, -1, TILE_COLUMNS, 2)
     wide = np.zeros((len(values), n_heads, n_panels * TILE_COLUMNS), np.uint16)
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    wide[:, :, :head_dim] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).reshape(len(values), n_heads, head_dim)
+    wide[:, :, :head_dim] = to_bf16(values).reshape(len(values), n_heads, head_dim)
     split = wide.reshape(len(values), n_heads, n_panels, TILE_COLUMNS)
     for index, row in enumerate(split):
         position = n_frames + index
@@ -95,12 +97,15 @@ def make_conv_buffers(first: FirstConv | None, convs: tuple[Conv, ...], n_rows: 
     widest = max([conv.dense.padded for conv in convs] + [first.n_out if first else 0])
     slack = SLACK_ROWS * max(conv.stride for conv in convs) + MAX_WIDTH
     size = (most + slack) * max(widest, max(conv.n_channels for conv in convs)) * 2
-    scales = [np.zeros(most + BLOCK_ROWS + slack, np.float32) for _ in range(4)]
+    scales = np.zeros((4, most + BLOCK_ROWS + slack), np.float32)
     return ConvBuffers(
         np.zeros(size, np.uint8),
         np.zeros(size if len(convs) > 1 else 0, np.uint8),
-        *scales,
-        tap_scale=np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
-        tap_offset=np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
-        block=np.zeros((BLOCK_ROWS + SLACK_ROWS, widest), np.float32),
+        scales[0],
+        scales[1],
+        scales[2],
+        scales[3],
+        np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
+        np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
+        np.zeros((BLOCK_ROWS + SLACK_ROWS, widest), np.float32),
     )

@@ -23,21 +23,29 @@ F32Array = NDArray[np.float32]
 
 
 class NativeEncoder:
-    """A graph that `export/` wrote, from features to logits. Safe to call from many threads at once."""
+    """A graph that `export/` wrote, from features to logits. Safe to call from many threads at once.
 
-    def __init__(self, data: bytes) -> None:
+    Attributes:
+        input_name: of the graph. vocab_size: columns of the logits.
+    """
+
+    def __init__(self, data: bytes, integers: bool = True) -> None:
         """Read and pack the weights.
 
+        Args:
+            data: the ONNX file.
+            integers: multiply in int8 what the graph multiplies so; else everything in bfloat16.
         Raises:
             UnknownGraphError: the graph is not one that the kernels compute.
             OnnxFormatError: the bytes are no ONNX model.
         """
         graph = read_graph(data)
-        scopes = Scopes(graph)
+        scopes = Scopes(graph, integers)
         self.input_name = graph.inputs[0]
         self.stem: MelStem | WaveformStem = read_stem(scopes)
         self.layers: list[Layer] = read_layers(scopes)
         self.head: Head = read_head(scopes)
+        self.vocab_size = self.head.output.n_out
         left = scopes.unread(MIN_UNREAD)
         if left or len(graph.inputs) != 1:
             raise UnknownGraphError(f"parts that are not known here: {', '.join(left[:3]) or graph.inputs}")

@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.dense import Dense, to_bf16
-from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, dense_rows, normalize_rows
+from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, Scratch, dense_rows, normalize_rows
 from engine.kernels.gemm import TILE_ROWS, VECTOR_COLUMNS
 from engine.kernels.lstm import run_direction
 from engine.native.buffers import rows_of
 from engine.native.packing import aligned, pack_bf16, pack_int8
 from engine.native.scopes import Scopes, UnknownGraphError
 from engine.native.workers import Workers
-from engine.kernels.encoder_layer import Scratch
 
 F32Array = NDArray[np.float32]
 LSTM_SCOPE = "head/lstm_0"
@@ -38,13 +37,12 @@ class Lstm:
         """float32 [n_frames, n] -> [n_frames, 2 * size]."""
         projected = multiply(self.project, rows)
         out = rows_of(len(rows), 2 * self.size)
-        workers.share(
-            2,
-            1,
-            lambda w, a, b: [  # type: ignore[func-returns-value,arg-type,return-value]
-                run_direction(projected, self.recurrent[d], self.size, d, out) for d in range(a, b)
-            ],
-        )
+
+        def run(worker: int, start: int, end: int) -> None:
+            for direction in range(start, end):
+                run_direction(projected, self.recurrent[direction], self.size, direction, out)
+
+        workers.share(2, 1, run)
         return out
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.conv_rows import MAX_WIDTH, Conv, FirstConv
-from engine.kernels.dense import INT8, to_bf16
+from engine.kernels.dense import INT8, Dense, to_bf16
 from engine.kernels.encoder_layer import LayerWeights, Norm
 from engine.kernels.gemm import TILE_COLUMNS
 from engine.kernels.waveform_encoder import NARROW_COLUMNS, PositionalConv
@@ -43,7 +43,7 @@ def read_layers(scopes: Scopes) -> list[Layer]:
     Raises:
         UnknownGraphError: none, or one that the kernels do not compute.
     """
-    layers = []
+    layers: list[Layer] = []
     while f"layer_{len(layers)}/attention" in scopes:
         layers.append(_read_layer(scopes, f"layer_{len(layers)}"))
     if not layers:
@@ -78,7 +78,7 @@ def _read_layer(scopes: Scopes, scope: str) -> Layer:
     return Layer(weights, _read_sinks(scopes, f"{scope}/attention", attention.inputs))
 
 
-def _pack_between(outliers: list[Product]) -> tuple:  # type: ignore[type-arg]
+def _pack_between(outliers: list[Product]) -> tuple[Dense, Dense]:
     first, second = outliers
     return pack_bf16(first.weight.floats(), first.bias), pack_bf16(second.weight.floats(), None)
 
@@ -91,16 +91,19 @@ def _read_sinks(scopes: Scopes, scope: str, inputs: tuple[str, ...]) -> Sinks | 
         for node in scopes.nodes(scope, "Expand")
         if node.outputs[0] in inputs[6:8]
     ]
-    row = next(n for n in scopes.nodes(scope, "Concat") if scopes.is_constant(n.inputs[0]) and len(n.inputs) == 2
-               and scopes.constant(n.inputs[0]).dtype == np.float32)  # fmt: skip
+    row = next(
+        node.inputs[0]
+        for node in scopes.nodes(scope, "Concat")
+        if scopes.is_constant(node.inputs[0]) and scopes.constant(node.inputs[0]).dtype == np.float32
+    )
     keys, values = (array.transpose(1, 0, 2).reshape(array.shape[1], -1) for array in past)
-    return Sinks(keys, values, np.array(scopes.constant(row.inputs[0]), np.float32))
+    return Sinks(keys, values, np.array(scopes.constant(row), np.float32))
 
 
 def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
     """The waveform's convolutions: the first, whether a group norm follows it, and the others."""
     first, group_norm = _read_first(scopes)
-    convs = []
+    convs: list[Conv] = []
     while f"conv_{len(convs) + 1}" in scopes:
         scope = f"conv_{len(convs) + 1}"
         n_channels = convs[-1].dense.n_out if convs else first.n_out
@@ -129,24 +132,33 @@ def _read_first(scopes: Scopes) -> tuple[FirstConv, bool]:
     """A group norm is folded into the graph's product; its scale then divides by the deviation."""
     scope = "conv_0"
     group_norm = bool(scopes.nodes(scope, "Sqrt"))
-    product, norms = scopes.products(scope)[0], scopes.norms(scope)
+    product, norms = scopes.product(scope), scopes.norms(scope)
     weight = product.weight.floats()
     width, n_out = weight.shape
     bias, norm = product.bias, norms[0] if norms else NO_NORM
     if group_norm:
-        divisions = [n for n in scopes.nodes(scope, "Div") if n.inputs[0] in scopes.graph.constants]
-        added = [n for n in scopes.nodes(scope, "Add") if n.inputs[1] in scopes.graph.constants]
-        epsilon = next(float(scopes.constant(n.inputs[1]).item()) for n in added
-                       if scopes.constant(n.inputs[1]).dtype == np.float32
-                       and scopes.constant(n.inputs[1]).size == 1)  # fmt: skip
-        shift = next(scopes.constant(n.inputs[1]) for n in reversed(added) if scopes.constant(n.inputs[1]).size == n_out)
-        norm = Norm(np.array(scopes.constant(divisions[0].inputs[0]), np.float32), np.array(shift, np.float32), epsilon)
-        bias = None
+        norm, bias = _folded_norm(scopes, scope, n_out), None
     if n_out % TILE_COLUMNS:
         raise UnknownGraphError(f"{n_out} channels in the convolutions")
     bias = np.zeros(n_out, np.float32) if bias is None else bias
     stride = _stride(scopes, scope)
     return FirstConv(width, stride, n_out, pack_first(weight), bias, bool(norms), norm), group_norm
+
+
+def _folded_norm(scopes: Scopes, scope: str, n_channels: int) -> Norm:
+    """The group norm that the exporter folded into its product: scale / sqrt(variance + epsilon), shift."""
+    constants = [
+        np.array(scopes.constant(name), np.float32)
+        for kind, position in (("Div", 0), ("Add", 1))
+        for node in scopes.nodes(scope, kind)
+        if (name := node.inputs[position]) in scopes.graph.constants
+        and scopes.constant(name).dtype == np.float32
+    ]
+    vectors = [array for array in constants if array.size == n_channels]
+    numbers = [array for array in constants if array.size == 1]
+    if len(vectors) != 2 or len(numbers) != 1:
+        raise UnknownGraphError("a group norm in another form")
+    return Norm(vectors[0], vectors[1], float(numbers[0].item()))
 
 
 def pack_first(weight: F32Array) -> F32Array:
@@ -155,9 +167,7 @@ def pack_first(weight: F32Array) -> F32Array:
     return aligned(split.transpose(1, 0, 2).astype(np.float32)).view(np.float32)
 
 
-def pack_conv(
-    product: Product, width: int, stride: int, norm: Norm | None, integer: bool = True
-) -> Conv:
+def pack_conv(product: Product, width: int, stride: int, norm: Norm | None, integer: bool = True) -> Conv:
     """A convolution from its product over windows; in bfloat16 where not integer.
 
     Raises:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 DTYPES: dict[int, Any] = {
-    1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64,
+    1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16, 6: np.int32, 7: np.int64,
+    10: np.float16, 11: np.float64,
 }  # fmt: skip
 Array = NDArray[Any]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,5 +70,5 @@ def _dense(
     return Dense(kind, n_in, n_out, padded, aligned(packed), *columns)
 
 
-def _pad_rows(weight: NDArray[np.generic]) -> NDArray[np.generic]:
+def _pad_rows(weight: NDArray[Any]) -> NDArray[Any]:
     return np.pad(weight, ((0, -len(weight) % TILE_COLUMNS), (0, 0)))

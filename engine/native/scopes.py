@@ -56,7 +56,11 @@ class Product:
     def pack(self, integer: bool | None = None) -> Dense:
         """For the kernels: in int8 where the graph multiplies integers (or as asked), else in bfloat16."""
         weight = self.weight
-        if weight.codes is not None and weight.scale is not None and (weight.integer if integer is None else integer):
+        if (
+            weight.codes is not None
+            and weight.scale is not None
+            and (weight.integer if integer is None else integer)
+        ):
             return pack_int8(weight.codes, weight.scale, self.bias)
         return pack_bf16(weight.floats(), self.bias)
 
@@ -65,11 +69,12 @@ class Scopes:
     """The nodes of a graph by scope.
 
     Attributes:
-        used: names of the constants that were read so far.
+        integers: whether layers may be packed in int8. used: names of the constants that were read so far.
     """
 
-    def __init__(self, graph: OnnxGraph) -> None:
+    def __init__(self, graph: OnnxGraph, integers: bool = True) -> None:
         self.graph = graph
+        self.integers = integers
         self.used: set[str] = set()
         self._nodes: dict[str, list[Node]] = {}
         self._makers = {output: node for node in graph.nodes for output in node.outputs}
@@ -157,6 +162,8 @@ class Scopes:
 
     def _product(self, scope: str, node: Node) -> Product:
         weight = self._weight(node)
+        if not self.integers:
+            weight = Weight(None, None, weight.floats(), False)
         position = {"DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}.get(node.kind)
         if position is not None:
             given = len(node.inputs) > position and node.inputs[position]

@@ -1,0 +1,236 @@
+"""What turns features into logits: our own kernels, or onnxruntime over the same graph."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import AcousticConfig, Bundle
+from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError, OptionError
+from engine.kernels.cpu import has_matrix_unit, has_vector_kernels
+from engine.session import CancelToken, Session, available_cores, open_session, resolve_device
+from engine.types import RuntimeOptions
+
+INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
+MASK_NAME = "attention_mask"
+OUTPUT_NAME = "logits"
+BACKENDS = ("auto", "kernels", "onnxruntime")
+KERNEL_TYPES = ("int8", "bf16")
+# How a tensor that lives in another file names it: key "location" of a protobuf map entry.
+EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
+
+FloatArray = NDArray[np.float32]
+logger = logging.getLogger("engine")
+
+
+class Encoder(Protocol):
+    """One loaded encoder; safe to call from many threads at once.
+
+    Attributes:
+        device: "cpu" or "cuda". backend: "kernels" or "onnxruntime".
+        compute_type: the arithmetic of its matrix products.
+    """
+
+    device: str
+    backend: str
+    compute_type: str
+
+    def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
+        """Logits [n_frames, vocab_size] of one utterance; wide spreads it over the thread budget."""
+
+
+class KernelEncoder:
+    """An exported graph by engine.native, on the CPU."""
+
+    device, backend = "cpu", "kernels"
+
+    def __init__(self, graph: bytes, compute_type: str, threads: int) -> None:
+        from engine.native.encoder import NativeEncoder
+
+        self.compute_type = compute_type
+        self._threads = threads
+        self._encoder = NativeEncoder(graph, integers=compute_type == "int8")
+
+    def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
+        """See Encoder."""
+        return self._encoder.run(features, self._threads if wide else 1, cancel)
+
+    def problems(self, config: AcousticConfig, vocabulary: tuple[str, ...]) -> list[str]:
+        """What does not fit between graph, manifest and vocabulary."""
+        found = _vocabulary_problems(self._encoder.vocab_size, config, vocabulary)
+        wanted = INPUT_NAMES[config.features.kind]
+        if self._encoder.input_name != wanted:
+            found.append(f"the graph's input is {self._encoder.input_name!r}, not {wanted!r}")
+        if config.mask:
+            found.append(f"the manifest promises an input {MASK_NAME!r}, the graph has none")
+        return found
+
+
+class SessionEncoder:
+    """Any graph by onnxruntime."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, graph: bytes, name: str, config: AcousticConfig, options: RuntimeOptions) -> None:
+        self.compute_type = config.precision
+        self._graph, self._name, self._options = graph, name, options
+        self.session = _load_session(graph, name, options, threads=1)
+        self.device = self.session.device
+        self._input_name = INPUT_NAMES[config.features.kind]
+        self._wide_lock = threading.Lock()
+        self._wide: Session | None = None
+
+    def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
+        """See Encoder."""
+        session = self._wide_session() if wide else self.session
+        feeds: dict[str, NDArray[np.generic]] = {self._input_name: features[None]}
+        if MASK_NAME in session.input_names:
+            feeds[MASK_NAME] = np.ones((1, features.shape[-1]), np.int64)
+        logits: FloatArray = session.run(feeds, [OUTPUT_NAME], cancel)[0][0]
+        return logits
+
+    def _wide_session(self) -> Session:
+        threads = self._options.threads or available_cores()
+        if threads == 1 or self.device != "cpu":
+            return self.session
+        with self._wide_lock:
+            if self._wide is None:
+                self._wide = _load_session(self._graph, self._name, self._options, threads)
+            return self._wide
+
+
+def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions) -> Encoder:
+    """Load the acoustic graph of a bundle with the fastest thing that computes it as asked.
+
+    Raises:
+        OptionError: an unknown backend.
+        DeviceError: the device, compute type or backend is not to be had.
+        BundleIntegrityError: the graph wants to read another file.
+        BundleSchemaError: the graph does not fit the manifest or the vocabulary.
+    """
+    if options.backend not in BACKENDS:
+        raise OptionError(f"backend {options.backend!r}", ", ".join(BACKENDS), "pass one of these")
+    graph, name = bundle.read("acoustic"), bundle.file("acoustic").name
+    if EXTERNAL_DATA_MARK in graph:
+        raise BundleIntegrityError(
+            f"{name} keeps weights in another file",
+            "one self-contained ONNX file",
+            "export it again without external data",
+        )
+    wanted = _kernel_type(config, options)
+    if wanted is not None:
+        encoder = _try_kernels(graph, config, wanted, options)
+        if encoder is not None:
+            _raise_problems(encoder.problems(config, bundle.vocabulary))
+            return encoder
+    _check_compute_type(config, options)
+    found = SessionEncoder(graph, name, config, options)
+    _check_graph(found.session, config, bundle.vocabulary)
+    return found
+
+
+def _kernel_type(config: AcousticConfig, options: RuntimeOptions) -> str | None:
+    """The arithmetic that the kernels would use; None where onnxruntime is asked for or better.
+
+    Raises:
+        DeviceError: the kernels were asked for and cannot serve.
+    """
+    kind = config.precision if options.compute_type == "auto" else options.compute_type
+    asked = options.backend == "kernels" or kind == "bf16"
+    problems = []
+    if options.backend == "onnxruntime":
+        problems.append("onnxruntime was asked for")
+    if options.device == "cuda" or (not asked and resolve_device(options) != "cpu"):
+        problems.append("they run on the CPU only")
+    if not has_vector_kernels():
+        problems.append("this processor lacks AVX-512 VNNI or BF16")
+    if kind not in KERNEL_TYPES or (kind == "int8" and config.precision != "int8"):
+        problems.append(f"they do not compute a {config.precision} graph in {kind}")
+    if not problems:
+        return None if has_matrix_unit() and not asked else kind
+    if asked:
+        raise DeviceError(
+            f"{kind} by our own kernels: {'; '.join(problems)}",
+            "an int8 graph, or compute type bf16, on an x86-64 CPU with AVX-512 VNNI and BF16",
+            "pass backend='onnxruntime' and compute_type='auto'",
+        )
+    return None
+
+
+def _try_kernels(
+    graph: bytes, config: AcousticConfig, kind: str, options: RuntimeOptions
+) -> KernelEncoder | None:
+    """None for a graph that the kernels do not know, unless they were asked for."""
+    from engine.native.onnx_file import OnnxFormatError
+    from engine.native.scopes import UnknownGraphError
+
+    try:
+        return KernelEncoder(graph, kind, options.threads or available_cores())
+    except (UnknownGraphError, OnnxFormatError) as error:
+        if options.backend == "kernels" or kind == "bf16":
+            raise DeviceError(
+                f"a graph that our own kernels do not compute ({error})",
+                "one that this version of export/ wrote",
+                "export the model again, or pass backend='onnxruntime'",
+            ) from error
+        logger.debug("onnxruntime runs the encoder: %s", error)
+        return None
+
+
+def _check_compute_type(config: AcousticConfig, options: RuntimeOptions) -> None:
+    if options.compute_type not in ("auto", config.precision):
+        raise DeviceError(
+            f"compute type {options.compute_type!r}",
+            f"'auto' or {config.precision!r}, which this model was exported in",
+            "pass compute_type='auto', or export the model in the other precision",
+        )
+
+
+def _load_session(graph: bytes, name: str, options: RuntimeOptions, threads: int) -> Session:
+    try:
+        return open_session(graph, options, threads=threads)
+    except (DeviceError, ImportError):
+        raise
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        raise BundleSchemaError(
+            f"onnxruntime cannot load {name} ({str(error).splitlines()[0]})",
+            "a graph whose operators it knows",
+            "export the model again, or upgrade onnxruntime-gpu",
+        ) from error
+
+
+def _check_graph(session: Session, config: AcousticConfig, vocabulary: tuple[str, ...]) -> None:
+    """Collect everything that does not fit between graph, manifest and vocabulary; raise once."""
+    problems = []
+    wanted = INPUT_NAMES[config.features.kind]
+    unknown = set(session.input_names) - {wanted, MASK_NAME}
+    if wanted not in session.input_names or unknown:
+        problems.append(f"the graph's inputs are {list(session.input_names)}, not [{wanted!r}]")
+    if config.mask and MASK_NAME not in session.input_names:
+        problems.append(f"the manifest promises an input {MASK_NAME!r}, the graph has none")
+    if OUTPUT_NAME not in session.output_names:
+        problems.append(f"the graph's outputs are {list(session.output_names)}, not [{OUTPUT_NAME!r}]")
+    else:
+        size = session.output_shape(OUTPUT_NAME)[-1]
+        problems += _vocabulary_problems(size, config, vocabulary)
+    _raise_problems(problems)
+
+
+def _vocabulary_problems(size: object, config: AcousticConfig, vocabulary: tuple[str, ...]) -> list[str]:
+    problems = []
+    if isinstance(size, int) and size != len(vocabulary):
+        problems.append(f"the head has {size} outputs, the vocabulary {len(vocabulary)} tokens")
+    if config.blank_id >= len(vocabulary):
+        problems.append(f"blank_id {config.blank_id} is outside the vocabulary of {len(vocabulary)}")
+    return problems
+
+
+def _raise_problems(problems: list[str]) -> None:
+    if problems:
+        raise BundleSchemaError(
+            "; ".join(problems), "a graph, manifest and vocabulary of one model", "export the model again"
+        )
