@@ -31,7 +31,7 @@ def notice(message: str, after_s: float = NOTICE_AFTER_S) -> Iterator[None]:
 
 
 def warm_up(acoustic: AcousticModel, decoder: CtcBeamDecoder) -> None:
-    """Run features, decoder and our own encoder kernels once, so that the first request does not pay for compiling them.
+    """Run features, decoder and encoder kernels once, so that the first request does not pay for compiling.
 
     From numba's cache this takes milliseconds; without it, once per machine, about half a minute.
     """
