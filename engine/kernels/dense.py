@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from engine.kernels import simd
 from engine.kernels._jit import kernel
-from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, bf16_tile, int8_tile
+from engine.kernels.gemm import (
+    TILE_COLUMNS,
+    TILE_ROWS,
+    bf16_tile,
+    int8_tile,
+    int8_tile_1,
+    int8_tile_2,
+    int8_tile_4,
+    int8_tile_8,
+)
 
 INT8, BF16 = 0, 1
 ELEMENT_BYTES = (1, 2)
@@ -119,14 +128,47 @@ def multiply_rows(
         for row in range(0, n_rows, TILE_ROWS):
             left, target = rows + row * row_stride, out + row * out_stride + column
             ahead = following + row // TILE_ROWS * 8 * n_bytes
-            if layer.kind == INT8:
-                int8_tile(
-                    left, row_stride, right, n_bytes // 4, target, out_stride, ahead,
-                    scale.ctypes.data + 4 * row, offset.ctypes.data + 4 * row,
-                    scales + column, sums + column, bias + column,
-                )  # fmt: skip
-            else:
+            if layer.kind != INT8:
                 bf16_tile(left, row_stride, right, n_bytes // 4, target, out_stride, ahead, bias + column)
+                continue
+            rates, shifts = scale.ctypes.data + 4 * row, offset.ctypes.data + 4 * row
+            multiply_tile(
+                n_rows - row, left, row_stride, right, n_bytes // 4, target, out_stride, ahead,
+                rates, shifts, scales + column, sums + column, bias + column,
+            )  # fmt: skip
+
+
+@kernel
+def multiply_tile(
+    n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
+    row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int,
+) -> None:  # fmt: skip
+    """The narrowest integer tile that covers n_rows, at most 12; see engine.kernels.gemm."""
+    if n_rows > 8:
+        int8_tile(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias,
+        )  # fmt: skip
+    elif n_rows > 4:
+        int8_tile_8(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias,
+        )  # fmt: skip
+    elif n_rows > 2:
+        int8_tile_4(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias,
+        )  # fmt: skip
+    elif n_rows == 2:
+        int8_tile_2(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias,
+        )  # fmt: skip
+    else:
+        int8_tile_1(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias,
+        )  # fmt: skip
 
 
 def pack_weight(weight: NDArray[np.generic], per_step: int) -> NDArray[np.generic]:

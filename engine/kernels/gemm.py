@@ -60,10 +60,14 @@ def _prefetch(builder: Any, address: Any) -> None:
 
 
 class _Loop:
-    """Emits the loop along the inner dimension for n_rows x (16 * n_vectors) sums."""
+    """Emits the loop along the inner dimension for n_rows x (16 * n_vectors) sums.
 
-    def __init__(self, builder: Any, kind: str, n_rows: int, n_vectors: int) -> None:
+    n_chains: sums of every place that run side by side, so that few rows do not wait for each result.
+    """
+
+    def __init__(self, builder: Any, kind: str, n_rows: int, n_vectors: int, n_chains: int = 1) -> None:
         self.builder, self.kind, self.n_rows, self.n_vectors = builder, kind, n_rows, n_vectors
+        self.n_chains = n_chains
 
     def emit(self, left: Any, row_stride: Any, right: Any, n_steps: Any, ahead: Any) -> list[list[Any]]:
         """Sums [n_rows][n_vectors]; n_steps is at least 1; a quarter panel from ahead on is prefetched."""
@@ -79,39 +83,57 @@ class _Loop:
         builder.position_at_end(loop)
         step, columns = self._phi(I64, ir.Constant(I64, 0), before), self._phi(I64, right, before)
         rows = [self._phi(I64, start, before) for start in starts]
-        fetched = self._phi(I64, ahead, before)
         kind = I32X16 if self.kind == "int8" else F32X16
         zero = ir.Constant(kind, None) if self.kind == "int8" else constant(0.0)
-        sums = [[self._phi(kind, zero, before) for _ in range(self.n_vectors)] for _ in range(self.n_rows)]
+        chains = [
+            [[self._phi(kind, zero, before) for _ in range(self.n_vectors)] for _ in range(self.n_rows)]
+            for _ in range(self.n_chains)
+        ]
+        fetched = self._phi(I64, ahead, before)
         _prefetch(builder, fetched)
-        fetched.add_incoming(builder.add(fetched, ir.Constant(I64, PREFETCH_BYTES)), loop)
-        results: list[list[Any]] = self._step(rows, offsets, columns, sums)
-        following = builder.add(step, ir.Constant(I64, 1))
+        results = [self._step(rows, offsets, columns, sums, at) for at, sums in enumerate(chains)]
+        following = builder.add(step, ir.Constant(I64, self.n_chains))
         step.add_incoming(following, loop)
-        for row in rows:
-            row.add_incoming(builder.add(row, ir.Constant(I64, STEP_BYTES)), loop)
-        columns.add_incoming(builder.add(columns, ir.Constant(I64, VECTOR_BYTES * self.n_vectors)), loop)
-        for old_row, new_row in zip(sums, results, strict=True):
-            for old, new in zip(old_row, new_row, strict=True):
-                old.add_incoming(new, loop)
+        for value, size in [
+            (fetched, PREFETCH_BYTES),
+            (columns, VECTOR_BYTES * self.n_vectors),
+            *((row, STEP_BYTES) for row in rows),
+        ]:
+            value.add_incoming(builder.add(value, ir.Constant(I64, size * self.n_chains)), loop)
+        for old, new in zip(_flat(chains), _flat(results), strict=True):
+            old.add_incoming(new, loop)
         builder.cbranch(builder.icmp_signed("<", following, n_steps), loop, end)
         builder.position_at_end(end)
-        return results
+        return self._join(results)
+
+    def _join(self, chains: list[Any]) -> list[list[Any]]:
+        add = self.builder.add if self.kind == "int8" else self.builder.fadd
+        total: list[list[Any]] = chains[0]
+        for chain in chains[1:]:
+            total = [
+                [add(a, b) for a, b in zip(left, right, strict=True)]
+                for left, right in zip(total, chain, strict=True)
+            ]
+        return total
 
     def _phi(self, kind: Any, start: Any, before: Any) -> Any:
         value = self.builder.phi(kind)
         value.add_incoming(start, before)
         return value
 
-    def _step(self, rows: list[Any], offsets: list[Any], columns: Any, sums: list[list[Any]]) -> Any:
+    def _step(
+        self, rows: list[Any], offsets: list[Any], columns: Any, sums: list[list[Any]], ahead: int
+    ) -> list[list[Any]]:
         builder = self.builder
+        base = VECTOR_BYTES * self.n_vectors * ahead
         right = [
-            load(builder, builder.add(columns, ir.Constant(I64, VECTOR_BYTES * n)), I32X16)
+            load(builder, builder.add(columns, ir.Constant(I64, base + VECTOR_BYTES * n)), I32X16)
             for n in range(self.n_vectors)
         ]
         results = []
         for row, totals in enumerate(sums):
             address = builder.add(rows[row // ROWS_A_POINTER], offsets[row % ROWS_A_POINTER])
+            address = builder.add(address, ir.Constant(I64, STEP_BYTES * ahead))
             left = broadcast(builder, load(builder, address, I32))
             results.append(
                 [
@@ -122,7 +144,13 @@ class _Loop:
         return results
 
 
-def _integer_tile(accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TILE_VECTORS) -> Any:
+def _flat(chains: list[Any]) -> list[Any]:
+    return [value for chain in chains for row in chain for value in row]
+
+
+def _integer_tile(
+    accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TILE_VECTORS, n_chains: int = 1
+) -> Any:
     @intrinsic
     def tile(
         typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
@@ -135,7 +163,7 @@ def _integer_tile(accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TI
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             left, row_stride, right, n_steps, out, out_stride, ahead = arguments[:7]
-            loop = _Loop(builder, "int8", n_rows, n_vectors)
+            loop = _Loop(builder, "int8", n_rows, n_vectors, n_chains)
             sums = loop.emit(left, row_stride, right, n_steps, ahead)
             for n in range(n_vectors):
                 at = ir.Constant(I64, VECTOR_BYTES * n)
@@ -190,6 +218,9 @@ def _place(builder: Any, out: Any, out_stride: Any, row: int, vector: int) -> An
 
 
 int8_tile, int8_tile_add = _integer_tile(False), _integer_tile(True)
+# For the last rows of a block, and for the few rows of a decoder's step.
+int8_tile_1, int8_tile_2 = _integer_tile(False, 1, n_chains=4), _integer_tile(False, 2, n_chains=2)
+int8_tile_4, int8_tile_8 = _integer_tile(False, 4, n_chains=2), _integer_tile(False, 8)
 bf16_tile, bf16_tile_add = _float_tile("bf16", False), _float_tile("bf16", True)
 f32_tile = _float_tile("f32", False)
 NARROW_ROWS, NARROW_VECTORS = 8, 3  # for groups of 48 channels
