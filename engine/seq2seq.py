@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.kernels.beam_select import NEVER, select_beams, trace_back
 from engine.kernels.top_tokens import advance_greedy, top_tokens
 from engine.manifest import TranslationConfig
-from engine.session import CancelToken, Session
+from engine.session import CancelToken
 
 PAD_MULTIPLE = 8  # a sentence is padded to its own next multiple, whatever else is in the batch
 Ids = NDArray[np.int64]
@@ -34,16 +34,37 @@ def padded_length(n_tokens: int) -> int:
     return -(-n_tokens // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
-class EncoderDecoder:
-    """Runs one batch of sentences of the same padded length. Thread-safe: a call keeps its own state."""
+class Steps(Protocol):
+    """One batch that is being decoded."""
 
-    def __init__(self, encoder: Session, decoder: Session, config: TranslationConfig) -> None:
-        self.encoder, self.decoder, self.config = encoder, decoder, config
-        kinds = [f"{kind}_{layer}" for layer in range(config.n_layers) for kind in ("key", "value")]
-        self._cross = [f"cross_{kind}" for kind in kinds]
-        self._past = [f"past_{kind}" for kind in kinds]
-        self._outputs = ["log_probs", *kinds]
-        self._width = config.n_heads * config.head_dim
+    def step(self, ids: Ids, row_idx: Ids, kept: Ids | None, cancel: CancelToken | None) -> Array:
+        """Advance every row by one token.
+
+        Args:
+            ids: int64 [rows], the last token of each row.
+            row_idx: int64 [rows], the row of the previous step that each continues.
+            kept: positions of the sentences that go on among those of the previous step; None: all.
+        Returns:
+            Log-probabilities float32 [rows, >= vocab]; valid until the next step.
+        """
+
+
+class Runner(Protocol):
+    """What computes the encoder and the decoder's steps."""
+
+    backend: str
+
+    def start(
+        self, sources: Sequence[Sequence[int]], beam_size: int, max_steps: int, cancel: CancelToken | None
+    ) -> Steps:
+        """Encode sources, each ending with the end token and all of one padded_length."""
+
+
+class EncoderDecoder:
+    """Searches one batch of sentences of the same padded length. Thread-safe: a call keeps its own state."""
+
+    def __init__(self, runner: Runner, config: TranslationConfig) -> None:
+        self.runner, self.config = runner, config
 
     def generate(
         self,
@@ -69,72 +90,31 @@ class EncoderDecoder:
         Raises:
             CancelledError: cancel was set.
         """
-        state = self._encode(sources, cancel)
         bounds = np.asarray(limits, np.int64)
+        steps = self.runner.start(sources, beam_size, int(bounds.max()), cancel)
         if beam_size == 1:
-            return self._greedy(state, bounds, length_penalty, cancel)
-        return self._beams(state, bounds, beam_size, length_penalty, n_best, cancel)
-
-    def _encode(self, sources: Sequence[Sequence[int]], cancel: CancelToken | None) -> dict[str, Array]:
-        """The decoder's constant inputs: cross-attention keys and values, and the source mask."""
-        width = padded_length(max(len(source) for source in sources))
-        ids = np.full((len(sources), width), self.config.pad_id, np.int64)
-        mask = np.zeros((len(sources), width), np.int32)
-        for row, source in enumerate(sources):
-            ids[row, : len(source)] = source
-            mask[row, : len(source)] = 1
-        outputs = self.encoder.run({"input_ids": ids, "source_mask": mask}, self._cross, cancel)
-        return {"source_mask": mask, **dict(zip(self._cross, outputs, strict=True))}
-
-    def _empty_cache(self, rows: int) -> list[Array]:
-        shape = (rows, self.config.n_heads, 0, self.config.head_dim)
-        return [np.zeros(shape, np.float32) for _ in self._past]
-
-    def _start(self, state: dict[str, Array], rows: int, rows_per_sentence: int) -> dict[str, Array]:
-        """The feeds of the first step; the loop changes them in place."""
-        batch = len(state["source_mask"])
-        return {
-            **state,
-            "input_ids": np.full((rows, 1), self.config.decoder_start_id, np.int64),
-            "row_idx": np.arange(rows),
-            "position": np.zeros(1, np.int64),
-            "query_shape": np.array([batch, rows_per_sentence, self._width], np.int64),
-            **dict(zip(self._past, self._empty_cache(rows), strict=True)),
-        }
-
-    def _step(self, feeds: dict[str, Array], step: int, cancel: CancelToken | None) -> Array:
-        """Log-probabilities float32 [rows, vocab]; the cache in feeds becomes one token longer."""
-        feeds["position"][0] = step
-        log_probs, *cache = self.decoder.run(feeds, self._outputs, cancel)
-        feeds.update(zip(self._past, cache, strict=True))
-        return log_probs.reshape(len(feeds["input_ids"]), -1)
-
-    def _keep_sentences(self, feeds: dict[str, Array], kept: Ids) -> None:
-        """Drop the sentences that are done from what is constant over the steps."""
-        for name in ("source_mask", *self._cross):
-            feeds[name] = feeds[name][kept]
+            return self._greedy(steps, bounds, length_penalty, cancel)
+        return self._beams(steps, bounds, beam_size, length_penalty, n_best, cancel)
 
     def _greedy(
-        self, state: dict[str, Array], limits: Ids, length_penalty: float, cancel: CancelToken | None
+        self, steps: Steps, limits: Ids, length_penalty: float, cancel: CancelToken | None
     ) -> list[list[TokenHypothesis]]:
         n_sentences = len(limits)
         tokens = np.zeros((int(limits.max()), n_sentences), np.int64)
         totals, lengths = np.zeros(n_sentences, np.float64), np.zeros(n_sentences, np.int64)
-        feeds, active = self._start(state, n_sentences, 1), np.arange(n_sentences)
+        ids, rows = np.full((n_sentences, 1), self.config.decoder_start_id, np.int64), np.arange(n_sentences)
+        active, kept = np.arange(n_sentences), None
         for step in range(len(tokens)):
-            log_probs = self._step(feeds, step, cancel)
+            log_probs = steps.step(ids[:, 0], rows, kept, cancel)
             going_on = advance_greedy(
                 log_probs, self.config.pad_id, self.config.eos_id, step, active, limits, tokens, totals,
-                lengths, feeds["input_ids"], feeds["row_idx"],
+                lengths, ids, rows,
             )  # fmt: skip
             if going_on == 0:
                 break
-            if going_on < len(active):
-                kept = feeds["row_idx"][:going_on].copy()
-                active = active[kept]
-                self._keep_sentences(feeds, kept)
-                feeds.update(input_ids=feeds["input_ids"][:going_on], row_idx=kept)
-                feeds["query_shape"][0] = going_on
+            kept = rows[:going_on].copy() if going_on < len(active) else None
+            if kept is not None:
+                active, ids, rows = active[kept], ids[:going_on], kept.copy()
         return [
             [self._hypothesis(tokens[: lengths[i], i], totals[i] / lengths[i] ** length_penalty, totals[i])]
             for i in range(n_sentences)
@@ -145,24 +125,22 @@ class EncoderDecoder:
         return TokenHypothesis(tuple(kept.tolist()), float(score), float(log_prob), len(tokens))
 
     def _beams(
-        self, state: dict[str, Array], limits: Ids, beam_size: int, length_penalty: float, n_best: int,
+        self, steps: Steps, limits: Ids, beam_size: int, length_penalty: float, n_best: int,
         cancel: CancelToken | None,
     ) -> list[list[TokenHypothesis]]:  # fmt: skip
         search = _BeamState(len(limits), beam_size, limits)
-        feeds = self._start(state, len(limits), 1)
+        ids, rows = np.full(len(limits), self.config.decoder_start_id, np.int64), np.arange(len(limits))
+        kept: Ids | None = None
         for step in range(int(limits.max())):
-            log_probs = self._step(feeds, step, cancel)
+            log_probs = steps.step(ids, rows, kept, cancel)
             scores = np.empty((len(log_probs), 2 * beam_size), np.float32)
-            ids = np.empty(scores.shape, np.int64)
-            top_tokens(log_probs, self.config.pad_id, scores, ids)
+            best = np.empty(scores.shape, np.int64)
+            top_tokens(log_probs, self.config.pad_id, scores, best)
             before = len(search.active)
-            next_ids, row_idx, kept = search.advance(scores, ids, step, self.config.eos_id, length_penalty)
-            if len(kept) == 0:
+            ids, rows, found = search.advance(scores, best, step, self.config.eos_id, length_penalty)
+            if len(found) == 0:
                 break
-            if len(kept) < before:
-                self._keep_sentences(feeds, kept)
-            feeds.update(input_ids=next_ids[:, None], row_idx=row_idx)
-            feeds["query_shape"][:2] = len(kept), beam_size
+            kept = found if len(found) < before else None
         return [
             [self._hypothesis(*found) for found in search.hypotheses(i, length_penalty)[:n_best]]
             for i in range(len(limits))

@@ -12,7 +12,8 @@ from engine.bundle import Bundle
 from engine.errors import ModelCapabilityError, OptionError, TranslationError
 from engine.sentences import split_to_fit
 from engine.seq2seq import EncoderDecoder, TokenHypothesis, padded_length
-from engine.session import CancelToken, available_cores, open_session
+from engine.seq2seq_runners import open_runner
+from engine.session import CancelToken, available_cores
 from engine.tokenizer import clean_text, load_tokenizer
 from engine.types import Progress, RuntimeOptions, TranslationHypothesis
 
@@ -53,11 +54,8 @@ class Translator:
         self.config = config
         self.threads = options.threads or available_cores()
         self.tokenizer = load_tokenizer(bundle)
-        # Several threads share one single-threaded session: faster than one session with several.
-        encoder = open_session(bundle.file("mt_encoder"), options, threads=1)
-        self._model = EncoderDecoder(
-            encoder, open_session(bundle.file("mt_decoder"), options, threads=1), config
-        )
+        self._model = EncoderDecoder(open_runner(bundle, config, options), config)
+        self.backend = self._model.runner.backend
 
     def translate_text(self, text: str) -> str:
         """Translate text of any length with the bundle's settings; empty in, empty out."""

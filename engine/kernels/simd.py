@@ -233,6 +233,17 @@ def load_bf16(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def load_i8(typing: Any, address: Any) -> Any:
+    """16 signed bytes from memory, as floats."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes = load(builder, arguments[0], ir.VectorType(I8, LANES))
+        return builder.sitofp(builder.sext(codes, I32X16), F32X16)
+
+    return f32x16(types.intp), implement
+
+
+@intrinsic
 def store_f32(typing: Any, address: Any, vector: Any) -> Any:
     """16 floats to memory."""
 

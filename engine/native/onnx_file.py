@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,11 +43,14 @@ class OnnxGraph:
     outputs: tuple[str, ...]
 
 
-def read_graph(data: bytes) -> OnnxGraph:
+def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGraph:
     """Read a serialised model.
 
+    Args:
+        data: the model.
+        files: the files that its tensors may lie in, by name; none without it.
     Returns:
-        Its graph; constants are views of data.
+        Its graph; constants are views of data or of files.
     Raises:
         OnnxFormatError: damaged, or with types or storage that are not read here.
     """
@@ -60,7 +63,7 @@ def read_graph(data: bytes) -> OnnxGraph:
             if number == 1:
                 nodes.append(_node(value))
             elif number == 5:
-                name, array = _tensor(value)
+                name, array = _tensor(value, files or {})
                 constants[name] = array
             elif number in names:
                 names[number] += [str(v, "utf-8") for n, v in _fields(value) if n == 1]
@@ -150,9 +153,10 @@ def _packed_integers(value: int | memoryview) -> list[int]:
     return found
 
 
-def _tensor(view: memoryview) -> tuple[str, Array]:
+def _tensor(view: memoryview, files: Mapping[str, bytes]) -> tuple[str, Array]:
     shape: list[int] = []
     name, kind, raw = "", 0, None
+    external: dict[str, str] = {}
     for number, value in _fields(view):
         if number == 1:
             shape += _packed_integers(value)
@@ -162,7 +166,15 @@ def _tensor(view: memoryview) -> tuple[str, Array]:
             name = str(value, "utf-8")
         elif number == 9:
             raw = value
-        elif number in (4, 5, 7, 13, 14) and value != 0:
-            raise ValueError("a tensor that is not stored as raw bytes in the file")
+        elif number == 13:
+            entry = {n: str(v, "utf-8") for n, v in _fields(value)}
+            external[entry[1]] = entry[2]
+        elif number in (4, 5, 7) and value != 0:
+            raise ValueError("a tensor that is not stored as raw bytes")
+    if external:
+        start, size = int(external["offset"]), int(external["length"])
+        raw = memoryview(files[external["location"]])[start : start + size]
+        if start < 0 or size < 0 or len(raw) != size:
+            raise ValueError("a tensor beyond the end of its file")
     array = np.frombuffer(b"" if raw is None else raw, DTYPES[kind])
     return name, array.reshape(shape)

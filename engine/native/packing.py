@@ -34,9 +34,10 @@ def pack_int8(weight: NDArray[np.int8], scale: F32Array, bias: F32Array | None) 
 
     Args:
         weight: int8 [n_in, n_out]; n_in is padded with zeros to a multiple of 32.
-        scale: float32 [n_out]. bias: float32 [n_out], or None.
+        scale: float32 [n_out], or one for all. bias: float32 [n_out], or None.
     """
     weight = _pad_rows(weight)
+    scale = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), weight.shape[1:])
     sums = scale * weight.sum(axis=0, dtype=np.int64)
     return _dense(INT8, weight, pack_weight(weight, 4), scale, sums, bias)
 

@@ -111,6 +111,8 @@ class Scopes:
         maker = self._makers.get(value)
         if maker is not None and maker.kind == "Cast":
             return self.constant(maker.inputs[0]).astype(np.float32)
+        if maker is not None and maker.kind == "Transpose" and maker.attributes.get("perm") == [1, 0]:
+            return self.constant(maker.inputs[0]).T
         if maker is not None and maker.kind == "Mul":
             left, right = (self.constant(name) for name in maker.inputs)
             product: Array = left * right
@@ -178,7 +180,8 @@ class Scopes:
         name = node.inputs[WEIGHT_INPUT]
         if node.kind != "MatMul":
             scale, zero = (2, 3) if node.kind == "DynamicQuantizeMatMul" else (3, 5)
-            if self.constant(node.inputs[zero]).any():
+            given = len(node.inputs) > zero and node.inputs[zero]
+            if given and self.constant(node.inputs[zero]).any():
                 raise UnknownGraphError(f"weights with a zero point in {node.name!r}")
             return Weight(self.constant(name), self._vector(node.inputs[scale]), None, True)
         maker = self._makers.get(name)
