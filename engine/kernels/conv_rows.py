@@ -98,8 +98,8 @@ def convolve_block(
             buffers.tap_offset[tap, row] = offset[at]
     scales, sums = buffers.tap_scale.ctypes.data, buffers.tap_offset.ctypes.data
     tap_stride, n_out = buffers.tap_scale.strides[0], conv.dense.padded
-    weight, bias = conv.dense.weight.ctypes.data, conv.dense.bias.ctypes.data
-    factors, totals = conv.dense.scale.ctypes.data, conv.tap_sums.ctypes.data
+    weight, bias = conv.dense.weight, conv.dense.bias
+    factors, totals = conv.dense.scale, conv.tap_sums.ctypes.data
     for panel in range(n_out // TILE_COLUMNS):
         column = 4 * TILE_COLUMNS * panel
         for row in range(0, n_rows, TILE_ROWS):

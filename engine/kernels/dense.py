@@ -33,24 +33,46 @@ F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 
 
-class Dense(NamedTuple):
-    """A packed layer; columns are padded with zeros to a multiple of 32.
+class DenseFields(NamedTuple):
+    """The fields of a packed layer: plain numbers, which cost a call nothing to hand over.
 
     Attributes:
         kind: INT8 or BF16.
         n_in, n_out: of the layer; padded: columns with the padding.
-        weight: uint8 [n_panels * n_in * 32 * element size], panels of 32 columns, in steps of four bytes.
-        scale, column_sum, bias: float32 [padded]; column_sum is already multiplied by scale (int8 only).
+        weight: address of bytes [n_panels * n_in * 32 * element size], panels of 32 columns, in steps of
+            four bytes.
+        scale, column_sum, bias: addresses of float32 [padded]; column_sum is already multiplied by scale
+            (int8 only).
     """
 
     kind: int
     n_in: int
     n_out: int
     padded: int
-    weight: U8Array
-    scale: F32Array
-    column_sum: F32Array
-    bias: F32Array
+    weight: int
+    scale: int
+    column_sum: int
+    bias: int
+
+
+class Dense(DenseFields):
+    """A packed layer that owns its arrays; columns are padded with zeros to a multiple of 32.
+
+    Attributes:
+        arrays: weight uint8, scale, column_sum and bias float32, which the addresses point into.
+    """
+
+    arrays: tuple[U8Array, F32Array, F32Array, F32Array]
+
+    @staticmethod
+    def of(
+        kind: int, n_in: int, n_out: int, weight: U8Array, scale: F32Array, column_sum: F32Array, bias: F32Array
+    ) -> Dense:
+        """A layer over arrays of len(bias) padded columns."""
+        arrays = (weight, scale, column_sum, bias)
+        layer = Dense(kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays))
+        layer.arrays = arrays
+        return layer
 
 
 @kernel
@@ -119,8 +141,7 @@ def multiply_rows(
             layer.padded columns.
     """
     n_bytes = layer.n_in * (1 if layer.kind == INT8 else 2)
-    weight = layer.weight.ctypes.data
-    scales, sums, bias = layer.scale.ctypes.data, layer.column_sum.ctypes.data, layer.bias.ctypes.data
+    weight, scales, sums, bias = layer.weight, layer.scale, layer.column_sum, layer.bias
     for panel in range(layer.padded // TILE_COLUMNS):
         right = weight + panel * TILE_COLUMNS * n_bytes
         following = right + TILE_COLUMNS * n_bytes

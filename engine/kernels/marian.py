@@ -181,6 +181,27 @@ def decode_layer(
 
 
 @kernel
+def decode_layers(
+    layers: tuple[EncoderLayer, ...], crosses: tuple[CrossAttention, ...], hidden: F32Array, n_rows: int,
+    step: int, cache: F32Array, ancestors: I32Array, memory: F32Array, offsets: I64Array, sentences: I64Array,
+    work: Work,
+) -> None:  # fmt: skip
+    """One step of all layers; cache and memory have the layer as their first axis. See decode_layer."""
+    for index in range(len(layers)):
+        decode_layer(
+            layers[index], crosses[index], hidden, n_rows, step, cache[index], ancestors, memory[index],
+            offsets, sentences, work,
+        )  # fmt: skip
+
+
+@kernel
+def encode_layers(layers: tuple[EncoderLayer, ...], hidden: F32Array, offsets: I64Array, work: Work) -> None:
+    """All layers of the encoder. See encode_layer."""
+    for index in range(len(layers)):
+        encode_layer(layers[index], hidden, offsets, work)
+
+
+@kernel
 def inherit(ancestors: I32Array, parents: I64Array, step: int, out: I32Array) -> None:
     """Each row's cache rows of the steps before `step`: those of its parent, and the parent itself.
 

@@ -181,7 +181,7 @@ def pack_conv(product: Product, width: int, stride: int, norm: Norm | None, inte
     sums = np.zeros((width, n_out), np.float32)
     if dense.kind == INT8:
         codes = _matrix(product).reshape(width, n_channels, n_out)
-        sums = (dense.scale[:n_out] * codes.sum(axis=1, dtype=np.int64)).astype(np.float32)
+        sums = (dense.arrays[1][:n_out] * codes.sum(axis=1, dtype=np.int64)).astype(np.float32)
     return Conv(width, stride, n_channels, dense, sums, norm is not None, norm or NO_NORM)
 
 

@@ -15,10 +15,10 @@ from engine.kernels.marian import (
     CrossAttention,
     EncoderLayer,
     Work,
-    decode_layer,
+    decode_layers,
     dense,
     embed_rows,
-    encode_layer,
+    encode_layers,
     inherit,
 )
 from engine.kernels.seq2seq_rows import log_softmax_rows
@@ -55,11 +55,11 @@ class Memory:
     """What the decoder needs of a batch of sources.
 
     Attributes:
-        states: of each decoder layer, keys and values float32 [source rows, 2 * d].
+        states: keys and values of each decoder layer, float32 [n_layers, source rows + 12, 2 * d].
         offsets: int64 [n_sentences + 1], where each sentence's rows begin.
     """
 
-    states: tuple[F32Array, ...]
+    states: F32Array
     offsets: I64Array
 
 
@@ -127,14 +127,11 @@ class MarianKernels:
         hidden = self.source.rows(ids, places)
         widest = max(layer.padded for one in self.encoder for layer in (one.qkv, one.feed_in))
         work = _make_work(len(ids), self.d, widest, int(lengths.max()))
-        for layer in self.encoder:
-            encode_layer(layer, hidden, offsets, work)
-        states = []
-        for layer in self.cross_states:
-            out = _rows(len(ids), layer.padded)
+        encode_layers(self.encoder, hidden, offsets, work)
+        states = np.zeros((len(self.cross_states), len(ids) + TILE_ROWS, 2 * self.d), np.float32)
+        for layer, out in zip(self.cross_states, states, strict=True):
             dense(layer, hidden, len(ids), work, out)
-            states.append(out)
-        return Memory(tuple(states), offsets)
+        return Memory(states, offsets)
 
     def start(self, memory: Memory, beams: int, max_steps: int) -> Decoding:
         """Begin decoding with so many rows a sentence, for at most max_steps tokens."""
@@ -148,9 +145,8 @@ class Decoding:
         self._model, self._memory = model, memory
         n_sentences = len(memory.offsets) - 1
         rows = n_sentences * beams
-        shape = (max_steps, rows, 2 * model.d)
         # Untouched pages cost nothing: most sentences end long before the limit.
-        self._caches = [np.empty(shape, np.float32) for _ in model.decoder]
+        self._cache = np.empty((len(model.decoder), max_steps, rows, 2 * model.d), np.float32)
         self._ancestors = [np.zeros((rows, max_steps), np.int32) for _ in range(2)]
         widest = max(layer.padded for one in model.decoder for layer in (one.qkv, one.feed_in))
         longest = max(max_steps, int(np.diff(memory.offsets).max()))
@@ -173,11 +169,10 @@ class Decoding:
         before, now = self._ancestors[step % 2], self._ancestors[1 - step % 2]
         inherit(before, parents, step, now)
         hidden = model.target.rows(ids, np.full(n_rows, step, np.int64))
-        for index, layer in enumerate(model.decoder):
-            decode_layer(
-                layer, model.cross[index], hidden, n_rows, step, self._caches[index], now,
-                memory.states[index], memory.offsets, sentences, self._work,
-            )  # fmt: skip
+        decode_layers(
+            model.decoder, model.cross, hidden, n_rows, step, self._cache, now,
+            memory.states, memory.offsets, sentences, self._work,
+        )  # fmt: skip
         dense(model.head, hidden, n_rows, self._work, self._logits)
         log_softmax_rows(self._logits, n_rows, model.config.vocab_size, self._normalizers)
         self._logits[:n_rows, model.banned] = -np.inf

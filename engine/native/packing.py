@@ -68,7 +68,7 @@ def _dense(
         np.pad(np.asarray(values, np.float32), (0, padded - n_out))
         for values in (scale, sums, np.zeros(n_out) if bias is None else bias)
     ]
-    return Dense(kind, n_in, n_out, padded, aligned(packed), *columns)
+    return Dense.of(kind, n_in, n_out, aligned(packed), *columns)
 
 
 def _pad_rows(weight: NDArray[Any]) -> NDArray[Any]:
