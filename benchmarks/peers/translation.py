@@ -25,9 +25,7 @@ from typing import Any
 
 from engine.manifest import TranslationConfig
 from engine.seq2seq import EncoderDecoder, padded_length
-from engine.session import open_session
 from engine.tokenizer import Tokenizer
-from engine.types import RuntimeOptions
 
 Ids = list[int]
 Translate = Callable[[Sequence[Ids], Sequence[int], int], list[Ids]]
@@ -37,18 +35,21 @@ LENGTH_RATIO, LENGTH_SLACK = 2.0, 10
 class Engine:
     """This project: the graphs of EXPORT."""
 
-    def __init__(self, folder: Path, forced: int) -> None:
+    def __init__(self, folder: Path, forced: int, kernels: bool) -> None:
         import msgspec
+
+        from export.marian_runners import open_kernels, open_sessions
 
         config = msgspec.json.decode((folder / "translation.json").read_bytes(), type=TranslationConfig)
         if forced:  # an end token that no vocabulary has
             config = msgspec.structs.replace(config, eos_id=config.vocab_size)
-        one = RuntimeOptions(device="cpu", threads=1)
-        sessions = [
-            open_session(folder / f"mt_{part}.onnx", one, threads=1) for part in ("encoder", "decoder")
-        ]
-        self._model = EncoderDecoder(*sessions, config)
-        self.signature = f"engine:{config.precision}|onnxruntime:{_version('onnxruntime-gpu')}"
+        runner: Any = open_kernels(folder, config) if kernels else open_sessions(folder, config)
+        if runner is None:
+            raise ImportError("the engine's own kernels do not compute this model here")
+        self._model = EncoderDecoder(runner, config)
+        self.signature = (
+            f"engine:{config.precision}|{runner.backend}|onnxruntime:{_version('onnxruntime-gpu')}"
+        )
 
     def translate(self, sources: Sequence[Ids], limits: Sequence[int], beam_size: int) -> list[Ids]:
         """Group by padded length, as the runtime's Translator does."""
@@ -134,7 +135,8 @@ def load_systems(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The systems that can be loaded, and why others cannot."""
     makers: dict[str, Callable[[], Any]] = {
-        "engine": lambda: Engine(args.export, forced),
+        "engine": lambda: Engine(args.export, forced, kernels=True),
+        "engine by onnxruntime": lambda: Engine(args.export, forced, kernels=False),
         "ctranslate2": lambda: CTranslate2(args.checkpoint, pieces, forced),
         "transformers": lambda: Generate(args.checkpoint, forced, optimum=False),
         "optimum": lambda: Generate(args.checkpoint, forced, optimum=True),

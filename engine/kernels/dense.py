@@ -66,8 +66,14 @@ class Dense(DenseFields):
 
     @staticmethod
     def of(
-        kind: int, n_in: int, n_out: int, weight: U8Array, scale: F32Array, column_sum: F32Array, bias: F32Array
-    ) -> Dense:
+        kind: int,
+        n_in: int,
+        n_out: int,
+        weight: U8Array,
+        scale: F32Array,
+        column_sum: F32Array,
+        bias: F32Array,
+    ) -> Dense:  # fmt: skip
         """A layer over arrays of len(bias) padded columns."""
         arrays = (weight, scale, column_sum, bias)
         layer = Dense(kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays))

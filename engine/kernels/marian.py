@@ -119,7 +119,8 @@ def encode_layer(layer: EncoderLayer, hidden: F32Array, offsets: I64Array, work:
 
 @kernel
 def embed_rows(
-    codes: NDArray[np.int8], scales: F32Array, ids: I64Array, positions: F32Array, first: I64Array, out: F32Array
+    codes: NDArray[np.int8], scales: F32Array, ids: I64Array, positions: F32Array, first: I64Array,
+    out: F32Array,
 ) -> None:  # fmt: skip
     """Embeddings of tokens plus their positions.
 
@@ -139,7 +140,8 @@ def embed_rows(
 @kernel
 def decode_layer(
     layer: EncoderLayer, cross: CrossAttention, hidden: F32Array, n_rows: int, step: int,
-    cache: F32Array, ancestors: I32Array, memory: F32Array, offsets: I64Array, sentences: I64Array, work: Work,
+    cache: F32Array, ancestors: I32Array, memory: F32Array, offsets: I64Array, sentences: I64Array,
+    work: Work,
 ) -> None:  # fmt: skip
     """One step of one layer for all rows, in place.
 

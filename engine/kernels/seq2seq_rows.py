@@ -6,6 +6,8 @@ places of a row's positions are looked up, not copied: beams share their past an
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,7 +56,7 @@ def attend_places(
 
 
 @kernel
-def exponentiate(scores: int, n: int) -> np.float32:
+def exponentiate(scores: int, n: int) -> Any:
     """exp(scores - max) in place over n floats, a multiple of 16; returns their sum."""
     top = simd.load_f32(scores)
     for at in range(16, n, 16):

@@ -24,9 +24,7 @@ from engine.kernels.marian import (
 from engine.kernels.seq2seq_rows import log_softmax_rows
 from engine.manifest import TranslationConfig
 from engine.native.onnx_file import OnnxGraph, read_graph
-from engine.native.packing import pack_int8
 from engine.native.scopes import Scopes, UnknownGraphError
-from engine.session import CancelToken
 
 ROOT = ""  # the translator's graphs have no scopes: their layers come in order
 ENCODER_PRODUCTS, DECODER_PRODUCTS = 4, 6  # of a layer
@@ -82,8 +80,10 @@ class MarianKernels:
         self._read_encoder(Scopes(graphs[0]))
         self._read_decoder(Scopes(graphs[1]), graphs[1])
         self.d = self.source.codes.shape[1]
-        if self.d % TILE_COLUMNS or self.d != config.n_heads * config.head_dim or config.head_dim % 16:
-            raise UnknownGraphError(f"a model of width {self.d} with {config.n_heads} heads")
+        heads = {config.n_heads, *(layer.n_heads for layer in self.encoder)}
+        fits = self.d == config.n_heads * config.head_dim and self.d % TILE_COLUMNS == 0
+        if not fits or any(self.d % (n * 16) for n in heads):
+            raise UnknownGraphError(f"a model of width {self.d} with {sorted(heads)} heads")
 
     def _read_encoder(self, scopes: Scopes) -> None:
         self.source = _read_embeddings(scopes)

@@ -5,8 +5,9 @@ layer's input is quantised once, with the range it has at run time (a range fixe
 breaks on noise unlike the calibration set), and only bytes are gathered to windows.
 
 Only rows behind a layer norm are quantised here. Without one (the group-norm models) loud and quiet frames
-differ by orders of magnitude, and one scale for all of them cost a relative error of 0.48 where 0.04 was usual:
-there only the weights are int8, and the engine's own kernels, which give every row its scale, multiply bytes.
+differ by orders of magnitude, and one scale for all of them cost a relative error of 0.48 where 0.04 was
+usual: there only the weights are int8, and the engine's own kernels, which give every row its scale,
+multiply bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ import numpy as np
 
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.group_norm import emit_folded_group_norm
-from export.graph.linear import FloatArray, Linear, emit_float_linear, emit_linear, emit_stored_linear, quantize_columns
+from export.graph.linear import (
+    FloatArray,
+    Linear,
+    emit_float_linear,
+    emit_linear,
+    emit_stored_linear,
+    quantize_columns,
+)
 from export.graph.norm import LayerNorm, emit_layer_norm
 from export.graph.windows import as_matrix, emit_windows
 

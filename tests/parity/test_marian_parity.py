@@ -7,7 +7,6 @@ import pytest
 
 from engine.bundle import open_bundle
 from engine.seq2seq import EncoderDecoder
-from engine.session import open_session
 from engine.tokenizer import load_tokenizer
 from engine.translation import Translator
 from engine.types import RuntimeOptions
@@ -16,21 +15,21 @@ from tests.reference.tiny_marian import SENTENCES, bundle_folder, checkpoint, ex
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from export.marian_runners import open_sessions  # noqa: E402
+
+ONE_THREAD = RuntimeOptions(device="cpu", threads=1)
+
 VARIANTS = [
     {"activation": "relu"},
     {"activation": "swish", "logits_bias": True, "seed": 1},
     {"activation": "gelu", "logits_bias": True, "seed": 2, "decoder_layers": 1, "encoder_layers": 3},
     {"activation": "relu", "seed": 3, "scale_embedding": False, "decoder_attention_heads": 2},
 ]  # fmt: skip
-ONE_THREAD = RuntimeOptions(device="cpu", threads=1)
 
 
 def runner(precision: str, **variant: object) -> EncoderDecoder:
     done = exported(precision, **variant)
-    sessions = [
-        open_session(done.files[f"mt_{part}"], ONE_THREAD, threads=1) for part in ("encoder", "decoder")
-    ]
-    return EncoderDecoder(*sessions, done.config)
+    return EncoderDecoder(open_sessions(done.folder, done.config), done.config)
 
 
 def sources(folder) -> list[list[int]]:
