@@ -75,9 +75,9 @@ class NativeEncoder:
 def run_layer(layer: Layer, state: Utterance, scratches: list[Scratch], workers: Workers) -> None:
     """One layer, in place on state.hidden."""
     n_frames = len(state.hidden)
-    if layer.sinks is not None:
-        place_sinks(state, layer.weights, layer.sinks)
     workers.share(
         n_frames, BLOCK_ROWS, lambda w, a, b: project_rows(layer.weights, state, scratches[w], a, b)
     )
+    if layer.sinks is not None:  # behind the projection, whose last odd row clears the other half of its pair
+        place_sinks(state, layer.weights, layer.sinks)
     workers.share(n_frames, BLOCK_ROWS, lambda w, a, b: finish_rows(layer.weights, state, scratches[w], a, b))
