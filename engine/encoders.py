@@ -65,6 +65,9 @@ class KernelEncoder:
         wanted = INPUT_NAMES[config.features.kind]
         if self._encoder.input_name != wanted:
             found.append(f"the graph's input is {self._encoder.input_name!r}, not {wanted!r}")
+        n_mels = getattr(self._encoder.stem, "n_mels", config.features.n_mels)
+        if config.features.kind == "log_mel" and config.features.n_mels != n_mels:
+            found.append(f"the graph reads {n_mels} mel bands, the manifest says {config.features.n_mels}")
         if config.mask:
             found.append(f"the manifest promises an input {MASK_NAME!r}, the graph has none")
         return found

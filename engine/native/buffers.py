@@ -94,9 +94,9 @@ def make_conv_buffers(first: FirstConv | None, convs: tuple[Conv, ...], n_rows: 
     for conv in reversed(convs):
         counts.append((counts[-1] - 1) * conv.stride + conv.width)
     most = n_rows or counts[-1]
-    widest = max([conv.dense.padded for conv in convs] + [first.n_out if first else 0])
+    widest = max([first.n_out if first else 0, *(max(conv.dense.padded, conv.n_channels) for conv in convs)])
     slack = SLACK_ROWS * max(conv.stride for conv in convs) + MAX_WIDTH
-    size = (most + slack) * max(widest, max(conv.n_channels for conv in convs)) * 2
+    size = (most + slack) * widest * 2
     scales = np.zeros((4, most + BLOCK_ROWS + slack), np.float32)
     return ConvBuffers(
         np.zeros(size, np.uint8),

@@ -41,13 +41,18 @@ class NativeEncoder:
         """
         graph = read_graph(data)
         scopes = Scopes(graph, integers)
-        self.input_name = graph.inputs[0]
-        self.stem: MelStem | WaveformStem = read_stem(scopes)
-        self.layers: list[Layer] = read_layers(scopes)
-        self.head: Head = read_head(scopes)
+        try:
+            self.stem: MelStem | WaveformStem = read_stem(scopes)
+            self.layers: list[Layer] = read_layers(scopes, self.stem.n_channels)
+            self.head: Head = read_head(scopes, self.stem.n_channels)
+        except UnknownGraphError:
+            raise
+        except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
+            raise UnknownGraphError(f"a part in another form ({error})") from error
+        self.input_name = self.stem.input_name
         self.vocab_size = self.head.output.n_out
         left = scopes.unread(MIN_UNREAD)
-        if left or len(graph.inputs) != 1:
+        if left or graph.inputs != (self.input_name,):
             raise UnknownGraphError(f"parts that are not known here: {', '.join(left[:3]) or graph.inputs}")
 
     def run(self, features: F32Array, threads: int = 1, cancel: CancelToken | None = None) -> F32Array:
@@ -61,9 +66,12 @@ class NativeEncoder:
             float32 [n_frames, vocab_size].
         Raises:
             CancelledError: cancel was set.
+            AudioShapeError, AudioTooShortError, AudioLimitError: features that the graph does not take.
         """
+        features = np.ascontiguousarray(features, np.float32)
+        self.stem.check(features)
         with Workers(threads, cancel) as workers:
-            hidden = self.stem.run(np.ascontiguousarray(features, np.float32), workers)
+            hidden = self.stem.run(features, workers)
             state = make_utterance(hidden, self.layers)
             d, n_positions = hidden.shape[1], len(state.bias)
             scratches = [make_scratch(self.layers, d, n_positions) for _ in range(workers.count)]
@@ -75,9 +83,9 @@ class NativeEncoder:
 def run_layer(layer: Layer, state: Utterance, scratches: list[Scratch], workers: Workers) -> None:
     """One layer, in place on state.hidden."""
     n_frames = len(state.hidden)
-    if layer.sinks is not None:
-        place_sinks(state, layer.weights, layer.sinks)
     workers.share(
         n_frames, BLOCK_ROWS, lambda w, a, b: project_rows(layer.weights, state, scratches[w], a, b)
     )
+    if layer.sinks is not None:  # behind the projection, whose last odd row clears the other half of its pair
+        place_sinks(state, layer.weights, layer.sinks)
     workers.share(n_frames, BLOCK_ROWS, lambda w, a, b: finish_rows(layer.weights, state, scratches[w], a, b))

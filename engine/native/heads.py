@@ -13,7 +13,7 @@ from engine.kernels.gemm import TILE_ROWS, VECTOR_COLUMNS
 from engine.kernels.lstm import run_direction
 from engine.native.buffers import rows_of
 from engine.native.packing import aligned, pack_bf16, pack_int8
-from engine.native.scopes import Scopes, UnknownGraphError
+from engine.native.scopes import Scopes, UnknownGraphError, expect_shape
 from engine.native.workers import Workers
 
 F32Array = NDArray[np.float32]
@@ -81,36 +81,47 @@ def multiply(layer: Dense, rows: F32Array) -> F32Array:
     return out
 
 
-def read_head(scopes: Scopes) -> Head:
-    """The head of a graph.
+def read_head(scopes: Scopes, d: int) -> Head:
+    """The head of a graph, over rows of d channels.
 
     Raises:
         UnknownGraphError: one that the kernels do not compute.
     """
-    norms = scopes.norms("final_norm") or scopes.norms("states")
+    norms = scopes.norms("final_norm", d) or scopes.norms("states", d)
     if len(norms) > 1 or scopes.nodes("states", "Reciprocal") or "head/layer_0" in scopes:
         raise UnknownGraphError("a mixture of states, their normalisation over time, or a transformer head")
-    lstm = _read_lstm(scopes) if LSTM_SCOPE in scopes else None
+    lstm = _read_lstm(scopes, d) if LSTM_SCOPE in scopes else None
     if "head/lstm_1" in scopes:
         raise UnknownGraphError("more than one LSTM layer")
-    return Head(norms[0] if norms else None, lstm, scopes.product("head/output").pack())
+    output = scopes.product("head/output", 2 * lstm.size if lstm is not None else d)
+    return Head(norms[0] if norms else None, lstm, output.pack())
 
 
-def _read_lstm(scopes: Scopes) -> Lstm:
+def _read_lstm(scopes: Scopes, d: int) -> Lstm:
     node = scopes.node(LSTM_SCOPE, "DynamicQuantizeLSTM", "LSTM")
     size = int(node.attributes["hidden_size"])
-    if 4 * size % VECTOR_COLUMNS or node.attributes.get("direction") != b"bidirectional":
+    if size < 1 or 4 * size % VECTOR_COLUMNS or node.attributes.get("direction") != b"bidirectional":
         raise UnknownGraphError(f"an LSTM of {size} units")
-    bias = np.array(scopes.constant(node.inputs[3]), np.float32).reshape(2, 2, -1).sum(axis=1)
+    both = np.array(scopes.constant(node.inputs[3]), np.float32)
+    expect_shape(f"{LSTM_SCOPE}/bias", both, (2, 8 * size))
+    bias = both.reshape(2, 2, -1).sum(axis=1)
     weights = [np.asarray(scopes.constant(name)) for name in node.inputs[1:3]]
+    for array, n_in in zip(weights, (d, size), strict=True):
+        columns_last = node.kind != "LSTM"
+        wanted = (2, n_in, 4 * size) if columns_last else (2, 4 * size, n_in)
+        expect_shape(f"{LSTM_SCOPE}/weight", array, wanted)
     if node.kind == "LSTM":
         rows = [array.astype(np.float32).transpose(0, 2, 1) for array in weights]
         project = pack_bf16(np.concatenate(list(rows[0]), axis=1), bias.reshape(-1))
         recurrent = rows[1]
     else:
         scales = [np.array(scopes.constant(node.inputs[at]), np.float32) for at in (8, 10)]
+        for scale in scales:
+            expect_shape(f"{LSTM_SCOPE}/scale", scale, (2, 4 * size))
         if any(scopes.constant(node.inputs[at]).any() for at in (9, 11)):
             raise UnknownGraphError("LSTM weights with a zero point")
+        if any(array.dtype != np.int8 for array in weights):
+            raise UnknownGraphError("LSTM weights that are not int8")
         joined = np.concatenate(list(weights[0]), axis=1)
         project = pack_int8(joined, scales[0].reshape(-1), bias.reshape(-1))
         recurrent = weights[1].astype(np.float32) * scales[1][:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,13 @@ from engine.kernels.encoder_layer import LayerWeights, Norm
 from engine.kernels.gemm import TILE_COLUMNS
 from engine.kernels.waveform_encoder import NARROW_COLUMNS, PositionalConv
 from engine.native.packing import aligned, no_layer, pack_bf16
-from engine.native.scopes import Product, Scopes, UnknownGraphError
+from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
 
 F32Array = NDArray[np.float32]
 LANES = 16
+MAX_FIRST_WIDTH = 64  # taps over the waveform
+MAX_STRIDE = 1024  # samples a frame
+MAX_SINKS = 1024
 NO_NORM = Norm(np.zeros(0, np.float32), np.zeros(0, np.float32), 0.0)
 
 
@@ -37,53 +41,65 @@ class Layer:
     sinks: Sinks | None
 
 
-def read_layers(scopes: Scopes) -> list[Layer]:
-    """All layers, in order.
+def read_layers(scopes: Scopes, d: int) -> list[Layer]:
+    """All layers over rows of d channels, in order.
 
     Raises:
         UnknownGraphError: none, or one that the kernels do not compute.
     """
+    if d % TILE_COLUMNS:
+        raise UnknownGraphError(f"rows of {d} channels")
     layers: list[Layer] = []
     while f"layer_{len(layers)}/attention" in scopes:
-        layers.append(_read_layer(scopes, f"layer_{len(layers)}"))
+        layers.append(_read_layer(scopes, f"layer_{len(layers)}", d))
     if not layers:
         raise UnknownGraphError("no transformer layers")
+    kinds = {(layer.weights.n_heads, len(layer.sinks.bias) if layer.sinks else 0) for layer in layers}
+    if len(kinds) > 1:  # they share one array of keys
+        raise UnknownGraphError(f"layers with different (heads, sinks): {sorted(kinds)}")
     return layers
 
 
-def _read_layer(scopes: Scopes, scope: str) -> Layer:
+def _read_layer(scopes: Scopes, scope: str, d: int) -> Layer:
     attention = scopes.node(f"{scope}/attention", "MultiHeadAttention")
     n_heads = int(attention.attributes["num_heads"])
-    first = scopes.norms(f"{scope}/attention/qkv")
-    norms = first + scopes.norms(f"{scope}/feed_in") if first else scopes.norms(scope)
+    if n_heads < 1 or d % (n_heads * LANES):
+        raise UnknownGraphError(f"{n_heads} heads over {d} channels")
+    first = scopes.norms(f"{scope}/attention/qkv", d)
+    norms = first + scopes.norms(f"{scope}/feed_in", d) if first else scopes.norms(scope, d)
     if len(norms) != 2:
         raise UnknownGraphError(f"{len(norms)} norms in {scope!r}")
-    outliers = scopes.products(f"{scope}/feed_outliers")
-    packed = [_pack_between(outliers)] if outliers else [(no_layer(), no_layer())]
-    qkv = scopes.product(f"{scope}/attention/qkv").pack()
-    if qkv.n_in // n_heads % LANES:
-        raise UnknownGraphError(f"heads of {qkv.n_in // n_heads} channels")
+    outliers = _read_outliers(scopes, f"{scope}/feed_outliers", d)
+    feed_in = scopes.product(f"{scope}/feed_in", d)
     weights = LayerWeights(
         n_heads=n_heads,
         norm_first=bool(first),
         attention_norm=norms[0],
-        qkv=qkv,
-        output=scopes.product(f"{scope}/attention/output").pack(),
+        qkv=scopes.product(f"{scope}/attention/qkv", d, 3 * d).pack(),
+        output=scopes.product(f"{scope}/attention/output", d, d).pack(),
         feed_norm=norms[1],
-        feed_in=scopes.product(f"{scope}/feed_in").pack(),
-        feed_out=scopes.product(f"{scope}/feed_out").pack(),
-        outlier_in=packed[0][0],
-        outlier_out=packed[0][1],
+        feed_in=feed_in.pack(),
+        feed_out=scopes.product(f"{scope}/feed_out", feed_in.weight.n_out, d).pack(),
+        outlier_in=outliers[0],
+        outlier_out=outliers[1],
     )
-    return Layer(weights, _read_sinks(scopes, f"{scope}/attention", attention.inputs))
+    return Layer(weights, _read_sinks(scopes, f"{scope}/attention", attention.inputs, d))
 
 
-def _pack_between(outliers: list[Product]) -> tuple[Dense, Dense]:
-    first, second = outliers
+def _read_outliers(scopes: Scopes, scope: str, d: int) -> tuple[Dense, Dense]:
+    found = scopes.products(scope)
+    if not found:
+        return no_layer(), no_layer()
+    first, second = found
+    n_units = first.weight.n_out
+    if n_units > TILE_COLUMNS:
+        raise UnknownGraphError(f"{n_units} units in {scope!r}")
+    first.expect(scope, d, n_units)
+    second.expect(scope, n_units, d)
     return pack_bf16(first.weight.floats(), first.bias), pack_bf16(second.weight.floats(), None)
 
 
-def _read_sinks(scopes: Scopes, scope: str, inputs: tuple[str, ...]) -> Sinks | None:
+def _read_sinks(scopes: Scopes, scope: str, inputs: tuple[str, ...], d: int) -> Sinks | None:
     if len(inputs) <= 6:
         return None
     past = [
@@ -97,7 +113,12 @@ def _read_sinks(scopes: Scopes, scope: str, inputs: tuple[str, ...]) -> Sinks | 
         if scopes.is_constant(node.inputs[0]) and scopes.constant(node.inputs[0]).dtype == np.float32
     )
     keys, values = (array.transpose(1, 0, 2).reshape(array.shape[1], -1) for array in past)
-    return Sinks(keys, values, np.array(scopes.constant(row), np.float32))
+    n_sinks = len(keys)
+    if not 0 < n_sinks <= MAX_SINKS:
+        raise UnknownGraphError(f"{n_sinks} sinks in {scope!r}")
+    for array in (keys, values):
+        expect_shape(f"{scope}/past", array, (n_sinks, d))
+    return Sinks(keys, values, scopes.vector(row, n_sinks))
 
 
 def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
@@ -108,40 +129,41 @@ def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
         scope = f"conv_{len(convs) + 1}"
         n_channels = convs[-1].dense.n_out if convs else first.n_out
         product = scopes.product(scope)
-        norms = scopes.norms(scope)
-        width = len(_matrix(product)) // n_channels
-        convs.append(pack_conv(product, width, _stride(scopes, scope), norms[0] if norms else None))
-    if not convs:
-        raise UnknownGraphError("no convolutions over the waveform")
+        norms = scopes.norms(scope, product.weight.n_out)
+        width = len(product.weight.matrix) // n_channels
+        stride = _stride(scopes, scope, width)
+        convs.append(pack_conv(product, width, n_channels, stride, norms[0] if norms else None))
+    samples_per_frame = math.prod([first.stride, *(conv.stride for conv in convs)])
+    if not convs or samples_per_frame > MAX_STRIDE:
+        raise UnknownGraphError(
+            f"{len(convs)} convolutions behind the first, {samples_per_frame} samples a frame"
+        )
     return first, group_norm, tuple(convs)
 
 
-def _matrix(product: Product) -> NDArray[np.generic]:
-    weight = product.weight
-    matrix = weight.codes if weight.codes is not None else weight.values
-    assert matrix is not None
-    return matrix
-
-
-def _stride(scopes: Scopes, scope: str) -> int:
+def _stride(scopes: Scopes, scope: str, width: int) -> int:
     """emit_windows divides the span by it."""
-    return int(scopes.constant(scopes.node(scope, "Div").inputs[1])[0])
+    stride = int(scopes.constant(scopes.node(scope, "Div").inputs[1])[0])
+    if not 0 < stride <= width:
+        raise UnknownGraphError(f"a stride of {stride} in {scope!r}")
+    return stride
 
 
 def _read_first(scopes: Scopes) -> tuple[FirstConv, bool]:
     """A group norm is folded into the graph's product; its scale then divides by the deviation."""
     scope = "conv_0"
     group_norm = bool(scopes.nodes(scope, "Sqrt"))
-    product, norms = scopes.product(scope), scopes.norms(scope)
+    product = scopes.product(scope)
     weight = product.weight.floats()
     width, n_out = weight.shape
+    if n_out % TILE_COLUMNS or width > MAX_FIRST_WIDTH:
+        raise UnknownGraphError(f"{width} x {n_out} in {scope!r}")
+    norms = scopes.norms(scope, n_out)
     bias, norm = product.bias, norms[0] if norms else NO_NORM
     if group_norm:
         norm, bias = _folded_norm(scopes, scope, n_out), None
-    if n_out % TILE_COLUMNS:
-        raise UnknownGraphError(f"{n_out} channels in the convolutions")
     bias = np.zeros(n_out, np.float32) if bias is None else bias
-    stride = _stride(scopes, scope)
+    stride = _stride(scopes, scope, width)
     return FirstConv(width, stride, n_out, pack_first(weight), bias, bool(norms), norm), group_norm
 
 
@@ -158,7 +180,7 @@ def _folded_norm(scopes: Scopes, scope: str, n_channels: int) -> Norm:
     numbers = [array for array in constants if array.size == 1]
     if len(vectors) != 2 or len(numbers) != 1:
         raise UnknownGraphError("a group norm in another form")
-    return Norm(vectors[0], vectors[1], float(numbers[0].item()))
+    return Norm(vectors[0].reshape(-1), vectors[1].reshape(-1), float(numbers[0].item()))
 
 
 def pack_first(weight: F32Array) -> F32Array:
@@ -167,38 +189,43 @@ def pack_first(weight: F32Array) -> F32Array:
     return aligned(split.transpose(1, 0, 2).astype(np.float32)).view(np.float32)
 
 
-def pack_conv(product: Product, width: int, stride: int, norm: Norm | None, integer: bool = True) -> Conv:
-    """A convolution from its product over windows; in bfloat16 where not integer.
+def pack_conv(
+    product: Product, width: int, n_channels: int, stride: int, norm: Norm | None, integer: bool = True
+) -> Conv:
+    """A convolution from its product over windows of n_channels; in bfloat16 where not integer.
 
     Raises:
         UnknownGraphError: a shape that the kernels do not compute.
     """
-    n_in, n_out = _matrix(product).shape
-    n_channels = n_in // width
-    if n_out % TILE_COLUMNS or n_in % LANES or n_channels % LANES or width > MAX_WIDTH:
-        raise UnknownGraphError(f"a convolution of {width} x {n_channels} to {n_out} channels")
+    n_in, n_out = product.weight.matrix.shape
+    if n_in != width * n_channels or n_out % TILE_COLUMNS or n_channels % LANES or not 0 < width <= MAX_WIDTH:
+        raise UnknownGraphError(f"a convolution of {width} x {n_channels} to {n_out} channels by {n_in} rows")
     dense = product.pack(integer)
+    if dense.kind == INT8 and dense.n_in != n_in:  # taps are multiplied one by one
+        raise UnknownGraphError(f"an integer convolution over {n_in} values")
     sums = np.zeros((width, n_out), np.float32)
     if dense.kind == INT8:
-        codes = _matrix(product).reshape(width, n_channels, n_out)
+        codes = product.weight.matrix.reshape(width, n_channels, n_out)
         sums = (dense.arrays[1][:n_out] * codes.sum(axis=1, dtype=np.int64)).astype(np.float32)
     return Conv(width, stride, n_channels, dense, sums, norm is not None, norm or NO_NORM)
 
 
-def read_positional_conv(scopes: Scopes) -> PositionalConv:
-    """The grouped convolution over time; the inverse of what the exporter does to its weights."""
+def read_positional_conv(scopes: Scopes, d: int) -> PositionalConv:
+    """The grouped convolution over time, d channels; the inverse of what the exporter does to its weights."""
     node = scopes.node("positions", "MatMul")
     blocks = scopes.constant(node.inputs[1])
-    bias = next(scopes.constant(n.inputs[1]) for n in scopes.nodes("positions", "Add"))
+    bias = next(scopes.vector(n.inputs[1], d) for n in scopes.nodes("positions", "Add"))
     n_groups, n_rows, n_columns = blocks.shape
-    size = len(bias) // n_groups
+    size = d // n_groups
+    if not size or size % LANES or n_groups * size != d:
+        raise UnknownGraphError(f"{n_groups} groups over {d} channels")
     taps, n_blocks = n_rows // size, n_columns // size
-    if size % LANES:
-        raise UnknownGraphError(f"groups of {size} channels")
+    if not taps or not n_blocks:
+        raise UnknownGraphError(f"a positional convolution {blocks.shape}")
     split = blocks.reshape(n_groups, taps, size, n_blocks, size)
     matrices = split.transpose(0, 3, 1, 2, 4).reshape(n_groups, n_blocks * taps * size, size)
     columns = NARROW_COLUMNS if size % NARROW_COLUMNS == 0 else TILE_COLUMNS
     padded = np.pad(matrices.astype(np.float32), ((0, 0), (0, 0), (0, -size % columns)))
     bits = to_bf16(padded).reshape(n_groups, -1, 2, padded.shape[2] // columns, columns)
     packed = aligned(bits.transpose(0, 3, 1, 4, 2))
-    return PositionalConv(n_blocks * taps, n_groups, packed, np.array(bias, np.float32))
+    return PositionalConv(n_blocks * taps, n_groups, packed, bias)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import TranslationError
 from engine.kernels.dense import Dense
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS
@@ -23,11 +24,12 @@ from engine.kernels.marian import (
 )
 from engine.kernels.seq2seq_rows import log_softmax_rows
 from engine.manifest import TranslationConfig
-from engine.native.onnx_file import OnnxGraph, read_graph
-from engine.native.scopes import Scopes, UnknownGraphError
+from engine.native.onnx_file import read_graph
+from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
 
 ROOT = ""  # the translator's graphs have no scopes: their layers come in order
 ENCODER_PRODUCTS, DECODER_PRODUCTS = 4, 6  # of a layer
+LANES = 16
 ACTIVATIONS = {"Relu": 0, "Sigmoid": 1, "Gelu": 2}
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
@@ -77,45 +79,44 @@ class MarianKernels:
         """
         self.config = config
         graphs = [read_graph(data, tables) for data in (encoder, decoder)]
+        self.d = config.n_heads * config.head_dim
+        if self.d % TILE_COLUMNS or config.head_dim % LANES:
+            raise UnknownGraphError(f"a model of width {self.d} with {config.n_heads} heads")
         self._read_encoder(Scopes(graphs[0]))
-        self._read_decoder(Scopes(graphs[1]), graphs[1])
-        self.d = self.source.codes.shape[1]
-        heads = {config.n_heads, *(layer.n_heads for layer in self.encoder)}
-        fits = self.d == config.n_heads * config.head_dim and self.d % TILE_COLUMNS == 0
-        if not fits or any(self.d % (n * 16) for n in heads):
-            raise UnknownGraphError(f"a model of width {self.d} with {sorted(heads)} heads")
+        self._read_decoder(Scopes(graphs[1]))
 
     def _read_encoder(self, scopes: Scopes) -> None:
-        self.source = _read_embeddings(scopes)
-        products = [product.pack() for product in scopes.products(ROOT)]
-        norms = scopes.norms(ROOT)
-        n_layers = len(norms) // 2
-        if len(products) != ENCODER_PRODUCTS * n_layers + self.config.n_layers:
-            raise UnknownGraphError(f"an encoder of {len(products)} linear layers and {len(norms)} norms")
+        self.source = _read_embeddings(scopes, self.config, self.d, self.config.max_source_tokens)
+        products, norms = scopes.products(ROOT), scopes.norms(ROOT, self.d)
         heads = [int(n.attributes["num_heads"]) for n in scopes.nodes(ROOT, "MultiHeadAttention")]
+        n_layers = len(norms) // 2
+        if len(products) != ENCODER_PRODUCTS * n_layers + self.config.n_layers or len(heads) != n_layers:
+            raise UnknownGraphError(f"an encoder of {len(products)} linear layers and {len(norms)} norms")
+        if any(self.d % (n * LANES) for n in heads):
+            raise UnknownGraphError(f"an encoder of width {self.d} with {heads} heads")
         activation = _activation(scopes)
         self.encoder = tuple(
-            _layer(products[4 * i : 4 * i + 4], norms[2 * i : 2 * i + 2], heads[i], activation)
+            _layer(products[4 * i : 4 * i + 4], norms[2 * i : 2 * i + 2], heads[i], activation, self.d)
             for i in range(n_layers)
         )
-        self.cross_states = tuple(products[ENCODER_PRODUCTS * n_layers :])
+        states = products[ENCODER_PRODUCTS * n_layers :]
+        self.cross_states = tuple(_pack(product, self.d, 2 * self.d) for product in states)
 
-    def _read_decoder(self, scopes: Scopes, graph: OnnxGraph) -> None:
-        self.target = _read_embeddings(scopes)
+    def _read_decoder(self, scopes: Scopes) -> None:
+        self.target = _read_embeddings(scopes, self.config, self.d, self.config.max_target_tokens)
         *products, head = scopes.products(ROOT)
-        norms, n_layers = scopes.norms(ROOT), self.config.n_layers
+        norms, n_layers, d = scopes.norms(ROOT, self.d), self.config.n_layers, self.d
         if len(products) != DECODER_PRODUCTS * n_layers or len(norms) != 3 * n_layers:
             raise UnknownGraphError(f"a decoder of {len(products)} linear layers and {len(norms)} norms")
-        packed = [product.pack() for product in products]
         activation, layers, cross = _activation(scopes), [], []
         for i in range(n_layers):
-            qkv, output, query, mix, feed_in, feed_out = packed[6 * i : 6 * i + 6]
+            qkv, output, query, mix, feed_in, feed_out = products[6 * i : 6 * i + 6]
             attention_norm, cross_norm, feed_norm = norms[3 * i : 3 * i + 3]
             around = [qkv, output, feed_in, feed_out]
-            layers.append(_layer(around, [attention_norm, feed_norm], self.config.n_heads, activation))
-            cross.append(CrossAttention(query, mix, cross_norm))
+            layers.append(_layer(around, [attention_norm, feed_norm], self.config.n_heads, activation, d))
+            cross.append(CrossAttention(_pack(query, d, d), _pack(mix, d, d), cross_norm))
         self.decoder, self.cross = tuple(layers), tuple(cross)
-        self.head = head.pack()
+        self.head = _pack(head, d, self.config.vocab_size)
         self.banned = _read_banned(scopes, self.config.vocab_size)
 
     def encode(self, sources: Sequence[Sequence[int]]) -> Memory:
@@ -123,6 +124,7 @@ class MarianKernels:
         lengths = np.array([len(source) for source in sources], np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         ids = np.concatenate([np.asarray(source, np.int64) for source in sources])
+        self._check(ids, int(lengths.max()))
         places = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1], lengths)
         hidden = self.source.rows(ids, places)
         widest = max(layer.padded for one in self.encoder for layer in (one.qkv, one.feed_in))
@@ -132,6 +134,15 @@ class MarianKernels:
         for layer, out in zip(self.cross_states, states, strict=True):
             dense(layer, hidden, len(ids), work, out)
         return Memory(states, offsets)
+
+    def _check(self, ids: I64Array, longest: int) -> None:
+        """Kernels do not check bounds."""
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size or longest > len(self.source.positions):
+            raise TranslationError(
+                f"token ids of {ids.min()} to {ids.max()}, up to {longest} in a sentence",
+                f"ids below {self.config.vocab_size}, at most {len(self.source.positions)} of them",
+                "use the tokenizer of this model",
+            )
 
     def start(self, memory: Memory, beams: int, max_steps: int) -> Decoding:
         """Begin decoding with so many rows a sentence, for at most max_steps tokens."""
@@ -196,9 +207,20 @@ def _make_work(n_rows: int, d: int, widest: int, n_positions: int) -> Work:
     )
 
 
-def _layer(products: list[Dense], norms: list[Norm], n_heads: int, activation: int) -> EncoderLayer:
+def _pack(product: Product, n_in: int, n_out: int) -> Dense:
+    product.expect("a linear layer", n_in, n_out)
+    return product.pack()
+
+
+def _layer(
+    products: Sequence[Product], norms: Sequence[Norm], n_heads: int, activation: int, d: int
+) -> EncoderLayer:
     qkv, output, feed_in, feed_out = products
-    return EncoderLayer(qkv, output, norms[0], feed_in, feed_out, norms[1], n_heads, activation)
+    inner = feed_in.weight.n_out
+    return EncoderLayer(
+        _pack(qkv, d, 3 * d), _pack(output, d, d), norms[0], _pack(feed_in, d, inner),
+        _pack(feed_out, inner, d), norms[1], n_heads, activation,
+    )  # fmt: skip
 
 
 def _activation(scopes: Scopes) -> int:
@@ -209,26 +231,31 @@ def _activation(scopes: Scopes) -> int:
     raise UnknownGraphError("no activation")
 
 
-def _read_embeddings(scopes: Scopes) -> Embeddings:
-    """The table behind input_ids, its scales and the positions.
+def _read_embeddings(scopes: Scopes, config: TranslationConfig, d: int, n_positions: int) -> Embeddings:
+    """The table behind input_ids, its scales and at least n_positions positions.
 
     Raises:
-        UnknownGraphError: not an int8 table.
+        UnknownGraphError: not an int8 table, or not of the configured shape.
     """
-    gather = next(n for n in scopes.nodes(ROOT, "Gather") if n.inputs[1] == "input_ids")
-    codes = scopes.constant(gather.inputs[0])
+    gathers = scopes.nodes(ROOT, "Gather")
+    lookups = [n for n in gathers if n.inputs[1] == "input_ids"]
+    places = [n for n in gathers if n.inputs[1] == "position"]
+    places += [n for n in scopes.nodes(ROOT, "Slice") if scopes.is_constant(n.inputs[0])]
+    if not lookups or not places:
+        raise UnknownGraphError("no embeddings or no positions")
+    codes = scopes.constant(lookups[0].inputs[0])
+    expect_shape("the embedding table", codes, (config.vocab_size, d))
     if codes.dtype != np.int8:
         raise UnknownGraphError(f"an embedding table of {codes.dtype}")
-    one = [n for n in scopes.nodes(ROOT, "DequantizeLinear") if n.inputs[0] == gather.outputs[0]]
-    if one:
-        scale = np.full(len(codes), scopes.constant(one[0].inputs[1]).item(), np.float32)
-    else:
-        others = [n for n in scopes.nodes(ROOT, "Gather") if n is not gather and n.inputs[1] == "input_ids"]
-        scale = np.array(scopes.constant(others[0].inputs[0]), np.float32).reshape(-1)
-    places = [n for n in scopes.nodes(ROOT, "Gather") if n.inputs[1] == "position"]
-    places += [n for n in scopes.nodes(ROOT, "Slice") if scopes.is_constant(n.inputs[0])]
+    one = [n for n in scopes.nodes(ROOT, "DequantizeLinear") if n.inputs[0] == lookups[0].outputs[0]]
+    found = scopes.constant(one[0].inputs[1] if one else lookups[-1].inputs[0])
+    if found.size not in (1, len(codes)):
+        raise UnknownGraphError(f"{found.size} scales of {len(codes)} embeddings")
+    scales = np.ascontiguousarray(np.broadcast_to(found.reshape(-1), len(codes)), np.float32)
     positions = np.array(scopes.constant(places[0].inputs[0]), np.float32)
-    return Embeddings(np.ascontiguousarray(codes), scale, positions)
+    if positions.ndim != 2 or len(positions) < n_positions or positions.shape[1] != d:
+        raise UnknownGraphError(f"positions of shape {positions.shape}")
+    return Embeddings(np.ascontiguousarray(codes), scales, positions)
 
 
 def _read_banned(scopes: Scopes, vocab_size: int) -> I64Array:

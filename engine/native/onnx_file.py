@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT_BITS = 64
 DTYPES: dict[int, Any] = {
     1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16, 6: np.int32, 7: np.int64,
     10: np.float16, 11: np.float64,
 }  # fmt: skip
+OTHER_STORAGE = (4, 5, 6, 7, 10, 11)  # numbers as fields of their own
 Array = NDArray[Any]
 
 
@@ -68,19 +70,19 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGra
             elif number in names:
                 names[number] += [str(v, "utf-8") for n, v in _fields(value) if n == 1]
         return OnnxGraph(tuple(nodes), constants, tuple(names[11]), tuple(names[12]))
-    except (StopIteration, IndexError, struct.error, ValueError, KeyError, TypeError) as error:
+    except (StopIteration, struct.error, LookupError, ValueError, TypeError, OverflowError) as error:
         raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
+    result = 0
+    for shift in range(0, VARINT_BITS, 7):
         byte = view[at]
         result |= (byte & 0x7F) << shift
         at += 1
         if not byte & 0x80:
-            return result, at
-        shift += 7
+            return result % (1 << VARINT_BITS), at
+    raise ValueError("a number of more than 64 bits")
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
@@ -93,16 +95,20 @@ def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
             yield key >> 3, value
         elif kind == BYTES:
             size, at = _varint(view, at)
-            if at + size > len(view):
-                raise ValueError("a field is longer than the file")
-            yield key >> 3, view[at : at + size]
+            yield key >> 3, _bytes(view, at, size)
             at += size
         elif kind in (FIXED32, FIXED64):
             size = 4 if kind == FIXED32 else 8
-            yield key >> 3, view[at : at + size]
+            yield key >> 3, _bytes(view, at, size)
             at += size
         else:
             raise ValueError(f"wire type {kind}")
+
+
+def _bytes(view: memoryview, at: int, size: int) -> memoryview:
+    if at + size > len(view):
+        raise ValueError("a field is longer than the file")
+    return view[at : at + size]
 
 
 def _signed(value: int) -> int:
@@ -169,12 +175,14 @@ def _tensor(view: memoryview, files: Mapping[str, bytes]) -> tuple[str, Array]:
         elif number == 13:
             entry = {n: str(v, "utf-8") for n, v in _fields(value)}
             external[entry[1]] = entry[2]
-        elif number in (4, 5, 7) and value != 0:
+        elif number in OTHER_STORAGE and value != 0:
             raise ValueError("a tensor that is not stored as raw bytes")
     if external:
         start, size = int(external["offset"]), int(external["length"])
         raw = memoryview(files[external["location"]])[start : start + size]
         if start < 0 or size < 0 or len(raw) != size:
             raise ValueError("a tensor beyond the end of its file")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a tensor of shape {shape}")
     array = np.frombuffer(b"" if raw is None else raw, DTYPES[kind])
     return name, array.reshape(shape)

@@ -15,6 +15,7 @@ from engine.native.packing import pack_bf16, pack_int8
 
 PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMul")
 WEIGHT_INPUT = 1
+MAX_CHAIN = 3  # nodes between a weight and what the file holds: Mul, and Casts of its two sides
 Array = NDArray[Any]
 F32Array = NDArray[np.float32]
 
@@ -38,6 +39,18 @@ class Weight:
     values: F32Array | None
     integer: bool
 
+    @property
+    def matrix(self) -> Array:
+        """Codes or values."""
+        found = self.codes if self.codes is not None else self.values
+        assert found is not None
+        return found
+
+    @property
+    def n_out(self) -> int:
+        """Columns of the matrix."""
+        return int(self.matrix.shape[1])
+
     def floats(self) -> F32Array:
         """The matrix in float32."""
         if self.codes is None or self.scale is None:
@@ -52,6 +65,16 @@ class Product:
 
     weight: Weight
     bias: F32Array | None
+
+    def expect(self, scope: str, n_in: int | None, n_out: int | None) -> None:
+        """Refuse other sizes; None is any.
+
+        Raises:
+            UnknownGraphError: the matrix is not [n_in, n_out].
+        """
+        rows, columns = self.weight.matrix.shape
+        wanted = (rows if n_in is None else n_in, columns if n_out is None else n_out)
+        expect_shape(scope, self.weight.matrix, wanted)
 
     def pack(self, integer: bool | None = None) -> Dense:
         """For the kernels: in int8 where the graph multiplies integers (or as asked), else in bfloat16."""
@@ -76,6 +99,7 @@ class Scopes:
         self.graph = graph
         self.integers = integers
         self.used: set[str] = set()
+        self._claimed: set[str] = set()
         self._nodes: dict[str, list[Node]] = {}
         self._makers = {output: node for node in graph.nodes for output in node.outputs}
         for node in graph.nodes:
@@ -99,8 +123,8 @@ class Scopes:
             raise UnknownGraphError(f"no {' or '.join(kinds)} in {scope!r}")
         return found[0]
 
-    def constant(self, value: str) -> Array:
-        """A constant, also behind the Cast that unpacks a compact one.
+    def constant(self, value: str, chain: int = MAX_CHAIN) -> Array:
+        """A constant, also behind at most `chain` nodes that unpack a compact one.
 
         Raises:
             UnknownGraphError: the value depends on the input.
@@ -109,12 +133,16 @@ class Scopes:
             self.used.add(value)
             return self.graph.constants[value]
         maker = self._makers.get(value)
-        if maker is not None and maker.kind == "Cast":
-            return self.constant(maker.inputs[0]).astype(np.float32)
-        if maker is not None and maker.kind == "Transpose" and maker.attributes.get("perm") == [1, 0]:
-            return self.constant(maker.inputs[0]).T
-        if maker is not None and maker.kind == "Mul":
-            left, right = (self.constant(name) for name in maker.inputs)
+        if maker is not None and maker.kind == "Cast" and chain:
+            return self.constant(maker.inputs[0], chain - 1).astype(np.float32)
+        if maker is not None and maker.kind == "Transpose" and chain:
+            array = self.constant(maker.inputs[0], chain - 1)
+            if array.ndim == 2 and maker.attributes.get("perm") == [1, 0]:
+                return array.T
+        if maker is not None and maker.kind == "Mul" and chain:
+            left, right = (self.constant(name, chain - 1) for name in maker.inputs)
+            if np.broadcast_shapes(left.shape, right.shape) != left.shape:
+                raise UnknownGraphError(f"{left.shape} times {right.shape} in {maker.name!r}")
             product: Array = left * right
             return product
         raise UnknownGraphError(f"{value!r} is not constant")
@@ -132,27 +160,42 @@ class Scopes:
         nodes = [n for n in self.nodes(scope, *PRODUCTS) if self.is_constant(n.inputs[WEIGHT_INPUT])]
         return [self._product(scope, node) for node in nodes]
 
-    def product(self, scope: str) -> Product:
-        """The first linear layer of a scope.
+    def product(self, scope: str, n_in: int | None = None, n_out: int | None = None) -> Product:
+        """The first linear layer of a scope; None is any size.
 
         Raises:
-            UnknownGraphError: there is none.
+            UnknownGraphError: there is none, or one of other sizes.
         """
         found = self.products(scope)
         if not found:
             raise UnknownGraphError(f"no linear layer in {scope!r}")
+        found[0].expect(scope, n_in, n_out)
         return found[0]
 
-    def norms(self, scope: str) -> list[Norm]:
-        """The layer norms of a scope, in order."""
+    def norms(self, scope: str, n_channels: int) -> list[Norm]:
+        """The layer norms of a scope, in order.
+
+        Raises:
+            UnknownGraphError: they are not over so many channels.
+        """
         return [
             Norm(
-                np.array(self.constant(node.inputs[1]), np.float32),
-                np.array(self.constant(node.inputs[2]), np.float32),
+                self.vector(node.inputs[1], n_channels),
+                self.vector(node.inputs[2], n_channels),
                 float(node.attributes.get("epsilon", 1e-5)),
             )
             for node in self.nodes(scope, "LayerNormalization")
         ]
+
+    def vector(self, name: str, size: int) -> F32Array:
+        """A constant, float32 [size].
+
+        Raises:
+            UnknownGraphError: it has another shape.
+        """
+        found = np.array(self.constant(name), np.float32)
+        expect_shape(name, found, (size,))
+        return found
 
     def unread(self, min_elements: int) -> list[str]:
         """Constants of so many elements that were not read."""
@@ -164,17 +207,27 @@ class Scopes:
 
     def _product(self, scope: str, node: Node) -> Product:
         weight = self._weight(node)
+        self._claim(node.inputs[WEIGHT_INPUT])
         if not self.integers:
             weight = Weight(None, None, weight.floats(), False)
         position = {"DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}.get(node.kind)
         if position is not None:
             given = len(node.inputs) > position and node.inputs[position]
-            return Product(weight, self._vector(node.inputs[position]) if given else None)
+            return Product(weight, self.vector(node.inputs[position], weight.n_out) if given else None)
         for other in self.nodes(scope, "Add"):
             if node.outputs[0] in other.inputs:
                 bias = next(name for name in other.inputs if name != node.outputs[0])
-                return Product(weight, self._vector(bias))
+                return Product(weight, self.vector(bias, weight.n_out))
         return Product(weight, None)
+
+    def _claim(self, name: str) -> None:
+        """Every layer has weights of its own: shared ones could fill the memory from a small file."""
+        for _ in range(MAX_CHAIN):
+            maker = self._makers.get(name)
+            name = maker.inputs[0] if maker is not None else name
+        if name in self._claimed:
+            raise UnknownGraphError(f"weights {name!r} of more than one layer")
+        self._claimed.add(name)
 
     def _weight(self, node: Node) -> Weight:
         name = node.inputs[WEIGHT_INPUT]
@@ -183,15 +236,43 @@ class Scopes:
             given = len(node.inputs) > zero and node.inputs[zero]
             if given and self.constant(node.inputs[zero]).any():
                 raise UnknownGraphError(f"weights with a zero point in {node.name!r}")
-            return Weight(self.constant(name), self._vector(node.inputs[scale]), None, True)
+            return self._codes(name, node.inputs[scale], integer=True)
         maker = self._makers.get(name)
-        if maker is not None and maker.kind == "Mul":
-            cast = self._makers.get(maker.inputs[0])
-            if cast is not None and cast.kind == "Cast":
-                codes = self.constant(cast.inputs[0])
-                if codes.dtype == np.int8:
-                    return Weight(codes, self._vector(maker.inputs[1]), None, False)
-        return Weight(None, None, self.constant(name).astype(np.float32), False)
+        cast = self._makers.get(maker.inputs[0]) if maker is not None and maker.kind == "Mul" else None
+        if maker is not None and cast is not None and cast.kind == "Cast":
+            codes = cast.inputs[0]
+            if self.constant(codes).dtype == np.int8:
+                return self._codes(codes, maker.inputs[1], integer=False)
+        values = self.constant(name).astype(np.float32)
+        expect_matrix(name, values)
+        return Weight(None, None, values, False)
 
-    def _vector(self, name: str) -> F32Array:
-        return np.array(self.constant(name), np.float32)
+    def _codes(self, name: str, scale: str, integer: bool) -> Weight:
+        codes = self.constant(name)
+        expect_matrix(name, codes)
+        if codes.dtype != np.int8:
+            raise UnknownGraphError(f"weights {name!r} of type {codes.dtype}")
+        if self.constant(scale).size == 1:  # one for the whole matrix
+            scales = np.full(codes.shape[1], self.constant(scale).item(), np.float32)
+            return Weight(codes, scales, None, integer)
+        return Weight(codes, self.vector(scale, codes.shape[1]), None, integer)
+
+
+def expect_shape(what: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Kernels do not check bounds: nothing of another shape may reach them.
+
+    Raises:
+        UnknownGraphError: array has another shape.
+    """
+    if array.shape != shape:
+        raise UnknownGraphError(f"{what!r} of shape {array.shape}, not {shape}")
+
+
+def expect_matrix(what: str, array: Array) -> None:
+    """Refuse what is not a matrix with at least one element.
+
+    Raises:
+        UnknownGraphError: as it says.
+    """
+    if array.ndim != 2 or not array.size:
+        raise UnknownGraphError(f"{what!r} of shape {array.shape}, not a matrix")

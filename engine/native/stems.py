@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import AudioLimitError, AudioShapeError, AudioTooShortError
 from engine.kernels.conv_rows import Conv, FirstConv, convolve_last, convolve_rows
 from engine.kernels.dense import INT8, Dense, prepare_rows
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, Scratch
@@ -21,7 +23,7 @@ from engine.kernels.waveform_encoder import (
 )
 from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.layers import NO_NORM, pack_conv, pack_first, read_convs, read_positional_conv
-from engine.native.scopes import Product, Scopes, UnknownGraphError
+from engine.native.scopes import Scopes, expect_shape
 from engine.native.workers import Workers
 
 F32Array = NDArray[np.float32]
@@ -44,6 +46,24 @@ class WaveformStem:
     projection: Dense
     positions: PositionalConv
     position_norm: Norm | None
+    input_name: ClassVar[str] = "input_values"
+
+    @property
+    def n_channels(self) -> int:
+        """Of the rows that it makes."""
+        return self.projection.n_out
+
+    def check(self, waveform: F32Array) -> None:
+        """Refuse what it cannot read.
+
+        Raises:
+            AudioShapeError: not [n_samples]. AudioTooShortError: less than a frame.
+        """
+        _expect_features(waveform, waveform.ndim == 1, "[n_samples]")
+        if self.count_frames(len(waveform)) < 1:
+            raise AudioTooShortError(
+                f"{len(waveform)} samples", "enough for one frame of the encoder", "pass a longer recording"
+            )
 
     def run(self, waveform: F32Array, workers: Workers) -> F32Array:
         """float32 [n_samples] -> [n_frames, d]."""
@@ -61,7 +81,7 @@ class WaveformStem:
         return self._place(self._project(frames, workers), workers)
 
     def count_frames(self, n_samples: int) -> int:
-        """Frames of a waveform; at least one."""
+        """Frames of a waveform; 0 or less where it is too short for one."""
         n_rows = (n_samples - self.first.width) // self.first.stride + 1
         for conv in self.convs:
             n_rows = (n_rows - conv.width) // conv.stride + 1
@@ -106,6 +126,34 @@ class MelStem:
     first: Conv
     second: Conv
     positions: F32Array
+    input_name: ClassVar[str] = "input_features"
+
+    @property
+    def n_channels(self) -> int:
+        """Of the rows that it makes."""
+        return self.second.dense.n_out
+
+    @property
+    def n_mels(self) -> int:
+        """Bands that it reads."""
+        return self.first.n_channels
+
+    def check(self, features: F32Array) -> None:
+        """Refuse what it cannot read.
+
+        Raises:
+            AudioShapeError: not [n_mels, n_frames100]. AudioTooShortError: none.
+            AudioLimitError: more than it has positions for.
+        """
+        right = features.ndim == 2 and len(features) == self.n_mels
+        _expect_features(features, right, f"[{self.n_mels}, n_frames]")
+        most = 2 * len(self.positions)
+        if not features.shape[1]:
+            raise AudioTooShortError("no frame of features", "at least one", "pass a longer recording")
+        if features.shape[1] > most:
+            raise AudioLimitError(
+                f"{features.shape[1]} frames of features", f"at most {most}", "cut the recording at pauses"
+            )
 
     def run(self, features: F32Array, workers: Workers) -> F32Array:
         """float32 [n_mels, n_frames100] -> [n_frames, d]."""
@@ -133,6 +181,13 @@ class MelStem:
         )  # fmt: skip
         hidden += self.positions[:n_frames]
         return hidden
+
+
+def _expect_features(features: F32Array, right: bool, wanted: str) -> None:
+    if not right:
+        raise AudioShapeError(
+            f"features of shape {features.shape}", f"float32 {wanted}", "compute them as the manifest says"
+        )
 
 
 def _prepare(kind: int, rows: F32Array, slack: int) -> tuple[NDArray[np.uint8], F32Array, F32Array]:
@@ -188,27 +243,32 @@ def read_stem(scopes: Scopes) -> WaveformStem | MelStem:
     if "stem/conv1" in scopes:
         return _read_mel(scopes)
     first, group_norm, convs = read_convs(scopes)
-    norms = scopes.norms("projection")
-    placed = scopes.norms("positions")
+    n_channels = convs[-1].dense.n_out
+    norms = scopes.norms("projection", n_channels)
+    projection = scopes.product("projection", n_channels)
+    d = projection.weight.n_out
+    placed = scopes.norms("positions", d)
     return WaveformStem(
         first=first,
         group_norm=group_norm,
         convs=convs,
         projection_norm=norms[0] if norms else None,
-        projection=scopes.product("projection").pack(),
-        positions=read_positional_conv(scopes),
+        projection=projection.pack(),
+        positions=read_positional_conv(scopes, d),
         position_norm=placed[0] if placed else None,
     )
 
 
 def _read_mel(scopes: Scopes) -> MelStem:
-    products: list[Product] = [scopes.product(f"stem/conv{index}") for index in (1, 2)]
+    first, second = (scopes.product(f"stem/conv{index}") for index in (1, 2))
+    d = second.weight.n_out
+    n_mels = len(first.weight.matrix) // MEL_TAPS
+    first.expect("stem/conv1", MEL_TAPS * n_mels, d)
     table = scopes.node("stem/positions", "Slice").inputs[0]
     positions = np.array(scopes.constant(table), np.float32)
-    if positions.ndim != 2:
-        raise UnknownGraphError(f"a table of positions {positions.shape}")
+    expect_shape(table, positions, (len(positions), d))
     return MelStem(
-        first=pack_conv(products[0], MEL_TAPS, 1, None, integer=False),
-        second=pack_conv(products[1], MEL_TAPS, 2, None),
+        first=pack_conv(first, MEL_TAPS, n_mels, 1, None, integer=False),
+        second=pack_conv(second, MEL_TAPS, d, 2, None),
         positions=positions,
     )
