@@ -30,7 +30,7 @@ def hash_token(word: Any, token: int) -> Any:
     return mix_hash(word, np.uint64(token + 1))
 
 
-@kernel
+@kernel(forceinline=True)
 def select_tokens(row: Any, spoken: Any, blank: int, token_min: float, tokens: Any, probs: Any) -> Any:
     """Choose the tokens of one frame that are worth following.
 
@@ -58,7 +58,7 @@ def select_tokens(row: Any, spoken: Any, blank: int, token_min: float, tokens: A
     return n, np.float64(largest)
 
 
-@kernel
+@kernel(forceinline=True)
 def link_parents(beams: Any, n: int, table: Any, parents: Any) -> None:
     """Find for each beam the beam whose prefix is one token shorter: parents[i], -1 if there is none.
 
@@ -82,7 +82,7 @@ def link_parents(beams: Any, n: int, table: Any, parents: Any) -> None:
             slot = (slot + np.uint64(1)) & mask
 
 
-@kernel
+@kernel(forceinline=True)
 def stay(beams: Any, n: int, search: Any, work: Any) -> float:
     """Candidates 0 to n: every prefix as it is, by a blank or its last token once more.
 
@@ -117,7 +117,7 @@ def rank_candidate(candidate: Any, split: bool) -> Any:
     return candidate.rank
 
 
-@kernel
+@kernel(forceinline=True)
 def find_children(beams: Any, n: int, parents: Any, token: int, delimiter: int, children: Any) -> None:
     """children[p]: the beam that is beam p's prefix plus `token`; -1 if it is not among the beams."""
     for i in range(n):
@@ -150,7 +150,7 @@ def fill_candidate(
     candidate.parent, candidate.token, candidate.slot, candidate.source = parent, token, -1, -1
 
 
-@kernel
+@kernel(forceinline=True)
 def find_child(first: Any, label: Any, node: int, token: int) -> int:
     """The child of a lexicon's node by a token; -1 if there is none or the node is -1."""
     if node < 0:
@@ -168,7 +168,7 @@ def find_child(first: Any, label: Any, node: int, token: int) -> int:
     return -1
 
 
-@kernel
+@kernel(forceinline=True)
 def extend_letter(
     beams: Any, n: int, token: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     contexts: Any, work: Any,
@@ -227,7 +227,7 @@ def extend_letter(
     return best
 
 
-@kernel
+@kernel(forceinline=True)
 def score_letter(token: int, context: Any, scorer: Any, work: Any) -> Any:
     """A character model's weighted score of one token, and the slot that holds the context after it."""
     slot = work.counts[N_SLOTS]
@@ -237,7 +237,7 @@ def score_letter(token: int, context: Any, scorer: Any, work: Any) -> Any:
     return weights.weight * log10_prob, slot
 
 
-@kernel
+@kernel(forceinline=True)
 def score_end_of_word(
     beam: Any, context: Any, extended: Any, weights: Any, memory: Any, layout: Any, token_words: Any,
     words: Any, complete: Any, ends_word: Any,
@@ -263,13 +263,13 @@ def score_end_of_word(
     return score
 
 
-@kernel
+@kernel(forceinline=True)
 def follow_delimiter(follows: Any, node: int, delimiter: int) -> int:
     """The hotwords' node at the start of the next word."""
     return follows[node, delimiter] if node >= 0 and delimiter >= 0 else 0
 
 
-@kernel
+@kernel(forceinline=True)
 def extend_word(
     beams: Any, n: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     contexts: Any, work: Any,

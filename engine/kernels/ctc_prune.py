@@ -13,7 +13,7 @@ from engine.kernels.ctc_state import N_CANDIDATES, N_TOKEN_NODES, N_WORD_NODES
 _HALF = np.uint64(32)
 
 
-@kernel
+@kernel(forceinline=True)
 def prune(beams: Any, best: float, search: Any, work: Any) -> Any:
     """Choose the candidates that live on: work.chosen[:n] in ascending order. Returns n."""
     floor = best * search.prune
@@ -33,7 +33,7 @@ def prune(beams: Any, best: float, search: Any, work: Any) -> Any:
     return n
 
 
-@kernel
+@kernel(forceinline=True)
 def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> Any:
     """The rank-th largest rank among the chosen candidates, by quickselect."""
     values = np.empty(n)
@@ -61,7 +61,7 @@ def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> Any:
     return values[target]
 
 
-@kernel
+@kernel(forceinline=True)
 def keep_above(candidates: Any, chosen: Any, n: int, cut: float, limit: int) -> int:
     """Keep the candidates above `cut`, and of those equal to it the first, up to `limit`."""
     n_above = 0
@@ -153,7 +153,7 @@ def hash_context(context: Any) -> Any:
     return key
 
 
-@kernel
+@kernel(forceinline=True)
 def rebuild(
     beams: Any, contexts: Any, n: int, frame: int, best_prob: float, search: Any, work: Any,
     token_nodes: Any, word_nodes: Any, next_beams: Any, next_contexts: Any,
@@ -189,7 +189,7 @@ def rebuild(
         beam.key = mix_hash(beam.text, beam.word)
 
 
-@kernel
+@kernel(forceinline=True)
 def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     """Store one more token behind a chain of them. Returns its node."""
     node = counts[N_TOKEN_NODES]
@@ -198,7 +198,7 @@ def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     return node
 
 
-@kernel
+@kernel(forceinline=True)
 def hold(
     beam: Any, candidate: Any, source: Any, frame: int, best_prob: float, delimiter: int, probs: Any,
     counts: Any, word_nodes: Any,
@@ -224,7 +224,7 @@ def time_letter(beam: Any, shorter: Any, frame: int, prob: float) -> None:
     beam.end, beam.peak = frame + 1, prob
 
 
-@kernel
+@kernel(forceinline=True)
 def append_word(beam: Any, counts: Any, word_nodes: Any) -> Any:
     """Store a beam's unfinished word as finished. Returns its node."""
     index = counts[N_WORD_NODES]
