@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-BEAM_WIDTH, N_BEST, N_HOTWORDS, ROUND = 64, 10, 200, 10
+BEAM_WIDTH, N_BEST, N_HOTWORDS, ROUND, THREAD_ROUNDS = 64, 10, 200, 10, 7
 Decode = Callable[[Any], Any]
 
 
@@ -55,6 +56,8 @@ def main() -> int:
             "wer": round(100 * _word_errors(texts, hypotheses), 2) if texts else None,
         }
         worker.stdin.close()
+        worker.wait()
+    report["two_threads_over_one"] = time_threads(emissions, labels, options)
     text = json.dumps(report, indent=2)
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")
@@ -76,12 +79,7 @@ def build(name: str, labels: list[str], options: argparse.Namespace) -> Decode:
     words = options.words.read_text(encoding="utf-8").split()
     spaced = ["" if label == "<pad>" else " " if label == "|" else label for label in labels]
     if name.startswith("engine"):
-        from engine.decoding import CtcBeamDecoder
-
-        model = (
-            {} if name == "engine-no-lm" else {"language_model": options.language_model, "unigrams": words}
-        )
-        decoder = CtcBeamDecoder(labels, **model)
+        decoder = _build_engine(name, labels, options)
         favoured = words[5000 : 5000 + N_HOTWORDS] if name == "engine-hotwords" else []
         return lambda e: decoder.decode(e, BEAM_WIDTH, N_BEST, favoured)
     if name in ("pyctcdecode", "ctc-beam-decoder"):
@@ -94,6 +92,15 @@ def build(name: str, labels: list[str], options: argparse.Namespace) -> Decode:
         plain = "".join(label or "-" for label in ["-", *spaced[1:]])
         return lambda e: fast_ctc_decode.beam_search(np.exp(e), plain, BEAM_WIDTH, np.exp(-5.0))
     raise SystemExit(f"no peer called {name}")
+
+
+def _build_engine(name: str, labels: list[str], options: argparse.Namespace) -> Any:
+    from engine.decoding import CtcBeamDecoder
+
+    if name == "engine-no-lm":
+        return CtcBeamDecoder(labels)
+    words = options.words.read_text(encoding="utf-8").split()
+    return CtcBeamDecoder(labels, options.language_model, words)
 
 
 def serve(decode: Decode, emissions: list[Any]) -> int:
@@ -115,7 +122,7 @@ def serve(decode: Decode, emissions: list[Any]) -> int:
 def signature(options: argparse.Namespace) -> str:
     """What was measured, on what."""
     parts = {"beam": BEAM_WIDTH, "n_best": N_BEST, "threads": 1, "lm": options.language_model.name}
-    parts |= {"emissions": options.emissions.name, "cpu": platform.processor() or platform.machine()}
+    parts |= {"emissions": options.emissions.name, "cpu": _read_cpu(), "commit": _read_commit()}
     parts["python"] = platform.python_version()
     for package in ("numba", "numpy"):
         try:
@@ -123,6 +130,43 @@ def signature(options: argparse.Namespace) -> str:
         except PackageNotFoundError:
             parts[package] = "none"
     return "|".join(f"{key}:{value}" for key, value in parts.items())
+
+
+def _read_cpu() -> str:
+    """The processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read_commit() -> str:
+    """The commit measured, marked where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    with suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
+        return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    return "unknown"
+
+
+def time_threads(emissions: list[Any], labels: list[str], options: argparse.Namespace) -> float:
+    """How many times as fast decode_batch is on two threads as on one: wall time, median of several."""
+    decoder = _build_engine("engine", labels, options)
+    ratios = []
+    for _ in range(THREAD_ROUNDS + 1):
+        seconds = []
+        for threads in (1, 2):
+            start = time.perf_counter()
+            decoder.decode_batch(emissions, threads, beam_width=BEAM_WIDTH, n_best=N_BEST)
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+    return round(median(ratios[1:]), 2)
 
 
 def _text(result: Any) -> str:

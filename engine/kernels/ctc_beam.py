@@ -13,11 +13,12 @@ from engine.kernels.ctc_extend import (
     extend_letter,
     extend_word,
     find_children,
+    identify_word,
     link_parents,
     mix_hash,
-    score_end_of_word,
     select_tokens,
     stay,
+    weigh_word,
 )
 from engine.kernels.ctc_prune import append_word, hash_context, prune, rebuild
 from engine.kernels.ctc_state import (
@@ -215,10 +216,12 @@ def score_end(
     score, ended = 0.0, context
     weights, memory, layout = scorer.weights[0], scorer.memory, scorer.layout
     if beam.length > 0:
-        score = score_end_of_word(
-            beam, context, scratch[0], weights, memory, layout, scorer.token_words,
-            lexicon.word, hotwords.complete, hotwords.ends_word,
-        )  # fmt: skip
+        word, log10_prob = UNKNOWN, 0.0
+        scratch[0].length = 0
+        if weights.kind != NO_LM:
+            word = identify_word(beam, weights.kind, scorer.token_words, lexicon.word)
+            log10_prob = score_word(memory, layout, weights.order, context, word, scratch[0])
+        score = weigh_word(beam, word, log10_prob, weights, hotwords.complete, hotwords.ends_word)
         ended = scratch[0]
     elif split and weights.kind == WORD_LM:
         log10_prob = score_word(memory, layout, weights.order, context, UNKNOWN, scratch[0])

@@ -11,11 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from engine.kernels._jit import kernel
 from engine.kernels.ctc_state import (
+    LEXICON_NODE,
     N_LOOKAHEAD,
     N_OOV_FACTORS,
     WEIGHTS,
@@ -27,7 +29,7 @@ from engine.kernels.ctc_state import (
 
 _POINTERS: dict[str, Any] = {
     "spoken": np.uint8, "memory": np.uint32, "layout": np.int64, "token_words": np.int32, "weights": WEIGHTS,
-    "first": np.int32, "label": np.int16, "word": np.int32, "lookahead": np.uint8, "factors": np.float64,
+    "nodes": LEXICON_NODE, "label": np.int16, "word": np.int32, "factors": np.float64,
     "unknown_factors": np.float64, "follow": np.int32, "hot_factors": np.float64, "complete": np.float64,
     "ends_word": np.uint8,
 }  # fmt: skip
@@ -35,7 +37,7 @@ _SIZES = ("vocab_size", "n_memory", "n_layout", "n_token_words", "n_layout_colum
 PACK = np.dtype(
     [(f"{name}_at", np.int64) for name in _POINTERS]
     + [(name, np.int64) for name in _SIZES]
-    + [(name, np.int64) for name in ("beam_width", "blank", "delimiter", "split", "recombine")]
+    + [(name, np.int64) for name in ("beam_width", "blank", "delimiter", "split", "recombine", "distinct")]
     + [(name, np.float64) for name in ("token_min", "prune", "highest", "hot_highest")]
 )
 
@@ -60,7 +62,11 @@ def pack_search(search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotw
         pack[name] = size
     for name, value in search._asdict().items():
         pack[name] = value
-    pack["highest"], pack["hot_highest"] = lexicon.highest, hotwords.highest
+    pack["distinct"], pack["highest"], pack["hot_highest"] = (
+        lexicon.distinct,
+        lexicon.highest,
+        hotwords.highest,
+    )
     return pack, tuple(held.values())
 
 
@@ -114,10 +120,10 @@ def unpack_lexicon(pack: Any) -> Any:
     """The Lexicon of a PACK record."""
     n_nodes = pack.n_nodes
     return Lexicon(
-        carray(to_pointer(pack.first_at), n_nodes + 1, np.int32),
+        carray(to_pointer(pack.nodes_at), n_nodes + 1, LEXICON_NODE),
         carray(to_pointer(pack.label_at), n_nodes, np.int16),
         carray(to_pointer(pack.word_at), n_nodes, np.int32),
-        carray(to_pointer(pack.lookahead_at), n_nodes, np.uint8),
+        pack.distinct != 0,
         carray(to_pointer(pack.factors_at), N_LOOKAHEAD, np.float64),
         carray(to_pointer(pack.unknown_factors_at), N_OOV_FACTORS, np.float64),
         pack.highest,

@@ -11,6 +11,9 @@ from engine.kernels.ctc_extend import EMPTY, hash_token, mix_hash, rank_candidat
 from engine.kernels.ctc_state import N_CANDIDATES, N_TOKEN_NODES, N_WORD_NODES
 
 _HALF = np.uint64(32)
+_START = np.uint64(0xD1B54A32D192ED03)
+_STEP_BITS = 49  # of a float64's 52 behind the point
+_N_STEPS = 256  # the last also holds all that is lower
 
 
 @kernel(forceinline=True)
@@ -33,12 +36,36 @@ def prune(beams: Any, best: float, search: Any, work: Any) -> Any:
     return n
 
 
-@kernel(forceinline=True)
+@kernel
 def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> Any:
-    """The rank-th largest rank among the chosen candidates, by quickselect."""
+    """The rank-th largest rank among the chosen candidates.
+
+    Ranks are counted by their leading bits, eight steps for each power of two; only those of the
+    step in which the result lies are then told apart.
+    """
     values = np.empty(n)
     for i in range(n):
         values[i] = candidates[chosen[i]].rank
+    bits = values.view(np.int64)
+    highest = bits.max() >> _STEP_BITS
+    counts = np.zeros(_N_STEPS, np.int32)
+    for i in range(n):
+        counts[min(highest - (bits[i] >> _STEP_BITS), _N_STEPS - 1)] += 1
+    step, above = 0, 0
+    while above + counts[step] < rank:
+        above += counts[step]
+        step += 1
+    m = 0
+    for i in range(n):
+        if min(highest - (bits[i] >> _STEP_BITS), _N_STEPS - 1) == step:
+            values[m] = values[i]
+            m += 1
+    return select_largest(values, m, rank - above)
+
+
+@kernel
+def select_largest(values: Any, n: int, rank: int) -> Any:
+    """The rank-th largest of the first n values, by quickselect."""
     low, high, target = 0, n - 1, rank - 1
     while low < high:
         pivot = values[(low + high) >> 1]
@@ -147,7 +174,7 @@ def hash_future(beams: Any, candidate: Any, slots: Any, delimiter: int) -> Any:
 @kernel(inline="always")
 def hash_context(context: Any) -> Any:
     """Hash of the words that a language model still looks at."""
-    key = np.uint64(context.length + 1)
+    key = mix_hash(_START, np.uint64(context.length + 1))  # small states and small words would collide
     for i in range(context.length):
         key = mix_hash(key, np.uint64(context.words[i]) + np.uint64(1))
     return key

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba.np.numpy_support import carray
 
 from engine.kernels._jit import kernel
 from engine.kernels.ctc_beam import finish_search, run_frames, start_search
@@ -26,7 +26,9 @@ from engine.kernels.ctc_state import (
     BEAM,
     CANDIDATE,
     CHAR_LM,
+    KNOWN_SCORE,
     N_COUNTS,
+    N_KNOWN,
     N_WORD_NODES,
     TOKEN_NODE,
     WORD_NODE,
@@ -36,9 +38,9 @@ from engine.kernels.ctc_trace import trace_words
 from engine.kernels.ngram import CONTEXT
 
 _BEAM_BYTES, _CONTEXT_BYTES, _CANDIDATE_BYTES = BEAM.itemsize, CONTEXT.itemsize, CANDIDATE.itemsize
-_TOKEN_BYTES, _WORD_BYTES = TOKEN_NODE.itemsize, WORD_NODE.itemsize
+_TOKEN_BYTES, _WORD_BYTES, _KNOWN_BYTES = TOKEN_NODE.itemsize, WORD_NODE.itemsize, KNOWN_SCORE.itemsize
 _LINE = 64  # every array of the arena begins on a cache line
-_N_ARRAYS = 16
+_N_ARRAYS = 18
 
 
 @kernel
@@ -66,6 +68,7 @@ def size_work(log_probs: Any, spoken: Any, search: Any, kind: int) -> Any:
     n_slots = n_candidates if kind == CHAR_LM else width + 1
     n_bytes = 12 * vocab_size + 4 * n_table + 8 * width + (_CANDIDATE_BYTES + 4) * n_candidates
     n_bytes += (_BEAM_BYTES + _CONTEXT_BYTES) * width + _CONTEXT_BYTES * n_slots + 4 * n_seen
+    n_bytes += N_KNOWN * (_KNOWN_BYTES + _CONTEXT_BYTES)
     return n_table, n_candidates, n_slots, n_seen, n_bytes + _N_ARRAYS * _LINE
 
 
@@ -91,9 +94,16 @@ def carve_work(arena: Any, vocab_size: int, width: int, sizes: Any, counts: Any)
     children, at = carve(at, width, np.int32, 4)
     chosen, at = carve(at, n_candidates, np.int32, 4)
     seen, at = carve(at, n_seen, np.int32, 4)
+    known, at = carve(at, N_KNOWN, KNOWN_SCORE, _KNOWN_BYTES)
+    known_contexts, at = carve(at, N_KNOWN, CONTEXT, _CONTEXT_BYTES)
     probs[:] = 0.0
     seen[:] = -1
-    work = Work(tokens, probs, table, parents, children, candidates, slots, chosen, seen, counts)
+    for i in range(N_KNOWN):
+        known[i].key = np.uint64(0)
+    work = Work(
+        tokens, probs, table, parents, children, candidates, slots, chosen, seen, known, known_contexts,
+        counts,
+    )  # fmt: skip
     return work, spare_beams, spare_contexts
 
 
