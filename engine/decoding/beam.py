@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +26,9 @@ from engine.types import Hypothesis
 Pathlike = str | PathLike[str]
 MAX_FRAMES_AT_ONCE = 4096  # longer emissions are searched in chunks, which bounds the memory
 _MAX_CACHED = 8
+_MAX_ARENA = 1 << 24  # bytes of scratch that a thread keeps between calls
+_NO_ARENA = np.empty(0, np.uint8)
+_scratch = threading.local()
 
 
 class CtcBeamDecoder:
@@ -169,7 +173,10 @@ class CtcBeamDecoder:
         pack = self._prepare(key)[0]
         if len(emissions) > MAX_FRAMES_AT_ONCE:
             return self.finish(self._search(start_state(key, pack), emissions, whole=True), n_best)
-        scale, found = search_whole(pack, emissions, n_best)
+        arena = getattr(_scratch, "arena", _NO_ARENA)
+        n_bytes, scale, found = search_whole(pack, emissions, n_best, arena)
+        if len(arena) < n_bytes <= _MAX_ARENA:
+            _scratch.arena = np.empty(n_bytes, np.uint8)
         return read_hypotheses(found, scale, (), self.labels, self.settings.frame_s)
 
     def decode_batch(self, batch: Sequence[Any], threads: int = 1, **options: Any) -> list[list[Hypothesis]]:
@@ -178,8 +185,17 @@ class CtcBeamDecoder:
             raise DecodingError(f"threads={threads}", "1 or more")
         if threads == 1 or len(batch) < 2:
             return [self.decode(log_probs, **options) for log_probs in batch]
+        jobs = iter(range(len(batch)))
+        results: list[list[Hypothesis]] = [[] for _ in batch]
+
+        def work() -> None:  # one task a thread: a task an utterance would cost as much as decoding it
+            for job in jobs:
+                results[job] = self.decode(batch[job], **options)
+
         with ThreadPoolExecutor(min(threads, len(batch))) as pool:
-            return list(pool.map(lambda log_probs: self.decode(log_probs, **options), batch))
+            for done in [pool.submit(work) for _ in range(min(threads, len(batch)))]:
+                done.result()
+        return results
 
     def start(
         self,

@@ -122,19 +122,38 @@ def advance(
 
     counts: int64 [N_COUNTS]; how much of the trees is in use.
     """
-    search, scorer, spoken = unpack_search(pack[0]), unpack_scorer(pack[0]), unpack_spoken(pack[0])
-    sizes = size_work(log_probs, spoken, search, scorer.weights[0].kind)
+    sizes = size_pack(pack, log_probs)
     arena = np.empty(sizes[4], np.uint8)
-    work, spare_beams, spare_contexts = carve_work(
-        arena, log_probs.shape[1], search.beam_width, sizes, borrow(counts, np.int64)
-    )
-    n, scale = run_frames(
-        log_probs, first_frame, spoken, search, scorer, unpack_lexicon(pack[0]), unpack_hotwords(pack[0]),
-        borrow(beams, BEAM), borrow(contexts, CONTEXT), spare_beams, spare_contexts, n, scale,
-        borrow(token_nodes, TOKEN_NODE), borrow(word_nodes, WORD_NODE), work,
+    n, scale = advance_in(
+        arena, sizes, pack, log_probs, first_frame, borrow(beams, BEAM), borrow(contexts, CONTEXT), n, scale,
+        borrow(token_nodes, TOKEN_NODE), borrow(word_nodes, WORD_NODE), borrow(counts, np.int64),
     )  # fmt: skip
     arena[0] = 0  # it has to live until here
     return n, scale
+
+
+@kernel(forceinline=True)
+def size_pack(pack: Any, log_probs: Any) -> Any:
+    """size_work of a PACK."""
+    kind = unpack_scorer(pack[0]).weights[0].kind
+    return size_work(log_probs, unpack_spoken(pack[0]), unpack_search(pack[0]), kind)
+
+
+@kernel
+def advance_in(
+    arena: Any, sizes: Any, pack: Any, log_probs: Any, first_frame: int, beams: Any, contexts: Any, n: int,
+    scale: float, token_nodes: Any, word_nodes: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """`advance` on views, with an arena of sizes[4] bytes for its scratch."""
+    search = unpack_search(pack[0])
+    work, spare_beams, spare_contexts = carve_work(
+        arena, log_probs.shape[1], search.beam_width, sizes, counts
+    )
+    return run_frames(
+        log_probs, first_frame, unpack_spoken(pack[0]), search, unpack_scorer(pack[0]),
+        unpack_lexicon(pack[0]), unpack_hotwords(pack[0]), beams, contexts, spare_beams, spare_contexts, n,
+        scale, token_nodes, word_nodes, work,
+    )  # fmt: skip
 
 
 @kernel
@@ -162,21 +181,32 @@ def finish(
 
 
 @kernel
-def search_whole(pack: Any, log_probs: Any, n_best: int) -> Any:
-    """Search one whole utterance: the scale, and the result of `finish`."""
+def search_whole(pack: Any, log_probs: Any, n_best: int, arena: Any) -> Any:
+    """Search one whole utterance.
+
+    Args:
+        arena: uint8, any size: scratch from an earlier call. One that is too small is not used.
+    Returns:
+        The size that the arena should have had, the scale, and the result of `finish`.
+    """
     width, n_frames = pack[0].beam_width, len(log_probs)
-    n_nodes = n_frames * width
-    n_bytes = width * (_BEAM_BYTES + _CONTEXT_BYTES) + n_nodes * _TOKEN_BYTES + 6 * _LINE
-    arena = np.empty(n_bytes + (n_nodes + width) * _WORD_BYTES + 8 * N_COUNTS, np.uint8)
+    n_nodes, sizes = n_frames * width, size_pack(pack, log_probs)
+    n_bytes = width * (_BEAM_BYTES + _CONTEXT_BYTES) + n_nodes * _TOKEN_BYTES + 8 * _LINE
+    n_bytes += (n_nodes + width) * _WORD_BYTES + 8 * N_COUNTS + sizes[4]
+    if len(arena) < n_bytes:
+        arena = np.empty(n_bytes, np.uint8)
     at = (arena.ctypes.data + _LINE - 1) & -_LINE
     beams, at = carve(at, width, BEAM, _BEAM_BYTES)
     contexts, at = carve(at, width, CONTEXT, _CONTEXT_BYTES)
     counts, at = carve(at, N_COUNTS, np.int64, 8)
+    scratch, at = carve(at, sizes[4], np.uint8, 1)
     token_nodes, at = carve(at, n_nodes, TOKEN_NODE, _TOKEN_BYTES)
     word_nodes, at = carve(at, n_nodes + width, WORD_NODE, _WORD_BYTES)
     counts[:] = 0
-    begin(pack, beams, contexts)
-    n, scale = advance(pack, log_probs, 0, beams, contexts, 1, 0.0, token_nodes, word_nodes, counts)
+    start_search(beams, contexts, unpack_search(pack[0]), unpack_scorer(pack[0]))
+    n, scale = advance_in(
+        scratch, sizes, pack, log_probs, 0, beams, contexts, 1, 0.0, token_nodes, word_nodes, counts
+    )
     found = finish(pack, beams, contexts, n, token_nodes, word_nodes, counts, n_best)
     arena[0] = 0  # it has to live until here
-    return scale, found
+    return n_bytes, scale, found
