@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 BEAM_WIDTH, N_BEST, N_HOTWORDS, ROUND = 64, 10, 200, 10
+THREAD_ROUNDS, THREAD_REPEATS = 7, 8
 Decode = Callable[[Any], Any]
 
 
@@ -55,6 +57,8 @@ def main() -> int:
             "wer": round(100 * _word_errors(texts, hypotheses), 2) if texts else None,
         }
         worker.stdin.close()
+        worker.wait()
+    report["threads"] = time_threads(emissions, labels, options)
     text = json.dumps(report, indent=2)
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")
@@ -76,12 +80,7 @@ def build(name: str, labels: list[str], options: argparse.Namespace) -> Decode:
     words = options.words.read_text(encoding="utf-8").split()
     spaced = ["" if label == "<pad>" else " " if label == "|" else label for label in labels]
     if name.startswith("engine"):
-        from engine.decoding import CtcBeamDecoder
-
-        model = (
-            {} if name == "engine-no-lm" else {"language_model": options.language_model, "unigrams": words}
-        )
-        decoder = CtcBeamDecoder(labels, **model)
+        decoder = _build_engine(name, labels, options)
         favoured = words[5000 : 5000 + N_HOTWORDS] if name == "engine-hotwords" else []
         return lambda e: decoder.decode(e, BEAM_WIDTH, N_BEST, favoured)
     if name in ("pyctcdecode", "ctc-beam-decoder"):
@@ -94,6 +93,15 @@ def build(name: str, labels: list[str], options: argparse.Namespace) -> Decode:
         plain = "".join(label or "-" for label in ["-", *spaced[1:]])
         return lambda e: fast_ctc_decode.beam_search(np.exp(e), plain, BEAM_WIDTH, np.exp(-5.0))
     raise SystemExit(f"no peer called {name}")
+
+
+def _build_engine(name: str, labels: list[str], options: argparse.Namespace) -> Any:
+    from engine.decoding import CtcBeamDecoder
+
+    if name == "engine-no-lm":
+        return CtcBeamDecoder(labels)
+    words = options.words.read_text(encoding="utf-8").split()
+    return CtcBeamDecoder(labels, options.language_model, words)
 
 
 def serve(decode: Decode, emissions: list[Any]) -> int:
@@ -115,7 +123,7 @@ def serve(decode: Decode, emissions: list[Any]) -> int:
 def signature(options: argparse.Namespace) -> str:
     """What was measured, on what."""
     parts = {"beam": BEAM_WIDTH, "n_best": N_BEST, "threads": 1, "lm": options.language_model.name}
-    parts |= {"emissions": options.emissions.name, "cpu": platform.processor() or platform.machine()}
+    parts |= {"emissions": options.emissions.name, "cpu": _read_cpu(), "commit": _read_commit()}
     parts["python"] = platform.python_version()
     for package in ("numba", "numpy"):
         try:
@@ -123,6 +131,54 @@ def signature(options: argparse.Namespace) -> str:
         except PackageNotFoundError:
             parts[package] = "none"
     return "|".join(f"{key}:{value}" for key, value in parts.items())
+
+
+def _read_cpu() -> str:
+    """The processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read_commit() -> str:
+    """The commit measured, marked where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    with suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
+        return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    return "unknown"
+
+
+def time_threads(emissions: list[Any], labels: list[str], options: argparse.Namespace) -> dict[str, float]:
+    """decode_batch on two threads against one, wall time, median of several rounds in turn.
+
+    cores_given is the CPU time over the wall time of two threads: below 2, others had the rest,
+    and the ratio tells of the machine and not of the decoder.
+    """
+    decoder = _build_engine("engine", labels, options)
+    batch = emissions * THREAD_REPEATS
+    ratios, cores = [], []
+    for _ in range(THREAD_ROUNDS + 1):
+        wall_s, cpu_s = [], []
+        for threads in (1, 2):
+            start, cpu_start = time.perf_counter(), time.process_time()
+            decoder.decode_batch(batch, threads, beam_width=BEAM_WIDTH, n_best=N_BEST)
+            wall_s.append(time.perf_counter() - start)
+            cpu_s.append(time.process_time() - cpu_start)
+        ratios.append(wall_s[0] / wall_s[1])
+        cores.append(cpu_s[1] / wall_s[1])
+    return {
+        "two_threads_over_one": round(median(ratios[1:]), 2),
+        "best_round": round(max(ratios[1:]), 2),
+        "cores_given": round(median(cores[1:]), 2),
+    }
 
 
 def _text(result: Any) -> str:

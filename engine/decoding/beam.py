@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,19 +12,23 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.hotwords import Phrases, build_hotwords, weigh_phrases
-from engine.decoding.labels import build_labels, check_emissions
+from engine.decoding.labels import FloatArray, build_labels, check_emissions
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.decoding.settings import BeamSettings, check_settings, make_lexicon, make_scorer, make_search
 from engine.decoding.state import DecoderState, Partial, read_hypotheses, read_partial, start_state
 from engine.errors import DecodingError
-from engine.kernels.ctc_beam import advance, finish_search
-from engine.kernels.ctc_state import N_WORD_NODES, Hotwords, Lexicon
+from engine.kernels.ctc_pack import pack_search
+from engine.kernels.ctc_search import advance, finish, search_whole
+from engine.kernels.ctc_state import N_WORD_NODES
 from engine.types import Hypothesis
 
 Pathlike = str | PathLike[str]
 MAX_FRAMES_AT_ONCE = 4096  # longer emissions are searched in chunks, which bounds the memory
 _MAX_CACHED = 8
+_MAX_ARENA = 1 << 24  # bytes of scratch that a thread keeps between calls
+_NO_ARENA = np.empty(0, np.uint8)
+_scratch = threading.local()
 
 
 class CtcBeamDecoder:
@@ -160,9 +165,19 @@ class CtcBeamDecoder:
         Raises:
             DecodingError: emissions, hotwords or options that cannot be used.
         """
-        if state is None:
-            state = self.start(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
+        if state is not None:
+            return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
+        _check_n_best(n_best)
+        emissions = check_emissions(log_probs, len(self.labels), logits=logits)
+        key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
+        pack = self._prepare(key)[0]
+        if len(emissions) > MAX_FRAMES_AT_ONCE:
+            return self.finish(self._search(start_state(key, pack), emissions, whole=True), n_best)
+        arena = getattr(_scratch, "arena", _NO_ARENA)
+        n_bytes, scale, found = search_whole(pack, emissions, n_best, arena)
+        if len(arena) < n_bytes <= _MAX_ARENA:
+            _scratch.arena = np.empty(n_bytes, np.uint8)
+        return read_hypotheses(found, scale, (), self.labels, self.settings.frame_s)
 
     def decode_batch(self, batch: Sequence[Any], threads: int = 1, **options: Any) -> list[list[Hypothesis]]:
         """Decode utterances in parallel; `options` as for decode. The search runs without the GIL."""
@@ -170,8 +185,17 @@ class CtcBeamDecoder:
             raise DecodingError(f"threads={threads}", "1 or more")
         if threads == 1 or len(batch) < 2:
             return [self.decode(log_probs, **options) for log_probs in batch]
+        jobs = iter(range(len(batch)))
+        results: list[list[Hypothesis]] = [[] for _ in batch]
+
+        def work() -> None:  # one task a thread: a task an utterance would cost as much as decoding it
+            for job in jobs:
+                results[job] = self.decode(batch[job], **options)
+
         with ThreadPoolExecutor(min(threads, len(batch))) as pool:
-            return list(pool.map(lambda log_probs: self.decode(log_probs, **options), batch))
+            for done in [pool.submit(work) for _ in range(min(threads, len(batch)))]:
+                done.result()
+        return results
 
     def start(
         self,
@@ -183,9 +207,8 @@ class CtcBeamDecoder:
         lm_beta: float | None = None,
     ) -> DecoderState:
         """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
-        phrases = weigh_phrases(hotwords, hotword_weight) if hotwords else ()
-        key = (beam_width, n_best > 1, phrases, lm_alpha, lm_beta)
-        return start_state(key, *self._prepare(key)[:2])
+        key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
+        return start_state(key, self._prepare(key)[0])
 
     def advance(self, state: DecoderState, log_probs: Any, *, logits: bool = False) -> DecoderState:
         """Search one more chunk: a new state; the one given may be used again.
@@ -200,28 +223,33 @@ class CtcBeamDecoder:
 
     def finish(self, state: DecoderState, n_best: int = 1) -> list[Hypothesis]:
         """End an utterance: its readings, best first."""
-        if n_best < 1:
-            raise DecodingError(f"n_best={n_best}", "1 or more")
-        search, scorer, lexicon, hotwords = self._prepare(state.key)
+        _check_n_best(n_best)
         words = np.empty(state.counts[N_WORD_NODES] + state.n_beams, state.word_nodes.dtype)
         words[: state.counts[N_WORD_NODES]] = state.word_nodes[: state.counts[N_WORD_NODES]]
-        counts = state.counts.copy()
-        finals = finish_search(
-            state.beams, state.contexts, state.n_beams, search, scorer, lexicon, hotwords, words, counts
+        found = finish(
+            self._prepare(state.key)[0],
+            state.beams,
+            state.contexts,
+            state.n_beams,
+            state.token_nodes,
+            words,
+            state.counts.copy(),
+            n_best,
         )
-        return read_hypotheses(state, finals[:n_best], words, self.labels, self.settings.frame_s)
+        return read_hypotheses(found, state.scale, state.words, self.labels, self.settings.frame_s)
 
     def _advance(self, state: DecoderState, log_probs: Any, logits: bool, whole: bool) -> DecoderState:
-        emissions = check_emissions(log_probs, len(self.labels), logits=logits)
-        prepared = self._prepare(state.key)
+        return self._search(state, check_emissions(log_probs, len(self.labels), logits=logits), whole)
+
+    def _search(self, state: DecoderState, emissions: FloatArray, whole: bool) -> DecoderState:
+        pack = self._prepare(state.key)[0]
         for begin in range(0, len(emissions), MAX_FRAMES_AT_ONCE):
             chunk = emissions[begin : begin + MAX_FRAMES_AT_ONCE]
             state = state.grow(len(chunk))
             state.n_beams, state.scale = advance(
+                pack,
                 chunk,
                 state.n_frames,
-                self.labels.spoken,
-                *prepared,
                 state.beams,
                 state.contexts,
                 state.n_beams,
@@ -235,23 +263,42 @@ class CtcBeamDecoder:
                 state.compact(self.labels, self.settings.frame_s)
         return state
 
-    def _prepare(self, key: Any) -> tuple[Any, Any, Lexicon, Hotwords]:
-        """The kernels' view of one set of options; the last few sets are remembered."""
+    def _prepare(self, key: Any) -> Any:
+        """The kernels' view of one set of options, and what it points to; the last few are remembered."""
         prepared = self._cache.get(key)
         if prepared is None:
             beam_width, several, phrases, lm_alpha, lm_beta = key
             settings = check_settings(self.settings.override(beam_width, lm_alpha, lm_beta))
             scorer = make_scorer(settings, self.labels, self.language_model)
-            prepared = (
+            prepared = pack_search(
                 make_search(settings, self.labels, recombine=not several),
                 scorer,
                 make_lexicon(settings, self._trie, self.language_model, scorer),
                 build_hotwords(self.labels, phrases, excuse=settings.merging == "prefix"),
+                self.labels.spoken,
             )
             while len(self._cache) >= _MAX_CACHED:
                 self._cache.pop(next(iter(self._cache)), None)
             self._cache[key] = prepared
         return prepared
+
+
+def _make_key(
+    beam_width: int | None,
+    n_best: int,
+    hotwords: Phrases,
+    hotword_weight: float,
+    lm_alpha: float | None,
+    lm_beta: float | None,
+) -> Any:
+    """What _prepare needs to know of a call's options."""
+    phrases = weigh_phrases(hotwords, hotword_weight) if hotwords else ()
+    return beam_width, n_best > 1, phrases, lm_alpha, lm_beta
+
+
+def _check_n_best(n_best: int) -> None:
+    if n_best < 1:
+        raise DecodingError(f"n_best={n_best}", "1 or more")
 
 
 def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) -> CtcBeamDecoder:

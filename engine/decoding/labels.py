@@ -29,6 +29,7 @@ class Labels:
         delimiter_id: the label between words; -1 where the vocabulary has none.
         spoken: uint8 [vocab_size], 1 for the blank, the delimiter and every label that is text.
         index: token id of each label that is part of words.
+        code_points: "<u4" [vocab_size], the character of each label; None where one is longer.
     """
 
     vocabulary: tuple[str, ...]
@@ -36,6 +37,7 @@ class Labels:
     delimiter_id: int
     spoken: npt.NDArray[np.uint8]
     index: Mapping[str, int]
+    code_points: npt.NDArray[np.uint32] | None
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -46,10 +48,16 @@ class Labels:
 
     def spell_words(self, tokens: IntArray, ends: npt.NDArray[np.int64]) -> list[str]:
         """The texts of words whose token ids lie one after the other, each up to its end."""
-        spelled = [self.vocabulary[token] for token in tokens.tolist()]
         texts, begin = [], 0
+        if self.code_points is not None:  # a letter a label: one string, cut into words
+            spelled = self.code_points[tokens].tobytes().decode("utf-32-le")
+            for end in ends.tolist():
+                texts.append(spelled[begin:end])
+                begin = end
+            return texts
+        pieces = [self.vocabulary[token] for token in tokens.tolist()]
         for end in ends.tolist():
-            texts.append("".join(spelled[begin:end]))
+            texts.append("".join(pieces[begin:end]))
             begin = end
         return texts
 
@@ -87,7 +95,11 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
     spoken.setflags(write=False)
     silent = (blank_id, delimiter_id)
     index = {label: i for i, label in enumerate(labels) if spoken[i] and i not in silent}
-    return Labels(labels, int(blank_id), delimiter_id, spoken, index)
+    code_points = None
+    if all(len(label) == 1 for label in index):
+        code_points = np.array([ord(label) if label in index else 0 for label in labels], "<u4")
+        code_points.setflags(write=False)
+    return Labels(labels, int(blank_id), delimiter_id, spoken, index, code_points)
 
 
 def _is_mark(label: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from engine.decoding.labels import Labels
 from engine.decoding.ngram import SPECIAL_WORDS, NgramModel
 from engine.errors import LanguageModelError
 from engine.kernels import lexicon as kernels
+from engine.kernels.ctc_state import LEXICON_NODE
 
 FORMAT_VERSION = 1
 _PRIVATE = 0x10000  # token ids as characters that no label can contain unnoticed
@@ -49,6 +51,18 @@ class WordTrie:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @cached_property
+    def nodes(self) -> tuple[npt.NDArray[Any], bool]:
+        """What the kernels read of every node, together; and whether its bits tell all labels apart."""
+        nodes = np.zeros(len(self.first), LEXICON_NODE)
+        nodes["first"], nodes["lookahead"][:-1] = self.first, self.lookahead
+        parents = np.flatnonzero(np.diff(self.first))
+        if len(parents):
+            bits = np.uint64(1) << (self.label.astype(np.uint64) & np.uint64(63))
+            nodes["children"][parents] = np.bitwise_or.reduceat(bits, self.first[parents])
+        nodes.setflags(write=False)
+        return nodes, len(self.vocabulary) <= 64
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the trie as a compressed .npz of plain arrays, beside its place and then renamed."""

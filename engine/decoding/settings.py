@@ -148,20 +148,21 @@ def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | Non
     """The known words with what ranking multiplies for unfinished words."""
     factors, unknown = np.ones(N_LOOKAHEAD), np.ones(N_OOV_FACTORS)
     lengths, weights = np.arange(N_OOV_FACTORS), scorer.weights[0]
+    stretch = np.maximum(1.0, lengths / AVERAGE_WORD_LENGTH)
     if weights["kind"] == WORD_LM and model is not None:
         if settings.lookahead and settings.merging == "prefix":
             steps = np.arange(N_LOOKAHEAD) * -LOOKAHEAD_STEP
             factors = _exp(weights["weight"] * steps + weights["word_bonus"])
             cost = weights["weight"] * float(model.read_unigrams()[0]) + weights["unknown"]
-            unknown = _exp(cost + weights["word_bonus"] + weights["unknown_letter"] * lengths)
+            unknown = _exp(cost * stretch + weights["word_bonus"] + weights["unknown_letter"] * lengths)
         else:
-            stretch = np.maximum(1.0, lengths / AVERAGE_WORD_LENGTH)
             unknown = _exp(settings.unk_score_offset * stretch)
     for array in (factors, unknown):
         array.setflags(write=False)
     likeliest = int(trie.lookahead[1:].min(initial=N_LOOKAHEAD - 1))
+    nodes, distinct = trie.nodes
     highest = max(1.0, float(factors[likeliest:].max()), float(unknown.max()))
-    return Lexicon(trie.first, trie.label, trie.word, trie.lookahead, factors, unknown, highest)
+    return Lexicon(nodes, trie.label, trie.word, distinct, factors, unknown, highest)
 
 
 def _exp(values: Any) -> Any:

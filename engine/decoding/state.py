@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.decoding.labels import Labels
-from engine.kernels.ctc_beam import start_search
+from engine.kernels.ctc_search import begin
 from engine.kernels.ctc_state import (
     BEAM,
     N_COUNTS,
@@ -17,7 +17,6 @@ from engine.kernels.ctc_state import (
     N_WORD_NODES,
     TOKEN_NODE,
     WORD_NODE,
-    Search,
 )
 from engine.kernels.ctc_trace import compact, find_stable, trace_words
 from engine.kernels.ngram import CONTEXT
@@ -79,7 +78,8 @@ class DecoderState:
         stable = find_stable(self.beams, self.n_beams, self.word_nodes, self.counts[N_WORD_NODES])
         if stable >= 0:
             leaves = np.array([stable], np.int32)
-            (words,) = _read_words(leaves, self.word_nodes, self.token_nodes, labels, frame_s)
+            traced = trace_words(leaves, self.word_nodes, self.counts[N_WORD_NODES], self.token_nodes)
+            (words,) = _read_words(traced, labels, frame_s)
             self.words += words
         self.token_nodes, self.word_nodes = compact(
             self.beams, self.n_beams, stable, self.token_nodes, self.word_nodes, self.counts
@@ -99,10 +99,11 @@ class DecoderState:
         self.contexts = _extend(self.contexts, self.n_beams, width - self.n_beams)
 
 
-def start_state(key: Any, search: Search, scorer: Any) -> DecoderState:
-    """The state before the first frame."""
-    beams, contexts = np.zeros(search.beam_width, BEAM), np.zeros(search.beam_width, CONTEXT)
-    start_search(beams, contexts, search, scorer)
+def start_state(key: Any, pack: Any) -> DecoderState:
+    """The state before the first frame; see engine.kernels.ctc_pack for `pack`."""
+    beam_width = int(pack["beam_width"][0])
+    beams, contexts = np.zeros(beam_width, BEAM), np.zeros(beam_width, CONTEXT)
+    begin(pack, beams, contexts)
     nothing = np.empty(0, TOKEN_NODE), np.empty(0, WORD_NODE)
     return DecoderState(key, 0, (), beams, contexts, 1, 0.0, *nothing, np.zeros(N_COUNTS, np.int64))
 
@@ -114,15 +115,22 @@ def _extend(nodes: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
 
 
 def read_hypotheses(
-    state: DecoderState, finals: Any, word_nodes: Any, labels: Labels, frame_s: float
+    found: Any, scale: float, settled: tuple[Word, ...], labels: Labels, frame_s: float
 ) -> list[Hypothesis]:
-    """Turn the search's final records into text with times and scores."""
-    leaves = np.ascontiguousarray(finals["word_node"])
-    readings = _read_words(leaves, word_nodes, state.token_nodes, labels, frame_s)
+    """Turn what the search found into text with times and scores.
+
+    Args:
+        found: the result of engine.kernels.ctc_search.finish.
+        scale: natural log that the search took out of all weights.
+        settled: words before those found.
+    """
+    acoustics, lms, traced = found
     hypotheses = []
-    for final, words in zip(finals, readings, strict=True):
-        acoustic, lm = float(final["acoustic"]) + state.scale, float(final["lm"])
-        words = state.words + words
+    acoustics = (acoustics + scale).tolist()
+    for acoustic, lm, found_words in zip(
+        acoustics, lms.tolist(), _read_words(traced, labels, frame_s), strict=True
+    ):
+        words = settled + found_words if settled else found_words
         text = " ".join([word.text for word in words])
         hypotheses.append(Hypothesis(text, words, acoustic, lm, acoustic + lm))
     return hypotheses
@@ -141,19 +149,17 @@ def read_partial(state: DecoderState, labels: Labels, frame_s: float) -> Partial
             best["word_node"], best["token_node"], best["length"], best["start"], best["end"], confidence,
         )  # fmt: skip
     leaves = np.array([leaf], np.int32)
-    (tentative,) = _read_words(leaves, word_nodes, state.token_nodes, labels, frame_s)
+    traced = trace_words(leaves, word_nodes, len(word_nodes), state.token_nodes)
+    (tentative,) = _read_words(traced, labels, frame_s)
     return Partial(state.words, tentative)
 
 
-def _read_words(
-    leaves: Any, word_nodes: Any, token_nodes: Any, labels: Labels, frame_s: float
-) -> list[tuple[Word, ...]]:
-    n_words, indices, distinct, tokens, ends = trace_words(leaves, word_nodes, token_nodes)
+def _read_words(traced: Any, labels: Labels, frame_s: float) -> list[tuple[Word, ...]]:
+    """The words of each hypothesis, from the result of trace_words."""
+    n_words, indices, tokens, ends, frames, confidences = traced
     texts = labels.spell_words(tokens, ends)
-    nodes = word_nodes[distinct]
-    starts_s, ends_s = (nodes["start"] * frame_s).tolist(), (nodes["end"] * frame_s).tolist()
-    confidences = np.minimum(nodes["confidence"], 1.0).tolist()
-    words = [Word(*values) for values in zip(texts, starts_s, ends_s, confidences, strict=True)]
+    starts_s, ends_s = (frames * frame_s).tolist()
+    words = list(map(Word, texts, starts_s, ends_s, confidences.tolist()))
     picked = [words[index] for index in indices.tolist()]
     readings, begin = [], 0
     for count in n_words.tolist():

@@ -13,20 +13,17 @@ from engine.kernels.ctc_extend import (
     extend_letter,
     extend_word,
     find_children,
+    identify_word,
     link_parents,
     mix_hash,
-    score_end_of_word,
     select_tokens,
     stay,
+    weigh_word,
 )
 from engine.kernels.ctc_prune import append_word, hash_context, prune, rebuild
 from engine.kernels.ctc_state import (
-    BEAM,
-    CANDIDATE,
-    CHAR_LM,
     NO_LM,
     WORD_LM,
-    Work,
 )
 from engine.kernels.ngram import CONTEXT, UNKNOWN, score_word, start_context
 
@@ -61,46 +58,11 @@ def start_search(beams: Any, contexts: Any, search: Any, scorer: Any) -> None:
     beam.history = hash_context(contexts[0])
 
 
-@kernel
-def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
-    """The most tokens that any frame offers; at least 1."""
-    most = 1
-    for frame in range(len(log_probs)):
-        n = 0
-        for token in range(log_probs.shape[1]):
-            n += spoken[token] != 0 and log_probs[frame, token] >= token_min
-        most = max(most, n)
-    return most
-
-
-@kernel
-def allocate_work(log_probs: Any, spoken: Any, search: Any, scorer: Any, counts: Any) -> Any:
-    """The scratch of one search."""
-    vocab_size = log_probs.shape[1]
-    n_candidates = search.beam_width * (count_tokens(log_probs, spoken, search.token_min) + 1) + 1
-    n_table, n_seen = 4, 4
-    while n_table < 3 * search.beam_width:
-        n_table *= 2
-    while n_seen < 2 * n_candidates:
-        n_seen *= 2
-    return Work(
-        np.empty(vocab_size, np.int32),
-        np.zeros(vocab_size, np.float64),
-        np.empty(n_table, np.int32),
-        np.empty(search.beam_width, np.int32),
-        np.empty(search.beam_width, np.int32),
-        np.empty(n_candidates, CANDIDATE),
-        np.empty(n_candidates if scorer.weights[0].kind == CHAR_LM else search.beam_width + 1, CONTEXT),
-        np.empty(n_candidates, np.int32),
-        np.full(n_seen if search.recombine else 1, -1, np.int32),
-        counts,
-    )
-
-
-@kernel
-def advance(
+@kernel(forceinline=True)
+def run_frames(
     log_probs: Any, first_frame: int, spoken: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
-    beams: Any, contexts: Any, n: int, scale: float, token_nodes: Any, word_nodes: Any, counts: Any,
+    beams: Any, contexts: Any, spare_beams: Any, spare_contexts: Any, n: int, scale: float,
+    token_nodes: Any, word_nodes: Any, work: Any,
 ) -> Any:  # fmt: skip
     """Carry the beams through the frames of one chunk.
 
@@ -109,20 +71,18 @@ def advance(
         first_frame: the number of the chunk's first frame.
         spoken: uint8 [vocab_size], 0 for labels that are never text.
         beams, contexts: records [beam_width], the first n in use; changed in place.
+        spare_beams, spare_contexts: as many more, for scratch.
         scale: natural log that all weights are to be multiplied with.
         token_nodes, word_nodes: trees of tokens and words, with room for beam_width more a frame.
-        counts: int64 [N_COUNTS]; how much of the trees is in use.
+        work: scratch; its counts tell how much of the trees is in use.
     Returns:
         n and scale after the chunk.
     """
-    work = allocate_work(log_probs, spoken, search, scorer, counts)
-    current, current_contexts = beams, contexts
-    other, other_contexts = np.empty(len(beams), BEAM), np.empty(len(contexts), CONTEXT)
-    settled = False
+    current, current_contexts, other, other_contexts = beams, contexts, spare_beams, spare_contexts
+    settled, swapped = False, False
     for t in range(len(log_probs)):
-        row = log_probs[t]
         n_tokens, largest = select_tokens(
-            row, spoken, search.blank, search.token_min, work.tokens, work.probs
+            log_probs[t], spoken, search.blank, search.token_min, work.tokens, work.probs
         )
         scale += largest
         if n_tokens == 1 and work.tokens[0] == search.blank and (settled or not search.split):
@@ -138,24 +98,26 @@ def advance(
             )  # fmt: skip
             current, other = other, current
             current_contexts, other_contexts = other_contexts, current_contexts
+            swapped = not swapped
             scale += rescale(current, n, best)
             settled = n_tokens == 1 and work.tokens[0] == search.blank
         for i in range(n_tokens):
             work.probs[work.tokens[i]] = 0.0
-    for i in range(n):
-        beams[i], contexts[i] = current[i], current_contexts[i]
+    if swapped:
+        for i in range(n):
+            beams[i], contexts[i] = current[i], current_contexts[i]
     return n, scale
 
 
-@kernel
+@kernel(forceinline=True)
 def settle(beams: Any, n: int) -> None:
-    """A frame of nothing but blank: every alignment ends in a blank."""
+    """A frame of nothing but blank: every alignment ends in a blank, and no rank changes."""
     for i in range(n):
         beams[i].blank += beams[i].symbol
         beams[i].symbol = 0.0
 
 
-@kernel
+@kernel(forceinline=True)
 def extend(
     beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     contexts: Any, work: Any,
@@ -177,7 +139,7 @@ def extend(
     return best
 
 
-@kernel
+@kernel(forceinline=True)
 def rescale(beams: Any, n: int, best: float) -> float:
     """Bring weights back into a float's range when they leave it. Returns the natural log taken out."""
     if _TOO_SMALL < best < _TOO_LARGE or best <= 0.0:
@@ -254,10 +216,12 @@ def score_end(
     score, ended = 0.0, context
     weights, memory, layout = scorer.weights[0], scorer.memory, scorer.layout
     if beam.length > 0:
-        score = score_end_of_word(
-            beam, context, scratch[0], weights, memory, layout, scorer.token_words,
-            lexicon.word, hotwords.complete, hotwords.ends_word,
-        )  # fmt: skip
+        word, log10_prob = UNKNOWN, 0.0
+        scratch[0].length = 0
+        if weights.kind != NO_LM:
+            word = identify_word(beam, weights.kind, scorer.token_words, lexicon.word)
+            log10_prob = score_word(memory, layout, weights.order, context, word, scratch[0])
+        score = weigh_word(beam, word, log10_prob, weights, hotwords.complete, hotwords.ends_word)
         ended = scratch[0]
     elif split and weights.kind == WORD_LM:
         log10_prob = score_word(memory, layout, weights.order, context, UNKNOWN, scratch[0])

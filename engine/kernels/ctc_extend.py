@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
 from engine.kernels._jit import kernel
 from engine.kernels.ctc_state import CHAR_LM, N_CANDIDATES, N_OOV_FACTORS, N_SLOTS, NO_LM
@@ -15,6 +17,7 @@ EMPTY = np.uint64(0x51ED27)  # hash of no letters
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _FOLD = np.uint64(29)
 _HALF = np.uint64(32)
+_ONE, _NOTHING, _LAST_BIT = np.uint64(1), np.uint64(0), np.uint64(63)
 
 
 @kernel(inline="always")
@@ -30,7 +33,7 @@ def hash_token(word: Any, token: int) -> Any:
     return mix_hash(word, np.uint64(token + 1))
 
 
-@kernel
+@kernel(forceinline=True)
 def select_tokens(row: Any, spoken: Any, blank: int, token_min: float, tokens: Any, probs: Any) -> Any:
     """Choose the tokens of one frame that are worth following.
 
@@ -58,7 +61,7 @@ def select_tokens(row: Any, spoken: Any, blank: int, token_min: float, tokens: A
     return n, np.float64(largest)
 
 
-@kernel
+@kernel(forceinline=True)
 def link_parents(beams: Any, n: int, table: Any, parents: Any) -> None:
     """Find for each beam the beam whose prefix is one token shorter: parents[i], -1 if there is none.
 
@@ -82,7 +85,7 @@ def link_parents(beams: Any, n: int, table: Any, parents: Any) -> None:
             slot = (slot + np.uint64(1)) & mask
 
 
-@kernel
+@kernel(forceinline=True)
 def stay(beams: Any, n: int, search: Any, work: Any) -> float:
     """Candidates 0 to n: every prefix as it is, by a blank or its last token once more.
 
@@ -117,7 +120,7 @@ def rank_candidate(candidate: Any, split: bool) -> Any:
     return candidate.rank
 
 
-@kernel
+@kernel(forceinline=True)
 def find_children(beams: Any, n: int, parents: Any, token: int, delimiter: int, children: Any) -> None:
     """children[p]: the beam that is beam p's prefix plus `token`; -1 if it is not among the beams."""
     for i in range(n):
@@ -150,12 +153,30 @@ def fill_candidate(
     candidate.parent, candidate.token, candidate.slot, candidate.source = parent, token, -1, -1
 
 
-@kernel
-def find_child(first: Any, label: Any, node: int, token: int) -> int:
+def _count_ones(_context: Any, bits: Any) -> Any:
+    """How many bits of a uint64 are set."""
+    signature = types.int64(types.uint64)
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return signature, generate
+
+
+count_ones: Any = intrinsic(_count_ones)
+
+
+@kernel(forceinline=True)
+def find_child(nodes: Any, label: Any, distinct: bool, node: int, token: int) -> Any:
     """The child of a lexicon's node by a token; -1 if there is none or the node is -1."""
     if node < 0:
         return -1
-    low, high = first[node], first[node + 1]
+    bit = _ONE << (np.uint64(token) & _LAST_BIT)
+    if nodes[node].children & bit == _NOTHING:
+        return -1
+    low, high = np.int64(nodes[node].first), np.int64(nodes[node + 1].first)
+    if distinct:
+        return low + count_ones(nodes[node].children & (bit - _ONE))
     while high - low > 4:
         middle = (low + high) >> 1
         if label[middle] <= token:
@@ -168,7 +189,7 @@ def find_child(first: Any, label: Any, node: int, token: int) -> int:
     return -1
 
 
-@kernel
+@kernel(forceinline=True)
 def extend_letter(
     beams: Any, n: int, token: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     contexts: Any, work: Any,
@@ -183,8 +204,8 @@ def extend_letter(
     Returns:
         The best rank, these candidates included.
     """
-    candidates, children, first, label = work.candidates, work.children, lexicon.first, lexicon.label
-    lookahead, factors, unknown_factors = lexicon.lookahead, lexicon.factors, lexicon.unknown_factors
+    candidates, children, nodes, label = work.candidates, work.children, lexicon.nodes, lexicon.label
+    factors, unknown_factors = lexicon.factors, lexicon.unknown_factors
     follows, hot_factors, spelled = hotwords.follow, hotwords.factors, scorer.weights[0].kind == CHAR_LM
     prob, n_candidates = work.probs[token], work.counts[N_CANDIDATES]
     highest = lexicon.highest * math.exp(hotwords.highest)
@@ -198,11 +219,11 @@ def extend_letter(
         floor = best * search.prune
         if weight * highest < floor:
             continue
-        node = find_child(first, label, beam.lexicon, token)
+        node = find_child(nodes, label, lexicon.distinct, beam.lexicon, token)
         follow = follows[beam.hotword, token] if beam.hotword >= 0 else -1
         factor = 1.0
         if node >= 0:
-            factor = factors[lookahead[node]]
+            factor = factors[nodes[node].lookahead]
         elif follow < 0:
             factor = unknown_factors[min(beam.length + 1, N_OOV_FACTORS - 1)]
         if follow >= 0:
@@ -227,7 +248,7 @@ def extend_letter(
     return best
 
 
-@kernel
+@kernel(forceinline=True)
 def score_letter(token: int, context: Any, scorer: Any, work: Any) -> Any:
     """A character model's weighted score of one token, and the slot that holds the context after it."""
     slot = work.counts[N_SLOTS]
@@ -237,25 +258,20 @@ def score_letter(token: int, context: Any, scorer: Any, work: Any) -> Any:
     return weights.weight * log10_prob, slot
 
 
-@kernel
-def score_end_of_word(
-    beam: Any, context: Any, extended: Any, weights: Any, memory: Any, layout: Any, token_words: Any,
-    words: Any, complete: Any, ends_word: Any,
-) -> Any:  # fmt: skip
-    """Natural log of what finishing a beam's word adds; writes the context after it.
+@kernel(forceinline=True)
+def identify_word(beam: Any, kind: int, token_words: Any, words: Any) -> Any:
+    """The language model's id of what ends a beam's unfinished word."""
+    if kind == CHAR_LM:
+        return np.int64(token_words[len(token_words) - 1])
+    return np.int64(words[beam.lexicon]) if beam.lexicon >= 0 else UNKNOWN
 
-    weights to token_words are the scorer's, words the lexicon's, the others the hotwords' arrays.
-    """
+
+@kernel(forceinline=True)
+def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: Any, ends_word: Any) -> Any:
+    """Natural log of what finishing a beam's word adds, of which the model says log10_prob."""
     score = complete[beam.hotword] if beam.hotword >= 0 else 0.0
     if weights.kind == NO_LM:
-        extended.length = 0
         return score
-    word = UNKNOWN
-    if weights.kind == CHAR_LM:
-        word = token_words[len(token_words) - 1]
-    elif beam.lexicon >= 0:
-        word = words[beam.lexicon]
-    log10_prob = score_word(memory, layout, weights.order, context, word, extended)
     score += weights.weight * log10_prob + weights.word_bonus
     favoured = beam.hotword >= 0 and ends_word[beam.hotword] != 0
     if word == UNKNOWN and not favoured and weights.kind != CHAR_LM:
@@ -263,13 +279,33 @@ def score_end_of_word(
     return score
 
 
-@kernel
+@kernel(forceinline=True)
+def look_up_word(
+    beam: Any, word: int, context: Any, extended: Any, order: int, memory: Any, layout: Any, known: Any,
+    known_contexts: Any,
+) -> Any:  # fmt: skip
+    """The log10 probability of a word after a beam's context, and in `extended` the context behind it.
+
+    The same word ends in several frames, and after a context that many beams share: what was
+    looked up before is kept in `known`, a table of one place for each hash.
+    """
+    key = mix_hash(beam.history, np.uint64(word + 1)) | _ONE  # 0 marks an empty place
+    slot = (key >> _HALF) & np.uint64(len(known) - 1)
+    if known[slot].key == key:
+        extended[0] = known_contexts[slot]
+        return known[slot].score
+    log10_prob = score_word(memory, layout, order, context, word, extended[0])
+    known[slot].key, known[slot].score, known_contexts[slot] = key, log10_prob, extended[0]
+    return log10_prob
+
+
+@kernel(forceinline=True)
 def follow_delimiter(follows: Any, node: int, delimiter: int) -> int:
     """The hotwords' node at the start of the next word."""
     return follows[node, delimiter] if node >= 0 and delimiter >= 0 else 0
 
 
-@kernel
+@kernel(forceinline=True)
 def extend_word(
     beams: Any, n: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     contexts: Any, work: Any,
@@ -292,10 +328,15 @@ def extend_word(
             continue
         if weight * highest < best * search.prune:
             continue
-        score = score_end_of_word(
-            beam, contexts[i], slots[n_slots], weights, memory, layout, token_words,
-            words, complete, ends_word,
-        )  # fmt: skip
+        word, log10_prob = UNKNOWN, 0.0
+        slots[n_slots].length = 0
+        if weights.kind != NO_LM:
+            word = identify_word(beam, weights.kind, token_words, words)
+            log10_prob = look_up_word(
+                beam, word, contexts[i], slots[n_slots : n_slots + 1], weights.order, memory, layout,
+                work.known, work.known_contexts,
+            )  # fmt: skip
+        score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
         follow = follow_delimiter(follows, beam.hotword, delimiter)
         weight *= math.exp(score)
         rank = weight * hot_factors[follow]

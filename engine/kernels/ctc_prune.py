@@ -11,9 +11,12 @@ from engine.kernels.ctc_extend import EMPTY, hash_token, mix_hash, rank_candidat
 from engine.kernels.ctc_state import N_CANDIDATES, N_TOKEN_NODES, N_WORD_NODES
 
 _HALF = np.uint64(32)
+_START = np.uint64(0xD1B54A32D192ED03)
+_STEP_BITS = 49  # of a float64's 52 behind the point
+_N_STEPS = 256  # the last also holds all that is lower
 
 
-@kernel
+@kernel(forceinline=True)
 def prune(beams: Any, best: float, search: Any, work: Any) -> Any:
     """Choose the candidates that live on: work.chosen[:n] in ascending order. Returns n."""
     floor = best * search.prune
@@ -35,10 +38,34 @@ def prune(beams: Any, best: float, search: Any, work: Any) -> Any:
 
 @kernel
 def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> Any:
-    """The rank-th largest rank among the chosen candidates, by quickselect."""
+    """The rank-th largest rank among the chosen candidates.
+
+    Ranks are counted by their leading bits, eight steps for each power of two; only those of the
+    step in which the result lies are then told apart.
+    """
     values = np.empty(n)
     for i in range(n):
         values[i] = candidates[chosen[i]].rank
+    bits = values.view(np.int64)
+    highest = bits.max() >> _STEP_BITS
+    counts = np.zeros(_N_STEPS, np.int32)
+    for i in range(n):
+        counts[min(highest - (bits[i] >> _STEP_BITS), _N_STEPS - 1)] += 1
+    step, above = 0, 0
+    while above + counts[step] < rank:
+        above += counts[step]
+        step += 1
+    m = 0
+    for i in range(n):
+        if min(highest - (bits[i] >> _STEP_BITS), _N_STEPS - 1) == step:
+            values[m] = values[i]
+            m += 1
+    return select_largest(values, m, rank - above)
+
+
+@kernel
+def select_largest(values: Any, n: int, rank: int) -> Any:
+    """The rank-th largest of the first n values, by quickselect."""
     low, high, target = 0, n - 1, rank - 1
     while low < high:
         pivot = values[(low + high) >> 1]
@@ -61,7 +88,7 @@ def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> Any:
     return values[target]
 
 
-@kernel
+@kernel(forceinline=True)
 def keep_above(candidates: Any, chosen: Any, n: int, cut: float, limit: int) -> int:
     """Keep the candidates above `cut`, and of those equal to it the first, up to `limit`."""
     n_above = 0
@@ -147,13 +174,13 @@ def hash_future(beams: Any, candidate: Any, slots: Any, delimiter: int) -> Any:
 @kernel(inline="always")
 def hash_context(context: Any) -> Any:
     """Hash of the words that a language model still looks at."""
-    key = np.uint64(context.length + 1)
+    key = mix_hash(_START, np.uint64(context.length + 1))  # small states and small words would collide
     for i in range(context.length):
         key = mix_hash(key, np.uint64(context.words[i]) + np.uint64(1))
     return key
 
 
-@kernel
+@kernel(forceinline=True)
 def rebuild(
     beams: Any, contexts: Any, n: int, frame: int, best_prob: float, search: Any, work: Any,
     token_nodes: Any, word_nodes: Any, next_beams: Any, next_contexts: Any,
@@ -189,7 +216,7 @@ def rebuild(
         beam.key = mix_hash(beam.text, beam.word)
 
 
-@kernel
+@kernel(forceinline=True)
 def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     """Store one more token behind a chain of them. Returns its node."""
     node = counts[N_TOKEN_NODES]
@@ -198,7 +225,7 @@ def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     return node
 
 
-@kernel
+@kernel(forceinline=True)
 def hold(
     beam: Any, candidate: Any, source: Any, frame: int, best_prob: float, delimiter: int, probs: Any,
     counts: Any, word_nodes: Any,
@@ -224,7 +251,7 @@ def time_letter(beam: Any, shorter: Any, frame: int, prob: float) -> None:
     beam.end, beam.peak = frame + 1, prob
 
 
-@kernel
+@kernel(forceinline=True)
 def append_word(beam: Any, counts: Any, word_nodes: Any) -> Any:
     """Store a beam's unfinished word as finished. Returns its node."""
     index = counts[N_WORD_NODES]

@@ -121,23 +121,32 @@ class Scorer(NamedTuple):
     weights: Any
 
 
+LEXICON_NODE = np.dtype(
+    [
+        ("children", np.uint64),  # bit token % 64 is set for every child's token
+        ("first", np.int32),  # the first child; the next node's first child ends them
+        ("lookahead", np.int32),  # how likely the best word below is: see the lexicon's builder
+    ]
+)
+
+
 class Lexicon(NamedTuple):
     """Trie of the known words in breadth-first order.
 
     Attributes:
-        first: int32 [n_nodes + 1], the first child; the next node's first child ends them.
+        nodes: LEXICON_NODE [n_nodes + 1]; of the last only `first` counts.
         label: int16 [n_nodes], the token that leads to a node; children are sorted by it.
         word: int32 [n_nodes], language model id of the word that ends here; 0 for none.
-        lookahead: uint8 [n_nodes], how likely the best word below is (see the lexicon's builder).
+        distinct: no two tokens share a bit of `children`.
         factors: float64 [N_LOOKAHEAD], what ranking multiplies for a lookahead value.
         unknown_factors: float64 [N_OOV_FACTORS], the same for an unknown word by its length.
         highest: no word or beginning of one has a larger factor.
     """
 
-    first: Any
+    nodes: Any
     label: Any
     word: Any
-    lookahead: Any
+    distinct: bool
     factors: Any
     unknown_factors: Any
     highest: float
@@ -161,6 +170,10 @@ class Hotwords(NamedTuple):
     highest: float
 
 
+KNOWN_SCORE = np.dtype([("key", np.uint64), ("score", np.float64)])  # hash of context and word; log10
+N_KNOWN = 1024
+
+
 class Work(NamedTuple):
     """Scratch of one search: nothing in it outlives a frame, but `counts`.
 
@@ -173,6 +186,8 @@ class Work(NamedTuple):
         slots: CONTEXT, new language model contexts.
         chosen: int32 [len(candidates)].
         seen: int32 [power of two], hash table of states.
+        known: KNOWN_SCORE [N_KNOWN], scores of words in context that were looked up before.
+        known_contexts: CONTEXT [N_KNOWN], the contexts behind them.
         counts: int64 [N_COUNTS].
     """
 
@@ -185,6 +200,8 @@ class Work(NamedTuple):
     slots: Any
     chosen: Any
     seen: Any
+    known: Any
+    known_contexts: Any
     counts: Any
 
 

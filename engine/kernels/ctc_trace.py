@@ -7,19 +7,24 @@ from typing import Any
 import numpy as np
 
 from engine.kernels._jit import kernel
+from engine.kernels.ctc_extend import mix_hash
 from engine.kernels.ctc_state import N_TOKEN_NODES, N_WORD_NODES
+
+_CONFIDENCE_STEPS = np.float64(1 << 40)  # all of a float32's digits between 0.0001 and 1
 
 
 @kernel
-def trace_words(leaves: Any, word_nodes: Any, token_nodes: Any) -> Any:
+def trace_words(leaves: Any, word_nodes: Any, n_word_nodes: int, token_nodes: Any) -> Any:
     """Follow word nodes back to the start of the utterance.
 
     Args:
         leaves: int32 [n_hypotheses], the last word node of each; -1 for no words.
+        n_word_nodes: how many word nodes are in use.
     Returns:
         n_words int64 [n_hypotheses]; words int32 [sum], each hypothesis's words in order, as
-        indices into the distinct ones; distinct int32 [n_distinct], their nodes; tokens int32,
-        the token ids of the distinct words one after the other; ends int64 [n_distinct].
+        indices into the distinct ones; tokens int32, the token ids of the distinct words one
+        after the other; ends int64 [n_distinct]; frames int32 [2, n_distinct], where each
+        starts and ends; confidences float64 [n_distinct].
     """
     n_words = np.zeros(len(leaves), np.int64)
     for i in range(len(leaves)):
@@ -28,38 +33,60 @@ def trace_words(leaves: Any, word_nodes: Any, token_nodes: Any) -> Any:
             n_words[i] += 1
             node = word_nodes[node].parent
     words = np.empty(n_words.sum(), np.int32)
-    index = np.full(len(word_nodes), -1, np.int32)
+    index = np.full(n_word_nodes, -1, np.int32)
     distinct = np.empty(len(words), np.int32)
-    n_distinct, n_tokens, begin = 0, 0, 0
+    hashes = np.empty(len(words), np.uint64)
+    n_distinct, begin = 0, 0
     for i in range(len(leaves)):
         node = leaves[i]
         for position in range(begin + n_words[i] - 1, begin - 1, -1):
             if index[node] < 0:
-                index[node] = n_distinct
-                distinct[n_distinct] = node
-                n_distinct += 1
-                n_tokens += word_nodes[node].length
+                key = hash_word_node(word_nodes[node], token_nodes)
+                same = 0
+                while same < n_distinct and hashes[same] != key:
+                    same += 1
+                index[node] = same
+                if same == n_distinct:
+                    distinct[same], hashes[same] = node, key
+                    n_distinct += 1
             words[position] = index[node]
             node = word_nodes[node].parent
         begin += n_words[i]
-    tokens, ends = spell_words(distinct[:n_distinct], n_tokens, word_nodes, token_nodes)
-    return n_words, words, distinct[:n_distinct], tokens, ends
+    tokens, ends = spell_words(distinct[:n_distinct], word_nodes, token_nodes)
+    frames, confidences = np.empty((2, n_distinct), np.int32), np.empty(n_distinct)
+    for i in range(n_distinct):
+        word = word_nodes[distinct[i]]
+        frames[0, i], frames[1, i] = word.start, word.end
+        confidences[i] = min(word.confidence, 1.0)
+    return n_words, words, tokens, ends, frames, confidences
 
 
 @kernel
-def spell_words(distinct: Any, n_tokens: int, word_nodes: Any, token_nodes: Any) -> Any:
+def hash_word_node(word: Any, token_nodes: Any) -> Any:
+    """Hash of a word's tokens, times and confidence, whatever came before it."""
+    key = mix_hash(np.uint64(word.start), np.uint64(word.end))
+    key = mix_hash(key, np.uint64(np.int64(word.confidence * _CONFIDENCE_STEPS)))
+    node = word.token_node
+    for _ in range(word.length):
+        key = mix_hash(key, np.uint64(token_nodes[node].token + 1))
+        node = token_nodes[node].parent
+    return key
+
+
+@kernel
+def spell_words(distinct: Any, word_nodes: Any, token_nodes: Any) -> Any:
     """Token ids of word nodes, one word after the other, and where each ends."""
-    tokens = np.empty(n_tokens, np.int32)
     ends = np.empty(len(distinct), np.int64)
     end = 0
     for i in range(len(distinct)):
-        length = word_nodes[distinct[i]].length
+        end += word_nodes[distinct[i]].length
+        ends[i] = end
+    tokens = np.empty(end, np.int32)
+    for i in range(len(distinct)):
         node = word_nodes[distinct[i]].token_node
-        end += length
-        for position in range(end - 1, end - 1 - length, -1):
+        for position in range(ends[i] - 1, ends[i] - 1 - word_nodes[distinct[i]].length, -1):
             tokens[position] = token_nodes[node].token
             node = token_nodes[node].parent
-        ends[i] = end
     return tokens, ends
 
 

@@ -57,13 +57,13 @@ def _bits_to_float(_context: Any, bits: Any) -> Any:
 bits_to_float: Any = intrinsic(_bits_to_float)
 
 
-@kernel
+@kernel(forceinline=True)
 def read_u64(memory: Any, position: int) -> Any:
     """Two uint32 words as one uint64."""
     return np.uint64(memory[position]) | (np.uint64(memory[position + 1]) << _WORD)
 
 
-@kernel
+@kernel(forceinline=True)
 def read_bits(memory: Any, bit: int, n_bits: int) -> Any:
     """Up to 33 bits from any bit offset, as uint64."""
     position = bit >> 5
@@ -71,7 +71,7 @@ def read_bits(memory: Any, bit: int, n_bits: int) -> Any:
     return value & ((_ONE << np.uint64(n_bits)) - _ONE)
 
 
-@kernel
+@kernel(forceinline=True)
 def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -> Any:
     """Position of a 64-bit key in a linearly probed table of `stride` words an entry; -1 if absent."""
     bucket: Any = np.int64(key % np.uint64(n_buckets))
@@ -88,7 +88,7 @@ def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -
     return -1
 
 
-@kernel
+@kernel(forceinline=True)
 def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
     """Index of `word` among the sorted entries begin to end of one order; -1 if absent."""
     low, high = begin, end
@@ -104,7 +104,7 @@ def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
     return -1
 
 
-@kernel
+@kernel(forceinline=True)
 def read_trie_range(memory: Any, row: Any, entry: int, bit: int) -> Any:
     """First and end index of an entry's continuations, one order up; `bit` is where its pointer lies."""
     n_bits, table, n_pointers = row[NEXT_BITS], row[POINTER_TABLE], row[N_POINTERS]
@@ -125,7 +125,7 @@ def read_trie_range(memory: Any, row: Any, entry: int, bit: int) -> Any:
     return ((low - 1) << n_bits) | begin, ((above - 1) << n_bits) | end
 
 
-@kernel
+@kernel(forceinline=True)
 def read_trie_weights(memory: Any, row: Any, bit: int, has_backoff: bool) -> Any:
     """Probability and backoff as float32 bits; `bit` is where an entry's weights begin."""
     if row[PROB_TABLE] < 0:
@@ -197,7 +197,7 @@ def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     return finish_score(context, extended, bits_to_float(prob | _SIGN), matched, useful)
 
 
-@kernel
+@kernel(forceinline=True)
 def finish_score(context: Any, extended: Any, prob: float, matched: int, useful: int) -> Any:
     """Add the backoffs of the context that did not match, and write the words of the new context."""
     score = np.float64(prob)

@@ -12,6 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.decoding import CtcBeamDecoder, decode_greedy
+from engine.kernels.ctc_extend import mix_hash
+from engine.kernels.ctc_prune import find_nth_largest, hash_context
+from engine.kernels.ctc_state import CANDIDATE
+from engine.kernels.ngram import CONTEXT
 from tests.reference.ctc_beam_reference import ArpaReference, BeamReference
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
@@ -213,6 +217,42 @@ def test_batch_and_pickle_and_threads_agree():
     expected = [decoder.decode(log_probs) for log_probs in batch]
     assert decoder.decode_batch(batch, threads=3) == expected
     assert pickle.loads(pickle.dumps(decoder)).decode_batch(batch) == expected
+
+
+def test_hashes_of_contexts_and_the_word_after_them_do_not_collide():
+    contexts = np.zeros(1, CONTEXT)
+    keys, n = set(), 0
+    for words in [(), *((a,) for a in range(120)), *((a, b) for a in range(120) for b in range(0, 120, 3))]:
+        contexts[0]["length"] = len(words)
+        contexts[0]["words"][: len(words)] = words
+        history = np.uint64(hash_context(contexts[0]))
+        for word in range(0, 120, 9):
+            keys.add(int(mix_hash(history, np.uint64(word + 1))) | 1)
+            n += 1
+    assert len(keys) == n and 0 not in keys
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1e-300, 1e-9, 0.1, 0.2, 0.2000001, 1.0, 7.0]), min_size=2), st.data())
+def test_nth_largest_equals_sorting(ranks, data):
+    candidates = np.zeros(len(ranks), CANDIDATE)
+    candidates["rank"] = ranks
+    rank = data.draw(st.integers(1, len(ranks)))
+    chosen = np.arange(len(ranks), dtype=np.int32)
+    assert find_nth_largest(candidates, chosen, len(ranks), rank) == sorted(ranks)[-rank]
+
+
+def test_unknown_words_do_not_swallow_those_behind_them():
+    """An unknown beginning ranks lower the longer it gets, so that a missed space is found again."""
+    decoder = load(language_model=BINARY, unk_score_offset=-3.0)
+    text = "der xyqzug liegt auf dem sofa"
+    log_probs = np.full((2 * len(text), len(LETTERS)), -9.0, np.float32)
+    for i, char in enumerate(text.replace(" ", "|")):
+        log_probs[2 * i, LETTERS.index(char)], log_probs[2 * i + 1, 0] = -0.01, -0.01
+        if char == "|":
+            log_probs[2 * i, LETTERS.index("e")] = -0.005
+            log_probs[2 * i, 1] = -1.0
+    assert "liegt auf dem sofa" in decoder.decode(log_probs)[0].text
 
 
 def test_beams_share_nothing_between_calls():

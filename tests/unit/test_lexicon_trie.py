@@ -19,11 +19,26 @@ FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 LABELS = build_labels(("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüß"), 0, "|")
 
 
-def follow(trie, word: str) -> int:
+MANY_LABELS = build_labels(("<pad>", "|", *(chr(0x4E00 + i) for i in range(300))), 0, "|")
+
+
+def follow(trie, word: str, labels=LABELS) -> int:
     node = 0
+    nodes, distinct = trie.nodes
     for letter in word:
-        node = find_child(trie.first, trie.label, node, LABELS.index[letter])
+        node = find_child(nodes, trie.label, distinct, node, labels.index[letter])
     return node
+
+
+def test_more_labels_than_a_node_has_bits_for():
+    """Labels that are a multiple of 64 apart share a bit and have to be told apart by search."""
+    letters = MANY_LABELS.vocabulary[2:]
+    words = {a + b for a in letters[::7] for b in letters[::5]}
+    trie = build_lexicon(MANY_LABELS, None, words)
+    assert not trie.nodes[1]
+    for first in letters[:70]:
+        for second in letters[:140]:
+            assert (follow(trie, first + second, MANY_LABELS) >= 0) == (first + second in words)
 
 
 @settings(max_examples=60, deadline=None)

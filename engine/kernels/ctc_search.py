@@ -1,0 +1,212 @@
+"""The calls that run a CTC beam search: whole utterances at once, or begin, advance and finish.
+
+Each takes a PACK instead of the search's arrays, and works on views of what it is given and of one
+arena that holds all scratch: see engine.kernels.ctc_pack.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.np.numpy_support import carray
+
+from engine.kernels._jit import kernel
+from engine.kernels.ctc_beam import finish_search, run_frames, start_search
+from engine.kernels.ctc_pack import (
+    borrow,
+    to_pointer,
+    unpack_hotwords,
+    unpack_lexicon,
+    unpack_scorer,
+    unpack_search,
+    unpack_spoken,
+)
+from engine.kernels.ctc_state import (
+    BEAM,
+    CANDIDATE,
+    CHAR_LM,
+    KNOWN_SCORE,
+    N_COUNTS,
+    N_KNOWN,
+    N_WORD_NODES,
+    TOKEN_NODE,
+    WORD_NODE,
+    Work,
+)
+from engine.kernels.ctc_trace import trace_words
+from engine.kernels.ngram import CONTEXT
+
+_BEAM_BYTES, _CONTEXT_BYTES, _CANDIDATE_BYTES = BEAM.itemsize, CONTEXT.itemsize, CANDIDATE.itemsize
+_TOKEN_BYTES, _WORD_BYTES, _KNOWN_BYTES = TOKEN_NODE.itemsize, WORD_NODE.itemsize, KNOWN_SCORE.itemsize
+_LINE = 64  # every array of the arena begins on a cache line
+_N_ARRAYS = 18
+
+
+@kernel
+def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
+    """The most tokens that any frame offers; at least 1."""
+    most = 1
+    for frame in range(len(log_probs)):
+        n = 0
+        for token in range(log_probs.shape[1]):
+            n += spoken[token] != 0 and log_probs[frame, token] >= token_min
+        most = max(most, n)
+    return most
+
+
+@kernel
+def size_work(log_probs: Any, spoken: Any, search: Any, kind: int) -> Any:
+    """Lengths of a search's tables, candidates, slots and states, and the bytes of all scratch."""
+    width, vocab_size = search.beam_width, log_probs.shape[1]
+    n_candidates = width * (count_tokens(log_probs, spoken, search.token_min) + 1) + 1
+    n_table, n_seen = 4, 4
+    while n_table < 3 * width:
+        n_table *= 2
+    while search.recombine and n_seen < 2 * n_candidates:
+        n_seen *= 2
+    n_slots = n_candidates if kind == CHAR_LM else width + 1
+    n_bytes = 12 * vocab_size + 4 * n_table + 8 * width + (_CANDIDATE_BYTES + 4) * n_candidates
+    n_bytes += (_BEAM_BYTES + _CONTEXT_BYTES) * width + _CONTEXT_BYTES * n_slots + 4 * n_seen
+    n_bytes += N_KNOWN * (_KNOWN_BYTES + _CONTEXT_BYTES)
+    return n_table, n_candidates, n_slots, n_seen, n_bytes + _N_ARRAYS * _LINE
+
+
+@kernel(forceinline=True)
+def carve(address: int, length: int, dtype: Any, itemsize: int) -> Any:
+    """A view of the arena's next `length` items, and the address behind them."""
+    return carray(to_pointer(address), length, dtype), (address + length * itemsize + _LINE - 1) & -_LINE
+
+
+@kernel(forceinline=True)
+def carve_work(arena: Any, vocab_size: int, width: int, sizes: Any, counts: Any) -> Any:
+    """Scratch of one search as views of the arena: Work, spare beams and spare contexts."""
+    n_table, n_candidates, n_slots, n_seen, _ = sizes
+    at = (arena.ctypes.data + _LINE - 1) & -_LINE
+    candidates, at = carve(at, n_candidates, CANDIDATE, _CANDIDATE_BYTES)
+    spare_beams, at = carve(at, width, BEAM, _BEAM_BYTES)
+    spare_contexts, at = carve(at, width, CONTEXT, _CONTEXT_BYTES)
+    slots, at = carve(at, n_slots, CONTEXT, _CONTEXT_BYTES)
+    probs, at = carve(at, vocab_size, np.float64, 8)
+    tokens, at = carve(at, vocab_size, np.int32, 4)
+    table, at = carve(at, n_table, np.int32, 4)
+    parents, at = carve(at, width, np.int32, 4)
+    children, at = carve(at, width, np.int32, 4)
+    chosen, at = carve(at, n_candidates, np.int32, 4)
+    seen, at = carve(at, n_seen, np.int32, 4)
+    known, at = carve(at, N_KNOWN, KNOWN_SCORE, _KNOWN_BYTES)
+    known_contexts, at = carve(at, N_KNOWN, CONTEXT, _CONTEXT_BYTES)
+    probs[:] = 0.0
+    seen[:] = -1
+    for i in range(N_KNOWN):
+        known[i].key = np.uint64(0)
+    work = Work(
+        tokens, probs, table, parents, children, candidates, slots, chosen, seen, known, known_contexts,
+        counts,
+    )  # fmt: skip
+    return work, spare_beams, spare_contexts
+
+
+@kernel
+def begin(pack: Any, beams: Any, contexts: Any) -> None:
+    """Make beam 0 the empty prefix at the start of an utterance."""
+    start_search(beams, contexts, unpack_search(pack[0]), unpack_scorer(pack[0]))
+
+
+@kernel
+def advance(
+    pack: Any, log_probs: Any, first_frame: int, beams: Any, contexts: Any, n: int, scale: float,
+    token_nodes: Any, word_nodes: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """Carry the beams through the frames of one chunk; see run_frames for arguments and result.
+
+    counts: int64 [N_COUNTS]; how much of the trees is in use.
+    """
+    sizes = size_pack(pack, log_probs)
+    arena = np.empty(sizes[4], np.uint8)
+    n, scale = advance_in(
+        arena, sizes, pack, log_probs, first_frame, borrow(beams, BEAM), borrow(contexts, CONTEXT), n, scale,
+        borrow(token_nodes, TOKEN_NODE), borrow(word_nodes, WORD_NODE), borrow(counts, np.int64),
+    )  # fmt: skip
+    arena[0] = 0  # it has to live until here
+    return n, scale
+
+
+@kernel(forceinline=True)
+def size_pack(pack: Any, log_probs: Any) -> Any:
+    """size_work of a PACK."""
+    kind = unpack_scorer(pack[0]).weights[0].kind
+    return size_work(log_probs, unpack_spoken(pack[0]), unpack_search(pack[0]), kind)
+
+
+@kernel
+def advance_in(
+    arena: Any, sizes: Any, pack: Any, log_probs: Any, first_frame: int, beams: Any, contexts: Any, n: int,
+    scale: float, token_nodes: Any, word_nodes: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """`advance` on views, with an arena of sizes[4] bytes for its scratch."""
+    search = unpack_search(pack[0])
+    work, spare_beams, spare_contexts = carve_work(
+        arena, log_probs.shape[1], search.beam_width, sizes, counts
+    )
+    return run_frames(
+        log_probs, first_frame, unpack_spoken(pack[0]), search, unpack_scorer(pack[0]),
+        unpack_lexicon(pack[0]), unpack_hotwords(pack[0]), beams, contexts, spare_beams, spare_contexts, n,
+        scale, token_nodes, word_nodes, work,
+    )  # fmt: skip
+
+
+@kernel
+def finish(
+    pack: Any, beams: Any, contexts: Any, n: int, token_nodes: Any, word_nodes: Any, counts: Any, n_best: int
+) -> Any:
+    """End an utterance.
+
+    Args:
+        word_nodes: with room for n more.
+    Returns:
+        Acoustic scores (without the search's scale) and language model scores of up to n_best
+        readings, best first: float64; and the result of trace_words for them.
+    """
+    finals = finish_search(
+        beams, contexts, n, unpack_search(pack[0]), unpack_scorer(pack[0]), unpack_lexicon(pack[0]),
+        unpack_hotwords(pack[0]), word_nodes, counts,
+    )  # fmt: skip
+    n_finals = min(len(finals), n_best)
+    acoustic, lm = np.empty(n_finals), np.empty(n_finals)
+    leaves = np.empty(n_finals, np.int32)
+    for i in range(n_finals):
+        acoustic[i], lm[i], leaves[i] = finals[i].acoustic, finals[i].lm, finals[i].word_node
+    return acoustic, lm, trace_words(leaves, word_nodes, counts[N_WORD_NODES], token_nodes)
+
+
+@kernel
+def search_whole(pack: Any, log_probs: Any, n_best: int, arena: Any) -> Any:
+    """Search one whole utterance.
+
+    Args:
+        arena: uint8, any size: scratch from an earlier call. One that is too small is not used.
+    Returns:
+        The size that the arena should have had, the scale, and the result of `finish`.
+    """
+    width, n_frames = pack[0].beam_width, len(log_probs)
+    n_nodes, sizes = n_frames * width, size_pack(pack, log_probs)
+    n_bytes = width * (_BEAM_BYTES + _CONTEXT_BYTES) + n_nodes * _TOKEN_BYTES + 8 * _LINE
+    n_bytes += (n_nodes + width) * _WORD_BYTES + 8 * N_COUNTS + sizes[4]
+    if len(arena) < n_bytes:
+        arena = np.empty(n_bytes, np.uint8)
+    at = (arena.ctypes.data + _LINE - 1) & -_LINE
+    beams, at = carve(at, width, BEAM, _BEAM_BYTES)
+    contexts, at = carve(at, width, CONTEXT, _CONTEXT_BYTES)
+    counts, at = carve(at, N_COUNTS, np.int64, 8)
+    scratch, at = carve(at, sizes[4], np.uint8, 1)
+    token_nodes, at = carve(at, n_nodes, TOKEN_NODE, _TOKEN_BYTES)
+    word_nodes, at = carve(at, n_nodes + width, WORD_NODE, _WORD_BYTES)
+    counts[:] = 0
+    start_search(beams, contexts, unpack_search(pack[0]), unpack_scorer(pack[0]))
+    n, scale = advance_in(
+        scratch, sizes, pack, log_probs, 0, beams, contexts, 1, 0.0, token_nodes, word_nodes, counts
+    )
+    found = finish(pack, beams, contexts, n, token_nodes, word_nodes, counts, n_best)
+    arena[0] = 0  # it has to live until here
+    return n_bytes, scale, found
