@@ -41,6 +41,8 @@ class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tail_silence_s: silence appended to every utterance; its frames are cut off again.
         max_window_s: the longest utterance that the encoder takes at once.
         mask: whether the graph has an `attention_mask` input.
+        trained_with_mask: whether padding was masked in training; without one (group norm) padding that no
+            graph of ours masks would change the transcript.
         exporter: package versions that wrote the graph. figures: parity figures it shipped with.
     """
 
@@ -51,6 +53,7 @@ class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tail_silence_s: Seconds = 0.0
     max_window_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     mask: bool = False
+    trained_with_mask: bool = False
     precision: str = "fp32"
     opset: Positive = 18
     exporter: dict[str, str] = {}

@@ -154,6 +154,11 @@ def resolve_device(options: RuntimeOptions) -> str:
     return "cuda" if usable else "cpu"
 
 
+def cuda_usable() -> bool:
+    """Whether "auto" means CUDA here."""
+    return resolve_device(RuntimeOptions()) == "cuda"
+
+
 def cuda_present() -> bool:
     """Whether the NVIDIA driver shows at least one device to this process."""
     return Path("/dev/nvidia0").exists() or bool(list(Path("/dev").glob("nvidia[0-9]*")))

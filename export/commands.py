@@ -24,7 +24,15 @@ def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every acoustic export shares."""
     parser.add_argument("checkpoint", help="folder (or, for wav2vec2, a hub name) of the checkpoint")
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
-    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
+    parser.add_argument(
+        "--precision", choices=("int8", "fp16", "fp32"), default="int8", help="fp16 is for CUDA"
+    )
+    parser.add_argument(
+        "--no-sensitivity",
+        dest="sensitivity",
+        action="store_false",
+        help="do not measure what int8 costs in each block alone",
+    )
     parser.add_argument(
         "--keep", nargs="*", default=[], help="blocks to keep in float32, by prefix: layer_0 stem"
     )
@@ -45,7 +53,7 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-agreement", type=float, help="refuse below this share of frames with the same argmax"
     )
     parser.add_argument(
-        "--allow-slower", action="store_true", help="accept int8 that is slower than float32 here"
+        "--allow-slower", action="store_true", help="accept a graph that is slower than float32 here"
     )
 
 
@@ -75,6 +83,7 @@ def _acoustic_options(options: argparse.Namespace) -> Any:
         allow_slower=options.allow_slower,
         max_wer_loss=options.max_wer_loss,
         licence=options.licence,
+        sensitivity=options.sensitivity,
     )
 
 

@@ -13,8 +13,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
+import engine  # noqa: E402
 from engine.acoustic import AcousticModel, compute_log_softmax  # noqa: E402
 from engine.bundle import open_bundle  # noqa: E402
+from engine.errors import DeviceError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.acoustic import ExportOptions  # noqa: E402
 from export.audio_cases import speech_like  # noqa: E402
@@ -77,6 +79,43 @@ def test_graph_equals_transformers_at_every_length_and_batch(kind: str) -> None:
         for batch in (1, 2):
             values = np.random.default_rng(n_samples).standard_normal((batch, n_samples)).astype(np.float32)
             np.testing.assert_allclose(run(values), run_torch(model, values), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batchable_graph_gives_every_utterance_what_it_gets_alone(kind: str, half: bool) -> None:
+    from engine.session import open_session
+    from export.graph.half_arithmetic import use_half
+
+    model = make_model(kind)
+    graph = build_wav2vec2(model, batchable=True)[0]
+    session = open_session((use_half(graph) if half else graph).SerializeToString(), CPU, threads=1)
+    lengths = (16_000, 401, 7_777, 12_000)
+    mask = (np.arange(16_000) < np.array(lengths)[:, None]).astype(np.int64)
+    noise = np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
+    padded = np.where(mask, noise, np.float32(0))
+    logits = session.run({"input_values": padded, "attention_mask": mask})[0]
+    for row, n_samples in enumerate(lengths):
+        alone = run_torch(model, noise[row : row + 1, :n_samples])[0]
+        np.testing.assert_allclose(logits[row, : len(alone)], alone, rtol=0, atol=3e-3 if half else 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-base", "wav2vec2-large-lv60, XLSR-53, XLS-R"])
+def test_fp16_bundle_loads_and_runs_on_the_cpu_too(tmp_path: Path, kind: str) -> None:
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", kind)
+    report = export_wav2vec2(str(checkpoint), tmp_path / "bundle", ExportOptions(precision="fp16"))
+    assert report.masked
+    assert report.batch_agreement[7] > 0.9
+    assert report.speedup is None or report.device == "cuda"
+    config = open_bundle(tmp_path / "bundle").manifest.acoustic
+    assert config is not None
+    assert (config.precision, config.mask) == ("fp16", True)
+    model = engine.load(str(tmp_path / "bundle"), device="cpu", compute_type="fp16", threads=1)
+    features = model.compute_features(speech_like(20_000, 16_000))
+    expected = compute_log_softmax(run_torch(make_model(kind), features[None])[0])
+    np.testing.assert_allclose(model.compute_log_probs(features), expected, atol=5e-3)
+    with pytest.raises(DeviceError, match=r"'auto' or 'fp16'.*export the model"):
+        engine.load(str(tmp_path / "bundle"), device="cpu", compute_type="int8")
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2-base", "wav2vec2-large-lv60, XLSR-53, XLS-R"])
