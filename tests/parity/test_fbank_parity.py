@@ -30,8 +30,8 @@ def test_fbank_equals_kaldi_native_fbank(name: str) -> None:
     expected = stored[name].T
     assert features.dtype == np.float32
     assert features.shape == expected.shape
-    # In bands with a 10^-9th of the frame's power both hold float32 rounding: kaldi-native-fbank itself is up to
-    # 0.005 from the slow twin there.
+    # In bands with a 10^-9th of the frame's power both hold float32 rounding: kaldi-native-fbank itself is up
+    # to 0.005 from the slow twin there.
     difference = np.abs(features - expected)
     assert difference.max() < 1e-2
     assert np.percentile(difference, 99) < 2e-3
