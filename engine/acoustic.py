@@ -1,16 +1,19 @@
 """The acoustic encoder: features of one utterance in, natural-log CTC emissions out.
 
-One utterance a call, so a transcript can never depend on what else was in a batch; callers
-run several utterances at once from several threads over one single-threaded session.
+On the CPU one utterance a call, so a transcript can never depend on what else was in a batch; callers
+run several utterances at once from several threads over one single-threaded session. On a GPU several
+share a call where padding is masked exactly, or where they are of one length.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.batches import MAX_BATCH_S, Batch, plan_batches
 from engine.bundle import AcousticConfig, Bundle
 from engine.errors import (
     AudioLimitError,
@@ -27,6 +30,8 @@ from engine.types import RuntimeOptions
 INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
 MASK_NAME = "attention_mask"
 OUTPUT_NAME = "logits"
+COUNTS_NAME = "frame_counts"  # of graphs with a mask: valid frames of each utterance
+MAX_FIXED_SHAPES = 8  # each holds the weights once more
 # wav2vec2 strides 320 samples and sees 400, log-mel strides 160 and sees 400 before its stem halves the rate.
 WINDOW_PER_STRIDE = 1.25
 # How a tensor that lives in another file names it: key "location" of a protobuf map entry.
@@ -65,6 +70,7 @@ class AcousticModel:
         self._session = _load_session(bundle, options, threads=1)
         self._wide_lock = threading.Lock()
         self._wide: Session | None = None
+        self._fixed: dict[tuple[int, int], Session] = {}
         self._input_name = INPUT_NAMES[self.config.features.kind]
         self.vocabulary = bundle.vocabulary
         self.blank_id = self.config.blank_id
@@ -135,6 +141,64 @@ class AcousticModel:
         logits = session.run(feeds, [OUTPUT_NAME], cancel)[0][0]
         return compute_log_softmax(logits[: len(logits) - self._tail_frames])
 
+    @property
+    def batches(self) -> bool:
+        """Whether several utterances share a call: on a GPU, unless their int8 scales would be shared too."""
+        return self.device == "cuda" and self.config.precision != "int8"
+
+    def compute_log_probs_batch(
+        self, features: Sequence[FloatArray], cancel: CancelToken | None = None
+    ) -> list[FloatArray]:
+        """Run the encoder on many utterances, several a call where that changes rounding at most.
+
+        Args:
+            features: as compute_features returns them.
+        Returns:
+            For each, float32 [n_frames, vocab_size], natural log.
+        Raises:
+            CancelledError: cancel was set.
+        """
+        config = self.config.features
+        rate = config.sample_rate / (1 if config.kind == "waveform" else config.hop_length)
+        max_length = round((self.max_window_s + self.config.tail_silence_s) * rate)
+        lengths = [array.shape[-1] for array in features]
+        results: dict[int, FloatArray] = {}
+        plan = plan_batches(lengths, max_length, masked=self.config.mask, max_cells=round(MAX_BATCH_S * rate))
+        for batch in plan:
+            rows = [features[i] for i in batch.indices]
+            rows += [rows[0]] * (batch.n_rows - len(rows))
+            logits = self._run_batch(rows, batch, cancel)
+            for index, array in zip(batch.indices, logits, strict=False):
+                results[index] = compute_log_softmax(array[: len(array) - self._tail_frames])
+        return [results[i] for i in range(len(features))]
+
+    def _run_batch(
+        self, rows: Sequence[FloatArray], batch: Batch, cancel: CancelToken | None
+    ) -> list[FloatArray]:
+        ends = np.array([array.shape[-1] for array in rows])
+        stacked = np.zeros((len(rows), *rows[0].shape[:-1], batch.width), np.float32)
+        for target, array in zip(stacked, rows, strict=True):
+            target[..., : array.shape[-1]] = array
+        feeds: dict[str, NDArray[np.generic]] = {self._input_name: stacked}
+        session = self._session
+        if MASK_NAME in session.input_names:
+            feeds[MASK_NAME] = (np.arange(batch.width) < ends[:, None]).astype(np.int64)
+            if self._options.cuda_graphs and self.device == "cuda":
+                session = self._fixed_session(len(rows), batch.width)
+        if COUNTS_NAME not in session.output_names:
+            return list(session.run(feeds, [OUTPUT_NAME], cancel)[0])
+        logits, counts = session.run(feeds, [OUTPUT_NAME, COUNTS_NAME], cancel)
+        return [array[: int(count)] for array, count in zip(logits, counts, strict=True)]
+
+    def _fixed_session(self, n_rows: int, width: int) -> Session:
+        """A session for one shape; the shapes met first get one, others share the general session."""
+        key = (n_rows, width)
+        with self._wide_lock:
+            if key not in self._fixed and len(self._fixed) < MAX_FIXED_SHAPES:
+                dims = {"batch": n_rows, "n_samples": width}
+                self._fixed[key] = _load_session(self._bundle, self._options, 1, dims)
+            return self._fixed.get(key, self._session)
+
     def _wide_session(self) -> Session:
         threads = self._options.threads or available_cores()
         if threads == 1 or self.device != "cpu":
@@ -180,7 +244,9 @@ def _check_compute_type(config: AcousticConfig, options: RuntimeOptions) -> None
         )
 
 
-def _load_session(bundle: Bundle, options: RuntimeOptions, threads: int) -> Session:
+def _load_session(
+    bundle: Bundle, options: RuntimeOptions, threads: int, fixed_dims: Mapping[str, int] | None = None
+) -> Session:
     graph = bundle.read("acoustic")
     if EXTERNAL_DATA_MARK in graph:
         raise BundleIntegrityError(
@@ -189,7 +255,7 @@ def _load_session(bundle: Bundle, options: RuntimeOptions, threads: int) -> Sess
             "export it again without external data",
         )
     try:
-        return open_session(graph, options, threads=threads)
+        return open_session(graph, options, threads=threads, fixed_dims=fixed_dims)
     except (DeviceError, ImportError):
         raise
     except Exception as error:  # onnxruntime's own exceptions share no public base

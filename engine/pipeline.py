@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from engine import audio, longform, vad
 from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
+from engine.clock import StageClock
 from engine.decoding import CtcBeamDecoder, decode_greedy
 from engine.errors import EngineError, ModelCapabilityError
 from engine.session import CancelToken, available_cores
@@ -36,28 +35,6 @@ from engine.warmup import warm_up, warm_up_translator
 Waveform = NDArray[np.float32]
 AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
 STAGES = ("audio", "features", "encoder", "decode", "translate")
-
-
-class StageClock:
-    """Seconds by stage, summed over threads."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add what the block takes to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def seconds(self) -> Mapping[str, float]:
-        """The sums so far."""
-        return dict(self._seconds)
 
 
 class SpeechTranslator:
@@ -305,6 +282,18 @@ class SpeechTranslator:
             waveform = self.load_audio(source, sample_rate)
             self.acoustic.check_length(waveform)
             regions = self._regions(waveform, options)
+        if self.acoustic.batches and len(regions) > 1:
+            segments = longform.transcribe_batched(
+                waveform,
+                regions,
+                clock.timed("features", self.compute_features),
+                clock.timed("encoder", lambda batch: self.acoustic.compute_log_probs_batch(batch, cancel)),
+                clock.timed("decode", lambda log_probs: self.decode(log_probs, options)),
+                sample_rate=self.acoustic.sample_rate,
+                threads=threads,
+                progress=progress,
+            )
+            return Transcript(segments, len(waveform) / self.acoustic.sample_rate, stages_s=clock.seconds())
         wide = threads > 1 and len(regions) == 1
         segments = longform.transcribe_regions(
             waveform,

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from engine.errors import EngineError
 from engine.manifest import AcousticConfig
-from engine.session import open_session
+from engine.session import open_session, runtime_version
 from engine.types import RuntimeOptions
 from export.audio_cases import Case
 from export.batch_check import BatchRow, batch_rows
@@ -97,9 +98,22 @@ class Report:
 
 
 def onnx_run(model: onnx.ModelProto | bytes, options: RuntimeOptions = CPU) -> Run:
-    """Run a graph as the engine does: one thread of the CPU, or CUDA."""
+    """Run a graph as the engine does: one thread of the CPU, or CUDA.
+
+    Raises:
+        ExportError: onnxruntime cannot load it, for instance for an operator that it lacks.
+    """
     graph = model if isinstance(model, bytes) else model.SerializeToString()
-    session = open_session(graph, options, threads=1)
+    try:
+        session = open_session(graph, options, threads=1)
+    except EngineError:
+        raise
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        raise ExportError(
+            f"onnxruntime {runtime_version()} cannot load the graph ({str(error).splitlines()[0]})",
+            "operators that it knows",
+            "upgrade onnxruntime-gpu, or export with another --precision",
+        ) from error
     name = next(n for n in session.input_names if n != MASK_NAME)
     masked = MASK_NAME in session.input_names
 

@@ -20,7 +20,14 @@ from export.graph.heads import emit_head
 from export.graph.layer import Layer, emit_layer
 from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
-from export.graph.padding import MASK_NAME, emit_all_strided, emit_lengths, emit_valid, emit_zeroed
+from export.graph.padding import (
+    COUNTS_NAME,
+    MASK_NAME,
+    emit_all_strided,
+    emit_lengths,
+    emit_valid,
+    emit_zeroed,
+)
 from export.graph.positional_conv import PositionalConv, emit_positional_conv
 from export.graph.waveform_convs import WaveformConv, emit_projection, emit_waveform_convs
 from export.verify import Report
@@ -53,11 +60,21 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
     info = read_checkpoint(folder, ARCHITECTURES)
     model_class = getattr(transformers, info.architecture)
     try:
-        model = model_class.from_pretrained(folder, use_safetensors=True, attn_implementation="sdpa").eval()
+        model, loading = model_class.from_pretrained(
+            folder, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
+        )
     except Exception as error:  # safetensors' own error derives from nothing else
         raise ExportError(
             f"{checkpoint!r} cannot be loaded ({str(error).splitlines()[0]})", "weights that fit config.json"
         ) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ExportError(
+            f"{checkpoint!r} lacks {len(missing)} weights of {info.architecture}, {', '.join(missing[:3])}",
+            "a fine-tuned CTC checkpoint, head included",
+            "pass the fine-tuned checkpoint, not the pre-trained one",
+        )
+    model.eval()
     check_supported(model.config)
     features = FeatureConfig(kind="waveform", sample_rate=info.sample_rate, normalize=info.normalize)
     norm = "group norm" if model.config.feat_extract_norm == "group" else "layer norm"
@@ -122,7 +139,8 @@ def build_wav2vec2(
         precision: of each block.
         ranges: for a block, the largest magnitude of each channel it reads.
         batchable: with an input attention_mask int64 [batch, n_samples], ones then zeros; the valid frames
-            of an utterance are then what they are alone, also behind a group norm.
+            of an utterance are then what they are alone, also behind a group norm, and an output
+            frame_counts int64 [batch] says how many they are.
     Returns:
         The graph (input_values [batch, n_samples] -> logits [batch, n_frames, vocab_size]) and the
         value that each block reads.
@@ -140,14 +158,16 @@ def build_wav2vec2(
     hidden = emit_projection(graph, rows, LayerNorm.of(norm) if norm is not None else None, projection)
     if padding is not None:
         frames = emit_all_strided(graph, padding, [(c.weight.shape[2], c.stride) for c in convs])
+        graph.rename(graph.op("Squeeze", frames.lengths, graph.integers(1)), COUNTS_NAME)
         graph.key_mask = emit_valid(graph, frames, hidden, TensorProto.INT32)
         hidden = emit_zeroed(graph, hidden, frames)
     hidden = _emit_encoder(graph, hidden, base.encoder, bool(model.config.do_stable_layer_norm))
     graph.rename(emit_head(graph, hidden, Linear.of(model.lm_head)), "logits")
     vocab_size = model.lm_head.out_features
     inputs, outputs = ("batch", "n_samples"), ("batch", "n_frames", vocab_size)
-    masks = {MASK_NAME: inputs} if batchable else {}
-    return graph.build({"input_values": inputs}, {"logits": outputs}, masks=masks), graph.blocks
+    masks, counts = ({MASK_NAME: inputs}, {COUNTS_NAME: ("batch",)}) if batchable else ({}, {})
+    model = graph.build({"input_values": inputs}, {"logits": outputs}, masks=masks, counts=counts)
+    return model, graph.blocks
 
 
 def check_supported(config: Any) -> None:

@@ -130,20 +130,22 @@ class GraphBuilder:
         outputs: Mapping[str, tuple[Any, ...]],
         metadata: Mapping[str, str] | None = None,
         masks: Mapping[str, tuple[Any, ...]] | None = None,
+        counts: Mapping[str, tuple[Any, ...]] | None = None,
     ) -> onnx.ModelProto:
         """Assemble and check the model.
 
         Args:
             inputs, outputs: float32; shapes hold ints or names of free dimensions.
-            masks: more inputs, int64.
+            masks: more inputs, int64. counts: more outputs, int64.
         """
-        masks = masks or {}
+        masks, counts = masks or {}, counts or {}
         graph = helper.make_graph(
             self._nodes,
             "acoustic",
             [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in inputs.items()]
             + [helper.make_tensor_value_info(k, TensorProto.INT64, v) for k, v in masks.items()],
-            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()],
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()]
+            + [helper.make_tensor_value_info(k, TensorProto.INT64, v) for k, v in counts.items()],
             self._constants,
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from export.graph.builder import GraphBuilder
 
-MASK_NAME = "attention_mask"
+MASK_NAME, COUNTS_NAME = "attention_mask", "frame_counts"
 
 
 @dataclass(frozen=True)
