@@ -1,14 +1,18 @@
 """The acoustic encoder: features of one utterance in, natural-log CTC emissions out.
 
-One utterance a call, so a transcript can never depend on what else was in a batch; callers
-run several utterances at once from several threads over one single-threaded session.
+On the CPU one utterance a call, so a transcript can never depend on what else was in a batch; callers
+run several utterances at once from several threads over one single-threaded session. On a GPU several
+share a call where padding is masked exactly, or where they are of one length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.batches import MAX_BATCH_S, plan_batches
 from engine.bundle import AcousticConfig, Bundle
 from engine.encoders import open_encoder
 from engine.errors import (
@@ -113,6 +117,37 @@ class AcousticModel:
         """
         logits = self.encoder.run(features, cancel, wide)
         return compute_log_softmax(logits[: len(logits) - self._tail_frames])
+
+    @property
+    def batches(self) -> bool:
+        """Whether several utterances share a call: on a GPU, unless their int8 scales would be shared too."""
+        return self.device == "cuda" and self.config.precision != "int8"
+
+    def compute_log_probs_batch(
+        self, features: Sequence[FloatArray], cancel: CancelToken | None = None
+    ) -> list[FloatArray]:
+        """Run the encoder on many utterances, several a call where that changes rounding at most.
+
+        Args:
+            features: as compute_features returns them.
+        Returns:
+            For each, float32 [n_frames, vocab_size], natural log.
+        Raises:
+            CancelledError: cancel was set.
+        """
+        config = self.config.features
+        rate = config.sample_rate / (1 if config.kind == "waveform" else config.hop_length)
+        max_length = round((self.max_window_s + self.config.tail_silence_s) * rate)
+        lengths = [array.shape[-1] for array in features]
+        results: dict[int, FloatArray] = {}
+        plan = plan_batches(lengths, max_length, masked=self.config.mask, max_cells=round(MAX_BATCH_S * rate))
+        for batch in plan:
+            rows = [features[i] for i in batch.indices]
+            rows += [rows[0]] * (batch.n_rows - len(rows))
+            logits = self.encoder.run_batch(rows, batch.width, cancel)
+            for index, array in zip(batch.indices, logits, strict=False):
+                results[index] = compute_log_softmax(array[: len(array) - self._tail_frames])
+        return [results[i] for i in range(len(features))]
 
     def _check_window(self, n_samples: int) -> None:
         limit = int(self.max_window_s * self.sample_rate)

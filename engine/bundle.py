@@ -67,8 +67,15 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 class Bundle:
     """An opened, verified model folder."""
 
-    def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        files: Mapping[str, Path],
+        added_tokens: Mapping[str, int] | None = None,
+    ) -> None:
         self.path = path
+        self._added_tokens = dict(added_tokens or {})
         self.manifest = manifest
         self._files = dict(files)
 
@@ -106,7 +113,7 @@ class Bundle:
         Raises:
             BundleSchemaError: vocab.json is not a map of token to 0 ... n-1.
         """
-        return _read_vocabulary(self.file("vocabulary"))
+        return _read_vocabulary(self.file("vocabulary"), self._added_tokens)
 
 
 def open_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
@@ -222,18 +229,30 @@ def _open_bare(model: Path) -> Bundle:
         model.with_name("processor_config.json")  # transformers 5 nests it there
     ).get("feature_extractor", {})
     strides = config.get("conv_stride", [5, 2, 2, 2, 2, 2, 2])
-    tokens = _read_vocabulary(vocabulary)
+    tokenizer = _read_json(model.with_name("tokenizer_config.json"))
+    added = _added_tokens(model.parent, tokenizer, int(config.get("vocab_size", 0)))
+    tokens = _read_vocabulary(vocabulary, added)
+    blank_id, delimiter = config.get("pad_token_id"), tokenizer.get("word_delimiter_token", "|")
     acoustic = AcousticConfig(
         features=FeatureConfig(
             sample_rate=int(preprocessor.get("sampling_rate", 16_000)),
             normalize=bool(preprocessor.get("do_normalize", True)),
         ),
         samples_per_frame=_product(strides),
-        blank_id=int(config.get("pad_token_id") or _guess_blank(tokens)),
-        word_delimiter="|" if "|" in tokens else " ",
+        blank_id=_guess_blank(tokens) if blank_id is None else int(blank_id),
+        word_delimiter=delimiter if delimiter in tokens else " ",
+        trained_with_mask=bool(preprocessor.get("return_attention_mask", False)),
     )
     manifest = Manifest(SCHEMA_VERSION, model.stem, "unknown", [], acoustic)
-    return Bundle(model.parent, manifest, {"acoustic": model, "vocabulary": vocabulary})
+    return Bundle(model.parent, manifest, {"acoustic": model, "vocabulary": vocabulary}, added)
+
+
+def _added_tokens(folder: Path, tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, int]:
+    """Tokens that a tokenizer keeps beside vocab.json and the head has outputs for."""
+    found = {str(token): int(at) for token, at in _read_json(folder / "added_tokens.json").items()}
+    for at, entry in tokenizer.get("added_tokens_decoder", {}).items():
+        found.setdefault(str(entry["content"] if isinstance(entry, dict) else entry), int(at))
+    return {token: at for token, at in found.items() if at < vocab_size}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -247,13 +266,14 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _read_vocabulary(path: Path) -> tuple[str, ...]:
+def _read_vocabulary(path: Path, added: Mapping[str, int] | None = None) -> tuple[str, ...]:
     try:
         index = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
     except msgspec.DecodeError as error:
         raise BundleSchemaError(
             f"{path.name} is not a vocabulary ({error})", "a JSON map of token to index", "restore the file"
         ) from error
+    index |= {token: at for token, at in (added or {}).items() if at not in index.values()}
     tokens = sorted(index, key=index.__getitem__)
     if sorted(index.values()) != list(range(len(index))) or not tokens:
         raise BundleSchemaError(

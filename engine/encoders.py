@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ from engine.types import RuntimeOptions
 INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
 MASK_NAME = "attention_mask"
 OUTPUT_NAME = "logits"
+COUNTS_NAME = "frame_counts"  # of graphs with a mask: valid frames of each utterance
+MAX_FIXED_SHAPES = 8  # each holds the weights once more
 BACKENDS = ("auto", "kernels", "onnxruntime")
 KERNEL_TYPES = ("int8", "bf16")
 # How a tensor that lives in another file names it: key "location" of a protobuf map entry.
@@ -42,6 +45,11 @@ class Encoder(Protocol):
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """Logits [n_frames, vocab_size] of one utterance; wide spreads it over the thread budget."""
 
+    def run_batch(
+        self, rows: Sequence[FloatArray], width: int, cancel: CancelToken | None
+    ) -> list[FloatArray]:
+        """Logits of utterances that share a call, each padded to width where the graph masks padding."""
+
 
 class KernelEncoder:
     """An exported graph by engine.native, on the CPU."""
@@ -58,6 +66,12 @@ class KernelEncoder:
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """See Encoder."""
         return self._encoder.run(features, self._threads if wide else 1, cancel)
+
+    def run_batch(
+        self, rows: Sequence[FloatArray], width: int, cancel: CancelToken | None
+    ) -> list[FloatArray]:
+        """One by one: rows share nothing in these kernels, and weights stay in the cache."""
+        return [self.run(features, cancel, False) for features in rows]
 
     def problems(self, config: AcousticConfig, vocabulary: tuple[str, ...]) -> list[str]:
         """What does not fit between graph, manifest and vocabulary."""
@@ -84,8 +98,9 @@ class SessionEncoder:
         self.session = _load_session(graph, name, options, threads=1)
         self.device = self.session.device
         self._input_name = INPUT_NAMES[config.features.kind]
-        self._wide_lock = threading.Lock()
+        self._lock = threading.Lock()
         self._wide: Session | None = None
+        self._fixed: dict[tuple[int, int], Session] = {}
 
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """See Encoder."""
@@ -96,11 +111,39 @@ class SessionEncoder:
         logits: FloatArray = session.run(feeds, [OUTPUT_NAME], cancel)[0][0]
         return logits
 
+    def run_batch(
+        self, rows: Sequence[FloatArray], width: int, cancel: CancelToken | None
+    ) -> list[FloatArray]:
+        """See Encoder."""
+        ends = np.array([array.shape[-1] for array in rows])
+        stacked = np.zeros((len(rows), *rows[0].shape[:-1], width), np.float32)
+        for target, array in zip(stacked, rows, strict=True):
+            target[..., : array.shape[-1]] = array
+        feeds: dict[str, NDArray[np.generic]] = {self._input_name: stacked}
+        session = self.session
+        if MASK_NAME in session.input_names:
+            feeds[MASK_NAME] = (np.arange(width) < ends[:, None]).astype(np.int64)
+            if self._options.cuda_graphs and self.device == "cuda":
+                session = self._fixed_session(len(rows), width)
+        if COUNTS_NAME not in session.output_names:
+            return list(session.run(feeds, [OUTPUT_NAME], cancel)[0])
+        logits, counts = session.run(feeds, [OUTPUT_NAME, COUNTS_NAME], cancel)
+        return [array[: int(count)] for array, count in zip(logits, counts, strict=True)]
+
+    def _fixed_session(self, n_rows: int, width: int) -> Session:
+        """A session for one shape; the shapes met first get one, others share the general session."""
+        key = (n_rows, width)
+        with self._lock:
+            if key not in self._fixed and len(self._fixed) < MAX_FIXED_SHAPES:
+                dims = {"batch": n_rows, "n_samples": width}
+                self._fixed[key] = _load_session(self._graph, self._name, self._options, 1, dims)
+            return self._fixed.get(key, self.session)
+
     def _wide_session(self) -> Session:
         threads = self._options.threads or available_cores()
         if threads == 1 or self.device != "cpu":
             return self.session
-        with self._wide_lock:
+        with self._lock:
             if self._wide is None:
                 self._wide = _load_session(self._graph, self._name, self._options, threads)
             return self._wide
@@ -193,9 +236,15 @@ def _check_compute_type(config: AcousticConfig, options: RuntimeOptions) -> None
         )
 
 
-def _load_session(graph: bytes, name: str, options: RuntimeOptions, threads: int) -> Session:
+def _load_session(
+    graph: bytes,
+    name: str,
+    options: RuntimeOptions,
+    threads: int,
+    fixed_dims: Mapping[str, int] | None = None,
+) -> Session:
     try:
-        return open_session(graph, options, threads=threads)
+        return open_session(graph, options, threads=threads, fixed_dims=fixed_dims)
     except (DeviceError, ImportError):
         raise
     except Exception as error:  # onnxruntime's own exceptions share no public base

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import FeatureConfig
 from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, BundleSchemaError
+from engine.fbank import compute_fbank, find_bounds
 from engine.kernels.log_mel import HOP_LENGTH, compute_log_mel_into
 from engine.kernels.normalize import normalize_into
 from engine.kernels.real_fft import N_BINS, N_FFT
@@ -30,7 +31,8 @@ def compute_features(waveform: NDArray[np.floating], config: FeatureConfig) -> F
         config: the bundle's feature configuration.
     Returns:
         kind "waveform": float32 [n_samples], normalised where config.normalize says so;
-        kind "log_mel": float32 [n_mels, n_frames], n_frames = n_samples // hop_length.
+        kind "log_mel": float32 [n_mels, n_frames], n_frames = n_samples // hop_length in Whisper's
+            convention; see compute_fbank for Kaldi's.
     Raises:
         AudioShapeError: waveform is not a 1-D float array.
         AudioValueError: samples that are not finite, or absurdly large.
@@ -38,6 +40,8 @@ def compute_features(waveform: NDArray[np.floating], config: FeatureConfig) -> F
         BundleSchemaError: a log-mel convention that this engine does not compute.
     """
     samples = _check_waveform(waveform)
+    if config.kind == "log_mel" and config.convention == "kaldi":
+        return compute_fbank(samples, config)
     if config.kind == "log_mel":
         return compute_log_mel(samples, config)
     if not config.normalize:
@@ -103,10 +107,7 @@ def _check_convention(config: FeatureConfig) -> None:
 def _whisper_tables(n_mels: int) -> tuple[FloatArray, FloatArray, NDArray[np.int32]]:
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic, as for an FFT
     filters = compute_mel_filters(n_mels)
-    used = filters > 0
-    first = used.argmax(axis=1)
-    last = np.where(used.any(axis=1), N_BINS - used[:, ::-1].argmax(axis=1), first)
-    return window, filters, np.stack([first, last], axis=1).astype(np.int32)
+    return window, filters, find_bounds(filters)
 
 
 def compute_mel_filters(n_mels: int) -> FloatArray:

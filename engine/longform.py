@@ -29,6 +29,7 @@ QUEUED_PER_THREAD: Final = 2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Array = NDArray[np.float32]
 Recognise = Callable[[NDArray[np.float32]], Hypothesis]
 
 
@@ -76,6 +77,36 @@ def transcribe_regions(
         cancel.raise_if_cancelled()
     if progress is not None:
         progress(total_s, total_s)
+    return split_segments(words)
+
+
+def transcribe_batched(
+    waveform: Array,
+    regions: Sequence[tuple[float, float]],
+    compute_features: Callable[[Array], Array],
+    encode: Callable[[list[Array]], list[Array]],
+    decode: Callable[[Array], Hypothesis],
+    *,
+    sample_rate: int = 16_000,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Segment, ...]:
+    """Recognise regions of a recording where the encoder takes many at once, as on a GPU.
+
+    Args:
+        waveform, regions, sample_rate, progress: as for transcribe_regions.
+        encode: features of all regions -> emissions of each.
+        threads: features and hypotheses worked on at a time.
+    """
+    edges = [[round(edge_s * sample_rate) for edge_s in region] for region in regions]
+    features = list(_map_ordered(compute_features, (waveform[a:b] for a, b in edges), threads))
+    words: list[Word] = []
+    for (start, end), found in zip(edges, _map_ordered(decode, encode(features), threads), strict=True):
+        words.extend(shift_words(found.words, start / sample_rate))
+        if progress is not None:
+            progress(end / sample_rate, len(waveform) / sample_rate)
+    if progress is not None:
+        progress(len(waveform) / sample_rate, len(waveform) / sample_rate)
     return split_segments(words)
 
 

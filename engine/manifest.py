@@ -21,7 +21,13 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sample_rate: Hz.
         normalize: scale each waveform to zero mean and unit variance.
         n_fft, hop_length: samples. n_mels: filters.
-        convention: whose log-mel it is; "whisper" is base 10, floored 8 below the maximum.
+        convention: whose log-mel it is; "whisper" is base 10, floored 8 below the maximum, "kaldi" is natural
+            log, with n_fft 512. What follows is for "kaldi" alone.
+        window: of a frame. preemphasis: coefficient. remove_dc: take out each frame's mean.
+        snip_edges: only frames that lie inside the waveform.
+        low_hz, high_hz: ends of the bands; high_hz at or below zero counts from half the sample rate.
+        use_energy: one row more, in front: the log energy, at least that of energy_floor.
+        scale: factor on the samples; Kaldi's own models hear 16-bit integers, 32768.
     """
 
     kind: Literal["waveform", "log_mel"] = "waveform"
@@ -31,6 +37,15 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hop_length: Positive = 160
     n_mels: Positive = 80
     convention: Literal["whisper", "kaldi"] = "whisper"
+    window: Literal["povey", "hamming", "hanning"] = "povey"
+    preemphasis: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.97
+    remove_dc: bool = True
+    snip_edges: bool = True
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    use_energy: bool = False
+    energy_floor: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    scale: Annotated[float, msgspec.Meta(gt=0)] = 32768.0
 
 
 class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +56,8 @@ class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tail_silence_s: silence appended to every utterance; its frames are cut off again.
         max_window_s: the longest utterance that the encoder takes at once.
         mask: whether the graph has an `attention_mask` input.
+        trained_with_mask: whether padding was masked in training; without one (group norm) padding that no
+            graph of ours masks would change the transcript.
         exporter: package versions that wrote the graph. figures: parity figures it shipped with.
     """
 
@@ -51,6 +68,7 @@ class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tail_silence_s: Seconds = 0.0
     max_window_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     mask: bool = False
+    trained_with_mask: bool = False
     precision: str = "fp32"
     opset: Positive = 18
     exporter: dict[str, str] = {}

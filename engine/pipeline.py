@@ -282,6 +282,18 @@ class SpeechTranslator:
             waveform = self.load_audio(source, sample_rate)
             self.acoustic.check_length(waveform)
             regions = self._regions(waveform, options)
+        if self.acoustic.batches and len(regions) > 1:
+            segments = longform.transcribe_batched(
+                waveform,
+                regions,
+                clock.timed("features", self.compute_features),
+                clock.timed("encoder", lambda batch: self.acoustic.compute_log_probs_batch(batch, cancel)),
+                clock.timed("decode", lambda log_probs: self.decode(log_probs, options)),
+                sample_rate=self.acoustic.sample_rate,
+                threads=threads,
+                progress=progress,
+            )
+            return Transcript(segments, len(waveform) / self.acoustic.sample_rate, stages_s=clock.seconds())
         wide = threads > 1 and len(regions) == 1
         segments = longform.transcribe_regions(
             waveform,

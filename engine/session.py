@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cores import available_cores
 from engine.errors import CancelledError, DependencyError, DeviceError, OptionError
 from engine.types import RuntimeOptions
 
 ONNXRUNTIME_FIX = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-CGROUP_V1_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-CUDA_ARENA_BYTES = 8 << 30
+SHRINK_ARENA = "memory.enable_memory_arena_shrinkage"
 Array = NDArray[Any]
+
+__all__ = [
+    "CancelToken",
+    "Session",
+    "as_float32",
+    "available_cores",
+    "cuda_usable",
+    "open_session",
+    "resolve_device",
+    "runtime_version",
+]
 
 
 class CancelToken:
@@ -67,19 +75,24 @@ class CancelToken:
 class Session:
     """One loaded ONNX graph; safe to call from many threads at once."""
 
-    def __init__(self, inference_session: Any, device: str, threads: int) -> None:
+    def __init__(self, inference_session: Any, device: str, threads: int, fixed: bool = False) -> None:
+        """Wrap an InferenceSession; fixed: all calls have the same shapes and replay one CUDA graph."""
         self._session = inference_session
+        self.fixed = fixed
         self.device = device
         self.threads = threads
         self.input_names: tuple[str, ...] = tuple(i.name for i in inference_session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in inference_session.get_outputs())
         self.metadata: dict[str, str] = dict(inference_session.get_modelmeta().custom_metadata_map)
+        self._graph: _GraphBuffers | None = None
+        self._graph_lock = threading.Lock()
 
     def run(
         self,
         feeds: Mapping[str, Array],
         outputs: Sequence[str] | None = None,
         cancel: CancelToken | None = None,
+        shrink: bool = False,
     ) -> list[Array]:
         """Run the graph.
 
@@ -87,23 +100,41 @@ class Session:
             feeds: one array for every name in input_names.
             outputs: names to return; all of them when None.
             cancel: ends the call from another thread.
+            shrink: give memory that the device's arena does not need any more back after the call.
         Returns:
             The outputs, as numpy arrays, in the order asked for.
         Raises:
             CancelledError: cancel was set before or during the call.
         """
-        if cancel is None:
-            return list(self._session.run(outputs, dict(feeds)))
-        cancel.raise_if_cancelled()
+        if cancel is None and not shrink:
+            return self._run(feeds, outputs, None)
         run_options = _onnxruntime().RunOptions()
+        if shrink:
+            run_options.add_run_config_entry(SHRINK_ARENA, "gpu:0" if self.device == "cuda" else "cpu:0")
+        if cancel is None:
+            return self._run(feeds, outputs, run_options)
+        cancel.raise_if_cancelled()
         cancel._enter(run_options)
         try:
-            return list(self._session.run(outputs, dict(feeds), run_options))
+            return self._run(feeds, outputs, run_options)
         except Exception:
             cancel.raise_if_cancelled()
             raise
         finally:
             cancel._leave(run_options)
+
+    def _run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None, run_options: Any
+    ) -> list[Array]:
+        names = list(outputs or self.output_names)
+        if self.device == "cpu":  # binding saves nothing there: arrays are read and written in place anyway
+            return list(self._session.run(names, dict(feeds), run_options))
+        if self.fixed:
+            with self._graph_lock:  # one set of buffers, whose addresses the graph has captured
+                if self._graph is None:
+                    self._graph = _GraphBuffers(self._session, feeds, names)
+                return self._graph.run(feeds, run_options)
+        return run_bound(self._session, feeds, names, run_options)
 
     def input_shape(self, name: str) -> list[int | str | None]:
         """The declared shape of an input; free dimensions are names or None."""
@@ -114,8 +145,47 @@ class Session:
         return list(next(o for o in self._session.get_outputs() if o.name == name).shape)
 
 
+class _GraphBuffers:
+    """Inputs and outputs at fixed places on the device, as a captured CUDA graph needs them."""
+
+    def __init__(self, session: Any, feeds: Mapping[str, Array], names: Sequence[str]) -> None:
+        value_of = _onnxruntime().OrtValue
+        self._session, self._names = session, list(names)
+        self._inputs = {name: value_of.ortvalue_from_numpy(array, "cuda", 0) for name, array in feeds.items()}
+        self._binding = session.io_binding()
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for output in session.get_outputs():  # free dimensions were fixed when the session was opened
+            if output.name in self._names:
+                value = value_of.ortvalue_from_shape_and_type(list(output.shape), np.float32, "cuda", 0)
+                self._binding.bind_ortvalue_output(output.name, value)
+
+    def run(self, feeds: Mapping[str, Array], run_options: Any) -> list[Array]:
+        """Copy in, replay (the first calls capture), copy out."""
+        for name, array in feeds.items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(self._binding, run_options)
+        return list(self._binding.copy_outputs_to_cpu())
+
+
+def run_bound(
+    session: Any, feeds: Mapping[str, Array], names: Sequence[str], run_options: Any = None
+) -> list[Array]:
+    """Run with inputs and outputs bound, so that each crosses to the device and back once; any device."""
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(array))
+    for name in names:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding, run_options)
+    return list(binding.copy_outputs_to_cpu())
+
+
 def open_session(
-    model: bytes | str | Path, options: RuntimeOptions | None = None, threads: int | None = None
+    model: bytes | str | Path,
+    options: RuntimeOptions | None = None,
+    threads: int | None = None,
+    fixed_dims: Mapping[str, int] | None = None,
 ) -> Session:
     """Load an ONNX graph on the requested device.
 
@@ -123,6 +193,8 @@ def open_session(
         model: a path, or the serialised graph itself.
         options: device and thread budget.
         threads: intra-op threads; overrides options (1 where the caller parallelises by itself).
+        fixed_dims: values of free dimensions, by name; every call must then have these shapes. Needed for
+            options.cuda_graphs, which does nothing without them or on the CPU.
     Raises:
         DeviceError: CUDA was asked for and does not work here.
         DependencyError: onnxruntime is missing, or its two wheels overwrite each other.
@@ -132,10 +204,15 @@ def open_session(
     device = resolve_device(options)
     count = threads or options.threads or available_cores()
     source = model if isinstance(model, bytes) else os.fspath(model)
-    session = ort.InferenceSession(source, _session_options(ort, count), providers=_providers(device))
+    settings = _session_options(ort, count)
+    for name, size in (fixed_dims or {}).items():
+        settings.add_free_dimension_override_by_name(name, size)
+    graphs = options.cuda_graphs and bool(fixed_dims) and device == "cuda"
+    providers = provider_settings(device, options.gpu_memory_mb, graphs)
+    session = ort.InferenceSession(source, settings, providers=providers)
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise _no_cuda("onnxruntime fell back to the CPU")
-    return Session(session, device, count)
+    return Session(session, device, count, fixed=graphs)
 
 
 def resolve_device(options: RuntimeOptions) -> str:
@@ -146,6 +223,8 @@ def resolve_device(options: RuntimeOptions) -> str:
     """
     if options.device not in ("auto", "cpu", "cuda"):
         raise OptionError(f"device {options.device!r}", "auto, cpu or cuda", "pass one of these")
+    if options.gpu_memory_mb <= 0:
+        raise OptionError(f"gpu_memory_mb {options.gpu_memory_mb}", "a size above zero", "pass megabytes")
     if options.device == "cpu":
         return "cpu"
     usable = "CUDAExecutionProvider" in _onnxruntime().get_available_providers() and cuda_present()
@@ -154,32 +233,14 @@ def resolve_device(options: RuntimeOptions) -> str:
     return "cuda" if usable else "cpu"
 
 
+def cuda_usable() -> bool:
+    """Whether "auto" means CUDA here."""
+    return resolve_device(RuntimeOptions()) == "cuda"
+
+
 def cuda_present() -> bool:
     """Whether the NVIDIA driver shows at least one device to this process."""
     return Path("/dev/nvidia0").exists() or bool(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
-def available_cores() -> int:
-    """Cores this process may use: CPU affinity, capped by the cgroup's quota, at least 1."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, min(cores, math.ceil(quota))) if quota else max(1, cores)
-
-
-def _cgroup_quota() -> float | None:
-    try:
-        quota, period = CGROUP_QUOTA.read_text(encoding="ascii").split()[:2]
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        limit = int(CGROUP_V1_QUOTA.read_text(encoding="ascii"))
-        return limit / int(CGROUP_V1_PERIOD.read_text(encoding="ascii")) if limit > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
 
 
 def _session_options(ort: Any, threads: int) -> Any:
@@ -193,13 +254,15 @@ def _session_options(ort: Any, threads: int) -> Any:
     return settings
 
 
-def _providers(device: str) -> list[Any]:
+def provider_settings(device: str, gpu_memory_mb: int, cuda_graphs: bool = False) -> list[Any]:
+    """onnxruntime's providers and their options, in order of preference."""
     if device == "cpu":
         return [("CPUExecutionProvider", {})]
     cuda = {
         "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE re-tunes on every new length
         "arena_extend_strategy": "kSameAsRequested",
-        "gpu_mem_limit": str(CUDA_ARENA_BYTES),
+        "gpu_mem_limit": str(gpu_memory_mb << 20),
+        "enable_cuda_graph": "1" if cuda_graphs else "0",
     }
     return [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
 

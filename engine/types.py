@@ -170,12 +170,17 @@ class RuntimeOptions:
         device: "auto" takes CUDA where it works, else the CPU.
         compute_type: "auto" takes what the bundle holds for the device; "bf16" computes its acoustic model
             in bfloat16 by our own kernels, whatever it holds.
+        threads: 0 takes the cores that this process may use (affinity and cgroup quota).
         backend: of the acoustic encoder: "kernels" are our own (CPU with AVX-512), "auto" takes them where
             they serve and onnxruntime elsewhere.
-        threads: 0 takes the cores that this process may use (affinity and cgroup quota).
+        gpu_memory_mb: cap of one model's memory arena on the GPU.
+        cuda_graphs: replay each of a few fixed shapes as a CUDA graph; wants a graph that takes a mask, and
+            memory for the weights once a shape.
     """
 
     device: Device = "auto"
     compute_type: ComputeType = "auto"
     threads: int = 0
     backend: Backend = "auto"
+    gpu_memory_mb: int = 8192
+    cuda_graphs: bool = False

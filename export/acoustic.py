@@ -16,13 +16,17 @@ import msgspec
 import onnx
 
 from engine.bundle import AcousticConfig, open_bundle, write_bundle
+from engine.session import cuda_usable
+from engine.types import RuntimeOptions
 from export.audio_cases import Case, build_cases
 from export.card import render_acoustic_card
 from export.errors import ExportError
 from export.graph.builder import OPSET
+from export.graph.half_arithmetic import KEEP, use_half
 from export.graph.half_storage import store_half
-from export.quantize import ALWAYS_FLOAT, Build, measure_ranges, search_blocks
+from export.quantize import ALWAYS_FLOAT, Build, Measure, measure_ranges, measure_sensitivity, search_blocks
 from export.verify import (
+    CPU,
     MAX_WER_LOSS,
     MIN_AGREEMENT,
     Report,
@@ -36,11 +40,13 @@ from export.verify import (
 )
 
 logger = logging.getLogger("export")
-PrecisionName = Literal["fp32", "int8"]
-PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "int8")
+PrecisionName = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
 PACKAGES = ("torch", "transformers", "onnx", "numpy")
 CALIBRATION_BUCKETS = ("3 s", "6 s")
 SPEED_BUCKET = "6 s"
+SENSITIVITY_BUCKET = "3 s"
+CUDA = RuntimeOptions(device="cuda")
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class AcousticSource:
         vocabulary: tokens by output index.
         config: what the manifest will say, but for precision, exporter and figures.
         about: lines for the model card.
+        batchable: like build, with an input attention_mask, so that utterances of different lengths may
+            share a call; None where the model has no such graph.
     """
 
     name: str
@@ -63,6 +71,7 @@ class AcousticSource:
     vocabulary: tuple[str, ...]
     config: AcousticConfig
     about: Sequence[str] = ()
+    batchable: Build | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class ExportOptions:
         verify_data: manifest of recordings; signals like speech where None.
         min_agreement: instead of the precision's own.
         allow_slower: do not refuse a graph that is slower than float32.
+        sensitivity: measure what each block's int8 costs alone, for the card.
         max_wer_loss: the largest acceptable rise of the word error rate, as a fraction.
     """
 
@@ -84,6 +94,7 @@ class ExportOptions:
     allow_slower: bool = False
     max_wer_loss: float = MAX_WER_LOSS
     licence: str | None = None
+    sensitivity: bool = True
 
 
 def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions) -> Report:
@@ -97,19 +108,32 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
     cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
     float_model, blocks = source.build(lambda block: "float32", None)
     model, kept = float_model, list(blocks)
+    sensitivity: dict[str, float] = {}
     if options.precision == "int8":
-        model, kept = _quantize(source, options, float_model, blocks, cases)
-    run = onnx_run(model)
+        model, kept, sensitivity = _quantize(source, options, float_model, blocks, cases)
+    elif options.precision == "fp16":
+        model, kept, source = _halve(source, options, float_model)
+    # float16 is for CUDA. Where there is none it is checked on the CPU, slowly, and not timed.
+    device = CUDA if options.precision == "fp16" and cuda_usable() else CPU
+    run = onnx_run(model, device)
     report = verify(run, cases, source.config, source.vocabulary)
-    if options.precision != "fp32":
-        probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
-        speedup = measure_speedup(run, onnx_run(float_model), probe.features)
-        report = dataclasses.replace(report, speedup=speedup)
+    report = dataclasses.replace(report, sensitivity=sensitivity)
+    report = _with_speed(report, run, float_model, cases, options.precision, device)
     logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
     limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
     check(report, options.precision, *limits)
     _write(source, folder, options, model, kept, report)
     return report
+
+
+def _halve(
+    source: AcousticSource, options: ExportOptions, float_model: onnx.ModelProto
+) -> tuple[onnx.ModelProto, list[str], AcousticSource]:
+    """The graph in float16 for CUDA, with a mask where the model has such a graph."""
+    if source.batchable is not None:
+        float_model = source.batchable(lambda block: "float32", None)[0]
+        source = dataclasses.replace(source, config=msgspec.structs.replace(source.config, mask=True))
+    return use_half(float_model, options.keep), [*KEEP, *options.keep], source
 
 
 def _quantize(
@@ -118,19 +142,30 @@ def _quantize(
     float_model: onnx.ModelProto,
     blocks: Mapping[str, str],
     cases: Sequence[Case],
-) -> tuple[onnx.ModelProto, list[str]]:
+) -> tuple[onnx.ModelProto, list[str], dict[str, float]]:
     calibration = [case for case in cases if case.bucket in CALIBRATION_BUCKETS]
     input_name = float_model.graph.input[0].name
     ranges = measure_ranges(float_model, blocks, input_name, [case.features for case in calibration])
     pinned = [block for block in blocks if block in ALWAYS_FLOAT or block.startswith(options.keep)]
+    candidates = [block for block in blocks if block not in pinned]
+    few = list({case.noise: case for case in cases if case.bucket == SENSITIVITY_BUCKET}.values())
+    sensitivity: dict[str, float] = {}
+    if options.sensitivity:
+        logger.info("measuring %d blocks, each alone in int8", len(candidates))
+        sensitivity = measure_sensitivity(source.build, candidates, ranges, _measure_on(few))
     model, kept = search_blocks(
         source.build,
-        [block for block in blocks if block not in pinned],
+        candidates,
         ranges,
-        lambda candidate: compare(onnx_run(candidate), calibration),
+        _measure_on(calibration),
         MIN_AGREEMENT["int8"] if options.min_agreement is None else options.min_agreement,
+        sensitivity,
     )
-    return store_half(model), [*pinned, *kept]
+    return store_half(model), [*pinned, *kept], sensitivity
+
+
+def _measure_on(cases: Sequence[Case]) -> Measure:
+    return lambda candidate: compare(onnx_run(candidate), cases)
 
 
 def _write(
@@ -143,7 +178,7 @@ def _write(
 ) -> None:
     figures = (
         {**report.figures(), "float32_blocks": list(kept)}
-        if options.precision == "int8"
+        if options.precision != "fp32"
         else report.figures()
     )
     config = msgspec.structs.replace(
@@ -196,6 +231,27 @@ def verify_bundle(
             "check the folders",
         )
     cases = with_logits(build_cases(config, manifest), source.reference)
-    report = verify(onnx_run(bundle.read("acoustic")), cases, config, bundle.vocabulary)
+    device = CUDA if config.precision == "fp16" and cuda_usable() else CPU
+    run = onnx_run(bundle.read("acoustic"), device)
+    report = verify(run, cases, config, bundle.vocabulary)
+    float_model = source.build(lambda block: "float32", None)[0]
+    report = _with_speed(report, run, float_model, cases, config.precision, device)
     check(report, config.precision, min_agreement, allow_slower)
     return report
+
+
+def _with_speed(
+    report: Report,
+    run: Run,
+    float_model: onnx.ModelProto,
+    cases: Sequence[Case],
+    precision: str,
+    device: RuntimeOptions,
+) -> Report:
+    """The report with the speed against float32; float16 is timed on CUDA only, which it is for."""
+    report = dataclasses.replace(report, device=str(device.device))
+    if precision != "int8" and device is not CUDA:
+        return report
+    probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+    speedup = measure_speedup(run, onnx_run(float_model, device), probe.features)
+    return dataclasses.replace(report, speedup=speedup)

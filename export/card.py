@@ -31,8 +31,10 @@ def render_acoustic_card(
         f"precision: {config.precision}; opset {config.opset}",
         "exported with " + ", ".join(f"{key} {value}" for key, value in config.exporter.items()),
     ]
-    if config.precision == "int8" and kept:
+    if config.precision != "fp32" and kept:
         facts.append("float32 arithmetic in: " + ", ".join(kept))
+    if config.mask:
+        facts.append("an input attention_mask: utterances of different lengths may share a call")
     lines = [f"# {name}", "", f"Licence: {licence}", "", *about, "", *(f"- {fact}" for fact in facts), ""]
     return "\n".join([*lines, "## The graph against its checkpoint", "", *parity_table(report), ""])
 
@@ -53,16 +55,47 @@ def parity_table(report: Report) -> list[str]:
             f"Word error rate, greedy, {report.n_words} words: "
             f"checkpoint {100 * report.wer_reference:.2f} %, graph {100 * report.wer_export:.2f} %."
         )
-    if report.speedup is not None:
-        lines.append(
-            f"Speed against the float32 graph, one thread, 6 s, interleaved: {report.speedup:.2f} times."
-        )
-    batches = ", ".join(f"{size}: {100 * share:.2f} %" for size, share in report.batch_agreement.items())
-    lines.append(
-        f"Argmax agreement of an utterance alone and in a batch of {batches}. "
-        "The engine runs one utterance a call, so its transcripts do not depend on a batch."
+    lines.append(_speed_line(report))
+    return [*lines, "", *_batch_table(report), *_sensitivity_table(report)]
+
+
+def _speed_line(report: Report) -> str:
+    if report.speedup is None:
+        return "Not timed against the float32 graph."
+    where = "one thread" if report.device == "cpu" else report.device
+    return f"Speed against the float32 graph, {where}, 6 s, interleaved: {report.speedup:.2f} times."
+
+
+def _batch_table(report: Report) -> list[str]:
+    """One utterance of each bucket, alone and among others."""
+    sizes = sorted({row.batch for row in report.batches})
+    if not sizes:
+        return []
+    shown = {(row.bucket, row.noise, row.batch): row for row in report.batches}
+    titles = " | ".join(f"batch {size}: error, as alone" for size in sizes)
+    lines = [f"| length | noise | {titles} |", "|---|---|" + "---:|" * len(sizes)]
+    for bucket, noise in dict.fromkeys((row.bucket, row.noise) for row in report.batches):
+        found = [shown[bucket, noise, size] for size in sizes]
+        cells = " | ".join(f"{row.error:.2g}, {100 * row.alone:.2f} %" for row in found)
+        lines.append(f"| {bucket} | {noise} | {cells} |")
+    note = (
+        "The graph takes a mask: padding and neighbours change rounding at most."
+        if report.masked
+        else "The engine runs one utterance a call, so its transcripts do not depend on a batch."
     )
-    return lines
+    return [*lines, "", note]
+
+
+def _sensitivity_table(report: Report) -> list[str]:
+    if not report.sensitivity:
+        return []
+    ordered = sorted(report.sensitivity.items(), key=lambda pair: -pair[1])
+    lines = ["", "Relative L2 error of the logits when one block alone computes in int8, over 3 s:", ""]
+    lines += ["| block | error |", "|---|---:|"]
+    return [
+        *lines,
+        *(f"| {block or '(none: only stored so)'} | {error:.2g} |" for block, error in ordered),
+    ]
 
 
 def render_bundle_card(

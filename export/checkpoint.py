@@ -29,6 +29,7 @@ class CheckpointInfo:
     Attributes:
         vocabulary: tokens by output index. word_delimiter: the token between words.
         sample_rate: Hz. normalize: zero mean and unit variance for each utterance.
+        trained_with_mask: padding was masked in training (the extractor's return_attention_mask).
         licence: of the model card's header; "unknown" without one.
     """
 
@@ -40,6 +41,7 @@ class CheckpointInfo:
     normalize: bool
     licence: str
     samples_per_frame: int
+    trained_with_mask: bool = False
 
 
 def read_checkpoint(folder: Path, architectures: tuple[str, ...]) -> CheckpointInfo:
@@ -79,6 +81,7 @@ def read_checkpoint(folder: Path, architectures: tuple[str, ...]) -> CheckpointI
         normalize=bool(extractor.get("do_normalize", True)),
         licence=_licence(folder),
         samples_per_frame=_product(config.get("conv_stride", [5, 2, 2, 2, 2, 2, 2])),
+        trained_with_mask=bool(extractor.get("return_attention_mask", False)),
     )
 
 

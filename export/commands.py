@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TRAINED_HERE = {"LogMelCTC": "log_mel", "ConformerCTC": "conformer"}  # architecture to module
+
 
 @dataclass(frozen=True)
 class Command:
@@ -24,7 +26,15 @@ def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every acoustic export shares."""
     parser.add_argument("checkpoint", help="folder (or, for wav2vec2, a hub name) of the checkpoint")
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
-    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
+    parser.add_argument(
+        "--precision", choices=("int8", "fp16", "fp32"), default="int8", help="fp16 is for CUDA"
+    )
+    parser.add_argument(
+        "--no-sensitivity",
+        dest="sensitivity",
+        action="store_false",
+        help="do not measure what int8 costs in each block alone",
+    )
     parser.add_argument(
         "--keep", nargs="*", default=[], help="blocks to keep in float32, by prefix: layer_0 stem"
     )
@@ -45,7 +55,7 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-agreement", type=float, help="refuse below this share of frames with the same argmax"
     )
     parser.add_argument(
-        "--allow-slower", action="store_true", help="accept int8 that is slower than float32 here"
+        "--allow-slower", action="store_true", help="accept a graph that is slower than float32 here"
     )
 
 
@@ -64,6 +74,14 @@ def run_log_mel(options: argparse.Namespace) -> int:
     return _report(report, options.out)
 
 
+def run_conformer(options: argparse.Namespace) -> int:
+    """Export a ConformerCTC."""
+    from export.conformer import export_conformer
+
+    report = export_conformer(Path(options.checkpoint), options.out, _acoustic_options(options))
+    return _report(report, options.out)
+
+
 def _acoustic_options(options: argparse.Namespace) -> Any:
     from export.acoustic import ExportOptions
 
@@ -75,6 +93,7 @@ def _acoustic_options(options: argparse.Namespace) -> Any:
         allow_slower=options.allow_slower,
         max_wer_loss=options.max_wer_loss,
         licence=options.licence,
+        sensitivity=options.sensitivity,
     )
 
 
@@ -101,9 +120,9 @@ def run_verify(options: argparse.Namespace) -> int:
 
     folder = Path(options.checkpoint)
     described = read_json(folder / "config.json") if folder.is_dir() else {}
-    kind = "log_mel" if described.get("architecture") else "wav2vec2"
-    module = importlib.import_module(f"export.{kind}")
-    source = module.load_log_mel(folder) if kind == "log_mel" else module.load_wav2vec2(options.checkpoint)
+    kind = TRAINED_HERE.get(described.get("architecture", ""), "wav2vec2")
+    load = getattr(importlib.import_module(f"export.{kind}"), f"load_{kind}")
+    source = load(options.checkpoint if kind == "wav2vec2" else folder)
     report = verify_bundle(
         source, options.bundle, options.verify_data, options.min_agreement, options.allow_slower
     )
@@ -160,6 +179,9 @@ def run_bundle(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command("wav2vec2", "export a Wav2Vec2 or HuBERT CTC checkpoint", add_acoustic_arguments, run_wav2vec2),
     Command("log-mel", "export a log-mel CTC checkpoint of training/", add_acoustic_arguments, run_log_mel),
+    Command(
+        "conformer", "export a Conformer CTC checkpoint of training/", add_acoustic_arguments, run_conformer
+    ),
     Command("marian", "export a Marian translation checkpoint", add_marian_arguments, run_marian),
     Command("verify", "compare an exported bundle with its checkpoint", add_verify_arguments, run_verify),
     Command("bundle", "put exported parts together to one bundle", add_bundle_arguments, run_bundle),

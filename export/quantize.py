@@ -66,12 +66,25 @@ def choose(int8: Collection[str]) -> Choice:
     return precision
 
 
+def measure_sensitivity(
+    build: Build, candidates: Sequence[str], ranges: Mapping[str, FloatArray], measure: Measure
+) -> dict[str, float]:
+    """The relative error that each block makes when it alone is int8; arguments as for search_blocks.
+
+    The others keep float32 arithmetic over weights that are rounded to int8 as in the file; the error of
+    that rounding alone is under the key "" for comparison.
+    """
+    chosen: tuple[tuple[str, ...], ...] = ((), *((block,) for block in candidates))
+    return {"".join(int8): measure(build(choose(int8), ranges)[0])[0] for int8 in chosen}
+
+
 def search_blocks(
     build: Build,
     candidates: Sequence[str],
     ranges: Mapping[str, FloatArray],
     measure: Measure,
     min_agreement: float,
+    errors: Mapping[str, float] | None = None,
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Quantise as many blocks as the wanted agreement allows.
 
@@ -80,6 +93,7 @@ def search_blocks(
         candidates: the blocks to quantise if possible.
         measure: relative error and argmax agreement of a graph against the original model.
         min_agreement: the smallest acceptable share of frames with the same argmax.
+        errors: what measure_sensitivity found; measured here, if needed, where None.
     Returns:
         The graph, and the candidates that keep float32 arithmetic. Blocks are given up in the order
         of the error that each makes alone, until the agreement is reached or none is left.
@@ -87,7 +101,7 @@ def search_blocks(
     model = build(choose(candidates), ranges)[0]
     if measure(model)[1] >= min_agreement:
         return model, []
-    errors = {block: measure(build(choose((block,)), ranges)[0])[0] for block in candidates}
+    errors = errors or measure_sensitivity(build, candidates, ranges, measure)
     kept: list[str] = []
     for block in sorted(candidates, key=errors.__getitem__, reverse=True):
         kept.append(block)

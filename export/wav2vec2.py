@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from engine.bundle import AcousticConfig, FeatureConfig
 from export.acoustic import AcousticSource, ExportOptions, export_acoustic
@@ -19,6 +20,14 @@ from export.graph.heads import emit_head
 from export.graph.layer import Layer, emit_layer
 from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
+from export.graph.padding import (
+    COUNTS_NAME,
+    MASK_NAME,
+    emit_all_strided,
+    emit_lengths,
+    emit_valid,
+    emit_zeroed,
+)
 from export.graph.positional_conv import PositionalConv, emit_positional_conv
 from export.graph.waveform_convs import WaveformConv, emit_projection, emit_waveform_convs
 from export.verify import Report
@@ -51,11 +60,21 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
     info = read_checkpoint(folder, ARCHITECTURES)
     model_class = getattr(transformers, info.architecture)
     try:
-        model = model_class.from_pretrained(folder, use_safetensors=True, attn_implementation="sdpa").eval()
+        model, loading = model_class.from_pretrained(
+            folder, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
+        )
     except Exception as error:  # safetensors' own error derives from nothing else
         raise ExportError(
             f"{checkpoint!r} cannot be loaded ({str(error).splitlines()[0]})", "weights that fit config.json"
         ) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ExportError(
+            f"{checkpoint!r} lacks {len(missing)} weights of {info.architecture}, {', '.join(missing[:3])}",
+            "a fine-tuned CTC checkpoint, head included",
+            "pass the fine-tuned checkpoint, not the pre-trained one",
+        )
+    model.eval()
     check_supported(model.config)
     features = FeatureConfig(kind="waveform", sample_rate=info.sample_rate, normalize=info.normalize)
     norm = "group norm" if model.config.feat_extract_norm == "group" else "layer norm"
@@ -63,6 +82,7 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
         name=folder.resolve().name if Path(checkpoint).exists() else checkpoint.split("/")[-1],
         licence=info.licence,
         build=lambda precision, ranges: build_wav2vec2(model, precision, ranges),
+        batchable=lambda precision, ranges: build_wav2vec2(model, precision, ranges, batchable=True),
         reference=lambda values: run_torch(model, values),
         vocabulary=info.vocabulary,
         config=AcousticConfig(
@@ -71,10 +91,12 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
             blank_id=info.blank_id,
             word_delimiter=info.word_delimiter,
             max_window_s=MAX_WINDOW_S,
+            trained_with_mask=info.trained_with_mask,
         ),
         about=(
             f"{info.architecture}, {model.config.num_hidden_layers} layers of {model.config.hidden_size}, "
-            f"{norm} in the convolutions. It takes one utterance a call and no mask.",
+            f"{norm} in the convolutions; trained {'with' if info.trained_with_mask else 'without'} a mask "
+            "over padding.",
         ),
     )
 
@@ -108,6 +130,7 @@ def build_wav2vec2(
     model: Any,
     precision: Choice = lambda block: "float32",
     ranges: Mapping[str, FloatArray] | None = None,
+    batchable: bool = False,
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Build the graph of a CTC model.
 
@@ -115,6 +138,9 @@ def build_wav2vec2(
         model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
         precision: of each block.
         ranges: for a block, the largest magnitude of each channel it reads.
+        batchable: with an input attention_mask int64 [batch, n_samples], ones then zeros; the valid frames
+            of an utterance are then what they are alone, also behind a group norm, and an output
+            frame_counts int64 [batch] says how many they are.
     Returns:
         The graph (input_values [batch, n_samples] -> logits [batch, n_frames, vocab_size]) and the
         value that each block reads.
@@ -123,16 +149,25 @@ def build_wav2vec2(
     """
     check_supported(model.config)
     graph, base = GraphBuilder(precision, ranges), getattr(model, model.base_model_prefix)
-    rows = emit_waveform_convs(graph, "input_values", _convs(base.feature_extractor, model.config))
+    convs = _convs(base.feature_extractor, model.config)
+    padding = emit_lengths(graph, MASK_NAME) if batchable else None
+    rows = emit_waveform_convs(graph, "input_values", convs, padding)
     feature_projection = base.feature_projection
     norm = getattr(feature_projection, "layer_norm", None)
     projection = Linear.of(feature_projection.projection)
     hidden = emit_projection(graph, rows, LayerNorm.of(norm) if norm is not None else None, projection)
+    if padding is not None:
+        frames = emit_all_strided(graph, padding, [(c.weight.shape[2], c.stride) for c in convs])
+        graph.rename(graph.op("Squeeze", frames.lengths, graph.integers(1)), COUNTS_NAME)
+        graph.key_mask = emit_valid(graph, frames, hidden, TensorProto.INT32)
+        hidden = emit_zeroed(graph, hidden, frames)
     hidden = _emit_encoder(graph, hidden, base.encoder, bool(model.config.do_stable_layer_norm))
     graph.rename(emit_head(graph, hidden, Linear.of(model.lm_head)), "logits")
     vocab_size = model.lm_head.out_features
     inputs, outputs = ("batch", "n_samples"), ("batch", "n_frames", vocab_size)
-    return graph.build({"input_values": inputs}, {"logits": outputs}), graph.blocks
+    masks, counts = ({MASK_NAME: inputs}, {COUNTS_NAME: ("batch",)}) if batchable else ({}, {})
+    model = graph.build({"input_values": inputs}, {"logits": outputs}, masks=masks, counts=counts)
+    return model, graph.blocks
 
 
 def check_supported(config: Any) -> None:

@@ -2,13 +2,16 @@
 
     python -m benchmarks.kernels.features --json features.json
 
-transformers is measured where it is installed, librosa too. Each round runs every system once; the median of
-the calling thread's CPU time is reported, so that a busy machine does not decide.
+transformers, librosa, asrfront and kaldi-native-fbank are measured where they are installed (another
+environment's site-packages may be put on PYTHONPATH). Each round runs every system once; median and best of
+the calling thread's CPU time are reported, so that a busy machine does not decide.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import time
@@ -24,6 +27,7 @@ from engine.signature import cpu_model
 
 SAMPLE_RATE = 16_000
 LOG_MEL = FeatureConfig(kind="log_mel")
+FBANK = FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512)
 NORMALIZED = FeatureConfig(kind="waveform")
 
 
@@ -38,10 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = measure(systems(waveform.astype(np.float32)), options.rounds)
     signature = f"audio:{options.seconds:g}s|threads:1|rounds:{options.rounds}|warm-up:1|cpu:{cpu_model()}"
     print(signature)
-    for name, milliseconds in figures.items():
-        print(f"{name:32s} {milliseconds:8.2f} ms")
+    for name, (median_ms, best_ms) in figures.items():
+        print(f"{name:32s} {median_ms:8.2f} ms (best {best_ms:.2f})")
     if options.json:
-        report = {"signature": signature, "cpu_ms": figures}
+        report = {
+            "signature": signature,
+            "versions": versions(),
+            "cpu_ms": {name: {"median": median, "best": best} for name, (median, best) in figures.items()},
+        }
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
@@ -51,6 +59,7 @@ def systems(waveform: Any) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {
         "log-mel, engine": lambda: compute_features(waveform, LOG_MEL),
         "log-mel, numpy": lambda: numpy_log_mel(waveform),
+        "fbank, engine": lambda: compute_features(waveform, FBANK),
         "normalise, engine": lambda: compute_features(waveform, NORMALIZED),
         "normalise, numpy": lambda: (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7),
     }
@@ -66,6 +75,35 @@ def systems(waveform: Any) -> dict[str, Callable[[], Any]]:
         found["log-mel, librosa"] = lambda: np.log10(
             np.maximum(librosa.feature.melspectrogram(y=waveform, **settings), 1e-10)
         )
+    if importlib.util.find_spec("asrfront"):
+        from asrfront import whisper
+
+        found["log-mel, asrfront"] = lambda: whisper.log_mel(waveform, pad_or_trim=False)
+    if importlib.util.find_spec("kaldi_native_fbank"):
+        samples = waveform.tolist()  # what it takes; the conversion is not timed
+        found["fbank, kaldi-native-fbank"] = lambda: kaldi_fbank(samples)
+    return found
+
+
+def kaldi_fbank(samples: list[float]) -> Any:
+    """kaldi-native-fbank's features, 80 bands, its other defaults, no dither."""
+    import kaldi_native_fbank as knf
+
+    settings = knf.FbankOptions()
+    settings.frame_opts.dither, settings.mel_opts.num_bins = 0.0, 80
+    online = knf.OnlineFbank(settings)
+    online.accept_waveform(SAMPLE_RATE, samples)
+    online.input_finished()
+    return online.num_frames_ready
+
+
+def versions() -> dict[str, str]:
+    """Of what was measured."""
+    names = ("numpy", "numba", "transformers", "librosa", "asrfront", "kaldi-native-fbank")
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 
@@ -78,8 +116,8 @@ def numpy_log_mel(waveform: Any) -> Any:
     return (np.maximum(decibels, decibels.max() - 8) + 4) / 4
 
 
-def measure(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU milliseconds of each, run in turn after one round that is not counted."""
+def measure(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tuple[float, float]]:
+    """Median and best CPU milliseconds of each, run in turn after one round that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, run in candidates.items():
@@ -87,7 +125,7 @@ def measure(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
             run()
             if number:
                 times[name].append(1000 * (time.thread_time() - start))
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return {name: (float(np.median(values)), min(values)) for name, values in times.items()}
 
 
 if __name__ == "__main__":

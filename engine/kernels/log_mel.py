@@ -20,8 +20,8 @@ DYNAMIC_RANGE = np.float32(1e-8)  # Whisper keeps 80 dB below the loudest cell o
 FLOOR = np.float32(1e-10)
 WIDTH = LANES + 2  # hops of a block: a window of 400 samples touches three of 160
 _TILE = 1024
-_LOG10_E = np.float32(1.0 / math.log(10.0))
-_LOG10_2 = np.float32(math.log10(2.0))
+_LOG10_E = np.float32(0.25 / math.log(10.0))
+_LOG10_2 = np.float32(0.25 * math.log10(2.0))
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
 _MANTISSA_BITS, _MANTISSA_WIDTH = np.int32(0x007FFFFF), np.int32(23)
 
@@ -91,13 +91,21 @@ def apply_filters(
             peaks[lane] = target[lane] if target[lane] > peaks[lane] else peaks[lane]
 
 
-@kernel(error_model="numpy")  # no test for division by zero, which would keep the loop scalar
+@kernel
 def scale_log10(values: FloatArray, floor: float) -> None:
-    """Replace every value by (log10(max(value, floor)) + 4) / 4, in place.
+    """Replace every value by (log10(max(value, floor)) + 4) / 4, in place; arguments as for log_affine."""
+    log_affine(values, floor, _LOG10_E, _LOG10_2, np.float32(1.0))
+
+
+@kernel(error_model="numpy")  # no test for division by zero, which would keep the loop scalar
+def log_affine(values: FloatArray, floor: float, per_e: float, per_2: float, offset: float) -> None:
+    """Replace every value by a multiple of its logarithm plus an offset, in place.
 
     Args:
         values: float32 [n], non-negative.
-        floor: positive and normal.
+        floor: positive and normal; smaller values count as this.
+        per_e, per_2: float32, what a factor of e and of 2 adds to the result.
+        offset: float32, the result for 1.
     The logarithm: exponent from the bits, then the series of atanh around 1; error below 2e-7.
     """
     lowest = np.float32(floor)
@@ -109,16 +117,15 @@ def scale_log10(values: FloatArray, floor: float) -> None:
         for i in range(tile.size):
             tile[i] = tile[i] if tile[i] > lowest else lowest
         for i in range(tile.size):  # its own arrays: a loop over two views of one memory stays scalar
-            offset = np.int32(bits[i] - _SQRT_HALF_BITS)
-            exponents[i] = np.float32(np.int32(offset >> _MANTISSA_WIDTH))
-            mantissa_bits[i] = np.int32((offset & _MANTISSA_BITS) + _SQRT_HALF_BITS)
+            above = np.int32(bits[i] - _SQRT_HALF_BITS)
+            exponents[i] = np.float32(np.int32(above >> _MANTISSA_WIDTH))
+            mantissa_bits[i] = np.int32((above & _MANTISSA_BITS) + _SQRT_HALF_BITS)
         for i in range(tile.size):
             s = (mantissa[i] - np.float32(1.0)) / (mantissa[i] + np.float32(1.0))
             z = s * s
             tail = np.float32(1 / 7) + z * np.float32(1 / 9)
             series = np.float32(1.0) + z * (np.float32(1 / 3) + z * (np.float32(1 / 5) + z * tail))
-            log10 = np.float32(2.0) * s * series * _LOG10_E + exponents[i] * _LOG10_2
-            tile[i] = log10 * np.float32(0.25) + np.float32(1.0)
+            tile[i] = np.float32(2.0) * s * series * per_e + exponents[i] * per_2 + offset
 
 
 @kernel

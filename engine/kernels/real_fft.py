@@ -26,16 +26,16 @@ _INNER = np.float32(0.5)
 FloatArray = NDArray[np.float32]
 
 
-def _unit_roots(n: int, rows: int, columns: int) -> FloatArray:
+def unit_roots(n: int, rows: int, columns: int) -> FloatArray:
     """exp(-2 pi i row * column / n), float32 [2, rows, columns]: real, then imaginary parts."""
     angle = -2.0 * np.pi * np.outer(np.arange(rows), np.arange(columns)) / n
     return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
 
 
-_ROOTS_200 = _unit_roots(200, 50, 4)
-_ROOTS_50 = _unit_roots(50, 25, 2)
-_ROOTS_25 = _unit_roots(25, 5, 5)
-_ROOTS_400 = _unit_roots(N_FFT, 2, HALF)[:, 1].copy()
+_ROOTS_200 = unit_roots(200, 50, 4)
+_ROOTS_50 = unit_roots(50, 25, 2)
+_ROOTS_25 = unit_roots(25, 5, 5)
+_ROOTS_400 = unit_roots(N_FFT, 2, HALF)[:, 1].copy()
 
 
 @kernel(inline="always")
@@ -109,17 +109,21 @@ def _radix5(src: FloatArray, dst: FloatArray, groups: int, stride: int) -> None:
 
 
 @kernel(inline="always")
-def _split_power(src: FloatArray, power: FloatArray) -> None:
-    """Untangle the two halves of a real transform: power [201 * LANES] = |X[k]|^2."""
+def split_power(src: FloatArray, power: FloatArray, roots: FloatArray, half: int) -> None:
+    """Untangle the two halves of a real transform: power [(half + 1) * LANES] = |X[k]|^2.
+
+    roots: float32 [2, half], exp(-pi i k / half).
+    """
+    block = half * LANES
     for lane in range(LANES):
-        real, imaginary = src[lane], src[lane + BLOCK]
+        real, imaginary = src[lane], src[lane + block]
         power[lane] = (real + imaginary) * (real + imaginary)
-        power[lane + BLOCK] = (real - imaginary) * (real - imaginary)
-    for k in range(1, HALF):
-        wr, wi = _ROOTS_400[0, k], _ROOTS_400[1, k]
-        here, mirror = k * LANES, (HALF - k) * LANES
-        ar, ai = src[here : here + LANES], src[here + BLOCK : here + BLOCK + LANES]
-        br, bi = src[mirror : mirror + LANES], src[mirror + BLOCK : mirror + BLOCK + LANES]
+        power[lane + block] = (real - imaginary) * (real - imaginary)
+    for k in range(1, half):
+        wr, wi = roots[0, k], roots[1, k]
+        here, mirror = k * LANES, (half - k) * LANES
+        ar, ai = src[here : here + LANES], src[here + block : here + block + LANES]
+        br, bi = src[mirror : mirror + LANES], src[mirror + block : mirror + block + LANES]
         out = power[here : here + LANES]
         for lane in range(LANES):
             evenr, oddi = (ar[lane] + br[lane]) * _INNER, (br[lane] - ar[lane]) * _INNER
@@ -141,4 +145,4 @@ def compute_power_block(samples: FloatArray, scratch: FloatArray, power: FloatAr
     _radix2(scratch, samples)
     _radix5(samples, scratch, 5, 8)
     _radix5(scratch, samples, 1, 40)
-    _split_power(samples, power)
+    split_power(samples, power, _ROOTS_400, HALF)

@@ -40,10 +40,13 @@ def emit_attention(graph: GraphBuilder, value: str, attention: Attention, norm: 
         packed = emit_linear(graph, *emit_smoothed_norm(graph, value, norm, joined))
     query, key, states = graph.ops("Split", packed, n_outputs=3, axis=-1, num_outputs=3)
     extra = _emit_sinks(graph, value, attention) if attention.sinks is not None else ()
+    if not extra and graph.key_mask:
+        extra = ("", graph.key_mask)
+    n_outputs = 3 if attention.sinks is not None else 1  # the past is read only with the present
     mixed = graph.ops(
         "MultiHeadAttention",
         *(query, key, states, *extra),
-        n_outputs=3 if extra else 1,  # the CPU kernel reads the past only where it is asked for the present
+        n_outputs=n_outputs,
         domain=MICROSOFT,
         num_heads=attention.n_heads,
     )[0]

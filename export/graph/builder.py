@@ -28,6 +28,7 @@ class GraphBuilder:
 
     Attributes:
         blocks: the value that each block (a scope with a linear layer, as layer_0/feed_in) reads.
+        key_mask: int32 [batch, n_frames], the frames that attention may look at; "" where all are real.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class GraphBuilder:
         self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._scope: list[str] = []
         self._count = 0
+        self.key_mask = ""
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -89,6 +91,10 @@ class GraphBuilder:
         """Store an int64 vector, as shapes and axes are given."""
         return self.constant(np.array(values, np.int64), "integers")
 
+    def scalar(self, value: int) -> str:
+        """Store an int64 scalar."""
+        return self.constant(np.array(value, np.int64), "scalar")
+
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output."""
         return self.ops(kind, *inputs, n_outputs=1, domain=domain, **attributes)[0]
@@ -123,13 +129,23 @@ class GraphBuilder:
         inputs: Mapping[str, tuple[Any, ...]],
         outputs: Mapping[str, tuple[Any, ...]],
         metadata: Mapping[str, str] | None = None,
+        masks: Mapping[str, tuple[Any, ...]] | None = None,
+        counts: Mapping[str, tuple[Any, ...]] | None = None,
     ) -> onnx.ModelProto:
-        """Assemble and check the model; shapes hold ints or names of free dimensions, all float32."""
+        """Assemble and check the model.
+
+        Args:
+            inputs, outputs: float32; shapes hold ints or names of free dimensions.
+            masks: more inputs, int64. counts: more outputs, int64.
+        """
+        masks, counts = masks or {}, counts or {}
         graph = helper.make_graph(
             self._nodes,
             "acoustic",
-            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in inputs.items()],
-            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()],
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in inputs.items()]
+            + [helper.make_tensor_value_info(k, TensorProto.INT64, v) for k, v in masks.items()],
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()]
+            + [helper.make_tensor_value_info(k, TensorProto.INT64, v) for k, v in counts.items()],
             self._constants,
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]

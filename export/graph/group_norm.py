@@ -12,21 +12,28 @@ import numpy as np
 from export.graph.builder import GraphBuilder
 from export.graph.linear import FloatArray
 from export.graph.norm import LayerNorm
+from export.graph.padding import Padding, emit_valid
 
 
-def emit_folded_group_norm(graph: GraphBuilder, windows: str, weight: FloatArray, norm: LayerNorm) -> str:
+def emit_folded_group_norm(
+    graph: GraphBuilder, windows: str, weight: FloatArray, norm: LayerNorm, padding: Padding | None = None
+) -> str:
     """Convolve and normalise over time in one GEMM.
 
     Args:
         windows: float32 [batch, n_frames, n_in].
         weight: float32 [n_in, n_channels]; a bias of the convolution would cancel out.
         norm: of the group norm, one value a channel.
+        padding: which windows are real, so that the others do not count; all are where None.
     Returns:
         float32 [batch, n_frames, n_channels].
     """
     time = graph.integers(1)
-    centred = graph.op("Sub", windows, graph.op("ReduceMean", windows, time, keepdims=1))
-    n_frames = graph.op("Cast", graph.size(windows, 1), to=1)
+    if padding is None:
+        centred = graph.op("Sub", windows, graph.op("ReduceMean", windows, time, keepdims=1))
+        n_frames = graph.op("Cast", graph.size(windows, 1), to=1)
+    else:
+        centred, n_frames = _emit_centred(graph, windows, padding)
     moments = graph.op("MatMul", graph.op("Transpose", centred, perm=[0, 2, 1]), centred)
     covariance = graph.op("Div", moments, n_frames)
     kernel = graph.constant(weight, "weight")
@@ -37,3 +44,13 @@ def emit_folded_group_norm(graph: GraphBuilder, windows: str, weight: FloatArray
     scale = graph.op("Div", graph.constant(norm.weight, "scale"), deviation)
     scaled = graph.op("MatMul", centred, graph.op("Mul", scale, kernel))
     return graph.op("Add", scaled, graph.constant(norm.bias, "bias"))
+
+
+def _emit_centred(graph: GraphBuilder, windows: str, padding: Padding) -> tuple[str, str]:
+    """Windows less the mean of the real ones, zero behind them; and how many are real, [batch, 1, 1]."""
+    last, time = graph.integers(2), graph.integers(1)
+    valid = graph.op("Unsqueeze", emit_valid(graph, padding, windows), last)
+    count = graph.op("Unsqueeze", graph.op("Cast", padding.lengths, to=1), last)
+    total = graph.op("ReduceSum", graph.op("Mul", windows, valid), time, keepdims=1)
+    centred = graph.op("Sub", windows, graph.op("Div", total, count))
+    return graph.op("Mul", centred, valid), count

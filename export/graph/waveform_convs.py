@@ -27,6 +27,7 @@ from export.graph.linear import (
     quantize_columns,
 )
 from export.graph.norm import LayerNorm, emit_layer_norm
+from export.graph.padding import Padding, emit_strided
 from export.graph.windows import as_matrix, emit_windows
 
 
@@ -44,24 +45,34 @@ class WaveformConv:
     norm_over: str | None = None
 
 
-def emit_waveform_convs(graph: GraphBuilder, waveform: str, convs: tuple[WaveformConv, ...]) -> str:
-    """Map a waveform [batch, n_samples] to rows [batch, n_frames, n_channels]."""
+def emit_waveform_convs(
+    graph: GraphBuilder, waveform: str, convs: tuple[WaveformConv, ...], padding: Padding | None = None
+) -> str:
+    """Map a waveform [batch, n_samples] to rows [batch, n_frames, n_channels].
+
+    Args:
+        padding: of the waveforms, where they differ in length.
+    """
     rows = graph.op("Unsqueeze", waveform, graph.integers(2))
     even = False  # whether the rows are of like magnitude
     for index, conv in enumerate(convs):
         with graph.scope(f"conv_{index}"):
-            rows = graph.op("Gelu", _emit_conv(graph, rows, conv, even))
+            if padding is not None:
+                padding = emit_strided(graph, padding, conv.weight.shape[2], conv.stride)
+            rows = graph.op("Gelu", _emit_conv(graph, rows, conv, even, padding))
         even = conv.norm_over == "channels"
     return rows
 
 
-def _emit_conv(graph: GraphBuilder, rows: str, conv: WaveformConv, even: bool) -> str:
+def _emit_conv(
+    graph: GraphBuilder, rows: str, conv: WaveformConv, even: bool, padding: Padding | None
+) -> str:
     n_in, width = conv.weight.shape[1:]
     linear = Linear(as_matrix(conv.weight), conv.bias)
     if conv.norm_over == "time":
         assert conv.norm is not None
         windows = emit_windows(graph, rows, width, conv.stride, n_in)
-        return emit_folded_group_norm(graph, windows, linear.weight, conv.norm)
+        return emit_folded_group_norm(graph, windows, linear.weight, conv.norm, padding)
     if even and graph.precision(rows) == "int8":
         hidden = _emit_int8(graph, rows, conv, linear)
     else:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.bundle import FeatureConfig
+from engine.fbank import compute_kaldi_filters, compute_window
 from engine.features import compute_features, compute_mel_filters
+from engine.kernels.fbank import mirror_index
 from engine.kernels.log_mel import reflect_index, scale_log10
 from engine.kernels.normalize import normalize_into
 from engine.kernels.real_fft import BLOCK, HALF, LANES, N_BINS, compute_power_block
+from engine.kernels.real_fft512 import compute_power_block_512
+from tests.reference import fbank_reference
 from tests.reference import log_mel_reference as reference
 
 LOG_MEL = FeatureConfig(kind="log_mel")
@@ -66,6 +72,62 @@ def test_log_mel_on_adversarial_signals(name: str) -> None:
     np.testing.assert_allclose(
         features, reference.log_mel(waveform, compute_mel_filters(80)), rtol=0, atol=2e-4
     )
+
+
+def test_power_block_of_512_equals_the_definition_of_the_transform() -> None:
+    frames = np.random.default_rng(0).standard_normal((512, LANES)).astype(np.float32)
+    samples = np.concatenate([frames[0::2].reshape(-1), frames[1::2].reshape(-1)])
+    power = np.full(257 * LANES, np.nan, np.float32)
+    compute_power_block_512(samples, np.empty(512 * LANES, np.float32), power)
+    expected = np.stack([reference.power_spectrum(frames[:, lane]) for lane in range(LANES)], axis=1)
+    np.testing.assert_allclose(power.reshape(257, LANES), expected, rtol=0, atol=1e-6 * expected.max())
+
+
+FBANK_VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"snip_edges": False},
+    {"use_energy": True, "energy_floor": 1e6},
+    {"preemphasis": 0.0, "remove_dc": False, "scale": 1.0, "window": "hamming"},
+]
+
+
+@pytest.mark.parametrize("changed", FBANK_VARIANTS)
+@pytest.mark.parametrize("n_samples", [400, 401, 559, 560, 720, (LANES + 2) * 160, (LANES + 3) * 160])
+def test_fbank_equals_the_slow_twin(n_samples: int, changed: dict[str, Any]) -> None:
+    rng = np.random.default_rng(n_samples)
+    waveform = (rng.standard_normal(n_samples) * np.linspace(0.001, 0.5, n_samples) + 0.1).astype(np.float32)
+    config = FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512, **changed)
+    settings = {key: value for key, value in changed.items() if key != "window"}
+    expected = fbank_reference.fbank(
+        waveform, compute_kaldi_filters(80), compute_window(config.window), **settings
+    )
+    features = compute_features(waveform, config)
+    assert features.shape == expected.shape
+    np.testing.assert_allclose(features, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["silence", "constant", "click", "full_scale", "tiny"])
+def test_fbank_on_adversarial_signals(name: str) -> None:
+    n_samples = 3217
+    waveform = {
+        "silence": np.zeros(n_samples),
+        "constant": np.full(n_samples, 0.5),
+        "click": np.eye(1, n_samples, 1600)[0],
+        "full_scale": np.sign(np.sin(np.arange(n_samples) * 0.3)),
+        "tiny": np.random.default_rng(1).standard_normal(n_samples) * 1e-20,
+    }[name].astype(np.float32)
+    config = FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512)
+    features = compute_features(waveform, config)
+    expected = fbank_reference.fbank(waveform, compute_kaldi_filters(80), compute_window("povey"))
+    np.testing.assert_allclose(features, expected, rtol=0, atol=5e-3)
+
+
+@given(st.integers(-3000, 3000), st.integers(1, 700))
+@settings(max_examples=200, deadline=None)
+def test_mirror_index_equals_numpys_symmetric_padding(index: int, n_samples: int) -> None:
+    padded = np.pad(np.arange(n_samples), 3000, mode="symmetric")
+    index = min(index, n_samples + 2999)
+    assert mirror_index(index, n_samples) == padded[index + 3000]
 
 
 @given(st.integers(-3000, 3000), st.integers(1, 700))

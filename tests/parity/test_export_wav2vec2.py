@@ -13,8 +13,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
+import engine  # noqa: E402
 from engine.acoustic import AcousticModel, compute_log_softmax  # noqa: E402
 from engine.bundle import open_bundle  # noqa: E402
+from engine.errors import DeviceError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.acoustic import ExportOptions  # noqa: E402
 from export.audio_cases import speech_like  # noqa: E402
@@ -61,7 +63,9 @@ def make_model(kind: str) -> Any:
 def save_checkpoint(folder: Path, kind: str = "wav2vec2-base") -> Path:
     make_model(kind).save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(TOKENS)}))
+    masked = KINDS[kind][1].get("feat_extract_norm") == "layer"
     extractor = {"do_normalize": True, "sampling_rate": 16_000, "feature_size": 1}
+    extractor["return_attention_mask"] = masked
     (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
     (folder / "README.md").write_text("---\nlanguage: de\nlicense: mit\n---\n# A model\n")
     return folder
@@ -77,6 +81,44 @@ def test_graph_equals_transformers_at_every_length_and_batch(kind: str) -> None:
         for batch in (1, 2):
             values = np.random.default_rng(n_samples).standard_normal((batch, n_samples)).astype(np.float32)
             np.testing.assert_allclose(run(values), run_torch(model, values), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batchable_graph_gives_every_utterance_what_it_gets_alone(kind: str, half: bool) -> None:
+    from engine.session import open_session
+    from export.graph.half_arithmetic import use_half
+
+    model = make_model(kind)
+    graph = build_wav2vec2(model, batchable=True)[0]
+    session = open_session((use_half(graph) if half else graph).SerializeToString(), CPU, threads=1)
+    lengths = (16_000, 401, 7_777, 12_000)
+    mask = (np.arange(16_000) < np.array(lengths)[:, None]).astype(np.int64)
+    noise = np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
+    padded = np.where(mask, noise, np.float32(0))
+    logits = session.run({"input_values": padded, "attention_mask": mask})[0]
+    for row, n_samples in enumerate(lengths):
+        alone = run_torch(model, noise[row : row + 1, :n_samples])[0]
+        np.testing.assert_allclose(logits[row, : len(alone)], alone, rtol=0, atol=3e-3 if half else 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-base", "wav2vec2-large-lv60, XLSR-53, XLS-R"])
+def test_fp16_bundle_loads_and_runs_on_the_cpu_too(tmp_path: Path, kind: str) -> None:
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", kind)
+    report = export_wav2vec2(str(checkpoint), tmp_path / "bundle", ExportOptions(precision="fp16"))
+    assert report.masked
+    assert report.batch_agreement[7] > 0.9
+    assert report.speedup is None or report.device == "cuda"
+    config = open_bundle(tmp_path / "bundle").manifest.acoustic
+    assert config is not None
+    assert (config.precision, config.mask) == ("fp16", True)
+    assert config.trained_with_mask == ("large" in kind)
+    model = engine.load(str(tmp_path / "bundle"), device="cpu", compute_type="fp16", threads=1)
+    features = model.compute_features(speech_like(20_000, 16_000))
+    expected = compute_log_softmax(run_torch(make_model(kind), features[None])[0])
+    np.testing.assert_allclose(model.compute_log_probs(features), expected, atol=5e-3)
+    with pytest.raises(DeviceError, match=r"'auto' or 'fp16'.*export the model"):
+        engine.load(str(tmp_path / "bundle"), device="cpu", compute_type="int8")
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2-base", "wav2vec2-large-lv60, XLSR-53, XLS-R"])
@@ -108,7 +150,8 @@ def test_exported_bundle_runs_in_the_engine_as_the_checkpoint_does(tmp_path: Pat
     config = bundle.manifest.acoustic
     assert config is not None
     assert (config.blank_id, config.word_delimiter, config.samples_per_frame) == (0, "|", 320)
-    assert not config.mask  # a group-norm model was never trained with one
+    assert not config.mask
+    assert not config.trained_with_mask  # a group-norm model never is
     assert "relative L2 error" in (tmp_path / "bundle" / "README.md").read_text()
 
     waveform = speech_like(24_000, 16_000)
@@ -121,26 +164,47 @@ def test_exported_bundle_runs_in_the_engine_as_the_checkpoint_does(tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's older exporter, which is the quick one
+@pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("kind", ["wav2vec2-base", "wav2vec2-large-lv60, XLSR-53, XLS-R"])
-def test_folder_as_optimum_writes_it_loads_as_it_is(tmp_path: Path, kind: str) -> None:
+def test_folder_as_optimum_writes_it_loads_as_it_is(tmp_path: Path, kind: str, mask: bool) -> None:
     folder = save_checkpoint(tmp_path / "optimum", kind)
+    write_tokenizer(folder, moved=2 if mask else 0)
     model = make_model(kind)
+    inputs = ["input_values", "attention_mask"] if mask else ["input_values"]
+    example = (torch.zeros(1, 16_000), torch.ones(1, 16_000, dtype=torch.long))[: len(inputs)]
+    axes = {name: {0: "batch", 1: "n_samples"} for name in inputs}
     torch.onnx.export(
         _LogitsOnly(model).eval(),
-        (torch.zeros(1, 16_000),),
+        example,
         folder / "model.onnx",
-        input_names=["input_values"],
+        input_names=inputs,
         output_names=["logits"],
-        dynamic_axes={"input_values": {0: "batch", 1: "n_samples"}, "logits": {0: "batch", 1: "n_frames"}},
+        dynamic_axes={**axes, "logits": {0: "batch", 1: "n_frames"}},
         opset_version=18,
         dynamo=False,
     )
     (folder / "model.safetensors").unlink()
-    acoustic = AcousticModel(open_bundle(folder), CPU)
     waveform = speech_like(20_000, 16_000)
-    features = acoustic.compute_features(waveform)
+    loaded = engine.load(str(folder), device="cpu", threads=1)
+    features = loaded.compute_features(waveform)
     expected = compute_log_softmax(run_torch(model, features[None])[0])
-    np.testing.assert_allclose(acoustic.compute_log_probs(features), expected, atol=2e-3)
+    np.testing.assert_allclose(loaded.compute_log_probs(features), expected, atol=2e-3)
+    assert loaded.acoustic.vocabulary == tuple(TOKENS)
+    (folder / "model.onnx").rename(folder / "w2v.onnx")
+    again = engine.load(str(folder / "w2v.onnx"), device="cpu", threads=1)
+    text = again.transcribe(waveform).text
+    assert text == loaded.transcribe(waveform).text
+    assert text
+
+
+def write_tokenizer(folder: Path, moved: int) -> None:
+    """tokenizer_config.json and added_tokens.json, with the last tokens there instead of in vocab.json."""
+    index = {token: at for at, token in enumerate(TOKENS)}
+    added = dict(list(index.items())[len(index) - moved :])
+    (folder / "vocab.json").write_text(json.dumps({t: i for t, i in index.items() if t not in added}))
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    tokenizer = {"word_delimiter_token": "|", "pad_token": "<pad>", "tokenizer_class": "Wav2Vec2CTCTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
 
 
 class _LogitsOnly(torch.nn.Module):
@@ -148,5 +212,5 @@ class _LogitsOnly(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_values: Any) -> Any:
-        return self.model(input_values).logits
+    def forward(self, input_values: Any, attention_mask: Any = None) -> Any:
+        return self.model(input_values, attention_mask=attention_mask).logits

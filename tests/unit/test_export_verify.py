@@ -13,6 +13,7 @@ soundfile = pytest.importorskip("soundfile")
 
 from engine.manifest import AcousticConfig, FeatureConfig  # noqa: E402
 from export.audio_cases import Case, build_cases, mix_noise, read_manifest, speech_like  # noqa: E402
+from export.batch_check import BatchRow, batch_rows  # noqa: E402
 from export.card import figures_table, parity_table, render_acoustic_card, render_bundle_card  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.quantize import search_blocks  # noqa: E402
@@ -31,14 +32,23 @@ VOCABULARY = ("<pad>", "|", "a", "b")
 CONFIG = AcousticConfig()
 
 
-def reference(batch: np.ndarray) -> np.ndarray:
+def reference(batch: np.ndarray, lengths: list[int] | None = None) -> np.ndarray:
     """A "model" of four outputs a sample."""
     return np.stack([batch, -batch, batch**2, 1 - batch], axis=-1).astype(np.float32)
 
 
-def report(agreement: float = 1.0, loss: float = 0.0, n_words: int = 1000, speedup: float = 2.0) -> Report:
+def report(
+    agreement: float = 1.0,
+    loss: float = 0.0,
+    n_words: int = 1000,
+    speedup: float = 2.0,
+    batches: tuple[BatchRow, ...] = (),
+) -> Report:
     rows = (Row("1 s", "clean", 50, 0.01, 1.0), Row("3 s", "white 20 dB", 150, 0.02, agreement))
-    return Report(rows, {2: 1.0}, n_words, 0.2, 0.2 + loss, speedup)
+    return Report(
+        rows, n_words=n_words, wer_reference=0.2, wer_export=0.2 + loss, speedup=speedup, batches=batches,
+        masked=bool(batches), sensitivity={"": 0.001, "layer_0/feed_in": 0.02},
+    )  # fmt: skip
 
 
 def test_comparison_of_a_model_with_itself_is_perfect() -> None:
@@ -47,8 +57,38 @@ def test_comparison_of_a_model_with_itself_is_perfect() -> None:
     assert len(found.rows) == 15  # five lengths; clean, white and red noise
     assert {row.agreement for row in found.rows} == {1.0}
     assert {row.error for row in found.rows} == {0.0}
-    assert found.batch_agreement == {2: 1.0, 7: 1.0}
+    assert found.batch_agreement == {1: 1.0, 2: 1.0, 7: 1.0}
+    assert len(found.batches) == 15 * 3
+    assert {row.error for row in found.batches} == {0.0}
     check(found, "fp32")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_batches_find_a_graph_whose_result_depends_on_its_neighbours(masked: bool) -> None:
+    def leaking(batch: np.ndarray, lengths: list[int] | None = None) -> np.ndarray:
+        return reference(batch) * (1 if len(batch) == 1 else -1)
+
+    cases = with_logits([Case(speech_like(16_000, 16_000), "1 s")], reference)
+    rows = batch_rows(leaking, cases, masked)
+    assert [row.batch for row in rows] == [1, 2, 7]
+    assert rows[0].alone == 1.0
+    assert rows[1].alone < 0.99
+    assert rows[2].error > 0.1
+
+
+def test_padding_that_shows_is_found() -> None:
+    seen: list[tuple[int, list[int]]] = []
+
+    def run(batch: np.ndarray, lengths: list[int] | None = None) -> np.ndarray:
+        if lengths is not None:
+            seen.append((batch.shape[1], lengths))
+        return reference(batch + batch.shape[1] * 1e-3)  # as a mean over padding would
+
+    cases = with_logits([Case(np.linspace(-1, 1, 100, dtype=np.float32), "1 s")], run)
+    rows = batch_rows(run, cases, True)
+    assert seen == [(130, [100, 130]), (130, [100, *[130] * 6])]
+    assert rows[0].error == 0
+    assert rows[1].error > 0
 
 
 def test_comparison_counts_changed_frames_and_the_size_of_the_error() -> None:
@@ -76,6 +116,10 @@ def test_comparison_counts_changed_frames_and_the_size_of_the_error() -> None:
         (report(agreement=float("nan")), "argmax agreement nan"),
         (report(loss=0.004), r"up by 0\.40 points over 1000 words"),
         (report(speedup=0.9), r"slower than float32 .*0\.90"),
+        (
+            report(batches=(BatchRow("3 s", "clean", 2, 0.1, 1.0, 0.9),)),
+            r"differs in a batch: 0\.9000 .* at 3 s, clean, batch 2",
+        ),
     ],
 )
 def test_bad_exports_are_refused(bad: Report, message: str) -> None:
@@ -161,3 +205,6 @@ def test_cards_state_what_was_measured() -> None:
     assert "| wer | 0.2 |" in whole
     assert "&#124;" in figures_table({"signature": "a|b"})[2]
     assert "2.00 times" in "\n".join(parity_table(report()))
+    assert "| layer_0/feed_in | 0.02 |" in card
+    rows = tuple(BatchRow("1 s", "clean", size, 0.25, 1.0, 0.5) for size in (1, 2))
+    assert "| 1 s | clean | 0.25, 50.00 % | 0.25, 50.00 % |" in parity_table(report(batches=rows))

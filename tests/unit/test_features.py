@@ -12,6 +12,7 @@ from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, 
 from engine.features import compute_features
 
 LOG_MEL = FeatureConfig(kind="log_mel")
+KALDI = FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +32,32 @@ def test_refuses_samples_that_are_not_finite_or_absurd(value: float, config: Fea
         compute_features(waveform, config)
 
 
-@pytest.mark.parametrize(("n_samples", "config"), [(0, LOG_MEL), (159, LOG_MEL), (0, FeatureConfig())])
+@pytest.mark.parametrize(
+    ("n_samples", "config"),
+    [
+        (0, LOG_MEL),
+        (159, LOG_MEL),
+        (0, FeatureConfig()),
+        (399, KALDI),
+        (79, FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512, snip_edges=False)),
+    ],
+)
 def test_refuses_less_than_one_frame(n_samples: int, config: FeatureConfig) -> None:
     with pytest.raises(AudioTooShortError):
         compute_features(np.zeros(n_samples, np.float32), config)
 
 
-@pytest.mark.parametrize("changed", [{"convention": "kaldi"}, {"sample_rate": 8000}, {"n_fft": 512}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"convention": "kaldi"},
+        {"convention": "kaldi", "n_fft": 512, "low_hz": 9000.0},
+        {"convention": "kaldi", "n_fft": 512, "high_hz": -8000.0},
+        {"convention": "kaldi", "n_fft": 512, "hop_length": 80},
+        {"sample_rate": 8000},
+        {"n_fft": 512},
+    ],
+)
 def test_refuses_a_convention_it_does_not_compute(changed: dict[str, Any]) -> None:
     with pytest.raises(BundleSchemaError, match="log-mel"):
         compute_features(np.zeros(16_000, np.float32), FeatureConfig(kind="log_mel", **changed))
@@ -47,7 +67,7 @@ def test_input_is_never_changed_and_may_be_read_only_strided_or_double() -> None
     double = np.random.default_rng(0).standard_normal(8_000)
     strided = np.repeat(double.astype(np.float32), 2)[::2]
     strided.flags.writeable = False
-    for config in (LOG_MEL, FeatureConfig()):
+    for config in (LOG_MEL, KALDI, FeatureConfig()):
         before = double.copy()
         np.testing.assert_array_equal(compute_features(strided, config), compute_features(double, config))
         np.testing.assert_array_equal(double, before)
@@ -59,5 +79,5 @@ def test_waveform_without_normalisation_passes_unchanged() -> None:
 
 
 def test_silence_stays_finite() -> None:
-    for config in (LOG_MEL, FeatureConfig()):
+    for config in (LOG_MEL, KALDI, FeatureConfig()):
         assert np.isfinite(compute_features(np.zeros(16_000, np.float32), config)).all()

@@ -1,35 +1,13 @@
-"""Thread budget, devices and the two wheels that overwrite each other."""
+"""Devices, provider options, two wheels that overwrite each other. The CUDA path itself is not run."""
 
 import importlib.metadata
 
+import numpy as np
 import pytest
 
 from engine import session
 from engine.errors import CancelledError, DependencyError, DeviceError, OptionError
 from engine.types import RuntimeOptions
-
-
-@pytest.mark.parametrize(
-    ("content", "cores"),
-    [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("garbage", 8), ("", 8)],
-)
-def test_cores_follow_the_cgroup_quota(tmp_path, monkeypatch, content: str, cores: int) -> None:
-    quota = tmp_path / "cpu.max"
-    quota.write_text(content)
-    monkeypatch.setattr(session, "CGROUP_QUOTA", quota)
-    monkeypatch.setattr(session, "CGROUP_V1_QUOTA", tmp_path / "absent")
-    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: set(range(8)))
-    assert session.available_cores() == cores
-
-
-def test_cores_follow_the_older_cgroup_too(tmp_path, monkeypatch) -> None:
-    (tmp_path / "quota").write_text("300000")
-    (tmp_path / "period").write_text("100000")
-    monkeypatch.setattr(session, "CGROUP_QUOTA", tmp_path / "absent")
-    monkeypatch.setattr(session, "CGROUP_V1_QUOTA", tmp_path / "quota")
-    monkeypatch.setattr(session, "CGROUP_V1_PERIOD", tmp_path / "period")
-    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: set(range(8)))
-    assert session.available_cores() == 3
 
 
 def test_cuda_without_a_device_is_an_error_that_names_the_mend(monkeypatch) -> None:
@@ -63,3 +41,60 @@ def test_a_cancelled_token_stops_before_it_starts() -> None:
     token.cancel()
     with pytest.raises(CancelledError):
         token.raise_if_cancelled()
+
+
+def make_graph(fixed: bool = False) -> bytes:
+    """y = x + x over [batch, n]."""
+    from onnx import TensorProto, helper
+
+    onnx = pytest.importorskip("onnx")
+    shape = ["batch", "n"]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def test_cuda_options_keep_the_arena_small_and_the_search_quick() -> None:
+    (name, cuda), (fallback, _) = session.provider_settings("cuda", 2048)
+    assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert cuda["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert cuda["gpu_mem_limit"] == str(2048 * 2**20)
+    assert cuda["arena_extend_strategy"] == "kSameAsRequested"
+    assert cuda["enable_cuda_graph"] == "0"
+    assert session.provider_settings("cuda", 1, cuda_graphs=True)[0][1]["enable_cuda_graph"] == "1"
+    assert session.provider_settings("cpu", 2048) == [("CPUExecutionProvider", {})]
+    with pytest.raises(OptionError, match="gpu_memory_mb 0"):
+        session.resolve_device(RuntimeOptions(gpu_memory_mb=0))
+
+
+def test_bound_run_equals_the_plain_one() -> None:
+    opened = session.open_session(make_graph(), RuntimeOptions(device="cpu"), threads=1)
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    bound = session.run_bound(opened._session, {"x": values.T}, ["y"])
+    np.testing.assert_array_equal(bound[0], opened.run({"x": np.ascontiguousarray(values.T)})[0])
+    np.testing.assert_array_equal(bound[0], 2 * values.T)
+
+
+def test_memory_is_given_back_on_demand_and_a_cancelled_call_still_raises() -> None:
+    opened = session.open_session(make_graph(), RuntimeOptions(device="cpu"), threads=1)
+    values = np.ones((2, 1000), np.float32)
+    np.testing.assert_array_equal(opened.run({"x": values}, shrink=True)[0], 2 * values)
+    token = session.CancelToken()
+    token.cancel()
+    with pytest.raises(CancelledError):
+        opened.run({"x": values}, cancel=token, shrink=True)
+
+
+def test_fixed_dimensions_are_those_of_every_call_and_no_cuda_graph_on_the_cpu() -> None:
+    options = RuntimeOptions(device="cpu", cuda_graphs=True)
+    opened = session.open_session(make_graph(), options, threads=1, fixed_dims={"batch": 2, "n": 5})
+    assert opened.input_shape("x") == [2, 5]
+    assert not opened.fixed
+    assert opened.run({"x": np.ones((2, 5), np.float32)})[0].shape == (2, 5)
+    assert session.open_session(make_graph(), options, threads=1).input_shape("x") == ["batch", "n"]

@@ -1,0 +1,1 @@
+"""Checks, timings and training runs for a machine with an NVIDIA GPU."""
