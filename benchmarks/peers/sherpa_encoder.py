@@ -1,7 +1,7 @@
 """sherpa-onnx, one thread: `sherpa_encoder.py --model NAME PATH --vocab_size N`.
 
 A wav2vec2 CTC graph runs as its model kind "omnilingual ASR CTC" (also a wav2vec2: samples in, logits out).
-It does not give its logits away, and its clock also covers normalisation and greedy decoding, under 1 % of
+It does not give its logits away, and its clock also covers normalisation and greedy decoding, little beside
 the work.
 """
 
