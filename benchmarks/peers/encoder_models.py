@@ -1,0 +1,197 @@
+"""The weights, the audio, and the graphs that the peers run: torch's own export and its int8 versions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.audio import load_audio
+from export.audio_cases import read_manifest, speech_like
+
+SAMPLE_RATE = 16_000
+N_CALIBRATION, CALIBRATION_S = 8, 5.0
+FloatArray = NDArray[np.float32]
+
+
+def load_model(checkpoint: str, variant: str) -> Any:
+    """A CTC model in evaluation mode, one torch thread.
+
+    Args:
+        checkpoint: a save_pretrained folder, or "none" for random weights of wav2vec2-base's shape.
+        variant: of random weights: "base" has group norm, "layer" layer norm in the convolutions.
+    """
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    if checkpoint != "none":
+        return transformers.AutoModelForCTC.from_pretrained(
+            checkpoint, use_safetensors=True, attn_implementation="sdpa"
+        ).eval()
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {}
+    if variant == "layer":
+        shape = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+    return transformers.Wav2Vec2ForCTC(
+        transformers.Wav2Vec2Config(attn_implementation="sdpa", **shape)
+    ).eval()
+
+
+def write_checkpoint(model: Any, folder: Path) -> None:
+    """As save_pretrained does, with a tokenizer, which a converter may want to see."""
+    import json
+
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}
+    vocabulary |= {f"t{index}": index for index in range(5, model.config.vocab_size)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def load_speech(manifest: Path | None, measured: bool) -> FloatArray:
+    """The clips of a manifest joined, odd ones to measure, even ones to calibrate on: float32 [n_samples].
+
+    Without a manifest, signals like speech from seeds that are as disjoint.
+    """
+    if manifest is None:
+        clips = [speech_like(40 * SAMPLE_RATE, SAMPLE_RATE, seed) for seed in range(int(measured), 6, 2)]
+    else:
+        clips = [load_audio(path) for path, _ in list(read_manifest(manifest))[int(measured) :: 2]]
+    return np.concatenate(clips).astype(np.float32)
+
+
+def cut(speech: FloatArray, batch: int, length_s: float) -> FloatArray:
+    """Utterances from the start on, normalised: float32 [batch, n_samples]."""
+    n_samples = int(length_s * SAMPLE_RATE)
+    waves = np.resize(speech, batch * n_samples).reshape(batch, n_samples)
+    normalised = (waves - waves.mean(1, keepdims=True)) / waves.std(1, keepdims=True)
+    return np.ascontiguousarray(normalised, np.float32)
+
+
+def calibration_set(speech: FloatArray) -> list[FloatArray]:
+    """Utterances [n_samples], spread over the speech."""
+    n_samples = int(CALIBRATION_S * SAMPLE_RATE)
+    starts = np.linspace(0, max(speech.size - n_samples, 0), N_CALIBRATION).astype(int)
+    return [cut(speech[start : start + n_samples], 1, CALIBRATION_S)[0] for start in starts]
+
+
+def prepare_graphs(model: Any, calibration: Sequence[FloatArray], folder: Path) -> dict[str, Path]:
+    """Make the peers' files, or take those of the same weights and calibration from an earlier run.
+
+    Returns:
+        checkpoint, plain.onnx (float32), dynamic.onnx (int8 MatMul), static.onnx (QDQ int8 MatMul and Conv)
+        and static_matmul.onnx (QDQ int8 MatMul) by the names without suffix.
+    """
+    folder = folder / digest(model, calibration)
+    names = ("plain", "dynamic", "static", "static_matmul")
+    files = {name: folder / f"{name}.onnx" for name in names} | {"checkpoint": folder / "checkpoint"}
+    makers: dict[str, Callable[[Path], None]] = {
+        "checkpoint": lambda path: write_checkpoint(model, path),
+        "plain": lambda path: export_plain(model, path),
+        "dynamic": lambda path: quantize_dynamically(files["plain"], path),
+        "static": lambda path: quantize_statically(files["plain"], path, calibration, convolutions=True),
+        "static_matmul": lambda path: quantize_statically(
+            files["plain"], path, calibration, convolutions=False
+        ),
+    }
+    for name, make in makers.items():
+        if not files[name].exists():
+            beside = files[name].with_name("new_" + files[name].name)
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            make(beside)
+            beside.rename(files[name])
+    return files
+
+
+def digest(model: Any, calibration: Sequence[FloatArray]) -> str:
+    """Twelve hex digits that change with any weight and any sample of the calibration."""
+    config = model.config  # save_pretrained adds to it: only what no weight shows
+    shape = (config.num_attention_heads, config.do_stable_layer_norm, tuple(config.conv_stride))
+    found = hashlib.sha256(repr(shape).encode())
+    for tensor in model.state_dict().values():
+        found.update(tensor.numpy().tobytes())
+    for wave in calibration:
+        found.update(wave.tobytes())
+    return found.hexdigest()[:12]
+
+
+def export_plain(model: Any, path: Path) -> None:
+    """torch's own export: input_values [batch, length] -> logits."""
+    import torch
+
+    class LogitsOnly(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_values: Any) -> Any:
+            return self.model(input_values).logits
+
+    axes = {0: "batch", 1: "length"}
+    torch.onnx.export(
+        LogitsOnly().eval(),
+        (torch.zeros(2, SAMPLE_RATE),),
+        path,
+        input_names=["input_values"],
+        output_names=["logits"],
+        dynamic_axes={"input_values": axes, "logits": axes},
+        opset_version=18,
+        dynamo=False,
+    )
+
+
+def quantize_dynamically(plain: Path, path: Path) -> None:
+    """onnxruntime's own recipe, MatMul only."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(plain, path, op_types_to_quantize=["MatMul"])
+
+
+def quantize_statically(
+    plain: Path, path: Path, calibration: Sequence[FloatArray], convolutions: bool
+) -> None:
+    """onnxruntime's static QDQ, weights by channel.
+
+    Attention's products of two activations stay out, and outputs are not quantised again: both make the
+    graph faster in OpenVINO and more exact.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.waves = iter(calibration)
+
+        def get_next(self) -> dict[str, FloatArray] | None:
+            wave = next(self.waves, None)
+            return None if wave is None else {"input_values": wave[None]}
+
+    prepared = path.with_suffix(".prepared.onnx")
+    logging.getLogger().setLevel(logging.ERROR)
+    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    graph = onnx.load(prepared).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    kinds = ["MatMul", "Conv"] if convolutions else ["MatMul"]
+    quantization.quantize_static(
+        str(prepared),
+        str(path),
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=kinds,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        nodes_to_exclude=[n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] not in weights],
+        extra_options={"OpTypesToExcludeOutputQuantization": kinds},
+    )
+    prepared.unlink()

@@ -1,0 +1,43 @@
+"""This project's own encoders, as the comparison calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+System = Callable[[FloatArray], FloatArray]  # [batch, n_samples] normalised -> [batch, n_frames, vocab_size]
+
+
+def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, System]:
+    """Ways to run a CTC model, by name; every name starts with "ours".
+
+    Args:
+        model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
+        calibration: normalised utterances [n_samples], none of them among those that are timed.
+    """
+    from engine.kernels.cpu import has_vector_kernels
+    from engine.native.encoder import NativeEncoder
+    from export.quantize import choose, measure_ranges
+    from export.verify import onnx_run
+    from export.wav2vec2 import build_wav2vec2
+
+    float_graph, blocks = build_wav2vec2(model)
+    ranges = measure_ranges(float_graph, blocks, "input_values", calibration)
+    int8_graph, _ = build_wav2vec2(model, choose(list(blocks)), ranges)
+    sessions = {"ours fp32": onnx_run(float_graph), "ours int8 by onnxruntime": onnx_run(int8_graph)}
+    if not has_vector_kernels():
+        return {**sessions, "ours int8": sessions["ours int8 by onnxruntime"]}
+    encoders = {
+        "ours int8": NativeEncoder(int8_graph.SerializeToString()),
+        "ours bf16": NativeEncoder(float_graph.SerializeToString(), integers=False),
+    }
+    return {**sessions, **{name: one_by_one(encoder) for name, encoder in encoders.items()}}
+
+
+def one_by_one(encoder: Any) -> System:
+    """A batch as the engine computes it: utterance by utterance."""
+    return lambda values: np.stack([encoder.run(row) for row in values])
