@@ -24,6 +24,7 @@ from export.errors import ExportError
 from export.graph.builder import OPSET
 from export.graph.half_arithmetic import KEEP, use_half
 from export.graph.half_storage import store_half
+from export.kernel_check import check_kernels
 from export.quantize import ALWAYS_FLOAT, Build, Measure, measure_ranges, measure_sensitivity, search_blocks
 from export.verify import (
     CPU,
@@ -122,6 +123,11 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
     logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
     limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
     check(report, options.precision, *limits)
+    if options.precision == "int8":
+        probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+        report = check_kernels(
+            report, model, onnx_run(float_model), cases, source.config, source.vocabulary, probe, limits
+        )
     _write(source, folder, options, model, kept, report)
     return report
 
@@ -237,7 +243,12 @@ def verify_bundle(
     float_model = source.build(lambda block: "float32", None)[0]
     report = _with_speed(report, run, float_model, cases, config.precision, device)
     check(report, config.precision, min_agreement, allow_slower)
-    return report
+    if config.precision != "int8":
+        return report
+    probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+    limits = (min_agreement, allow_slower)
+    graph, baseline = bundle.read("acoustic"), onnx_run(float_model)
+    return check_kernels(report, graph, baseline, cases, config, bundle.vocabulary, probe, limits)
 
 
 def _with_speed(

@@ -56,6 +56,8 @@ def parity_table(report: Report) -> list[str]:
             f"checkpoint {100 * report.wer_reference:.2f} %, graph {100 * report.wer_export:.2f} %."
         )
     lines.append(_speed_line(report))
+    if report.kernels:
+        lines += ["", _kernel_line(report)]
     return [*lines, "", *_batch_table(report), *_sensitivity_table(report)]
 
 
@@ -64,6 +66,15 @@ def _speed_line(report: Report) -> str:
         return "Not timed against the float32 graph."
     where = "one thread" if report.device == "cpu" else report.device
     return f"Speed against the float32 graph, {where}, 6 s, interleaved: {report.speedup:.2f} times."
+
+
+def _kernel_line(report: Report) -> str:
+    found = report.kernels
+    words = f", word error rate {100 * found['wer']:.2f} %" if "wer" in found else ""
+    return (
+        f"By the engine's own kernels: same argmax {100 * found['agreement']:.2f} %, relative L2 error "
+        f"{found['error']:.2g} in the worst row{words}; {found['speedup']:.2f} times as fast as float32."
+    )
 
 
 def _batch_table(report: Report) -> list[str]:

@@ -56,6 +56,8 @@ class Report:
         masked: the graph takes a mask, so an utterance in a batch must be what it is alone.
         sensitivity: block to the relative L2 error that it makes alone, in the reduced precision.
         device: where the speed was measured.
+        kernels: agreement, error, speedup and wer of the same graph by the engine's own kernels; empty where
+            they do not compute it.
         wer_reference, wer_export: word error rates of greedy decoding over n_words words; None without texts.
         speedup: float32 time over this graph's time, one thread, interleaved; None if not measured.
     """
@@ -69,6 +71,7 @@ class Report:
     speedup: float | None = None
     device: str = "cpu"
     sensitivity: Mapping[str, float] = field(default_factory=dict)
+    kernels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def batch_agreement(self) -> dict[int, float]:
