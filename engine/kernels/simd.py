@@ -21,7 +21,7 @@ F32 = ir.FloatType()
 F32X16, I32X16 = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 
 # Phi(x) - 1/2 = x * P(2 x^2 / 4.5^2 - 1) for |x| <= 4.5, highest power first; least maximum error of
-# x * Phi(x): 7e-6, and 4e-5 where |x| is cut to 4.5.
+# x * Phi(x): 7e-6, and 5e-6 |x| where |x| is cut to 4.5.
 GELU_BOUND = 4.5
 GELU_POLYNOMIAL = (
     -0.0015656861942261457, 0.004655325785279274, -0.006682813633233309, 0.010140452533960342,

@@ -35,6 +35,13 @@ SIZES: dict[str, Any] = {
     "vocab_size": N_TOKENS,
     "pad_token_id": 0,
 }
+SMALLEST: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "intermediate_size": 64,
+    "conv_dim": [32] * 7,
+    "num_conv_pos_embedding_groups": 2,
+}
 STABLE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
 WAVEFORM: dict[str, tuple[str, dict[str, Any]]] = {
     "group norm": ("Wav2Vec2", {}),
@@ -54,6 +61,13 @@ MEL_SIZES: dict[str, Any] = {
     "intermediate_size": 256,
     "head_size": 64,
     "tail_silence_s": 0.5,
+}
+MEL_SMALLEST: dict[str, Any] = {
+    "hidden_size": 32,
+    "n_layers": 1,
+    "intermediate_size": 64,
+    "head_size": 32,
+    "max_frames": 100,
 }
 LOG_MEL: dict[str, dict[str, Any]] = {"lstm": {}, "sinks": {"n_sinks": 3}}
 BEYOND_THE_KERNELS: dict[str, dict[str, Any]] = {
@@ -79,11 +93,12 @@ class TinyEncoder:
     graphs: Mapping[str, bytes]
 
 
-def make_waveform_model(kind: str) -> Any:
+def make_waveform_model(kind: str, smallest: bool = False) -> Any:
     """A random model whose norms are not the identity, as trained ones are not."""
     family, changes = WAVEFORM[kind]
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
+    sizes = {**SIZES, **(SMALLEST if smallest else {}), **changes}
+    config = getattr(transformers, f"{family}Config")(**sizes)
     return _shake(getattr(transformers, f"{family}ForCTC")(config).eval())
 
 
@@ -112,18 +127,19 @@ def _shake(model: Any) -> Any:
 
 
 @functools.cache
-def waveform_encoder(kind: str) -> TinyEncoder:
+def waveform_encoder(kind: str, smallest: bool = False) -> TinyEncoder:
     """A model of WAVEFORM, exported."""
-    model = make_waveform_model(kind)
+    model = make_waveform_model(kind, smallest)
     return _export(
         lambda *choice: build_wav2vec2(model, *choice), lambda x: run_wav2vec2(model, x), "input_values"
     )
 
 
 @functools.cache
-def log_mel_encoder(kind: str) -> TinyEncoder:
+def log_mel_encoder(kind: str, smallest: bool = False) -> TinyEncoder:
     """A model of LOG_MEL or BEYOND_THE_KERNELS, exported."""
-    model = make_log_mel_model(**{**LOG_MEL, **BEYOND_THE_KERNELS}[kind])
+    changes = {**LOG_MEL, **BEYOND_THE_KERNELS}[kind]
+    model = make_log_mel_model(**{**(MEL_SMALLEST if smallest else {}), **changes})
     return _export(
         lambda *choice: build_log_mel(model, *choice), lambda x: run_log_mel(model, x), "input_features"
     )
