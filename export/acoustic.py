@@ -85,6 +85,7 @@ class ExportOptions:
         min_agreement: instead of the precision's own.
         allow_slower: do not refuse a graph that is slower than float32.
         sensitivity: measure what each block's int8 costs alone, for the card.
+        batches: compare utterances in batches too.
         max_wer_loss: the largest acceptable rise of the word error rate, as a fraction.
     """
 
@@ -96,6 +97,7 @@ class ExportOptions:
     max_wer_loss: float = MAX_WER_LOSS
     licence: str | None = None
     sensitivity: bool = True
+    batches: bool = True
 
 
 def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions) -> Report:
@@ -114,10 +116,10 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
         model, kept, sensitivity = _quantize(source, options, float_model, blocks, cases)
     elif options.precision == "fp16":
         model, kept, source = _halve(source, options, float_model)
-    # float16 is for CUDA. Where there is none it is checked on the CPU, slowly, and not timed.
+    # float16 is for CUDA. Where there is none it is checked on the CPU, and not timed.
     device = CUDA if options.precision == "fp16" and cuda_usable() else CPU
     run = onnx_run(model, device)
-    report = verify(run, cases, source.config, source.vocabulary)
+    report = verify(run, cases, source.config, source.vocabulary, options.batches)
     report = dataclasses.replace(report, sensitivity=sensitivity)
     report = _with_speed(report, run, float_model, cases, options.precision, device)
     logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
@@ -222,6 +224,7 @@ def verify_bundle(
     manifest: Path | None = None,
     min_agreement: float | None = None,
     allow_slower: bool = False,
+    batches: bool = True,
 ) -> Report:
     """Compare a bundle that was exported before with its checkpoint.
 
@@ -239,7 +242,7 @@ def verify_bundle(
     cases = with_logits(build_cases(config, manifest), source.reference)
     device = CUDA if config.precision == "fp16" and cuda_usable() else CPU
     run = onnx_run(bundle.read("acoustic"), device)
-    report = verify(run, cases, config, bundle.vocabulary)
+    report = verify(run, cases, config, bundle.vocabulary, batches)
     float_model = source.build(lambda block: "float32", None)[0]
     report = _with_speed(report, run, float_model, cases, config.precision, device)
     check(report, config.precision, min_agreement, allow_slower)

@@ -105,7 +105,7 @@ def _sensitivity_table(report: Report) -> list[str]:
     lines += ["| block | error |", "|---|---:|"]
     return [
         *lines,
-        *(f"| {block or '(none: only stored so)'} | {error:.2g} |" for block, error in ordered),
+        *(f"| {block} | {error:.2g} |" for block, error in ordered),
     ]
 
 

@@ -55,6 +55,9 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-agreement", type=float, help="refuse below this share of frames with the same argmax"
     )
     parser.add_argument(
+        "--no-batches", dest="batches", action="store_false", help="do not compare utterances in batches"
+    )
+    parser.add_argument(
         "--allow-slower", action="store_true", help="accept a graph that is slower than float32 here"
     )
 
@@ -94,6 +97,7 @@ def _acoustic_options(options: argparse.Namespace) -> Any:
         max_wer_loss=options.max_wer_loss,
         licence=options.licence,
         sensitivity=options.sensitivity,
+        batches=options.batches,
     )
 
 
@@ -124,7 +128,12 @@ def run_verify(options: argparse.Namespace) -> int:
     load = getattr(importlib.import_module(f"export.{kind}"), f"load_{kind}")
     source = load(options.checkpoint if kind == "wav2vec2" else folder)
     report = verify_bundle(
-        source, options.bundle, options.verify_data, options.min_agreement, options.allow_slower
+        source,
+        options.bundle,
+        options.verify_data,
+        options.min_agreement,
+        options.allow_slower,
+        options.batches,
     )
     return _report(report, None)
 

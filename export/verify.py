@@ -158,20 +158,28 @@ def compare(run: Run, cases: Sequence[Case]) -> tuple[float, float]:
     return float(np.sqrt(squared_error / max(squared_norm, 1e-30))), float(np.concatenate(same).mean())
 
 
-def verify(run: Run, cases: Sequence[Case], config: AcousticConfig, vocabulary: Sequence[str]) -> Report:
+def verify(
+    run: Run,
+    cases: Sequence[Case],
+    config: AcousticConfig,
+    vocabulary: Sequence[str],
+    batches: bool = True,
+) -> Report:
     """Compare a graph with the original model.
 
     Args:
         run: the graph.
         cases: utterances by length bucket, clean and noisy, with the original's logits; some with a text.
         vocabulary: tokens by output index.
+        batches: put utterances into batches too, which takes most of the time.
     """
     rows = []
     for key in dict.fromkeys((case.bucket, case.noise) for case in cases if case.bucket):
         chosen = [case for case in cases if (case.bucket, case.noise) == key]
         n_frames = sum(len(case.logits) for case in chosen if case.logits is not None)
         rows.append(Row(*key, n_frames, *compare(run, chosen)))
-    report = Report(tuple(rows), tuple(batch_rows(run, cases, config.mask)), config.mask)
+    in_batches = tuple(batch_rows(run, cases, config.mask)) if batches else ()
+    report = Report(tuple(rows), in_batches, config.mask)
     spoken = [case for case in cases if case.text and case.logits is not None]
     if not spoken:
         return report
