@@ -15,7 +15,8 @@ from engine import audio, longform, vad
 from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
 from engine.clock import StageClock
-from engine.decoding import CtcBeamDecoder, decode_greedy
+from engine.decoding import decode_greedy
+from engine.decoding.bundled import load_decoder
 from engine.errors import EngineError, ModelCapabilityError
 from engine.session import CancelToken, available_cores
 from engine.signature import bundle_digest, describe, environment
@@ -30,7 +31,7 @@ from engine.types import (
     Transcript,
     Translation,
 )
-from engine.warmup import warm_up, warm_up_translator
+from engine.warmup import compile_beside, warm_up_acoustic, warm_up_decoder, warm_up_translator
 
 Waveform = NDArray[np.float32]
 AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
@@ -52,9 +53,11 @@ class SpeechTranslator:
         self.bundle = bundle
         self.options = options or RuntimeOptions()
         self.threads = self.options.threads or available_cores()
-        self.acoustic = AcousticModel(bundle, self.options)
-        self.decoder = _load_decoder(bundle, self.acoustic)
-        warm_up(self.acoustic, self.decoder)
+        with compile_beside(bundle, self.threads):
+            self.acoustic = AcousticModel(bundle, self.options)
+            warm_up_acoustic(self.acoustic)
+        self.decoder = load_decoder(bundle)
+        warm_up_decoder(self.decoder)
         self._translator_lock = threading.Lock()
         self.has_language_model = bundle.has("language_model")
 
@@ -368,25 +371,6 @@ def load(
         BundleError and its kinds, DeviceError, DependencyError, OptionError.
     """
     return SpeechTranslator(open_bundle(model), RuntimeOptions(device, compute_type, threads, backend))
-
-
-def _load_decoder(bundle: Bundle, acoustic: AcousticModel) -> CtcBeamDecoder:
-    tuned = bundle.manifest.decoding
-    return CtcBeamDecoder(
-        acoustic.vocabulary,
-        language_model=bundle.file("language_model") if bundle.has("language_model") else None,
-        lexicon=bundle.file("lexicon") if bundle.has("lexicon") else None,
-        blank_id=acoustic.blank_id,
-        word_delimiter=acoustic.word_delimiter,
-        frame_s=acoustic.frame_s,
-        lm_alpha=tuned.lm_alpha,
-        lm_beta=tuned.lm_beta,
-        token_min_logp=tuned.token_min_logp,
-        beam_prune_logp=tuned.beam_prune_logp,
-        unk_score_offset=tuned.unk_score_offset,
-        unk_letter_score=tuned.unk_letter_score,
-        beam_width=tuned.beam_width,
-    )
 
 
 def _with_hotwords(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 
 from engine.acoustic import AcousticModel
+from engine.bundle import Bundle, open_bundle
 from engine.decoding import CtcBeamDecoder
+from engine.decoding.bundled import load_decoder
+from engine.kernels.ctc_search import search_whole
 from engine.translation import Translator
 
 NOTICE_AFTER_S = 1.5
@@ -30,18 +36,56 @@ def notice(message: str, after_s: float = NOTICE_AFTER_S) -> Iterator[None]:
         timer.cancel()
 
 
-def warm_up(acoustic: AcousticModel, decoder: CtcBeamDecoder) -> None:
-    """Run features, decoder and encoder kernels once, so that the first request does not pay for compiling.
+@contextmanager
+def compile_beside(bundle: Bundle, threads: int) -> Iterator[None]:
+    """Compile the decoder's kernels in another process while the block compiles others.
+
+    Compiling holds a lock, so threads would gain nothing. Where the kernels are cached, or one core is all
+    there is, or no interpreter can be started, nothing happens.
+    """
+    process = _start_compiling(bundle) if threads > 1 and not _decoder_is_compiled() else None
+    try:
+        yield
+    finally:
+        if process is not None:
+            process.wait()
+
+
+def _decoder_is_compiled() -> bool:
+    """Whether numba's cache holds the search; True where that cannot be told."""
+    cache = getattr(search_whole, "_cache", None)
+    folder = getattr(cache, "cache_path", None)
+    return folder is None or any(Path(folder).glob("*search_whole*.nbi"))
+
+
+def _start_compiling(bundle: Bundle) -> subprocess.Popen[bytes] | None:
+    if not Path(sys.executable or "").name.startswith("python"):
+        return None  # an embedded interpreter: the executable is some other program
+    command = [sys.executable, "-m", "engine.warmup", str(bundle.path)]
+    with suppress(OSError):
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    return None
+
+
+def warm_up_acoustic(acoustic: AcousticModel) -> None:
+    """Run features and our own encoder kernels once, so that the first request does not pay for compiling.
 
     From numba's cache this takes milliseconds; without it, once per machine, about half a minute.
     """
     with notice(COMPILING):
         features = acoustic.compute_features(np.zeros(acoustic.sample_rate // 2, np.float32))
-        n_tokens = len(acoustic.vocabulary)
-        log_probs = np.full((4, n_tokens), -np.log(n_tokens), np.float32)
-        decoder.decode(log_probs, beam_width=4)
         if acoustic.encoder.backend == "kernels":
             acoustic.compute_log_probs(features)
+
+
+def warm_up_decoder(decoder: CtcBeamDecoder) -> None:
+    """Decode four frames, for the same reason."""
+    with notice(COMPILING):
+        n_tokens = len(decoder.vocabulary)
+        log_probs = np.full((4, n_tokens), -np.log(n_tokens), np.float32)
+        decoder.decode(log_probs, beam_width=4)
 
 
 def warm_up_translator(translator: Translator) -> None:
@@ -49,3 +93,7 @@ def warm_up_translator(translator: Translator) -> None:
     with notice(COMPILING):
         for beam_size in (1, 2):
             translator.translate(["ja"], beam_size=beam_size)
+
+
+if __name__ == "__main__":  # the process that compile_beside starts
+    warm_up_decoder(load_decoder(open_bundle(sys.argv[1])))
