@@ -13,7 +13,7 @@ from engine.bundle import open_bundle
 def test_the_process_compiles_the_decoder_of_a_bundle() -> None:
     process = warmup._start_compiling(open_bundle(None))
     assert process is not None
-    assert process.wait(timeout=540) == 0
+    assert process.wait(timeout=280) == 0
     assert warmup._decoder_is_compiled()
 
 
