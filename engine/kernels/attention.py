@@ -36,10 +36,10 @@ def pack_keys(source: int, n_heads: int, head_dim: int, position: int, n_positio
     """
     panel, column = position // TILE_COLUMNS, position % TILE_COLUMNS
     rounded = np.empty(16, np.uint16)
-    place = rounded.ctypes.data
     for head in range(n_heads):
         base = keys + 2 * ((head * n_positions + panel * TILE_COLUMNS) * head_dim + STEP * column)
         for at in range(0, head_dim, 16):
+            place = rounded.ctypes.data  # inside: numba frees an array behind its last use
             simd.store_bf16(place, simd.load_f32(source + 4 * (head * head_dim + at)))
             for step in range(8):
                 simd.copy_i32(base + 2 * PANEL * (at // 2 + step), place + 4 * step)

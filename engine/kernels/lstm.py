@@ -30,8 +30,8 @@ def run_direction(
     gates = np.empty(4 * size, np.float32)
     cell, state = np.zeros(size, np.float32), np.zeros(size, np.uint16)
     n_steps = size // 2
-    g, c = gates.ctypes.data, cell.ctypes.data
     for index in range(n_frames):
+        g, c = gates.ctypes.data, cell.ctypes.data  # inside: numba frees an array behind its last use
         frame = index if direction == 0 else n_frames - 1 - index
         start = projected[frame, direction * 4 * size :].ctypes.data
         for panel in range(4 * size // VECTOR_COLUMNS):

@@ -119,13 +119,14 @@ def convolve_positions(
     n_panels, n_steps = (size + columns - 1) // columns, conv.width * size // 2
     tile = np.zeros((TILE_ROWS, columns * n_panels), np.float32)
     zeros = np.zeros(NARROW_COLUMNS, np.float32)
-    base, stride = tile.ctypes.data, 4 * columns * n_panels
+    stride = 4 * columns * n_panels
     for group in range(start, end):
         for frame in range(n_frames):
             target = rows[(frame + conv.width // 2) * size :].ctypes.data
             pack_queries(hidden[frame, group * size :].ctypes.data, size, 0, np.float32(1.0), target)
         for row in range(0, n_frames, tile_rows):
             left = rows[row * size :].ctypes.data
+            base = tile.ctypes.data  # inside: numba frees an array behind its last use
             for panel in range(n_panels):
                 right = conv.weight.ctypes.data + 4 * (group * n_panels + panel) * n_steps * columns
                 place = base + 4 * panel * columns
