@@ -230,9 +230,11 @@ def assert_dense(layer: Any) -> None:
     size = (1, 2)[layer.kind]
     assert layer.n_in % 32 == 0 and layer.padded % 32 == 0
     assert 0 <= layer.padded - layer.n_out < 32
-    assert layer.weight.size == layer.n_in * layer.padded * size
-    for vector in (layer.scale, layer.column_sum, layer.bias):
-        assert vector.shape == (layer.padded,)
+    weight, *vectors = layer.arrays
+    assert weight.size == layer.n_in * layer.padded * size
+    assert all(vector.shape == (layer.padded,) for vector in vectors)
+    addresses = (layer.weight, layer.scale, layer.column_sum, layer.bias)
+    assert addresses == tuple(array.ctypes.data for array in layer.arrays)
 
 
 def assert_norm(norm: Any, n_channels: int) -> None:
