@@ -29,9 +29,9 @@ class StageClock:
             with self._lock:
                 self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def seconds(self) -> Mapping[str, float]:
-        """The sums so far."""
-        return dict(self._seconds)
+    def seconds(self, share: float = 1.0) -> Mapping[str, float]:
+        """The sums so far; or a share of them, where several recordings were worked on together."""
+        return {stage: share * seconds for stage, seconds in self._seconds.items()}
 
     def timed(self, stage: str, function: Callable[[Value], Result]) -> Callable[[Value], Result]:
         """The function, with its time added to a stage."""

@@ -80,9 +80,8 @@ def transcribe_regions(
     return split_segments(words)
 
 
-def transcribe_batched(
-    waveform: Array,
-    regions: Sequence[tuple[float, float]],
+def transcribe_together(
+    recordings: Sequence[tuple[Array, Sequence[tuple[float, float]]]],
     compute_features: Callable[[Array], Array],
     encode: Callable[[list[Array]], list[Array]],
     decode: Callable[[Array], Hypothesis],
@@ -90,24 +89,37 @@ def transcribe_batched(
     sample_rate: int = 16_000,
     threads: int = 1,
     progress: Progress | None = None,
-) -> tuple[Segment, ...]:
-    """Recognise regions of a recording where the encoder takes many at once, as on a GPU.
+) -> list[tuple[Segment, ...]]:
+    """Recognise the regions of recordings where the encoder takes many at once, as on a GPU.
 
     Args:
-        waveform, regions, sample_rate, progress: as for transcribe_regions.
+        recordings: waveform and regions of each, as for transcribe_regions; sample_rate too.
         encode: features of all regions -> emissions of each.
         threads: features and hypotheses worked on at a time.
+        progress: called with (done_s, total_s) of all recordings.
+    Returns:
+        Segments of each recording.
     """
-    edges = [[round(edge_s * sample_rate) for edge_s in region] for region in regions]
-    features = list(_map_ordered(compute_features, (waveform[a:b] for a, b in edges), threads))
-    words: list[Word] = []
-    for (start, end), found in zip(edges, _map_ordered(decode, encode(features), threads), strict=True):
-        words.extend(shift_words(found.words, start / sample_rate))
-        if progress is not None:
-            progress(end / sample_rate, len(waveform) / sample_rate)
+    windows = [
+        waveform[round(start * sample_rate) : round(end * sample_rate)]
+        for waveform, regions in recordings
+        for start, end in regions
+    ]
+    features = list(_map_ordered(compute_features, windows, threads))
+    found = _map_ordered(decode, encode(features), threads)
+    lengths_s = [len(waveform) / sample_rate for waveform, _ in recordings]
+    total_s, before_s, results = sum(lengths_s), 0.0, []
+    for (_, regions), length_s in zip(recordings, lengths_s, strict=True):
+        words: list[Word] = []
+        for start, end in regions:
+            words.extend(shift_words(next(found).words, round(start * sample_rate) / sample_rate))
+            if progress is not None:
+                progress(before_s + min(end, length_s), total_s)
+        before_s += length_s
+        results.append(split_segments(words))
     if progress is not None:
-        progress(len(waveform) / sample_rate, len(waveform) / sample_rate)
-    return split_segments(words)
+        progress(total_s, total_s)
+    return results
 
 
 def run_ordered(

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import audio, longform, vad
+from engine import audio, groups, longform, vad
 from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
 from engine.clock import StageClock
 from engine.decoding import decode_greedy
 from engine.decoding.bundled import load_decoder
 from engine.errors import EngineError, ModelCapabilityError
+from engine.groups import Recording
 from engine.session import CancelToken, available_cores
 from engine.signature import bundle_digest, describe, environment
 from engine.streaming import Partial, StreamingTranscriber
@@ -27,7 +28,6 @@ from engine.types import (
     Hypothesis,
     Progress,
     RuntimeOptions,
-    Segment,
     Transcript,
     Translation,
 )
@@ -196,22 +196,26 @@ class SpeechTranslator:
         cancel: CancelToken | None = None,
     ) -> Translation:
         """Translate a transcript segment by segment; each keeps its source's times."""
-        clock = StageClock()
-        spoken = [segment for segment in transcript.segments if segment.text]
-        with clock.time("translate"):
-            scored = self._translate_scored([segment.text for segment in spoken], options, None, cancel)
-        segments = tuple(
-            Segment(text, segment.start_s, segment.end_s, (), confidence)
-            for segment, (text, confidence) in zip(spoken, scored, strict=True)
-        )
-        stages = {**transcript.stages_s, **clock.seconds()}
-        return Translation(segments, transcript, stages_s=stages)
+        return self._translate_together([transcript], options, cancel)[0]
 
     def transcribe_batch(
         self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
     ) -> Iterator[Transcript | EngineError]:
-        """Recognise many recordings, in order; a bad one yields its error and harms no other."""
+        """Recognise many recordings, in order; a bad one yields its error and harms no other.
+
+        On a GPU several files share its calls, so results come in groups; else one at a time.
+        """
         settings = options or DecodingOptions()
+        if self.acoustic.batches:
+            opened = longform.run_ordered(
+                lambda source: self._open(source, None, settings), sources, threads=self.threads
+            )
+            return groups.run_groups(
+                opened,
+                lambda recordings: self._transcribe_together(recordings, settings, self.threads),
+                lambda recording: recording.duration_s,
+                max_s=groups.MAX_ENCODED_S,
+            )
         return longform.run_ordered(
             lambda source: self._transcribe(source, None, settings, 1), sources, threads=self.threads
         )
@@ -219,14 +223,18 @@ class SpeechTranslator:
     def translate_batch(
         self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
     ) -> Iterator[Translation | EngineError]:
-        """Recognise and translate many recordings; errors as in transcribe_batch."""
+        """Recognise and translate many recordings; errors as in transcribe_batch.
+
+        Their sentences are translated together, which is faster and changes nothing in them; so results
+        come in groups of up to four minutes of speech.
+        """
         self.translator  # noqa: B018  - fail before the first recording
-        settings = options or DecodingOptions()
-
-        def translate_one(source: AudioSource) -> Translation:
-            return self.translate_transcript(self._transcribe(source, None, settings, 1), settings)
-
-        return longform.run_ordered(translate_one, sources, threads=self.threads)
+        return groups.run_groups(
+            self.transcribe_batch(sources, options=options),
+            lambda transcripts: self._translate_together(transcripts, options),
+            lambda transcript: transcript.duration_s,
+            max_s=groups.MAX_TRANSLATED_S,
+        )
 
     def stream(
         self,
@@ -280,23 +288,10 @@ class SpeechTranslator:
         progress: Progress | None = None,
         cancel: CancelToken | None = None,
     ) -> Transcript:
-        clock = StageClock()
-        with clock.time("audio"):
-            waveform = self.load_audio(source, sample_rate)
-            self.acoustic.check_length(waveform)
-            regions = self._regions(waveform, options)
+        recording = self._open(source, sample_rate, options)
+        waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1:
-            segments = longform.transcribe_batched(
-                waveform,
-                regions,
-                clock.timed("features", self.compute_features),
-                clock.timed("encoder", lambda batch: self.acoustic.compute_log_probs_batch(batch, cancel)),
-                clock.timed("decode", lambda log_probs: self.decode(log_probs, options)),
-                sample_rate=self.acoustic.sample_rate,
-                threads=threads,
-                progress=progress,
-            )
-            return Transcript(segments, len(waveform) / self.acoustic.sample_rate, stages_s=clock.seconds())
+            return self._transcribe_together([recording], options, threads, progress, cancel)[0]
         wide = threads > 1 and len(regions) == 1
         segments = longform.transcribe_regions(
             waveform,
@@ -307,7 +302,34 @@ class SpeechTranslator:
             progress=progress,
             cancel=cancel,
         )
-        return Transcript(segments, len(waveform) / self.acoustic.sample_rate, stages_s=clock.seconds())
+        return Transcript(segments, recording.duration_s, stages_s=clock.seconds())
+
+    def _open(self, source: AudioSource, sample_rate: int | None, options: DecodingOptions) -> Recording:
+        clock = StageClock()
+        with clock.time("audio"):
+            waveform = self.load_audio(source, sample_rate)
+            self.acoustic.check_length(waveform)
+            regions = self._regions(waveform, options)
+        return Recording(waveform, regions, len(waveform) / self.acoustic.sample_rate, clock)
+
+    def _transcribe_together(
+        self, recordings: Sequence[Recording], options: DecodingOptions, threads: int,
+        progress: Progress | None = None, cancel: CancelToken | None = None,
+    ) -> list[Transcript]:  # fmt: skip
+        return groups.transcribe_together(
+            recordings, self.acoustic, lambda log_probs: self.decode(log_probs, options), threads,
+            progress, cancel,
+        )  # fmt: skip
+
+    def _translate_together(
+        self,
+        transcripts: Sequence[Transcript],
+        options: DecodingOptions | None,
+        cancel: CancelToken | None = None,
+    ) -> list[Translation]:
+        return groups.translate_together(
+            transcripts, lambda texts: self._translate_scored(texts, options, None, cancel)
+        )
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
         if options.vad_filter:

@@ -102,3 +102,23 @@ def test_a_long_recording_in_shared_calls_has_the_transcript_of_single_ones(
     assert set(found.stages_s) == set(expected.stages_s)
     assert done == sorted(done)
     assert done[-1] == 1.0
+
+
+def test_files_in_shared_calls_have_the_transcripts_of_single_ones(
+    folders: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Files as on a GPU, among them an empty one and one that is no audio."""
+    model = engine.load(folders["layer norm", "fp16"], device="cpu", threads=2)
+    sources: list[Any] = [*recordings(), np.zeros(0, np.float32), tmp_path / "missing.wav"]
+    expected = list(model.transcribe_batch(sources, options=GREEDY))
+    monkeypatch.setattr(AcousticModel, "batches", property(lambda self: True))
+    found = list(model.transcribe_batch(sources, options=GREEDY))
+    for one, other in zip(expected, found, strict=True):
+        assert type(one) is type(other)
+        if isinstance(one, engine.EngineError):
+            assert str(one) == str(other)
+            continue
+        assert other.text == one.text
+        assert [(s.start_s, s.end_s) for s in other.segments] == [(s.start_s, s.end_s) for s in one.segments]
+        assert other.duration_s == one.duration_s
+        assert other.stages_s["audio"] >= 0
