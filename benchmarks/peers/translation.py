@@ -23,6 +23,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from engine.manifest import TranslationConfig
 from engine.seq2seq import EncoderDecoder, padded_length
 from engine.tokenizer import Tokenizer
@@ -196,6 +198,42 @@ def bench_forced(args: argparse.Namespace, pieces: Sequence[str], sources: Seque
     }
 
 
+def bench_quality(
+    args: argparse.Namespace, pieces: Sequence[str], tokenizer: Tokenizer, rows: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """BLEU of each system on many sentences, each translated once; sentences of like length share a batch."""
+    import sacrebleu
+
+    systems, _ = load_systems(args, pieces, 0)
+    rows = sorted(rows, key=lambda row: len(row[1]))
+    sources = encode(tokenizer, rows, pieces)
+    table: dict[str, Any] = {"sentences": len(rows)}
+    bleu = sacrebleu.BLEU()
+    for beam_size in (1, 4):
+        found: dict[str, list[str]] = {name: [] for name in systems}
+        for start in tqdm(range(0, len(sources), 32), desc=f"beam {beam_size}", leave=False):
+            batch = sources[start : start + 32]
+            for name, system in systems.items():
+                ids = system.translate(batch, [limit_of(source) for source in batch], beam_size)
+                found[name] += [tokenizer.decode(each) for each in ids]
+        references = [[row[2] for row in rows]]
+        table[f"beam{beam_size}"] = {
+            name: round(bleu.corpus_score(texts, references).score, 2) for name, texts in found.items()
+        }
+    return {**table, "signature": str(bleu.get_signature())}
+
+
+def limit_of(source: Ids) -> int:
+    """The most output tokens of a source."""
+    return int(LENGTH_RATIO * len(source)) + LENGTH_SLACK
+
+
+def encode(tokenizer: Tokenizer, rows: Sequence[Sequence[str]], pieces: Sequence[str]) -> list[Ids]:
+    """Token ids of the German column, with the end token."""
+    eos = pieces.index("</s>")
+    return [[*ids, eos] for ids in tokenizer.encode([row[1] for row in rows])]
+
+
 def bench_real(
     args: argparse.Namespace,
     pieces: Sequence[str],
@@ -210,8 +248,7 @@ def bench_real(
     table: dict[str, Any] = {"sentences": len(rows)}
     for batch_size, beam_size in ((1, 1), (1, 4), (32, 1), (32, 4)):
         batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
-        limit = lambda source: int(LENGTH_RATIO * len(source)) + LENGTH_SLACK  # noqa: E731
-        figures, outputs = measure(systems, batches, limit, beam_size, max(1, args.rounds // 4))
+        figures, outputs = measure(systems, batches, limit_of, beam_size, max(1, args.rounds // 4))
         for name, found in outputs.items():
             texts = [tokenizer.decode(ids) for ids in found]
             figures[name]["bleu"] = round(sacrebleu.corpus_bleu(texts, [[row[2] for row in rows]]).score, 2)
@@ -230,6 +267,11 @@ def _with_ratio(figures: dict[str, dict[str, float]]) -> dict[str, Any]:
     return {**figures, "engine_speedup_best": best, "engine_speedup_median": median}
 
 
+def spread(lines: Sequence[str], n: int) -> list[list[str]]:
+    """At most n lines, evenly spread, as columns."""
+    return [line.split("\t") for line in lines[:: max(1, len(lines) // n)][:n]]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(
@@ -240,7 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tsv", type=Path, required=True, help="id<TAB>German<TAB>English lines")
     parser.add_argument("--limit", type=int, default=128)
     parser.add_argument("--forced", type=int, default=25, help="output tokens of the equal-work part")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=8, help="0 leaves the timing out")
+    parser.add_argument("--quality", type=int, default=0, metavar="N", help="BLEU on N sentences, once each")
     parser.add_argument("--systems", default="engine,ctranslate2")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
@@ -249,15 +292,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = [(args.export / f"mt_tokenizer{part}.model").read_bytes() for part in ("", "_target")]
     tokenizer = Tokenizer(models[0], models[1], vocabulary)
     lines = args.tsv.read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines[:: max(1, len(lines) // args.limit)][: args.limit]]
-    eos = vocabulary["</s>"]
-    sources = [[*ids, eos] for ids in tokenizer.encode([row[1] for row in rows])]
-    result = {
+    rows = spread(lines, args.limit)
+    sources = encode(tokenizer, rows, pieces)
+    result: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
         "threads": 1, "clock": "CPU time, systems in turn; best and median of rounds",
-        "forced": bench_forced(args, pieces, sources),
-        "real": bench_real(args, pieces, tokenizer, rows, sources),
     }  # fmt: skip
+    if args.rounds:
+        result["forced"] = bench_forced(args, pieces, sources)
+        result["real"] = bench_real(args, pieces, tokenizer, rows, sources)
+    if args.quality:
+        result["quality"] = bench_quality(args, pieces, tokenizer, spread(lines, args.quality))
     text = json.dumps(result, indent=2, ensure_ascii=False)
     if args.json:
         args.json.write_text(text + "\n", encoding="utf-8")
