@@ -24,6 +24,7 @@ from training.text_augment import recogniser_style
 
 logger = logging.getLogger("training")
 TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json")
+HUB_FILES = ("config.json", "*.safetensors")
 GATE_PAIRS = 256
 
 
@@ -107,7 +108,9 @@ def _prepare(config: MtConfig, folder: Path) -> tuple[FastMarian, Path, mt_data.
         dist.barrier()
     pairs = [pair for path in config.data.train for pair in mt_data.read_pairs(Path(path))]
     weights = dict(config.data.origin_weights)
-    tokenizer_dir = Path(config.model.init_from or folder / "tokenizer")
+    tokenizer_dir = (
+        checkpoint_folder(config.model.init_from) if config.model.init_from else folder / "tokenizer"
+    )
     if not all((tokenizer_dir / name).exists() for name in TOKENIZER_FILES):
         draw = random.Random(config.seed)
         text = [p for p in pairs if draw.random() < weights.get(p.origin, 1.0)]
@@ -121,6 +124,29 @@ def _prepare(config: MtConfig, folder: Path) -> tuple[FastMarian, Path, mt_data.
     return _build_model(config, tokenizer_dir), tokenizer_dir, corpus
 
 
+def checkpoint_folder(checkpoint: str) -> Path:
+    """The local folder of a checkpoint; a hub name such as Helsinki-NLP/opus-mt-de-en is downloaded.
+
+    Raises:
+        ValueError: neither a folder nor to be had from the hub, or its tokenizer is incomplete.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(checkpoint, allow_patterns=[*HUB_FILES, *TOKENIZER_FILES]))
+        except Exception as error:  # the hub's errors share no base
+            raise ValueError(
+                f"{checkpoint!r} is neither a folder nor to be had from the hub ({type(error).__name__}); "
+                "set model.init_from to a folder of save_pretrained or a hub name"
+            ) from error
+    missing = [name for name in TOKENIZER_FILES if not (folder / name).exists()]
+    if missing:
+        raise ValueError(f"{checkpoint} has no {', '.join(missing)}; save the tokenizer beside the model")
+    return folder
+
+
 def _tokenize(config: MtConfig, pairs: list[mt_data.Pair], tokenizer_dir: Path) -> mt_data.TokenizedCorpus:
     data = config.data
     if data.lexicon:
@@ -132,7 +158,7 @@ def _tokenize(config: MtConfig, pairs: list[mt_data.Pair], tokenizer_dir: Path) 
 
 def _build_model(config: MtConfig, tokenizer_dir: Path) -> FastMarian:
     if config.model.init_from:
-        return from_marian(MarianMTModel.from_pretrained(config.model.init_from, dtype=torch.float32))
+        return from_marian(MarianMTModel.from_pretrained(tokenizer_dir, dtype=torch.float32))
     vocab_size = len(json.loads((tokenizer_dir / "vocab.json").read_text(encoding="utf-8")))
     model = FastMarian(marian_config(config, vocab_size))
     model.scale_branches(config.model.branch_scale)

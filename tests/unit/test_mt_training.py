@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +152,21 @@ def test_a_run_trains_resumes_to_the_step_and_saves_a_marian_model(tmp_path: Pat
     assert not list((whole / "run" / "checkpoints").glob("*.tmp"))
 
 
+def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    mt.train(load_config(write_run(one, max_steps=3, accumulate=2)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += ["-m", "training", "mt", "--config", str(write_run(two, max_steps=3))]
+    subprocess.run(
+        command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    found = weights(two, 3)
+    for name, tensor in weights(one, 3).items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes", [{"precision": "bf16"}, {"optimizer": "adamw", "lr": 1e-3}, {"sampled_vocab": 30}]
 )
@@ -164,6 +182,13 @@ def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path) -> None:
     model, folder, _ = mt._prepare(config, tmp_path)
     assert folder == checkpoint("swish", seed=5)
     assert torch.equal(model.embedding, from_marian(hub_model()).embedding)
+
+
+def test_a_checkpoint_that_cannot_be_had_or_has_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neither a folder nor to be had"):
+        mt.checkpoint_folder("nobody/no such model")
+    with pytest.raises(ValueError, match=r"no source\.spm, target\.spm, vocab\.json"):
+        mt.checkpoint_folder(str(tmp_path))
 
 
 def test_the_gate_stops_a_model_that_ignores_its_source(tmp_path: Path) -> None:
