@@ -86,7 +86,7 @@ def _take_acoustic(folder: Path, files: dict[str, Path], cards: dict[str, str]) 
 
 
 def _take_translation(folder: Path, files: dict[str, Path], cards: dict[str, str]) -> TranslationConfig:
-    from export.marian import FILES
+    from export.marian_runners import FILES
 
     try:
         config = msgspec.json.decode((folder / TRANSLATION_CONFIG).read_bytes(), type=TranslationConfig)

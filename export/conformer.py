@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from engine.bundle import AcousticConfig, FeatureConfig
+from engine.bundle import AcousticConfig
 from export.acoustic import AcousticSource, ExportOptions, export_acoustic
-from export.checkpoint import read_json, read_vocabulary
-from export.errors import ExportError
 from export.graph.builder import Choice, GraphBuilder
 from export.graph.conformer import (
     ConformerLayer,
@@ -27,7 +25,7 @@ from export.graph.conformer import (
 from export.graph.heads import emit_head
 from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm
-from export.log_mel import run_torch
+from export.mel_checkpoint import read_mel_checkpoint
 from export.verify import Report
 
 HALF = np.float32(0.5)
@@ -50,34 +48,18 @@ def load_conformer(checkpoint: Path) -> AcousticSource:
     """
     from training.conformer import SUBSAMPLING, load_checkpoint
 
-    described = read_json(checkpoint / "config.json", required=True)
-    vocabulary = read_vocabulary(checkpoint, described)
-    try:
-        model = load_checkpoint(checkpoint)
-    except Exception as error:  # safetensors' own error derives from nothing else
-        raise ExportError(
-            f"{str(checkpoint)!r} cannot be loaded ({str(error).splitlines()[0]})",
-            "a ConformerCTC checkpoint, as training writes it",
-            "train it again, or use `log-mel` or `wav2vec2` for another architecture",
-        ) from error
-    config = model.config
-    features = FeatureConfig(
-        kind="log_mel",
-        sample_rate=config.sample_rate,
-        n_fft=config.n_fft,
-        hop_length=config.hop_length,
-        n_mels=config.n_mels,
-        convention="kaldi" if config.convention == "kaldi" else "whisper",
-        scale=config.scale,
+    read = read_mel_checkpoint(
+        checkpoint, load_checkpoint, kind="ConformerCTC", others="`log-mel` or `wav2vec2`"
     )
+    config = read.model.config
     return AcousticSource(
-        name=checkpoint.resolve().name,
-        licence=str(described.get("licence", "unknown")),
-        build=lambda precision, ranges: build_conformer(model, precision, ranges),
-        reference=lambda values: run_torch(model, values),
-        vocabulary=vocabulary,
+        name=read.name,
+        licence=read.licence,
+        build=lambda precision, ranges: build_conformer(read.model, precision, ranges),
+        reference=read.reference,
+        vocabulary=read.vocabulary,
         config=AcousticConfig(
-            features=features,
+            features=read.features(),
             samples_per_frame=SUBSAMPLING * config.hop_length,
             blank_id=config.blank_id,
             max_window_s=config.max_window_s,

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from engine.bundle import AcousticConfig, FeatureConfig
+from engine.bundle import AcousticConfig
 from export.acoustic import AcousticSource, ExportOptions, export_acoustic
-from export.checkpoint import read_json, read_vocabulary
-from export.errors import ExportError
 from export.graph.attention import Attention, Sinks
 from export.graph.builder import Choice, GraphBuilder
 from export.graph.heads import Head, LstmHead, LstmLayer, TransformerHead, emit_head
@@ -21,6 +19,7 @@ from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.mel_stem import MelStem, emit_mel_stem
 from export.graph.norm import LayerNorm
 from export.graph.states import emit_mix, emit_time_normalization
+from export.mel_checkpoint import read_mel_checkpoint
 from export.verify import Report
 
 SUBSAMPLING = 2  # of the stem's second convolution
@@ -43,33 +42,19 @@ def load_log_mel(checkpoint: Path) -> AcousticSource:
     """
     from training.log_mel_ctc import load_checkpoint
 
-    described = read_json(checkpoint / "config.json", required=True)
-    vocabulary = read_vocabulary(checkpoint, described)
-    try:
-        model = load_checkpoint(checkpoint)
-    except Exception as error:  # safetensors' own error derives from nothing else
-        raise ExportError(
-            f"{str(checkpoint)!r} cannot be loaded ({str(error).splitlines()[0]})",
-            "a LogMelCTC checkpoint, as training writes it",
-            "train it again, or use `wav2vec2` for a Hugging Face folder",
-        ) from error
-    config = model.config
+    read = read_mel_checkpoint(
+        checkpoint, load_checkpoint, kind="LogMelCTC", others="`conformer` or `wav2vec2`"
+    )
+    config = read.model.config
     window_s = config.max_frames * SUBSAMPLING * config.hop_length / config.sample_rate
     return AcousticSource(
-        name=checkpoint.resolve().name,
-        licence=str(described.get("licence", "unknown")),
-        build=lambda precision, ranges: build_log_mel(model, precision, ranges),
-        reference=lambda features: run_torch(model, features),
-        vocabulary=vocabulary,
+        name=read.name,
+        licence=read.licence,
+        build=lambda precision, ranges: build_log_mel(read.model, precision, ranges),
+        reference=read.reference,
+        vocabulary=read.vocabulary,
         config=AcousticConfig(
-            features=FeatureConfig(
-                kind="log_mel",
-                sample_rate=config.sample_rate,
-                n_fft=config.n_fft,
-                hop_length=config.hop_length,
-                n_mels=config.n_mels,
-                convention="kaldi" if config.convention == "kaldi" else "whisper",
-            ),
+            features=read.features(),
             samples_per_frame=SUBSAMPLING * config.hop_length,
             blank_id=config.blank_id,
             tail_silence_s=config.tail_silence_s,
@@ -80,15 +65,6 @@ def load_log_mel(checkpoint: Path) -> AcousticSource:
             f"with a CTC head ({config.head}).",
         ),
     )
-
-
-def run_torch(model: Any, features: FloatArray) -> FloatArray:
-    """Logits of the original model."""
-    import torch
-
-    with torch.inference_mode():
-        logits: FloatArray = model(torch.from_numpy(np.ascontiguousarray(features))).float().numpy()
-    return logits
 
 
 def build_log_mel(

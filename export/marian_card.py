@@ -49,7 +49,7 @@ def open_export(folder: Path, scratch: Path, threads: int = 1) -> Translator:
     """A translator from what `export marian` wrote; scratch receives a bundle made of it."""
     import msgspec
 
-    from export.marian import FILES
+    from export.marian_runners import FILES
 
     config = msgspec.json.decode((folder / "translation.json").read_bytes(), type=TranslationConfig)
     files = {role: folder / name for role, name in FILES.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import complain, progress_bar, say
 from engine.errors import EngineError, OptionError, OutputError
 from engine.formats import FORMATS, render, write
@@ -38,30 +39,6 @@ def run_files(options: argparse.Namespace) -> int:
             failures += 1
             complain(f"engine: error: {source}: {error}")
     return 1 if failures else 0
-
-
-def load_model(options: argparse.Namespace) -> SpeechTranslator:
-    """Load the model that the command line names."""
-    from engine.pipeline import load
-
-    return load(
-        options.model,
-        device=options.device,
-        compute_type=options.compute_type,
-        threads=options.threads,
-        backend=options.backend,
-    )
-
-
-def decoding_options(options: argparse.Namespace) -> DecodingOptions:
-    """The decoding settings of the command line."""
-    hotwords = tuple(word.strip() for word in getattr(options, "hotwords", "").split(",") if word.strip())
-    return DecodingOptions(
-        beam_width=options.beam_size,
-        translation_beam_size=options.beam_size,
-        hotwords=hotwords,
-        vad_filter=getattr(options, "vad_filter", True),
-    )
 
 
 def plan_outputs(

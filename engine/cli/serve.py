@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from engine.cli.files import load_model
+from engine.cli.settings import load_model
 from engine.errors import DependencyError
 
 

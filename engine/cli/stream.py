@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cli.files import decoding_options, load_model
+from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import complain, say
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.cli.files import decoding_options, load_model
+from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import progress_bar, say
 from engine.errors import OptionError, TranslationError
 from engine.formats import write_text

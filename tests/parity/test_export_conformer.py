@@ -19,7 +19,7 @@ from export.audio_cases import speech_like  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.conformer import build_conformer, export_conformer  # noqa: E402
 from export.graph.half_arithmetic import use_half  # noqa: E402
-from export.log_mel import run_torch  # noqa: E402
+from export.mel_checkpoint import run_torch  # noqa: E402
 from export.verify import onnx_run  # noqa: E402
 from training.conformer import (  # noqa: E402
     ConformerConfig,

@@ -17,7 +17,8 @@ from engine.errors import AudioLimitError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.acoustic import ExportOptions  # noqa: E402
 from export.audio_cases import features_of, speech_like  # noqa: E402
-from export.log_mel import build_log_mel, export_log_mel, run_torch  # noqa: E402
+from export.log_mel import build_log_mel, export_log_mel  # noqa: E402
+from export.mel_checkpoint import run_torch  # noqa: E402
 from export.verify import onnx_run  # noqa: E402
 from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from export.audio_cases import speech_like
 from export.graph.half_storage import store_half
 from export.log_mel import build_log_mel
-from export.log_mel import run_torch as run_log_mel
+from export.mel_checkpoint import run_torch as run_log_mel
 from export.quantize import choose, measure_ranges
 from export.wav2vec2 import build_wav2vec2
 from export.wav2vec2 import run_torch as run_wav2vec2

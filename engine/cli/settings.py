@@ -1,0 +1,35 @@
+"""What the command line says about model and decoding, as the runtime takes it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from engine.types import DecodingOptions
+
+if TYPE_CHECKING:
+    from engine.pipeline import SpeechTranslator
+
+
+def load_model(options: argparse.Namespace) -> SpeechTranslator:
+    """Load the model that the command line names."""
+    from engine.pipeline import load
+
+    return load(
+        options.model,
+        device=options.device,
+        compute_type=options.compute_type,
+        threads=options.threads,
+        backend=options.backend,
+    )
+
+
+def decoding_options(options: argparse.Namespace) -> DecodingOptions:
+    """The decoding settings of the command line."""
+    hotwords = tuple(word.strip() for word in getattr(options, "hotwords", "").split(",") if word.strip())
+    return DecodingOptions(
+        beam_width=options.beam_size,
+        translation_beam_size=options.beam_size,
+        hotwords=hotwords,
+        vad_filter=getattr(options, "vad_filter", True),
+    )
