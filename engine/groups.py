@@ -102,7 +102,7 @@ def _run_or_split(
 
 def transcribe_together(
     recordings: Sequence[Recording], acoustic: AcousticModel,
-    decode: Callable[[NDArray[np.float32]], Hypothesis], threads: int,
+    decode: Callable[[NDArray[np.float32]], Hypothesis], finish: longform.Finish, threads: int,
     progress: Progress | None = None, cancel: CancelToken | None = None,
 ) -> list[Transcript]:  # fmt: skip
     """Recognise recordings whose regions share the encoder's calls.
@@ -117,6 +117,7 @@ def transcribe_together(
         clock.timed("decode", decode),
         sample_rate=acoustic.sample_rate,
         threads=threads,
+        finish=clock.timed("punctuate", finish),
         progress=progress,
     )
     total_s = sum(recording.duration_s for recording in recordings) or 1.0

@@ -31,6 +31,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Array = NDArray[np.float32]
 Recognise = Callable[[NDArray[np.float32]], Hypothesis]
+Finish = Callable[[list[Word]], list[Word]]
 
 
 def transcribe_regions(
@@ -40,6 +41,7 @@ def transcribe_regions(
     *,
     sample_rate: int = 16_000,
     threads: int = 1,
+    finish: Finish = list,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[Segment, ...]:
@@ -51,6 +53,7 @@ def transcribe_regions(
         recognise: waveform of one region -> Hypothesis with times relative to it; called from
             several threads at once.
         threads: regions worked on at a time.
+        finish: all words of the recording -> the same words as they are to be read.
         progress: called in this thread with (done_s, total_s) of the recording.
         cancel: ends the work between two regions; recognise may watch it as well.
     Returns:
@@ -77,7 +80,7 @@ def transcribe_regions(
         cancel.raise_if_cancelled()
     if progress is not None:
         progress(total_s, total_s)
-    return split_segments(words)
+    return split_segments(finish(words))
 
 
 def transcribe_together(
@@ -88,6 +91,7 @@ def transcribe_together(
     *,
     sample_rate: int = 16_000,
     threads: int = 1,
+    finish: Finish = list,
     progress: Progress | None = None,
 ) -> list[tuple[Segment, ...]]:
     """Recognise the regions of recordings where the encoder takes many at once, as on a GPU.
@@ -96,6 +100,7 @@ def transcribe_together(
         recordings: waveform and regions of each, as for transcribe_regions; sample_rate too.
         encode: features of all regions -> emissions of each.
         threads: features and hypotheses worked on at a time.
+        finish: as for transcribe_regions, for each recording.
         progress: called with (done_s, total_s) of all recordings.
     Returns:
         Segments of each recording.
@@ -116,7 +121,7 @@ def transcribe_together(
             if progress is not None:
                 progress(before_s + min(end, length_s), total_s)
         before_s += length_s
-        results.append(split_segments(words))
+        results.append(split_segments(finish(words)))
     if progress is not None:
         progress(total_s, total_s)
     return results

@@ -15,10 +15,10 @@ from engine import audio, groups, longform, vad
 from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
 from engine.clock import StageClock
-from engine.decoding import decode_greedy
-from engine.decoding.bundled import load_decoder
+from engine.decoding.bundled import decode_best, load_decoder
 from engine.errors import EngineError, ModelCapabilityError
 from engine.groups import Recording
+from engine.punctuation import Punctuator
 from engine.session import CancelToken, available_cores
 from engine.signature import bundle_digest, describe, environment
 from engine.streaming import Partial, StreamingTranscriber
@@ -35,7 +35,6 @@ from engine.warmup import compile_beside, warm_up_acoustic, warm_up_decoder, war
 
 Waveform = NDArray[np.float32]
 AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
-STAGES = ("audio", "features", "encoder", "decode", "translate")
 
 
 class SpeechTranslator:
@@ -58,6 +57,7 @@ class SpeechTranslator:
             warm_up_acoustic(self.acoustic)
         self.decoder = load_decoder(bundle)
         warm_up_decoder(self.decoder)
+        self._punctuator = Punctuator(bundle) if bundle.has("punctuation") else None
         self._translator_lock = threading.Lock()
         self.has_language_model = bundle.has("language_model")
 
@@ -107,25 +107,17 @@ class SpeechTranslator:
 
     def decode(self, log_probs: NDArray[np.float32], options: DecodingOptions | None = None) -> Hypothesis:
         """Find the best reading of emissions, by beam search or (beam_width 1) greedily."""
-        options = options or DecodingOptions()
-        tuned = self.bundle.manifest.decoding
-        beam_width = options.beam_width or tuned.beam_width
-        if beam_width == 1 and not options.hotwords:
-            return decode_greedy(
-                log_probs,
-                self.acoustic.vocabulary,
-                blank_id=self.acoustic.blank_id,
-                word_delimiter=self.acoustic.word_delimiter,
-                frame_s=self.acoustic.frame_s,
-            )
-        return self.decoder.decode(
-            log_probs,
-            beam_width=beam_width,
-            hotwords=options.hotwords,
-            hotword_weight=options.hotword_weight,
-            lm_alpha=options.lm_alpha,
-            lm_beta=options.lm_beta,
-        )[0]
+        tuned = self.bundle.manifest.decoding.beam_width
+        return decode_best(log_probs, self.decoder, self.acoustic, tuned, options or DecodingOptions())
+
+    def punctuate(self, text: str) -> str:
+        """German words as a recogniser writes them, with capitals and marks.
+
+        Raises:
+            ModelCapabilityError: the bundle holds no model for it.
+        """
+        punctuator = self._punctuator or Punctuator(self.bundle)  # which says that there is none
+        return " ".join(punctuator.punctuate(text.split()))
 
     def translate_text(
         self,
@@ -299,6 +291,7 @@ class SpeechTranslator:
             lambda window: self._recognise(window, options, clock, cancel, wide),
             sample_rate=self.acoustic.sample_rate,
             threads=threads,
+            finish=clock.timed("punctuate", self._finish(options)),
             progress=progress,
             cancel=cancel,
         )
@@ -317,8 +310,8 @@ class SpeechTranslator:
         progress: Progress | None = None, cancel: CancelToken | None = None,
     ) -> list[Transcript]:  # fmt: skip
         return groups.transcribe_together(
-            recordings, self.acoustic, lambda log_probs: self.decode(log_probs, options), threads,
-            progress, cancel,
+            recordings, self.acoustic, lambda log_probs: self.decode(log_probs, options),
+            self._finish(options), threads, progress, cancel,
         )  # fmt: skip
 
     def _translate_together(
@@ -330,6 +323,10 @@ class SpeechTranslator:
         return groups.translate_together(
             transcripts, lambda texts: self._translate_scored(texts, options, None, cancel)
         )
+
+    def _finish(self, options: DecodingOptions) -> longform.Finish:
+        """What makes of recognised words those that are read."""
+        return self._punctuator.punctuate_words if options.punctuation and self._punctuator else list
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
         if options.vad_filter:

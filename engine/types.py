@@ -150,6 +150,7 @@ class DecodingOptions:
         translation_beam_size: beams of the translator; 1 is greedy.
         length_penalty: exponent of the length that a translation's score is divided by.
         vad_filter: cut at pauses and skip what holds no speech.
+        punctuation: restore capitals and marks, where the bundle has a model for it.
     """
 
     beam_width: int | None = None
@@ -160,6 +161,7 @@ class DecodingOptions:
     translation_beam_size: int | None = None
     length_penalty: float | None = None
     vad_filter: bool = True
+    punctuation: bool = True
 
 
 @dataclass(frozen=True, slots=True)

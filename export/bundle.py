@@ -24,12 +24,14 @@ class Parts:
     Attributes:
         acoustic: a bundle with an acoustic model. translation: a folder that `export marian` wrote.
         language_model: KenLM's probing binary. lexicon: the decoder's word list.
+        punctuation: a graph that `export punctuation` wrote.
     """
 
     acoustic: Path | None = None
     translation: Path | None = None
     language_model: Path | None = None
     lexicon: Path | None = None
+    punctuation: Path | None = None
 
 
 def assemble_bundle(
@@ -56,7 +58,8 @@ def assemble_bundle(
     cards: dict[str, str] = {}
     acoustic = _take_acoustic(parts.acoustic, files, cards) if parts.acoustic else None
     translation = _take_translation(parts.translation, files, cards) if parts.translation else None
-    for role, path in (("language_model", parts.language_model), ("lexicon", parts.lexicon)):
+    for role in ("language_model", "lexicon", "punctuation"):
+        path: Path | None = getattr(parts, role)
         if path is not None:
             files[role] = path
     if acoustic is None and translation is None:

@@ -148,6 +148,16 @@ def run_marian(options: argparse.Namespace) -> int:
     return int(importlib.import_module("export.marian").run(options))
 
 
+def add_punctuation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `punctuation`."""
+    importlib.import_module("export.punctuation").add_arguments(parser)
+
+
+def run_punctuation(options: argparse.Namespace) -> int:
+    """Export a tagger that restores capitals and marks."""
+    return int(importlib.import_module("export.punctuation").run(options))
+
+
 def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `bundle`."""
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
@@ -157,6 +167,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--translation", type=Path, help="folder that `export marian` wrote")
     parser.add_argument("--language-model", type=Path, help="KenLM probing binary")
     parser.add_argument("--lexicon", type=Path, help="the decoder's word list")
+    parser.add_argument("--punctuation", type=Path, help="graph that `export punctuation` wrote")
     parser.add_argument("--decoding", type=Path, help='JSON of tuned settings: {"lm_alpha": 0.6, ...}')
     parser.add_argument("--name", required=True)
     parser.add_argument("--licence", required=True)
@@ -169,7 +180,9 @@ def run_bundle(options: argparse.Namespace) -> int:
     from export.bundle import Parts, assemble_bundle
     from export.checkpoint import read_json
 
-    parts = Parts(options.acoustic, options.translation, options.language_model, options.lexicon)
+    parts = Parts(
+        options.acoustic, options.translation, options.language_model, options.lexicon, options.punctuation
+    )
     figures = read_json(options.figures, required=True) if options.figures else {}
     about = options.about.read_text(encoding="utf-8") if options.about else ""
     assemble_bundle(
@@ -192,6 +205,12 @@ COMMANDS = (
         "conformer", "export a Conformer CTC checkpoint of training/", add_acoustic_arguments, run_conformer
     ),
     Command("marian", "export a Marian translation checkpoint", add_marian_arguments, run_marian),
+    Command(
+        "punctuation",
+        "export a tagger that restores capitals and marks",
+        add_punctuation_arguments,
+        run_punctuation,
+    ),
     Command("verify", "compare an exported bundle with its checkpoint", add_verify_arguments, run_verify),
     Command("bundle", "put exported parts together to one bundle", add_bundle_arguments, run_bundle),
 )

@@ -13,6 +13,7 @@ COMMANDS = {
     "from-whisper": ("training.from_whisper", "train a CTC recogniser on a Whisper encoder"),
     "synthesize": ("training.synthesize", "make a corpus of synthetic speech from text"),
     "mt": ("training.mt", "train a Marian translation model"),
+    "punctuation": ("training.punctuation", "train the tagger that restores capitals and marks"),
     "language-model": ("training.language_model", "build the KenLM model of the beam decoder"),
     "evaluate": ("training.evaluate", "word and character error rates of checkpoints, side by side"),
 }

@@ -41,6 +41,9 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("--word_timestamps", action="store_true", help="times of single words")
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
     parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
+    parser.add_argument(
+        "--punctuation", type=_boolean, default=True, metavar="BOOL", help="restore capitals and marks"
+    )
     parser.add_argument("--verbose", action="store_true", help="German, English and stage timings")
     _add_model(parser)
     parser.set_defaults(run=run_files, task=task)

@@ -32,4 +32,5 @@ def decoding_options(options: argparse.Namespace) -> DecodingOptions:
         translation_beam_size=options.beam_size,
         hotwords=hotwords,
         vad_filter=getattr(options, "vad_filter", True),
+        punctuation=getattr(options, "punctuation", True),
     )

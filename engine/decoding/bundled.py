@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.bundle import Bundle
 from engine.decoding.beam import CtcBeamDecoder
+from engine.decoding.greedy import decode_greedy
 from engine.errors import ModelCapabilityError
+from engine.types import DecodingOptions, Hypothesis
+
+if TYPE_CHECKING:
+    from engine.acoustic import AcousticModel
 
 
 def load_decoder(bundle: Bundle) -> CtcBeamDecoder:
@@ -33,3 +43,34 @@ def load_decoder(bundle: Bundle) -> CtcBeamDecoder:
         unk_letter_score=tuned.unk_letter_score,
         beam_width=tuned.beam_width,
     )
+
+
+def decode_best(
+    log_probs: NDArray[np.float32],
+    decoder: CtcBeamDecoder,
+    acoustic: AcousticModel,
+    beam_width: int,
+    options: DecodingOptions,
+) -> Hypothesis:
+    """The best reading of emissions, by beam search or (one beam and no hotwords) greedily.
+
+    Args:
+        acoustic: the model that made them. beam_width: where options say nothing.
+    """
+    beam_width = options.beam_width or beam_width
+    if beam_width == 1 and not options.hotwords:
+        return decode_greedy(
+            log_probs,
+            acoustic.vocabulary,
+            blank_id=acoustic.blank_id,
+            word_delimiter=acoustic.word_delimiter,
+            frame_s=acoustic.frame_s,
+        )
+    return decoder.decode(
+        log_probs,
+        beam_width=beam_width,
+        hotwords=options.hotwords,
+        hotword_weight=options.hotword_weight,
+        lm_alpha=options.lm_alpha,
+        lm_beta=options.lm_beta,
+    )[0]
