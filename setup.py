@@ -64,7 +64,7 @@ setup(
         "engine": ["py.typed", "bundled/*/*"],
         "engine.bundled.examples": ["manifest.tsv", "README.md", "audio/*"],
         "training": ["configs/*.yaml", "*.mjs"],
-        "benchmarks": ["baselines/*.json"],
+        "benchmarks": ["baselines/*.json", "peers/speech/*.py"],
     },
     install_requires=RUNTIME,
     extras_require={

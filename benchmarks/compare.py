@@ -35,7 +35,13 @@ def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict
         "rtfx",
         "rtfx_cpu",
         "latency_ms",
+        "stages_s",
         "load_time_s",
+        "first_result_s",
+        "peak_rss_mb",
+        "gpu_memory_mb",
+        "gpu_memory_note",
+        "noise_floor",
         "failures",
     )
     return {

@@ -15,8 +15,9 @@ from benchmarks.corpora import read_data
 from benchmarks.errors import ManifestError
 from benchmarks.journal import Journal, write_text
 from benchmarks.manifest import Utterance
+from benchmarks.memory import GpuWatch
 from benchmarks.signature import data_digest, environment, sign
-from benchmarks.stages import gpu_memory_mb, measure, peak_rss_mb, warm_up
+from benchmarks.stages import measure, warm_up
 from benchmarks.summary import Circumstances, summarize
 from benchmarks.systems import EngineSystem, System
 
@@ -178,22 +179,27 @@ def run_systems(
     ]
     journals = [Journal(_partial(output, index), name) for index, name in enumerate(signatures)]
     firsts = _warm_up(systems, utterances, task, settings.warmup, make_progress)
+    watch = GpuWatch()
     tick = make_progress(len(systems) * settings.repeats * len(utterances), task)
-    measure(systems, utterances, task, journals, repeats=settings.repeats, progress=tick)
-    rss, gpu = peak_rss_mb(), gpu_memory_mb() if settings.device != "cpu" else None
+    measure(systems, utterances, task, journals, repeats=settings.repeats, progress=_both(tick, watch.sample))
+    watch.sample(at_once=True)
     extra = _circumstances(settings, data, digest)
-    results = [
-        summarize(
-            utterances,
-            _with_lengths(journal, journals[0]),
-            Circumstances(signature, task, system.load_time_s, first, rss, gpu, extra),
-            settings.by,
-        )
-        for system, signature, journal, first in zip(systems, signatures, journals, firsts, strict=True)
-    ]
+    results = []
+    for system, signature, journal, first in zip(systems, signatures, journals, firsts, strict=True):
+        memory = (system.peak_rss_mb, *watch.peak_mb(system.pid))
+        about = Circumstances(signature, task, system.load_time_s, first, *memory, extra)
+        results.append(summarize(utterances, _with_lengths(journal, journals[0]), about, settings.by))
     for journal in journals:
         journal.remove()
     return results
+
+
+def _both(first: Ticker, second: Ticker) -> Ticker:
+    def call() -> None:
+        first()
+        second()
+
+    return call
 
 
 def _warm_up(

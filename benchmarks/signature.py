@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from benchmarks.manifest import Utterance
 from benchmarks.metrics import scorer_signature
+from benchmarks.provenance import commit
 from benchmarks.reference import KERNEL_VERSION
 from engine.signature import cpu_model
 
@@ -40,27 +39,9 @@ def sign(system: str, task: str, digest: str, n_utterances: int, warmup: int, re
             f"repeats:{repeats}",
             scorer_signature(),
             f"reference:{KERNEL_VERSION}",
-            f"commit:{commit() or 'none'}",
+            f"commit:{commit()}",
         ]
     )
-
-
-def commit() -> str | None:
-    """The short commit of the checkout that this package runs from; None for an installed package."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=10", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
 
 
 def environment() -> dict[str, Any]:

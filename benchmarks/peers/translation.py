@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import provenance
 from engine.manifest import TranslationConfig
 from engine.seq2seq import EncoderDecoder, padded_length
 from engine.tokenizer import Tokenizer
@@ -253,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     eos = vocabulary["</s>"]
     sources = [[*ids, eos] for ids in tokenizer.encode([row[1] for row in rows])]
     result = {
+        **provenance("python -m benchmarks.peers.translation", argv),
         "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
         "threads": 1, "clock": "CPU time, systems in turn; best and median of rounds",
         "forced": bench_forced(args, pieces, sources),

@@ -26,7 +26,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTranslator:
     _, answers = write_data(tmp_path, 6)
     translator = FakeTranslator(answers)
     monkeypatch.setattr(engine, "load", lambda model=None, **options: translator, raising=False)
-    monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
     return translator
 
 
@@ -237,13 +236,6 @@ def test_the_default_data_is_the_synthetic_examples(tmp_path: Path, monkeypatch:
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "manifest.tsv").write_text("")
     assert run.default_data() == tmp_path / "examples" / "manifest.tsv"
-
-
-def test_gpu_memory_is_that_of_this_process() -> None:
-    answer = "11, 500\n12, 300\n11, 24\n13, [N/A]\n"
-    assert stages.parse_gpu_memory(answer, 11) == 524
-    assert stages.parse_gpu_memory(answer, 13) is None
-    assert stages.parse_gpu_memory("", 11) is None
 
 
 def test_the_workflow_example_uses_options_that_exist() -> None:

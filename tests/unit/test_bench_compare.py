@@ -14,10 +14,11 @@ import pytest
 from bench_fake import FakeTranslator, write_data
 
 import engine
-from benchmarks import stages, sweep
+from benchmarks import sweep
 from benchmarks.cli import main
 from benchmarks.errors import MeasurementError, PeerError
 from benchmarks.systems import PeerSystem
+from engine.errors import AudioDecodeError
 from engine.types import DecodingOptions, Translation
 
 PEER = """
@@ -46,7 +47,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str | None, 
         "second": FakeTranslator(worse),
     }
     monkeypatch.setattr(engine, "load", lambda model=None, **options: loaded[model], raising=False)
-    monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
     return loaded
 
 
@@ -152,25 +152,63 @@ def _references(folder: Path) -> list[list[str]]:
     return [line.split("\t")[1:] for line in lines]
 
 
+def sweep_rows(folder: Path, *arguments: str) -> dict[str, Any]:
+    out = folder / "sweep.json"
+    data = str(folder / "manifest.tsv")
+    assert main(["sweep", "--data", data, "--quiet", "--json", str(out), *arguments]) == 0
+    return dict(json.loads(out.read_text()))
+
+
 def test_a_sweep_has_a_row_for_each_combination(
-    tmp_path: Path, models: dict[str | None, FakeTranslator], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    models: dict[str | None, FakeTranslator],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lengths: list[float] = []
+    calls: list[list[float]] = []
 
     def transcribe(source: np.ndarray, sample_rate: int, *, options: DecodingOptions) -> None:
-        lengths.append(len(source) / sample_rate)
+        calls.append([len(source) / sample_rate])
+
+    def transcribe_batch(sources: list[np.ndarray], *, options: DecodingOptions) -> list[None]:
+        calls.append([len(source) / 16_000 for source in sources])
+        return [None for _ in sources]
 
     monkeypatch.setattr(models[None], "transcribe", transcribe)
-    monkeypatch.setattr(sweep, "warm_up", lambda *arguments: None)
-    out = tmp_path / "sweep.json"
-    arguments = ["--threads_list", "1,2", "--concurrency", "1,3", "--lengths", "2,4", "--json", str(out)]
-    assert main(["sweep", "--data", str(tmp_path / "manifest.tsv"), "--quiet", *arguments]) == 0
-    rows = json.loads(out.read_text())["rows"]
-    assert [(r["threads"], r["concurrency"], r["length_s"], r["n"]) for r in rows] == [
-        (1, 1, 2.0, 10), (1, 3, 2.0, 10), (1, 1, 4.0, 5), (1, 3, 4.0, 5),
-        (2, 1, 2.0, 10), (2, 3, 2.0, 10), (2, 1, 4.0, 5), (2, 3, 4.0, 5),
-    ]  # fmt: skip
-    assert set(lengths) == {2.0, 4.0}
+    monkeypatch.setattr(models[None], "transcribe_batch", transcribe_batch, raising=False)
+    monkeypatch.setattr(sweep, "warm_up", lambda *arguments: 0.5)
+    arguments = ["--threads_list", "1,2", "--batch_size", "1,4", "--concurrency", "1,3", "--lengths", "2,4"]
+    result = sweep_rows(tmp_path, *arguments, "--repeats", "2")
+    keys = ("threads", "length_s", "batch_size", "concurrency", "n")
+    assert [tuple(row[key] for key in keys) for row in result["rows"]] == [
+        (threads, length_s, batch_size, callers, 20 / length_s)
+        for threads in (1, 2)
+        for length_s in (2.0, 4.0)
+        for batch_size in (1, 4)
+        for callers in (1, 3)
+    ]
+    once = (
+        [[2.0]] * 10 * 2 * 2,
+        [[2.0] * 4, [2.0] * 4, [2.0] * 2] * 2 * 2,
+    )  # callers, passes
+    assert sorted(calls[: 40 + 12]) == sorted([*once[0], *once[1]])
+    assert all(row["noise_floor"] >= 0 for row in result["rows"])
+    assert (result["rows"][7]["first_result_s"], result["settings"]["repeats"]) == (0.5, 2)
+    assert "task:transcribe|" in result["signatures"][0]
+    assert result["command"].startswith("engine-bench sweep --data")
+    header = capsys.readouterr().out.splitlines()[3].split()
+    assert header[:4] == ["threads", "batch", "callers", "length"]
+
+
+def test_a_recording_that_fails_in_a_batch_ends_the_sweep(
+    tmp_path: Path, models: dict[str | None, FakeTranslator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def transcribe_batch(sources: list[np.ndarray], *, options: DecodingOptions) -> list[Exception]:
+        return [AudioDecodeError("not audio") for _ in sources]
+
+    monkeypatch.setattr(models[None], "transcribe_batch", transcribe_batch, raising=False)
+    data = ["--data", str(tmp_path / "manifest.tsv"), "--quiet"]
+    assert main(["sweep", *data, "--warmup", "0", "--batch_size", "2"]) == 2
 
 
 def test_audio_is_cut_to_one_length() -> None:

@@ -235,7 +235,6 @@ class GateRunner:
         self.manifest, self.answers = write_data(folder, 12)
         self.baseline = folder / "baseline.json"
         self.monkeypatch = monkeypatch
-        monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
         monkeypatch.setattr(stages, "REFERENCE_RUNS", 1)  # these clips are short
 
     def run(
