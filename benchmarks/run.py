@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,32 +103,41 @@ def load_data(settings: RunSettings) -> Data:
     """
     path = Path(settings.data) if settings.data else default_data()
     clips = Path(settings.clips) if settings.clips else None
-    utterances = read_data(path, clips, settings.split, settings.limit)
-    present = set(utterances[0].columns) if utterances else set()
-    has = ", ".join(sorted(present)) or "none besides the texts"
-    problems = [
-        f"no column {name!r} to group by (it has {has})" for name in settings.by if name not in present
-    ]
-    rates = count_sample_rates(utterances)
-    notes = []
-    if len(rates) > 1:
-        listed = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
-        notes.append(f"mixed sample rates ({listed}): resampling is part of the stage audio")
-    if settings.strict:
-        problems += notes
-    if problems:
-        raise ManifestError(path, problems)
+    try:
+        utterances = read_data(path, clips, settings.split, settings.limit)
+    except ManifestError as error:
+        problems = _without_column(settings.by, error.columns) if error.columns else []
+        notes = _notes(count_sample_rates(error.readable))
+        raise ManifestError(error.path, [*error.problems, *problems, *notes]) from None
+    problems = _without_column(settings.by, utterances[0].columns)
+    rates = count_sample_rates([item.path for item in utterances])
+    notes = _notes(rates)
+    if problems or (settings.strict and notes):
+        raise ManifestError(path, [*problems, *notes])
     return Data(path, tuple(utterances), rates, tuple(notes))
 
 
-def count_sample_rates(utterances: Sequence[Utterance]) -> dict[int, int]:
+def _without_column(wanted: Sequence[str], present: Collection[str]) -> list[str]:
+    has = ", ".join(sorted(present)) or "none besides the texts"
+    return [f"no column {name!r} to group by (it has {has})" for name in wanted if name not in present]
+
+
+def _notes(rates: Mapping[int, int]) -> list[str]:
+    """What is no error, but belongs beside the figures, and beside other problems."""
+    if len(rates) < 2:
+        return []
+    listed = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
+    return [f"mixed sample rates ({listed}): resampling is part of the stage audio"]
+
+
+def count_sample_rates(paths: Sequence[Path]) -> dict[int, int]:
     """How many files have which sample rate, from their headers."""
     import soundfile
 
     rates: Counter[int] = Counter()
-    for item in utterances:
+    for path in paths:
         # What libsndfile cannot open is another container, or broken: the run itself will tell.
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(item.path) as file:
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
             rates[file.samplerate] += 1
     return dict(rates)
 

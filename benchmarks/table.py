@@ -47,6 +47,11 @@ def span(interval: Sequence[float] | None, scale: float = 100) -> str:
     return "" if interval is None else f"[{scale * interval[0]:.1f}, {scale * interval[1]:.1f}]"
 
 
+def change(difference: Mapping[str, Any]) -> str:
+    """A paired difference with its interval."""
+    return f"{difference['value']:+.1f} {span(difference['interval'], 1)}"
+
+
 def clip(text: str) -> str:
     """Text cut to TEXT_WIDTH, with an ellipsis where something is missing."""
     return text if len(text) <= TEXT_WIDTH else f"{text[: TEXT_WIDTH - 1]}…"
@@ -198,11 +203,12 @@ def render_cascade(cascade: Mapping[str, Any]) -> str:
             number(row["bleu"]),
             span(row["bleu_interval"], 1),
             number(row["chrf"]),
+            change(row["bleu_difference"]),
         ]
         for row in cascade["variants"]
     ]
     cost = cascade["cost_of_recognition"]
-    table = align(rows, ["cascade", "WER", "BLEU", "95 % interval", "chrF"])
+    table = align(rows, ["cascade", "WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned"])
     return f"{table}\nrecognition costs {cost['value']:.1f} BLEU {span(cost['interval'], 1)}"
 
 

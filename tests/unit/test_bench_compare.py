@@ -19,7 +19,7 @@ from benchmarks.cli import main
 from benchmarks.errors import MeasurementError, PeerError
 from benchmarks.systems import PeerSystem
 from engine.errors import AudioDecodeError
-from engine.types import DecodingOptions, Translation
+from engine.types import DecodingOptions
 
 PEER = """
 import json, sys
@@ -108,48 +108,6 @@ def test_an_unknown_peer_names_those_that_are_there() -> None:
 
 def test_one_second_system_at_a_time(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:
     assert bench(tmp_path, "--compare", "second", "--against", "x") == (2, {})
-
-
-def test_the_cascade_shows_what_recognition_costs(
-    tmp_path: Path,
-    models: dict[str | None, FakeTranslator],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = models[None]
-    model.texts = {german: english for german, english, *_ in _references(tmp_path)}
-    perfect = FakeTranslator.translate
-
-    def translate(
-        self: FakeTranslator, source: Any, *, options: DecodingOptions | None = None
-    ) -> Translation:
-        model.answers = models["second"].answers if options and options.beam_width == 1 else answers
-        return perfect(self, source)
-
-    answers = dict(model.answers)
-    answers["clip00.wav"] = (answers["clip00.wav"][0], "My mother said it.")
-    monkeypatch.setattr(FakeTranslator, "translate", translate)
-    code, result = bench(tmp_path, "--cascade")
-    assert code == 0
-    bleu = {row["name"]: row["bleu"] for row in result["cascade"]["variants"]}
-    assert set(bleu) == {
-        "gold",
-        "gold_plain",
-        "as_tuned",
-        "greedy",
-        "beam_no_lm",
-        "mt_greedy",
-        "nbest_oracle",
-    }
-    assert bleu["gold"] == bleu["nbest_oracle"] == pytest.approx(100.0)
-    assert bleu["greedy"] < bleu["as_tuned"] < bleu["gold"]
-    assert result["cascade"]["cost_of_recognition"]["value"] == pytest.approx(bleu["gold"] - bleu["as_tuned"])
-    assert "recognition costs" in capsys.readouterr().out
-
-
-def _references(folder: Path) -> list[list[str]]:
-    lines = (folder / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return [line.split("\t")[1:] for line in lines]
 
 
 def sweep_rows(folder: Path, *arguments: str) -> dict[str, Any]:
