@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,10 +103,27 @@ def judge(
     findings = [_judge_failures(current, baseline), _judge_wer(now, then, limits)]
     if all("bleu_counts" in row for row in (*now, *then)):
         findings.append(_judge_bleu(now, then, limits))
-    other_machine = current["environment"]["cpu"] != baseline["environment"]["cpu"]
+    other_machine = _is_other_machine(current["environment"], baseline["environment"])
     allowed = limits.max_slowdown + (limits.machine_tolerance if other_machine else 0.0)
     slowdowns = [compare_speed(now, then, clock) for clock in CLOCKS]
-    return findings + [_judge_speed(slowdown, allowed, other_machine) for slowdown in slowdowns]
+    speed = [_judge_speed(slowdown, allowed, other_machine) for slowdown in slowdowns]
+    if other_machine and _arithmetic(current) != _arithmetic(baseline):
+        change = "the model runs in other arithmetic on this processor"
+        speed = [replace(finding, verdict="undecided", change=change) for finding in speed]
+    return findings + speed
+
+
+def _is_other_machine(current: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
+    return any(
+        current.get(name) != baseline[name]
+        for name in ("cpu", "vector_units")
+        if baseline.get(name) is not None
+    )
+
+
+def _arithmetic(result: Mapping[str, Any]) -> list[str]:
+    """Precision and backend of the models, out of a signature."""
+    return [part for part in result["signature"].split("|") if part.partition(":")[0] in ("acoustic", "mt")]
 
 
 def verdict_of(findings: Sequence[Finding]) -> Verdict:

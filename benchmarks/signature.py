@@ -7,6 +7,7 @@ import hashlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from benchmarks.manifest import Utterance
@@ -16,6 +17,7 @@ from benchmarks.reference import KERNEL_VERSION
 from engine.signature import cpu_model
 
 VERSIONED = ("numpy", "numba", "onnxruntime-gpu", "onnxruntime", "jiwer", "sacrebleu")
+VECTOR_UNITS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def data_digest(utterances: Sequence[Utterance]) -> str:
@@ -48,11 +50,28 @@ def environment() -> dict[str, Any]:
     """Machine, versions and moment, for the result file."""
     return {
         "cpu": cpu_model(),
+        "vector_units": vector_units(),
         "python": platform.python_version(),
         "system": platform.system(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: found for name in VERSIONED if (found := _version(name))},
     }
+
+
+def vector_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str] | None:
+    """Which of VECTOR_UNITS the processor has: cloud machines often name it "AMD EPYC" whatever it is.
+
+    Returns:
+        None where the system does not say.
+    """
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return [name for name in VECTOR_UNITS if name in line.split()]
+    return None
 
 
 def _version(distribution: str) -> str | None:

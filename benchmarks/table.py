@@ -47,9 +47,9 @@ def span(interval: Sequence[float] | None, scale: float = 100) -> str:
     return "" if interval is None else f"[{scale * interval[0]:.1f}, {scale * interval[1]:.1f}]"
 
 
-def change(difference: Mapping[str, Any]) -> str:
-    """A paired difference with its interval."""
-    return f"{difference['value']:+.1f} {span(difference['interval'], 1)}"
+def change(difference: Mapping[str, Any] | None) -> str:
+    """A paired difference with its interval; earlier results have none."""
+    return "" if difference is None else f"{difference['value']:+.1f} {span(difference['interval'], 1)}"
 
 
 def clip(text: str) -> str:
@@ -203,7 +203,7 @@ def render_cascade(cascade: Mapping[str, Any]) -> str:
             number(row["bleu"]),
             span(row["bleu_interval"], 1),
             number(row["chrf"]),
-            change(row["bleu_difference"]),
+            change(row.get("bleu_difference")),
         ]
         for row in cascade["variants"]
     ]
