@@ -4,10 +4,12 @@ Every variant is one corpus BLEU over the same utterances.
 
     gold                the references as written
     gold_plain          their sentences without case and punctuation, as from a recogniser without errors
-    as_tuned            the recogniser with the bundle's settings, language model included
+    gold_restored       the same with the bundle's punctuation model, if it has one
+    as_tuned            the recogniser with the bundle's settings, language and punctuation model included
+    no_punctuation      as_tuned without its punctuation model
     greedy, beam_no_lm  without beam, without language model
-    sentence_case       as_tuned, each segment with a capital and a full stop: a rule, not a model
-    punctuation_oracle  as_tuned, right words in the reference's case and punctuation: bounds restoration
+    sentence_case       plain words, each segment with a capital and a full stop: a rule, not a model
+    punctuation_oracle  right words in the reference's case and punctuation: bounds any restoration
     mt_greedy           as_tuned, the translator without beam
     nbest_consensus     of the translations of ten readings the one most like all others, by chrF
     nbest_oracle        of the same the one nearest to the reference: bounds reranking
@@ -83,6 +85,9 @@ def variants(system: EngineSystem) -> dict[str, Variant]:
     if system.translator.has_language_model:
         without = replace(tuned, lm_alpha=0.0, lm_beta=0.0)
         found["beam_no_lm"] = lambda items: _from_speech(system, items, without)
+    if restores_punctuation(system):
+        found["gold_restored"] = lambda items: _from_text(system, [_restored_gold(system, i) for i in items])
+        found["no_punctuation"] = lambda items: _from_speech(system, items, _plain_options(system))
     found["sentence_case"] = lambda items: [_restored(system, item, sentence_case) for item in items]
     found["punctuation_oracle"] = lambda items: [
         _restored(system, item, from_reference(item.text_de)) for item in items
@@ -93,6 +98,26 @@ def variants(system: EngineSystem) -> dict[str, Variant]:
     for name, choose in (("nbest_consensus", consensus), ("nbest_oracle", _nearest)):
         found[name] = functools.partial(_choose_each, many, choose)
     return found
+
+
+def restores_punctuation(system: EngineSystem) -> bool:
+    """Whether the recogniser's words pass through a punctuation model."""
+    wanted = bool(getattr(system.options, "punctuation", False))
+    return wanted and system.translator.bundle.has("punctuation")
+
+
+def _plain_options(system: EngineSystem) -> DecodingOptions:
+    changes: dict[str, Any] = {"punctuation": False} if restores_punctuation(system) else {}
+    return replace(system.options, **changes)
+
+
+def _restored_gold(system: EngineSystem, item: Utterance) -> list[str]:
+    return [_punctuate(system, text) for text in _plain(item.text_de)]
+
+
+def _punctuate(system: EngineSystem, text: str) -> str:
+    translator: Any = system.translator
+    return str(translator.punctuate(text))
 
 
 def _plain(text: str) -> list[str]:
@@ -112,7 +137,7 @@ def _from_speech(system: EngineSystem, items: Sequence[Utterance], options: Deco
 
 
 def _restored(system: EngineSystem, item: Utterance, restore: Restore) -> tuple[str, str]:
-    transcript = restore(system.translator.transcribe(str(item.path), options=system.options))
+    transcript = restore(system.translator.transcribe(str(item.path), options=_plain_options(system)))
     return transcript.text, system.translator.translate_transcript(transcript, system.options).text
 
 
@@ -157,12 +182,16 @@ def _readings(system: EngineSystem, path: str) -> list[list[str]]:
     start, end = (round(edge_s * SAMPLE_RATE) for edge_s in regions[0])
     log_probs = translator.compute_log_probs(translator.compute_features(waveform[start:end]))
     found = translator.decoder.decode(log_probs, beam_width=system.options.beam_width, n_best=N_BEST)
-    return [_segments(hypothesis) for hypothesis in found]
+    return [_segments(system, hypothesis) for hypothesis in found]
 
 
-def _segments(reading: Hypothesis) -> list[str]:
-    """Cut as transcribe() cuts, so that only the words differ from as_tuned."""
-    return [segment.text for segment in split_segments(reading.words)] or [reading.text]
+def _segments(system: EngineSystem, reading: Hypothesis) -> list[str]:
+    """Punctuated and cut as transcribe() does, so that only the words differ from as_tuned."""
+    words = reading.words
+    if restores_punctuation(system):
+        written = _punctuate(system, reading.text).split()
+        words = tuple(replace(word, text=text) for word, text in zip(words, written, strict=True))
+    return [segment.text for segment in split_segments(words)] or [reading.text]
 
 
 def _score(name: str, texts: Texts, items: Sequence[Utterance]) -> tuple[Any, dict[str, Any]]:

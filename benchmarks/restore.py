@@ -1,7 +1,7 @@
 """Case and punctuation of a recognised text: by rule, and from the reference.
 
-No bundle holds a model that restores punctuation, and neither of these is one: `sentence_case` is what can
-be had for nothing, `from_reference` bounds what a perfect model could bring around the words recognised.
+Neither is a model that restores punctuation: `sentence_case` is what can be had for nothing, and
+`from_reference` bounds what a perfect model could bring around the words recognised.
 """
 
 from __future__ import annotations

@@ -136,7 +136,9 @@ def _by_part(runs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def _mean_stages(runs: Sequence[Record]) -> dict[str, float]:
-    return {stage: statistics.fmean(run.stages_s.get(stage, 0.0) for run in runs) for stage in STAGES}
+    """Seconds by stage: those of STAGES, and whatever else a system names."""
+    names = dict.fromkeys((*STAGES, *(stage for run in runs for stage in run.stages_s)))
+    return {stage: statistics.fmean(run.stages_s.get(stage, 0.0) for run in runs) for stage in names}
 
 
 def _as_list(errors: Errors) -> list[int]:
@@ -190,9 +192,14 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "wall_s": wall_s,
         "cpu_s": cpu_s,
         "rtfx_cpu": audio_s / cpu_s if cpu_s else None,
-        "stages_s": {stage: sum(row["stages_s"][stage] for row in rows) for stage in STAGES},
+        "stages_s": _total_stages(rows),
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
     }
+
+
+def _total_stages(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    names = dict.fromkeys(stage for row in rows for stage in row["stages_s"])
+    return {stage: sum(row["stages_s"].get(stage, 0.0) for row in rows) for stage in names}
 
 
 def _noise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:

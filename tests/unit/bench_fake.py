@@ -32,7 +32,7 @@ class FakeTranslator:
         self, answers: dict[str, tuple[str, str]], work: Callable[[float], object] | None = None
     ) -> None:
         self.answers, self.work = answers, work or (lambda duration_s: None)
-        self.bundle = SimpleNamespace(has=lambda role: True, name="fake")
+        self.bundle = SimpleNamespace(has=lambda role: role != "punctuation", name="fake")
         self.translator = object()
         self.signature = "model:fake|threads:1"
         self.has_language_model = True

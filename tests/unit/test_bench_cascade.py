@@ -67,6 +67,25 @@ def test_a_bundle_without_a_language_model_has_no_row_for_one(fake: FakeTranslat
     assert "beam_no_lm" not in variants(EngineSystem(None, "translate"))
 
 
+@pytest.mark.skipif("punctuation" not in DecodingOptions.__dataclass_fields__, reason="no such option yet")
+def test_a_punctuation_model_has_rows_with_and_without_it(
+    tmp_path: Path, fake: FakeTranslator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[DecodingOptions | None] = []
+    perfect = FakeTranslator.translate
+    monkeypatch.setattr(fake.bundle, "has", lambda role: True)
+    monkeypatch.setattr(fake, "punctuate", lambda text: f"{text.capitalize()}.", raising=False)
+    monkeypatch.setattr(
+        FakeTranslator,
+        "translate",
+        lambda self, source, options=None: (asked.append(options), perfect(self, source))[1],
+    )
+    items, found = read_manifest(tmp_path / "manifest.tsv"), variants(EngineSystem(None, "translate"))
+    assert [german for german, _ in found["gold_restored"](items)][1] == "Heute ist schönes wetter in berlin."
+    found["no_punctuation"](items)
+    assert all(options is not None and not options.punctuation for options in asked)
+
+
 def test_readings_are_made_once_for_both_uses(tmp_path: Path, fake: FakeTranslator) -> None:
     calls: list[int] = []
     decode = fake.decoder.decode
