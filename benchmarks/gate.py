@@ -121,6 +121,11 @@ def _is_other_machine(current: Mapping[str, Any], baseline: Mapping[str, Any]) -
     )
 
 
+def _reference_kernel(result: Mapping[str, Any]) -> str:
+    parts = dict(part.partition(":")[::2] for part in result["signature"].split("|"))
+    return str(parts.get("reference", "none"))
+
+
 def _arithmetic(result: Mapping[str, Any]) -> list[str]:
     """Precision and backend of the models, out of a signature."""
     return [part for part in result["signature"].split("|") if part.partition(":")[0] in ("acoustic", "mt")]
@@ -145,6 +150,9 @@ def _check_comparable(current: Mapping[str, Any], baseline: Mapping[str, Any]) -
         got, want = current["settings"].get(name), baseline["settings"].get(name)
         if got != want:
             differences.append(f"{name} {got}, baseline {want}")
+    got, want = _reference_kernel(current), _reference_kernel(baseline)
+    if got != want:
+        differences.append(f"reference kernel {got}, baseline {want}")
     if differences:
         raise BaselineError(
             "not comparable with the baseline: " + "; ".join(differences),

@@ -220,6 +220,27 @@ def test_the_page_is_whole_escaped_and_needs_nothing_from_elsewhere(
     assert re.search(r"WER 15\.4 %, \+\d+\.\d\d points", text)
 
 
+def test_the_history_holds_what_was_measured_on_the_same_data(
+    tmp_path: Path, models: dict[str | None, FakeTranslator]
+) -> None:
+    _, result = bench(tmp_path)
+    older = {**result, "environment": {**result["environment"], "time": "2020-01-01T00:00:00+00:00"}}
+    del older["gpu_memory_note"]  # results of earlier versions stay readable
+    other = {**older, "data": {**older["data"], "digest": "0"}}
+    paths = []
+    for name, content in (("older", older), ("other", other), ("now", result)):
+        paths.append(str(tmp_path / f"{name}.json"))
+        Path(paths[-1]).write_text(json.dumps(content))
+    page = tmp_path / "page.html"
+    assert main(["report", *paths, "--output", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "1 earlier results are of other data or another task" in text
+    assert "<figcaption>History</figcaption>" in text
+    assert "unknown from one pass; --repeats 2 or more measures it" in text
+    assert main(["report", paths[1], paths[2], "--output", str(page)]) == 0
+    assert "<figcaption>History</figcaption>" not in page.read_text(encoding="utf-8")
+
+
 def test_a_page_from_result_files(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:
     bench(tmp_path)
     page = tmp_path / "page.html"

@@ -100,7 +100,8 @@ def test_a_reference_whose_parts_disagree_decides_nothing() -> None:
     base, now = result(errors, timed(random)), result(errors, 1.1 * timed(random))
     for row in now["utterances"]:
         for clock in CLOCKS:
-            row[f"reference_{clock}_s"] = {**row[f"reference_{clock}_s"], "stream": [0.0013] * 5}
+            slow = dict.fromkeys(("stream", "sort"), [0.0013] * 5)
+            row[f"reference_{clock}_s"] = {**row[f"reference_{clock}_s"], **slow}
     assert verdict_of(judge(now, base)) == "undecided"
     assert verdict_of(judge(now, now)) == "pass"
 
@@ -203,6 +204,7 @@ def test_drift_within_a_run_cancels_in_units_of_the_reference() -> None:
         ({"task": "translate"}, "task transcribe, baseline translate"),
         ({"data": {"digest": "e"}}, "other audio or references"),
         ({"settings": {"threads": 2}}, "threads 1, baseline 2"),
+        ({"signature": "x|reference:old/1"}, "reference kernel none, baseline old/1"),
         ({"utterances": []}, "0 utterances in common"),
     ],
 )

@@ -184,11 +184,13 @@ def test_recorded_runs_of_the_same_code_never_fail(name: str) -> None:
 
 
 def test_recorded_ten_percent_are_caught_on_a_quiet_core() -> None:
-    assert decide("quiet_core", SLOWER).count("regression") >= N_RUNS - 1
+    verdicts = decide("quiet_core", SLOWER)
+    assert verdicts.count("pass") == 0
+    assert verdicts.count("regression") >= 0.75 * N_RUNS  # of the others it cannot tell, and says so
 
 
 def test_recorded_ten_percent_never_pass_on_a_shared_core() -> None:
-    assert decide("shared_core", SLOWER).count("pass") <= 1
+    assert decide("shared_core", SLOWER).count("pass") == 0
 
 
 def busy_work(factor: float) -> Callable[[float], None]:

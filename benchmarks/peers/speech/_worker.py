@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -73,6 +74,7 @@ def serve(
         configure: adds the peer's own options; --threads is there already.
         load: whatever it raises is told to the parent as the reason.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends our input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not meet the answers
 
