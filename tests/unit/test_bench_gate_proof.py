@@ -1,8 +1,9 @@
 """The gate proved: a planted slowdown and a planted loss are caught, the same code never fails.
 
 Three kinds of time. Simulated: `engine-bench gate` from its command line to its exit code, on a clock that
-only work moves. Recorded: 21 real runs of the embedded model, a process each, on a quiet core and on one
-that others wanted too (tests/reference/record_gate_runs.py made them); how the gate weighs the reference kernel's parts was chosen with these recordings in view. Live:
+only work moves. Recorded: twice 21 real runs of the embedded model, a process each; others wanted the core
+all the time in one recording, from the tenth run on in the other (tests/reference/record_gate_runs.py made
+them). How the gate weighs the reference kernel's parts was chosen with these recordings in view. Live:
 `pytest -m timing`.
 """
 
