@@ -28,6 +28,9 @@ NEEDED = ("schema_version", "signature", "task", "data", "settings", "environmen
 SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size")
 MIN_UTTERANCES = 3
 SHARED_CORE = 0.05  # waiting for the core beyond this share says more about others than about the program
+# Half intervals that a slowdown has to be away from none: three standard errors. At two, one in forty runs of
+# the same code would fail somebody's build.
+CERTAIN = 1.5
 WILD = 0.15  # half an interval, as a share; a quiet machine has 0.02
 
 
@@ -227,7 +230,9 @@ def _speed_verdict(slowdown: Slowdown, allowed: float) -> Verdict:
         return "undecided"
     ratio, half_width = slowdown.ratio, slowdown.half_width
     if half_width <= allowed:  # precise enough to see a slowdown of the size that matters
-        return "regression" if ratio.value > 1 + allowed and ratio.low > 1 else "pass"
+        if ratio.value <= 1 + allowed:
+            return "pass"
+        return "regression" if ratio.value > (1 + half_width) ** CERTAIN else "undecided"
     # On a noisy machine only what is beyond the noise and the limit together; on a wild one, far beyond.
     low = ratio.low if half_width <= WILD else ratio.value / (1 + half_width) ** 1.5
     if low > 1 + allowed:

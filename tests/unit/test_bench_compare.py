@@ -16,6 +16,7 @@ from bench_fake import FakeTranslator, write_data
 import engine
 from benchmarks import sweep
 from benchmarks.cli import main
+from benchmarks.compare import disagreements
 from benchmarks.errors import MeasurementError, PeerError
 from benchmarks.systems import PeerSystem
 from engine.errors import AudioDecodeError
@@ -74,6 +75,14 @@ def test_two_models_take_turns_and_are_set_side_by_side(
     assert set(comparison["time_ratio"]) == {"cpu", "wall"}
     assert comparison["utterances"][0]["second"] == "das hat schon meine großmutter"
     assert "6 of 6 transcripts differ" in capsys.readouterr().out
+
+
+def test_case_and_punctuation_are_no_disagreement() -> None:
+    rows = [
+        {"id": "a", "first": "ja gut", "second": "Ja, gut.", "first_errors": 0, "second_errors": 0},
+        {"id": "b", "first": "ja gut", "second": "Ja, gern.", "first_errors": 0, "second_errors": 1},
+    ]
+    assert [row["id"] for row in disagreements({"utterances": rows})] == ["b"]
 
 
 def test_a_peer_in_its_own_process(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:

@@ -12,11 +12,12 @@ from bench_fake import FakeTranslator, write_data
 
 import engine
 from benchmarks import stages
+from benchmarks.bootstrap import Interval
 from benchmarks.cli import main
 from benchmarks.errors import BaselineError
-from benchmarks.gate import Limits, judge, load_result, verdict_of
+from benchmarks.gate import Limits, _speed_verdict, judge, load_result, verdict_of
 from benchmarks.reference import PARTS
-from benchmarks.speed import CLOCKS, noise_floor, pass_times
+from benchmarks.speed import CLOCKS, Slowdown, noise_floor, pass_times
 
 
 def result(
@@ -146,6 +147,13 @@ def test_other_arithmetic_on_another_processor_is_no_regression_and_no_pass() ->
     assert findings[-1].change == "the model runs in other arithmetic on this processor"
     same_cpu = result(errors, 3 * timed(random), signature=names["signature"])
     assert verdict_of(judge(same_cpu, base)) == "regression"  # kernels that are off by mistake are caught
+
+
+def test_a_slowdown_that_chance_explains_is_no_regression() -> None:
+    ratio = Interval(1.053, 1.0091, 1.0984)  # seen with the same code: beyond the limit, and above 1 at 95 %
+    assert _speed_verdict(Slowdown("cpu", ratio, 0.039, 0.0), 0.05) == "undecided"
+    surer = Interval(1.053, 1.030, 1.077)
+    assert _speed_verdict(Slowdown("cpu", surer, 0.01, 0.0), 0.05) == "regression"
 
 
 def test_too_noisy_to_tell_is_neither_passed_nor_failed() -> None:

@@ -1,10 +1,10 @@
 """The gate proved: a planted slowdown and a planted loss are caught, the same code never fails.
 
 Three kinds of time. Simulated: `engine-bench gate` from its command line to its exit code, on a clock that
-only work moves. Recorded: twice 21 real runs of the embedded model, a process each; others wanted the core
-all the time in one recording, from the tenth run on in the other (tests/reference/record_gate_runs.py made
-them). How the gate weighs the reference kernel's parts was chosen with these recordings in view. Live:
-`pytest -m timing`.
+only work moves. Recorded: real runs of the embedded model, a process each, on a core of their own, on one
+that others wanted from the tenth run on, and on one that others wanted most of the time. (The latter two
+were in view when the gate's intervals were chosen, the first was recorded afterwards;
+tests/reference/record_gate_runs.py made them.) Live: `pytest -m timing`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from benchmarks.reference import PARTS, Clock
 from benchmarks.speed import CLOCKS, waiting_share
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "bench"
-RECORDED = ("quiet_core", "shared_core")
+RECORDED = {
+    "free_core": 12,
+    "half_shared_core": 20,
+    "shared_core": 20,
+}  # pairs of runs that follow each other
 N_RUNS = 20
 SLOWER = 1.10
 WORK_PER_SECOND = 10  # rounds of real work for a second of audio
@@ -187,15 +191,17 @@ def decide(name: str, factor: float) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_runs_of_the_same_code_never_fail(name: str) -> None:
     verdicts = [verdict for verdict, _ in decide(name, 1.0)]
-    assert len(verdicts) == N_RUNS
+    assert len(verdicts) == RECORDED[name]
     assert verdicts.count("regression") == 0
 
 
-def test_recorded_ten_percent_are_caught_where_the_core_was_free() -> None:
-    verdicts = [verdict for name in RECORDED for verdict, free in decide(name, SLOWER) if free]
-    assert len(verdicts) >= 8
-    assert verdicts.count("pass") == 0
-    assert verdicts.count("regression") >= 0.75 * len(verdicts)  # of the others it cannot tell, and says so
+@pytest.mark.parametrize(("name", "pairs"), [("free_core", 12), ("half_shared_core", 8)])
+def test_recorded_ten_percent_are_caught_where_the_core_was_free(name: str, pairs: int) -> None:
+    verdicts = [verdict for verdict, free in decide(name, SLOWER) if free]
+    assert len(verdicts) == pairs
+    assert verdicts.count("regression") >= 0.9 * pairs  # of the others it cannot tell, and says so
+    same = [verdict for verdict, free in decide(name, 1.0) if free]
+    assert same.count("pass") >= 0.9 * pairs
 
 
 @pytest.mark.parametrize("name", RECORDED)
