@@ -15,7 +15,8 @@ from bench_fake import write_data
 
 HERE = Path(__file__).resolve().parent
 RUNNER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from bench_fake import FakeTranslator, write_data
 import engine
 from benchmarks.cli import main
