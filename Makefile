@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build is enough for the tests; name another build for GPU training.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gate clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -37,6 +37,12 @@ test: lint
 
 bench: $(VENV)/.runtime
 	$(BIN)/engine-bench --task translate
+
+# The embedded bundle against its baseline. 2 is "could not tell", on a noisy machine or another processor:
+# said, but no failure. The limit on speed is wide because machines for tests are shared.
+gate: $(VENV)/.runtime
+	@$(BIN)/engine-bench gate --baseline benchmarks/baselines/de-en-mini.json --max-slowdown 0.5 --quiet || \
+		{ code=$$?; test $$code = 2 || exit $$code; echo "gate: speed could not be judged here; not a failure"; }
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -39,6 +39,7 @@ TEST = [
     "httpx>=0.27,<1",
     "hypothesis>=6.120,<7",
     "mypy>=1.15,<3",
+    "pyarrow>=18,<28",  # engine-bench reads Hugging Face datasets with it where it is installed
     "pytest>=8.3,<10",
     "pytest-timeout>=2.3,<3",
     "ruff>=0.12,<0.18",
@@ -64,7 +65,7 @@ setup(
         "engine": ["py.typed", "bundled/*/*"],
         "engine.bundled.examples": ["manifest.tsv", "README.md", "audio/*"],
         "training": ["configs/*.yaml", "*.mjs"],
-        "benchmarks": ["baselines/*.json"],
+        "benchmarks": ["baselines/*.json", "peers/speech/*.py"],
     },
     install_requires=RUNTIME,
     extras_require={

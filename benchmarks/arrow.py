@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from benchmarks.extras import check_extras, load_extra
 from benchmarks.manifest import Row
 
 AUDIO = "audio"
+SPLITS = {"train", "dev", "validation", "valid", "test"}
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
-    """The files of a split: those whose path names it, or all of them where no path does."""
+    """The files of a split: those whose path names it, or all of them where no path names any split."""
     found = sorted([*folder.rglob("*.arrow"), *folder.rglob("*.parquet")])
-    named = [path for path in found if split in str(path.relative_to(folder)).replace("\\", "/")]
-    return named or found
+    words = [set(re.split(r"[^0-9a-z]+", str(path.relative_to(folder)).lower())) for path in found]
+    named = [path for path, present in zip(found, words, strict=True) if split in present]
+    return named if named or any(present & SPLITS for present in words) else found
 
 
 def read_shards(folder: Path, split: str, names: Mapping[str, str]) -> tuple[list[Row], list[str]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import commands
+from benchmarks.provenance import command_line
 from benchmarks.run import PARTIAL_SUFFIX
 from engine.errors import EngineError
 
@@ -26,7 +27,11 @@ SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
         commands.configure_gate,
         commands.gate,
     ),
-    "sweep": ("speed over threads, callers at once and lengths", commands.configure_sweep, commands.sweep),
+    "sweep": (
+        "speed over threads, batches, callers and lengths",
+        commands.configure_sweep,
+        commands.sweep,
+    ),
     "report": ("one HTML page from result files", commands.configure_report, commands.report),
 }
 
@@ -39,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(name, purpose)
     configure(parser)
     options = parser.parse_args(arguments[1:] if name else arguments)
+    options.command = command_line("engine-bench", arguments)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     try:
         return command(options)

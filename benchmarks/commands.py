@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.cascade import run_cascade, variants
 from benchmarks.compare import compare_results
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, PeerError
 from benchmarks.extras import SCORING, check_extras
 from benchmarks.gate import Limits, judge, load_result, verdict_of
 from benchmarks.options import (
@@ -28,7 +28,7 @@ from benchmarks.options import (
 )
 from benchmarks.report import write_report
 from benchmarks.run import load_data, load_engine, write_json
-from benchmarks.sweep import cold_start, run_sweep
+from benchmarks.sweep import Grid, cold_start, run_sweep
 from benchmarks.systems import EngineSystem, PeerSystem, System
 from benchmarks.table import (
     render_cascade,
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.against:
         others = lambda first: [_peer(options, first)]  # noqa: E731
     first, *rest = measure_engine(options, settings, others)
-    result = {**first, "command": shlex.join(["engine-bench", *sys.argv[1:]])}
+    result = {**first, "command": options.command}
     if rest:
         result["comparison"] = compare_results(first, rest[0])
     if options.cascade:
@@ -101,12 +101,16 @@ def _second_model(options: argparse.Namespace, first: EngineSystem) -> System:
 
 
 def _peer(options: argparse.Namespace, first: EngineSystem) -> System:
-    return PeerSystem(
+    peer = PeerSystem(
         options.against,
         python=options.peer_python,
         arguments=shlex.split(options.peer_args),
         threads=options.threads or first.translator.threads,
     )
+    if first.task not in peer.tasks:
+        peer.close()
+        raise PeerError(f"{peer.name} cannot {first.task}", fix=f"add --task {peer.tasks[0]}")
+    return peer
 
 
 def _cascade(options: argparse.Namespace) -> dict[str, Any]:
@@ -188,7 +192,7 @@ def gate(options: argparse.Namespace) -> int:
     path = Path(options.baseline)
     if options.update:
         result = measure_engine(options, settings_of(options, repeats=GATE_REPEATS))[0]
-        write_json(result, path)
+        write_json({**result, "command": options.command}, path)
         print(render_result(result), f"\nbaseline: {path}", sep="\n")
         return EXIT_FAILED if result["failures"] else EXIT_OK
     check_extras(*SCORING)
@@ -199,7 +203,7 @@ def gate(options: argparse.Namespace) -> int:
         known = {**baseline["settings"], "task": baseline["task"]}
         current = measure_engine(options, settings_of(options, **known))[0]
         if options.json:
-            write_json(current, Path(options.json))
+            write_json({**current, "command": options.command}, Path(options.json))
     limits = Limits(
         options.max_wer_increase, options.max_bleu_decrease, options.max_slowdown, options.machine_tolerance
     )
@@ -218,6 +222,13 @@ def configure_sweep(parser: argparse.ArgumentParser) -> None:
         "--threads_list", type=listed(positive), default=[1], metavar="N,N", help="engine threads (1)"
     )
     parser.add_argument(
+        "--batch_size",
+        type=listed(positive),
+        default=[1],
+        metavar="N,N",
+        help="recordings given to one call of transcribe_batch; 1 calls transcribe (1)",
+    )
+    parser.add_argument(
         "--concurrency", type=listed(positive), default=[1], metavar="N,N", help="callers at once (1)"
     )
     parser.add_argument(
@@ -226,25 +237,18 @@ def configure_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Speed over a grid of threads, callers and lengths."""
+    """Speed over a grid of threads, batch sizes, callers and lengths."""
     settings = settings_of(options)
     data = load_data(settings)
     progress = Progress(options.quiet)
-    steps = len(options.threads_list) * len(options.concurrency) * max(1, len(options.lengths))
+    grid = Grid(options.threads_list, options.batch_size, options.concurrency, options.lengths)
     try:
-        rows = run_sweep(
-            settings,
-            data.utterances,
-            threads=options.threads_list,
-            concurrency=options.concurrency,
-            lengths_s=options.lengths,
-            progress=progress(steps, "sweep"),
-        )
+        result = run_sweep(settings, data, grid, progress(len(grid), "sweep"))
     finally:
         progress.close()
     if options.json:
-        write_json({"rows": rows, "command": shlex.join(["engine-bench", *sys.argv[1:]])}, Path(options.json))
-    print(render_sweep(rows))
+        write_json({**result, "command": options.command}, Path(options.json))
+    print(render_sweep(result))
     return EXIT_OK
 
 

@@ -11,6 +11,7 @@ from benchmarks.bootstrap import Interval, rate_difference, statistic_difference
 from benchmarks.errors import MeasurementError
 from benchmarks.metrics import bleu_from_counts
 from benchmarks.speed import CLOCKS, compare_speed
+from engine.text import normalize_text
 
 
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +36,13 @@ def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict
         "rtfx",
         "rtfx_cpu",
         "latency_ms",
+        "stages_s",
         "load_time_s",
+        "first_result_s",
+        "peak_rss_mb",
+        "gpu_memory_mb",
+        "gpu_memory_note",
+        "noise_floor",
         "failures",
     )
     return {
@@ -89,6 +96,13 @@ def _side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def disagreements(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The utterances that the two read differently, the largest differences in errors first."""
-    differing = [row for row in comparison["utterances"] if row["first"] != row["second"]]
+    """The utterances that the two read differently, the largest differences in errors first.
+
+    Case, punctuation and the writing of numbers are no difference, as they are none in WER.
+    """
+    differing = [
+        row
+        for row in comparison["utterances"]
+        if normalize_text(row["first"]) != normalize_text(row["second"])
+    ]
     return sorted(differing, key=lambda row: (-abs(row["first_errors"] - row["second_errors"]), row["id"]))

@@ -125,7 +125,10 @@ def read_audio_folder(folder: Path, split: str = "test", limit: int | None = Non
     found = [folder / name for name in AUDIO_FOLDER_FILES if (folder / name).is_file()]
     if not found:
         if not find_shards(folder, split):
-            raise ManifestError(folder, [f"no {' or '.join(AUDIO_FOLDER_FILES)}, nor Arrow or Parquet files"])
+            raise ManifestError(
+                folder,
+                [f"no {' or '.join(AUDIO_FOLDER_FILES)}, nor Arrow or Parquet files of split {split!r}"],
+            )
         rows, problems = read_shards(folder, split, AUDIO_FOLDER_COLUMNS)
         return check_rows(folder, rows, problems, limit)
     path = found[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from engine.errors import EngineError
 
@@ -19,10 +20,19 @@ class ManifestError(BenchmarkError, ValueError):
     Args:
         path: the manifest, as given.
         problems: every problem found, each already naming its line.
+        readable: audio files that are there, so that whoever checks further can list all at once.
+        columns: what rows could be grouped by, as far as known.
     """
 
-    def __init__(self, path: object, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+    def __init__(
+        self,
+        path: object,
+        problems: Sequence[str],
+        readable: Sequence[Path] = (),
+        columns: Collection[str] = (),
+    ) -> None:
+        self.path, self.problems = path, tuple(problems)
+        self.readable, self.columns = tuple(readable), frozenset(columns)
         listed = list(self.problems[:MAX_LISTED])
         if len(self.problems) > MAX_LISTED:
             listed.append(f"and {len(self.problems) - MAX_LISTED} more")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ NEEDED = ("schema_version", "signature", "task", "data", "settings", "environmen
 SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size")
 MIN_UTTERANCES = 3
 SHARED_CORE = 0.05  # waiting for the core beyond this share says more about others than about the program
+# Half intervals that a slowdown has to be away from none: three standard errors. At two, one in forty runs of
+# the same code would fail somebody's build.
+CERTAIN = 1.5
 WILD = 0.15  # half an interval, as a share; a quiet machine has 0.02
 
 
@@ -103,10 +106,32 @@ def judge(
     findings = [_judge_failures(current, baseline), _judge_wer(now, then, limits)]
     if all("bleu_counts" in row for row in (*now, *then)):
         findings.append(_judge_bleu(now, then, limits))
-    other_machine = current["environment"]["cpu"] != baseline["environment"]["cpu"]
+    other_machine = _is_other_machine(current["environment"], baseline["environment"])
     allowed = limits.max_slowdown + (limits.machine_tolerance if other_machine else 0.0)
     slowdowns = [compare_speed(now, then, clock) for clock in CLOCKS]
-    return findings + [_judge_speed(slowdown, allowed, other_machine) for slowdown in slowdowns]
+    speed = [_judge_speed(slowdown, allowed, other_machine) for slowdown in slowdowns]
+    if other_machine and _arithmetic(current) != _arithmetic(baseline):
+        change = "the model runs in other arithmetic on this processor"
+        speed = [replace(finding, verdict="undecided", change=change) for finding in speed]
+    return findings + speed
+
+
+def _is_other_machine(current: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
+    return any(
+        current.get(name) != baseline[name]
+        for name in ("cpu", "vector_units")
+        if baseline.get(name) is not None
+    )
+
+
+def _reference_kernel(result: Mapping[str, Any]) -> str:
+    parts = dict(part.partition(":")[::2] for part in result["signature"].split("|"))
+    return str(parts.get("reference", "none"))
+
+
+def _arithmetic(result: Mapping[str, Any]) -> list[str]:
+    """Precision and backend of the models, out of a signature."""
+    return [part for part in result["signature"].split("|") if part.partition(":")[0] in ("acoustic", "mt")]
 
 
 def verdict_of(findings: Sequence[Finding]) -> Verdict:
@@ -128,6 +153,9 @@ def _check_comparable(current: Mapping[str, Any], baseline: Mapping[str, Any]) -
         got, want = current["settings"].get(name), baseline["settings"].get(name)
         if got != want:
             differences.append(f"{name} {got}, baseline {want}")
+    got, want = _reference_kernel(current), _reference_kernel(baseline)
+    if got != want:
+        differences.append(f"reference kernel {got}, baseline {want}")
     if differences:
         raise BaselineError(
             "not comparable with the baseline: " + "; ".join(differences),
@@ -202,7 +230,9 @@ def _speed_verdict(slowdown: Slowdown, allowed: float) -> Verdict:
         return "undecided"
     ratio, half_width = slowdown.ratio, slowdown.half_width
     if half_width <= allowed:  # precise enough to see a slowdown of the size that matters
-        return "regression" if ratio.value > 1 + allowed and ratio.low > 1 else "pass"
+        if ratio.value <= 1 + allowed:
+            return "pass"
+        return "regression" if ratio.value > (1 + half_width) ** CERTAIN else "undecided"
     # On a noisy machine only what is beyond the noise and the limit together; on a wild one, far beyond.
     low = ratio.low if half_width <= WILD else ratio.value / (1 + half_width) ** 1.5
     if low > 1 + allowed:

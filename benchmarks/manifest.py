@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,16 +75,18 @@ def check_rows(
     """Turn rows into utterances, or raise one ManifestError that lists all that is wrong."""
     found = list(problems)
     utterances = [_to_utterance(path.parent, row) for row in rows]
-    if not found:
-        for row, utterance in zip(rows, utterances, strict=True):
-            found += [f"line {row.line}: {problem}" for problem in _check(row, utterance)]
+    present = set().union(*(row.cells for row in rows))
+    for row, utterance in zip(rows, utterances, strict=True):
+        found += [f"line {row.line}: {problem}" for problem in _check(row, utterance, present)]
+    if "path" in present:
         again = _duplicates("id", rows, [u.id for u in utterances])
         found += again or _duplicates("path", rows, [str(u.path) for u in utterances])
-        found += _partly_translated(rows)
+    found += _partly_translated(rows)
     if not rows and not found:
         found.append("no utterances")
     if found:
-        raise ManifestError(path, found)
+        readable = [u.path for u in utterances if u.path.is_file()]
+        raise ManifestError(path, found, readable, present - set(TSV_COLUMNS))
     return utterances[:limit] if limit is not None else utterances
 
 
@@ -177,15 +179,18 @@ def _to_utterance(folder: Path, row: Row) -> Utterance:
     )
 
 
-def _check(row: Row, utterance: Utterance) -> list[str]:
+def _check(row: Row, utterance: Utterance, present: Collection[str]) -> list[str]:
+    """What is wrong with a row, but for columns that no row has: those are named once."""
     problems = []
-    if not row.cells.get("path", "").strip():
+    if "path" not in present:
+        pass
+    elif not row.cells.get("path", "").strip():
         problems.append("empty path")
     elif not utterance.path.is_file():
         problems.append(f"no audio file {utterance.path}")
     elif not utterance.path.stat().st_size:
         problems.append(f"empty audio file {utterance.path}")
-    if not normalize_text(utterance.text_de):
+    if "text_de" in present and not normalize_text(utterance.text_de):
         problems.append(f"empty German reference ({utterance.text_de!r} holds no words)")
     return problems
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import plots
 from benchmarks.compare import disagreements
 from benchmarks.journal import write_text
-from benchmarks.table import number, percent, span
+from benchmarks.table import change, noise_cells, number, percent, span
 
 MAX_TRANSCRIPTS = 50
 STYLE = """
@@ -81,10 +81,16 @@ def _figures(result: Mapping[str, Any]) -> str:
         ("RTFx", number(result["rtfx"]), f"{number(result['rtfx_cpu'])} per CPU second"),
         ("latency p50 / p95 / p99, ms", " / ".join(number(latency[k], 0) for k in ("p50", "p95", "p99")), ""),
         ("model load", number(result["load_time_s"], 2, " s"), ""),
-        ("first result", number(result["first_result_s"], 2, " s"), ""),
+        ("first result", number(result["first_result_s"], 2, " s"), f"warm-up: {result['warmup']} in all"),
         ("peak memory", number(result["peak_rss_mb"], 0, " MiB"), ""),
+        ("GPU memory", number(result["gpu_memory_mb"], 0, " MiB"), result.get("gpu_memory_note") or ""),
+        ("noise floor", *noise_cells(result)),
     ]
-    return _table(("", "value", "95 % interval"), rows)
+    cold = result.get("cold_start")
+    if cold:
+        seconds = " + ".join(f"{cold[key]:.2f}" for key in ("import_s", "load_s", "first_s"))
+        rows.append(("new process: import + load + first", f"{seconds} s", ""))
+    return _table(("", "value", "95 % interval, or more"), rows)
 
 
 def _plots(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -95,9 +101,16 @@ def _plots(results: Sequence[Mapping[str, Any]]) -> list[str]:
         ("Latency", plots.plot_latency(result)),
         *((f"WER by {name}", plots.plot_wer_by(result, name)) for name in result["by"]),
     ]
-    if len(results) > 1:
-        images.append(("History", plots.plot_history(results)))
-    return [_image(*image) for image in images]
+    earlier = [other for other in results[:-1] if _is_comparable(other, result)]
+    if earlier:
+        images.append(("History", plots.plot_history([*earlier, result])))
+    left_out = len(results) - 1 - len(earlier)
+    note = [f"<p>{left_out} earlier results are of other data or another task.</p>"] if left_out else []
+    return [_image(*image) for image in images] + note
+
+
+def _is_comparable(other: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    return bool(other["data"]["digest"] == result["data"]["digest"] and other["task"] == result["task"])
 
 
 def _image(caption: str, png: bytes) -> str:
@@ -110,7 +123,7 @@ def _image(caption: str, png: bytes) -> str:
 def _comparison(comparison: Mapping[str, Any] | None) -> list[str]:
     if comparison is None:
         return []
-    difference = comparison["wer_difference"]
+    difference, ratio = comparison["wer_difference"], comparison["time_ratio"]["cpu"]
     rows = [
         (row["id"], row["text_de"], row["first"], row["second"])
         for row in disagreements(comparison)[:MAX_TRANSCRIPTS]
@@ -118,9 +131,14 @@ def _comparison(comparison: Mapping[str, Any] | None) -> list[str]:
     return [
         f"<h2>Against</h2><p><code>{_text(comparison['signature'].replace('|', ' | '))}</code></p>",
         f"<p>WER {percent(comparison['wer'])}, {100 * difference['value']:+.2f} points "
-        f"{span(difference['interval'])}; RTFx {number(comparison['rtfx'])}</p>",
+        f"{span(difference['interval'])}; RTFx {number(comparison['rtfx'])}; "
+        f"CPU time {number(ratio['value'], 2)} times as long {_range(ratio['interval'])}</p>",
         _table(("utterance", "reference", "first", "second"), rows, numbers=False),
     ]
+
+
+def _range(interval: Sequence[float]) -> str:
+    return f"[{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def _cascade(cascade: Mapping[str, Any] | None) -> list[str]:
@@ -133,13 +151,14 @@ def _cascade(cascade: Mapping[str, Any] | None) -> list[str]:
             number(row["bleu"]),
             span(row["bleu_interval"], 1),
             number(row["chrf"]),
+            change(row.get("bleu_difference")),
         )
         for row in cascade["variants"]
     ]
     cost = cascade["cost_of_recognition"]
     return [
         "<h2>Cascade</h2>",
-        _table(("variant", "WER", "BLEU", "95 % interval", "chrF"), rows),
+        _table(("variant", "WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned"), rows),
         f"<p>Recognition costs {number(cost['value'])} BLEU {span(cost['interval'], 1)}.</p>",
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from benchmarks.corpora import read_data
 from benchmarks.errors import ManifestError
 from benchmarks.journal import Journal, write_text
 from benchmarks.manifest import Utterance
+from benchmarks.memory import GpuWatch
 from benchmarks.signature import data_digest, environment, sign
-from benchmarks.stages import gpu_memory_mb, measure, peak_rss_mb, warm_up
+from benchmarks.stages import measure, warm_up
 from benchmarks.summary import Circumstances, summarize
 from benchmarks.systems import EngineSystem, System
 
@@ -102,32 +103,41 @@ def load_data(settings: RunSettings) -> Data:
     """
     path = Path(settings.data) if settings.data else default_data()
     clips = Path(settings.clips) if settings.clips else None
-    utterances = read_data(path, clips, settings.split, settings.limit)
-    present = set(utterances[0].columns) if utterances else set()
-    has = ", ".join(sorted(present)) or "none besides the texts"
-    problems = [
-        f"no column {name!r} to group by (it has {has})" for name in settings.by if name not in present
-    ]
-    rates = count_sample_rates(utterances)
-    notes = []
-    if len(rates) > 1:
-        listed = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
-        notes.append(f"mixed sample rates ({listed}): resampling is part of the stage audio")
-    if settings.strict:
-        problems += notes
-    if problems:
-        raise ManifestError(path, problems)
+    try:
+        utterances = read_data(path, clips, settings.split, settings.limit)
+    except ManifestError as error:
+        problems = _without_column(settings.by, error.columns) if error.columns else []
+        notes = _notes(count_sample_rates(error.readable))
+        raise ManifestError(error.path, [*error.problems, *problems, *notes]) from None
+    problems = _without_column(settings.by, utterances[0].columns)
+    rates = count_sample_rates([item.path for item in utterances])
+    notes = _notes(rates)
+    if problems or (settings.strict and notes):
+        raise ManifestError(path, [*problems, *notes])
     return Data(path, tuple(utterances), rates, tuple(notes))
 
 
-def count_sample_rates(utterances: Sequence[Utterance]) -> dict[int, int]:
+def _without_column(wanted: Sequence[str], present: Collection[str]) -> list[str]:
+    has = ", ".join(sorted(present)) or "none besides the texts"
+    return [f"no column {name!r} to group by (it has {has})" for name in wanted if name not in present]
+
+
+def _notes(rates: Mapping[int, int]) -> list[str]:
+    """What is no error, but belongs beside the figures, and beside other problems."""
+    if len(rates) < 2:
+        return []
+    listed = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
+    return [f"mixed sample rates ({listed}): resampling is part of the stage audio"]
+
+
+def count_sample_rates(paths: Sequence[Path]) -> dict[int, int]:
     """How many files have which sample rate, from their headers."""
     import soundfile
 
     rates: Counter[int] = Counter()
-    for item in utterances:
+    for path in paths:
         # What libsndfile cannot open is another container, or broken: the run itself will tell.
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(item.path) as file:
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
             rates[file.samplerate] += 1
     return dict(rates)
 
@@ -178,22 +188,27 @@ def run_systems(
     ]
     journals = [Journal(_partial(output, index), name) for index, name in enumerate(signatures)]
     firsts = _warm_up(systems, utterances, task, settings.warmup, make_progress)
+    watch = GpuWatch()
     tick = make_progress(len(systems) * settings.repeats * len(utterances), task)
-    measure(systems, utterances, task, journals, repeats=settings.repeats, progress=tick)
-    rss, gpu = peak_rss_mb(), gpu_memory_mb() if settings.device != "cpu" else None
+    measure(systems, utterances, task, journals, repeats=settings.repeats, progress=_both(tick, watch.sample))
+    watch.sample(at_once=True)
     extra = _circumstances(settings, data, digest)
-    results = [
-        summarize(
-            utterances,
-            _with_lengths(journal, journals[0]),
-            Circumstances(signature, task, system.load_time_s, first, rss, gpu, extra),
-            settings.by,
-        )
-        for system, signature, journal, first in zip(systems, signatures, journals, firsts, strict=True)
-    ]
+    results = []
+    for system, signature, journal, first in zip(systems, signatures, journals, firsts, strict=True):
+        memory = (system.peak_rss_mb, *watch.peak_mb(system.pid))
+        about = Circumstances(signature, task, system.load_time_s, first, *memory, extra)
+        results.append(summarize(utterances, _with_lengths(journal, journals[0]), about, settings.by))
     for journal in journals:
         journal.remove()
     return results
+
+
+def _both(first: Ticker, second: Ticker) -> Ticker:
+    def call() -> None:
+        first()
+        second()
+
+    return call
 
 
 def _warm_up(

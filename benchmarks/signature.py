@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import Any
 
 from benchmarks.manifest import Utterance
 from benchmarks.metrics import scorer_signature
+from benchmarks.provenance import commit
 from benchmarks.reference import KERNEL_VERSION
 from engine.signature import cpu_model
 
 VERSIONED = ("numpy", "numba", "onnxruntime-gpu", "onnxruntime", "jiwer", "sacrebleu")
+VECTOR_UNITS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def data_digest(utterances: Sequence[Utterance]) -> str:
@@ -40,38 +41,37 @@ def sign(system: str, task: str, digest: str, n_utterances: int, warmup: int, re
             f"repeats:{repeats}",
             scorer_signature(),
             f"reference:{KERNEL_VERSION}",
-            f"commit:{commit() or 'none'}",
+            f"commit:{commit()}",
         ]
     )
-
-
-def commit() -> str | None:
-    """The short commit of the checkout that this package runs from; None for an installed package."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=10", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
 
 
 def environment() -> dict[str, Any]:
     """Machine, versions and moment, for the result file."""
     return {
         "cpu": cpu_model(),
+        "vector_units": vector_units(),
         "python": platform.python_version(),
         "system": platform.system(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: found for name in VERSIONED if (found := _version(name))},
     }
+
+
+def vector_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str] | None:
+    """Which of VECTOR_UNITS the processor has: cloud machines often name it "AMD EPYC" whatever it is.
+
+    Returns:
+        None where the system does not say.
+    """
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return [name for name in VECTOR_UNITS if name in line.split()]
+    return None
 
 
 def _version(distribution: str) -> str | None:

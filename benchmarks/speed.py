@@ -131,12 +131,15 @@ def correction_error(
 ) -> float:
     """How far the correction for a faster or slower machine can be off, as a natural log.
 
-    A neighbour that fills the memory bus slows the reference's parts unequally. If they cannot agree
+    A neighbour that fills the memory bus slows the reference's parts unequally. If they do not agree
     on how much slower the machine has become, it is not known for the program either: the error is
-    half of what lies between the two most different parts.
+    the mean distance of the parts from what they say together, each by its share of the time. A part
+    that takes little time counts little; such a one changes by 15 % with where its memory came to lie.
     """
     now, then = (np.median(reference_parts(rows, clock), axis=(1, 2)) for rows in (current, baseline))
-    return float(np.ptp(np.log(now / then))) / 2
+    shares = (now / now.sum() + then / then.sum()) / 2
+    changes = np.log(now / then)
+    return float(shares @ np.abs(changes - shares @ changes))
 
 
 def _widen(ratio: Interval, noise: float) -> Interval:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from benchmarks.errors import MeasurementError
 from benchmarks.journal import Journal, Record
@@ -116,28 +113,3 @@ def latest_good(records: Iterable[Record]) -> dict[str, list[Record]]:
         why = errors[0] if errors else "nothing was measured"
         raise MeasurementError(f"no utterance could be measured; the first: {why}")
     return by_id
-
-
-def peak_rss_mb() -> float:
-    """The most memory this process ever held, in MiB."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def gpu_memory_mb() -> float | None:
-    """GPU memory that this process holds, in MiB, as the driver counts it; None without a GPU."""
-    command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return parse_gpu_memory(answer.stdout, os.getpid())
-
-
-def parse_gpu_memory(answer: str, pid: int) -> float | None:
-    """Add up the lines `pid, MiB` of one process."""
-    lines = [line.split(",") for line in answer.splitlines() if line.count(",") == 1]
-    values = [cell.strip() for owner, cell in lines if owner.strip() == str(pid)]
-    numbers: list[Any] = [float(value) for value in values if value.replace(".", "").isdigit()]
-    return sum(numbers) if numbers else None

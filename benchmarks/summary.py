@@ -41,8 +41,10 @@ class Circumstances:
         task: transcribe or translate.
         load_time_s: seconds of loading the model in this process.
         first_result_s: seconds of the very first utterance after loading; None without a warm-up.
-        peak_rss_mb: most memory of the process, in MiB, before anything was scored.
-        gpu_memory_mb: GPU memory after the run, in MiB; None without a GPU.
+        peak_rss_mb: most memory of the process, in MiB, before anything was scored; None where a peer
+            does not say.
+        gpu_memory_mb: most GPU memory that the process was seen to hold, in MiB; None where unknown.
+        gpu_memory_note: why it is None.
         extra: further keys of the result.
     """
 
@@ -50,8 +52,9 @@ class Circumstances:
     task: str
     load_time_s: float
     first_result_s: float | None
-    peak_rss_mb: float
+    peak_rss_mb: float | None
     gpu_memory_mb: float | None
+    gpu_memory_note: str | None
     extra: Mapping[str, Any]
 
 
@@ -89,6 +92,7 @@ def summarize(
         "first_result_s": about.first_result_s,
         "peak_rss_mb": about.peak_rss_mb,
         "gpu_memory_mb": about.gpu_memory_mb,
+        "gpu_memory_note": about.gpu_memory_note,
         "noise_floor": _noise(rows),
         "by": {name: _break_down(rows, name) for name in (LENGTH, *group_by)},
         "worst": [
@@ -132,7 +136,9 @@ def _by_part(runs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def _mean_stages(runs: Sequence[Record]) -> dict[str, float]:
-    return {stage: statistics.fmean(run.stages_s.get(stage, 0.0) for run in runs) for stage in STAGES}
+    """Seconds by stage: those of STAGES, and whatever else a system names."""
+    names = dict.fromkeys((*STAGES, *(stage for run in runs for stage in run.stages_s)))
+    return {stage: statistics.fmean(run.stages_s.get(stage, 0.0) for run in runs) for stage in names}
 
 
 def _as_list(errors: Errors) -> list[int]:
@@ -186,9 +192,14 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "wall_s": wall_s,
         "cpu_s": cpu_s,
         "rtfx_cpu": audio_s / cpu_s if cpu_s else None,
-        "stages_s": {stage: sum(row["stages_s"][stage] for row in rows) for stage in STAGES},
+        "stages_s": _total_stages(rows),
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
     }
+
+
+def _total_stages(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    names = dict.fromkeys(stage for row in rows for stage in row["stages_s"])
+    return {stage: sum(row["stages_s"].get(stage, 0.0) for row in rows) for stage in names}
 
 
 def _noise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:

@@ -1,14 +1,16 @@
-"""Speed over threads, callers at once, and lengths; and a cold start in a fresh process."""
+"""Speed over threads, batch sizes, callers at once, and lengths; and a cold start in a fresh process."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ from numpy.typing import NDArray
 
 from benchmarks.errors import MeasurementError
 from benchmarks.manifest import Utterance
-from benchmarks.reference import now
-from benchmarks.run import RunSettings, load_engine
+from benchmarks.memory import peak_rss_mb
+from benchmarks.reference import Clock, now
+from benchmarks.run import Data, RunSettings, load_engine
+from benchmarks.signature import data_digest, environment, sign
 from benchmarks.stages import warm_up
 from benchmarks.systems import EngineSystem
+from engine.errors import EngineError
 
 SAMPLE_RATE = 16_000
 COLD_START = """
@@ -41,38 +46,71 @@ print(json.dumps({**seconds, "second_s": time.perf_counter() - first}))
 Source = tuple[Any, float]  # what transcribe() takes, and its length in seconds
 
 
-def run_sweep(
-    settings: RunSettings,
-    utterances: Sequence[Utterance],
-    *,
-    threads: Sequence[int],
-    concurrency: Sequence[int],
-    lengths_s: Sequence[float] = (),
-    progress: Callable[[], object] = lambda: None,
-) -> list[dict[str, Any]]:
-    """Measure every combination once; the model is loaded once for each number of threads.
+@dataclass(frozen=True)
+class Grid:
+    """What is combined with what.
 
-    Args:
-        settings: model, device, beams, warm-up and repeats.
-        utterances: the audio; with lengths, what the cuts are made of.
-        threads: of the engine, for a single call.
+    Attributes:
+        threads: of the engine.
+        batch_sizes: recordings for one call of transcribe_batch; 1 calls transcribe, as for a single request.
         concurrency: Python threads that call at once.
         lengths_s: lengths in seconds to cut the audio into; as it is when empty.
+    """
+
+    threads: Sequence[int] = (1,)
+    batch_sizes: Sequence[int] = (1,)
+    concurrency: Sequence[int] = (1,)
+    lengths_s: Sequence[float] = ()
+
+    def __len__(self) -> int:
+        return len(self.threads) * len(self.inner) * max(1, len(self.lengths_s))
+
+    @property
+    def inner(self) -> list[tuple[int, int]]:
+        """(batch size, callers): what needs neither another model nor other audio."""
+        return list(itertools.product(self.batch_sizes, self.concurrency))
+
+
+def run_sweep(
+    settings: RunSettings, data: Data, grid: Grid, progress: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
+    """Measure every combination; the model is loaded once for each number of threads.
+
+    Args:
+        settings: model, device, beams, warm-up and repeats (passes; 2 or more tell the noise).
+        data: the audio; with lengths, what the cuts are made of.
+        grid: the combinations.
         progress: called after each combination.
     Returns:
-        A row for each: threads, concurrency, length_s, rtfx, cpu_s, latency_ms, n.
+        A JSON object: `rows`, one for each combination, and the signature and environment of all.
+    Raises:
+        EngineError: the model, or a recording.
     """
-    rows = []
-    for count in threads:
-        system = load_engine(replace(settings, threads=count, task="transcribe"), utterances)
-        warm_up(system, utterances, "transcribe", settings.warmup)
-        for length_s in lengths_s or (None,):
-            sources = _sources(system, utterances, length_s)
-            for callers in concurrency:
-                row = _measure(system, sources * settings.repeats, callers)
-                rows.append({"threads": count, "concurrency": callers, "length_s": length_s, **row})
+    rows, signatures = [], []
+    for threads in grid.threads:
+        system = load_engine(replace(settings, threads=threads, task="transcribe"), data.utterances)
+        first_s = warm_up(system, data.utterances, "transcribe", settings.warmup)
+        signatures.append(system.signature)
+        for length_s in grid.lengths_s or (None,):
+            sources = _sources(system, data.utterances, length_s)
+            for batch_size, callers in grid.inner:
+                passes = [_measure(system, sources, batch_size, callers) for _ in range(settings.repeats)]
+                where = {"threads": threads, "batch_size": batch_size, "concurrency": callers}
+                rows.append({**where, "length_s": length_s, "n": len(sources), **_row(sources, passes)})
                 progress()
-    return rows
+        rows[-1] |= {"load_time_s": system.load_time_s, "first_result_s": first_s}
+    return {"rows": rows, **_about(settings, data, signatures)}
+
+
+def _about(settings: RunSettings, data: Data, signatures: Sequence[str]) -> dict[str, Any]:
+    digest, n = data_digest(data.utterances), len(data.utterances)
+    signed = [sign(name, "transcribe", digest, n, settings.warmup, settings.repeats) for name in signatures]
+    return {
+        "signatures": signed,
+        "settings": asdict(settings),
+        "peak_rss_mb": peak_rss_mb(),
+        "environment": environment(),
+    }
 
 
 def _sources(system: EngineSystem, utterances: Sequence[Utterance], length_s: float | None) -> list[Source]:
@@ -98,25 +136,60 @@ def cut(waveforms: Sequence[NDArray[np.float32]], length_s: float) -> list[NDArr
     return [whole[start : start + size] for start in range(0, len(whole) - size + 1, size)]
 
 
-def _measure(system: EngineSystem, sources: Sequence[Source], callers: int) -> dict[str, Any]:
-    def call(source: Source) -> float:
+@dataclass(frozen=True)
+class Pass:
+    """One pass over all pieces: its span, and the wall seconds of each call."""
+
+    span: Clock
+    latencies_s: list[float]
+
+
+def _measure(system: EngineSystem, sources: Sequence[Source], batch_size: int, callers: int) -> Pass:
+    """Give batches to callers, as each becomes free."""
+    batches = [sources[start : start + batch_size] for start in range(0, len(sources), batch_size)]
+
+    def call(batch: Sequence[Source]) -> float:
         start = now()
-        system.translator.transcribe(source[0], SAMPLE_RATE, options=system.options)
+        transcribe(system, [waveform for waveform, _ in batch], batch_size)
         return (now() - start).wall_s
 
     start = now()
     with ThreadPoolExecutor(callers) as pool:
-        latencies = list(pool.map(call, sources))
-    span = now() - start
-    p50, p95, p99 = np.percentile(np.array(latencies) * 1000, [50, 95, 99]).tolist()
+        latencies = list(pool.map(call, batches))
+    return Pass(now() - start, latencies)
+
+
+def transcribe(system: EngineSystem, waveforms: Sequence[Any], batch_size: int) -> None:
+    """One request, or one batch.
+
+    Args:
+        waveforms: float32 [n_samples] at 16 kHz each.
+        batch_size: of the sweep; the last batch may hold fewer.
+    Raises:
+        EngineError: the first of any recording of the batch.
+    """
+    if batch_size == 1:
+        system.translator.transcribe(waveforms[0], SAMPLE_RATE, options=system.options)
+        return
+    for result in system.translator.transcribe_batch(waveforms, options=system.options):
+        if isinstance(result, EngineError):
+            raise result
+
+
+def _row(sources: Sequence[Source], passes: Sequence[Pass]) -> dict[str, Any]:
+    """Figures of one combination: the median pass, percentiles over the calls of all."""
     audio_s = sum(duration_s for _, duration_s in sources)
+    wall = [one.span.wall_s for one in passes]
+    cpu_s = statistics.median(one.span.cpu_s for one in passes)
+    every = np.array([seconds for one in passes for seconds in one.latencies_s]) * 1000
+    p50, p95, p99 = np.percentile(every, [50, 95, 99]).tolist()
     return {
-        "n": len(sources),
         "audio_s": audio_s,
-        "rtfx": audio_s / span.wall_s,
-        "rtfx_cpu": audio_s / span.cpu_s,
-        "wall_s": span.wall_s,
-        "cpu_s": span.cpu_s,
+        "rtfx": audio_s / statistics.median(wall),
+        "rtfx_cpu": audio_s / cpu_s,
+        "wall_s": statistics.median(wall),
+        "cpu_s": cpu_s,
+        "noise_floor": max(wall) / min(wall) - 1 if len(wall) > 1 else None,
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
     }
 

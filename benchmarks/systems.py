@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from benchmarks.errors import PeerError
+from benchmarks.memory import peak_rss_mb
 from benchmarks.reference import Clock
 
 STAGES = ("audio", "features", "encoder", "decode", "translate")
 TASKS = ("transcribe", "translate")
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).parent / "peers" / "speech"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,12 @@ class System(Protocol):
 
     signature: str
     load_time_s: float
+    pid: int
+
+    @property
+    def peak_rss_mb(self) -> float | None:
+        """Most memory of its process so far, in MiB; None where it does not say."""
+        ...
 
     def run(self, path: Path, task: str) -> Outcome:
         """Transcribe, or transcribe and translate, one file."""
@@ -56,6 +64,13 @@ class System(Protocol):
 
 class EngineSystem:
     """The engine in this process."""
+
+    pid = os.getpid()
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """Of this process: with a second model in it, of both."""
+        return peak_rss_mb()
 
     def __init__(
         self,
@@ -135,17 +150,26 @@ class PeerSystem:
         if not script.is_file():
             known = sorted(p.stem for p in PEERS.glob("*.py") if not p.stem.startswith("_"))
             raise PeerError(
-                f"no peer {name!r} ({script})",
-                f"one of {', '.join(known) or 'none here yet'}",
-                "see benchmarks/peers/README.md",
+                f"no peer {name!r} ({script})", f"one of {', '.join(known)}", "see benchmarks/peers/README.md"
             )
         command = [python, str(script), *arguments, "--threads", str(threads)]
-        self._worker = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
         self.name = script.stem
         start = time.perf_counter()
+        try:
+            self._worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            )
+        except OSError as error:
+            raise PeerError(f"{python} cannot be run ({error})", fix="name another --peer_python") from error
+        self.pid = self._worker.pid
+        self.peak_rss_mb: float | None = None
         ready = self._read()
+        if "error" in ready:
+            self.close()
+            raise PeerError(
+                f"{self.name} did not load: {ready['error']}", fix="mend --peer_args or --peer_python"
+            )
+        self.tasks = tuple(ready.get("tasks", TASKS))
         self.signature = str(ready.get("signature", self.name))
         self.load_time_s = float(ready.get("load_time_s", time.perf_counter() - start))
 
@@ -158,8 +182,13 @@ class PeerSystem:
         span = None
         if "wall_s" in answer:
             span = Clock(float(answer["wall_s"]), float(answer.get("cpu_s", answer["wall_s"])))
+        self.peak_rss_mb = answer.get("peak_rss_mb", self.peak_rss_mb)
         return Outcome(
-            str(answer.get("text_de", "")), answer.get("text_en"), None, answer.get("stages_s", {}), span
+            str(answer.get("text_de", "")),
+            answer.get("text_en"),
+            answer.get("audio_s"),
+            answer.get("stages_s", {}),
+            span,
         )
 
     def close(self) -> None:

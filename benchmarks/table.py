@@ -47,6 +47,11 @@ def span(interval: Sequence[float] | None, scale: float = 100) -> str:
     return "" if interval is None else f"[{scale * interval[0]:.1f}, {scale * interval[1]:.1f}]"
 
 
+def change(difference: Mapping[str, Any] | None) -> str:
+    """A paired difference with its interval; earlier results have none."""
+    return "" if difference is None else f"{difference['value']:+.1f} {span(difference['interval'], 1)}"
+
+
 def clip(text: str) -> str:
     """Text cut to TEXT_WIDTH, with an ellipsis where something is missing."""
     return text if len(text) <= TEXT_WIDTH else f"{text[: TEXT_WIDTH - 1]}…"
@@ -105,13 +110,17 @@ def _speed(result: Mapping[str, Any]) -> str:
         ],
         ["peak memory", number(result["peak_rss_mb"], 0, " MiB"), ""],
     ]
-    if result["gpu_memory_mb"] is not None:
-        rows.append(["GPU memory", number(result["gpu_memory_mb"], 0, " MiB"), ""])
-    noise = result["noise_floor"]
-    if noise and noise["wall"] is not None:
-        passes = f"{result['repeats']} passes, CPU time {percent(noise['cpu'])}"
-        rows.append(["noise floor", percent(noise["wall"]), passes])
+    rows.append(["GPU memory", number(result["gpu_memory_mb"], 0, " MiB"), result["gpu_memory_note"] or ""])
+    rows.append(["noise floor", *noise_cells(result)])
     return align(rows, ["speed", "value", ""])
+
+
+def noise_cells(result: Mapping[str, Any]) -> tuple[str, str]:
+    """By how much passes with the same code differ, and from how many that is known."""
+    noise = result["noise_floor"]
+    if not noise or noise["wall"] is None:
+        return "-", "unknown from one pass; --repeats 2 or more measures it"
+    return percent(noise["wall"]), f"{result['repeats']} passes, CPU time {percent(noise['cpu'])}"
 
 
 def _stages(result: Mapping[str, Any]) -> str:
@@ -162,6 +171,13 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         label = "RTFx" if clock == "wall" else "RTFx per CPU second"
         words = f"{ratio['value']:.2f} times as long [{low:.2f}, {high:.2f}]"
         rows.append([label, number(comparison[key]), words])
+    latency = comparison["latency_ms"]
+    rows += [
+        ["latency p50 / p95 / p99", " / ".join(number(latency[k], 0) for k in ("p50", "p95", "p99")), "ms"],
+        ["model load", number(comparison["load_time_s"], 2, " s"), ""],
+        ["first result", number(comparison["first_result_s"], 2, " s"), ""],
+        ["peak memory", number(comparison["peak_rss_mb"], 0, " MiB"), ""],
+    ]
     parts = [
         f"against {comparison['signature'].replace('|', ' | ')}",
         align(rows, ["second", "value", ""]),
@@ -187,11 +203,12 @@ def render_cascade(cascade: Mapping[str, Any]) -> str:
             number(row["bleu"]),
             span(row["bleu_interval"], 1),
             number(row["chrf"]),
+            change(row.get("bleu_difference")),
         ]
         for row in cascade["variants"]
     ]
     cost = cascade["cost_of_recognition"]
-    table = align(rows, ["cascade", "WER", "BLEU", "95 % interval", "chrF"])
+    table = align(rows, ["cascade", "WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned"])
     return f"{table}\nrecognition costs {cost['value']:.1f} BLEU {span(cost['interval'], 1)}"
 
 
@@ -207,23 +224,25 @@ def render_cold_start(seconds: Mapping[str, float]) -> str:
     return align(rows, ["new process", "seconds"])
 
 
-def render_sweep(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each combination."""
+def render_sweep(result: Mapping[str, Any]) -> str:
+    """A line for each combination; latency is that of a call, so of a whole batch."""
     cells = [
         [
             str(row["threads"]),
+            str(row["batch_size"]),
             str(row["concurrency"]),
             "-" if row["length_s"] is None else f"{row['length_s']:g} s",
             str(row["n"]),
             number(row["rtfx"]),
             number(row["rtfx_cpu"]),
             *(number(row["latency_ms"][key], 0) for key in ("p50", "p95", "p99")),
+            percent(row["noise_floor"]),
         ]
-        for row in rows
+        for row in result["rows"]
     ]
-    return align(
-        cells, ["threads", "callers", "length", "n", "RTFx", "per CPU s", "p50 ms", "p95 ms", "p99 ms"]
-    )
+    names = ["threads", "batch", "callers", "length", "n", "RTFx", "per CPU s", "p50 ms", "p95 ms", "p99 ms"]
+    signatures = [name.replace("|", " | ") for name in result["signatures"]]
+    return "\n".join([*signatures, "", align(cells, [*names, "noise"])])
 
 
 def render_findings(

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from benchmarks.gpu.parts import split
 from benchmarks.gpu.wheels import install
+from benchmarks.provenance import provenance
 
 NO_GPU = 2
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +113,7 @@ def run_encoder(options: argparse.Namespace) -> int:
         f"|weights:random|tiny:{options.tiny}|seconds:{time.perf_counter() - started:.0f}"
     )
     print(signature, encoder.render(rows), sep="\n")
-    report = {"signature": signature, "rows": rows}
+    report = {"signature": signature, **provenance("python -m benchmarks.gpu.queue"), "rows": rows}
     (options.out / "encoder.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.provenance import provenance
 from engine.bundle import FeatureConfig
 from engine.features import compute_features, compute_mel_filters
 from engine.signature import cpu_model
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         report = {
             "signature": signature,
+            **provenance("python -m benchmarks.kernels.features", argv),
             "versions": versions(),
             "cpu_ms": {name: {"median": median, "best": best} for name, (median, best) in figures.items()},
         }

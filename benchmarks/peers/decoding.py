@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.provenance import provenance
+
 BEAM_WIDTH, N_BEST, N_HOTWORDS, ROUND = 64, 10, 200, 10
 THREAD_ROUNDS, THREAD_REPEATS = 7, 8
 Decode = Callable[[Any], Any]
@@ -45,7 +47,8 @@ def main() -> int:
     for begin in [0, *range(0, len(emissions), ROUND)]:
         for name, worker in workers.items():
             rounds[name].append(_ask(worker, {"begin": begin, "end": begin + ROUND})["ms"])
-    report = {"signature": signature(options), "n_utterances": len(emissions), "decoders": {}}
+    source = provenance("python -m benchmarks.peers.decoding")
+    report = {"signature": signature(options), **source, "n_utterances": len(emissions), "decoders": {}}
     for name, worker in workers.items():
         hypotheses = _ask(worker, {"texts": True})["texts"]
         times = rounds[name][1:]

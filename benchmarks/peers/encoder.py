@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from benchmarks.peers import encoder_models as models
 from benchmarks.peers.encoder_report import by_reason, measure, merge, ratios, render
 from benchmarks.peers.encoder_systems import LocalSystem, Peer, start_peers
 from benchmarks.peers.our_encoder import our_systems
+from benchmarks.provenance import commit, provenance
 from engine.signature import cpu_model
 
 CASES = {"5 s": (1, 5.0), "15 s": (1, 15.0), "30 s": (1, 30.0), "8 x 10 s": (8, 10.0)}
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         report = compare(options, model, calibration, files, Path(folder))
     report["signature"] = f"{signature(options)}|core:{core}"
+    report["runs"] = [provenance("python -m benchmarks.peers.encoder", argv)]
     if options.json:
         if options.json.exists():
             report = merge(report, json.loads(options.json.read_text(encoding="utf-8")))
@@ -177,13 +178,6 @@ def package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "-"
-
-
-def commit() -> str:
-    """The commit that this file belongs to, "+" where tracked files differ from it; "-" outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    found = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "-"
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ def merge(report: dict[str, Any], previous: Mapping[str, Any]) -> dict[str, Any]
     """Keep the cases of an earlier run with the same signature, so that long runs can be cut."""
     if previous.get("signature") == report["signature"] and previous.get("peers") == report["peers"]:
         report["cases"] = {**previous["cases"], **report["cases"]}
+        report["runs"] = [*previous.get("runs", []), *report.get("runs", [])]
         report["ratios"] = ratios(report["cases"])
         report["left_out"] = {**previous["left_out"], **report["left_out"]}
     return report

@@ -25,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.provenance import provenance
 from engine.manifest import TranslationConfig
 from engine.seq2seq import EncoderDecoder, padded_length
 from engine.tokenizer import Tokenizer
@@ -295,6 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = spread(lines, args.limit)
     sources = encode(tokenizer, rows, pieces)
     result: dict[str, Any] = {
+        **provenance("python -m benchmarks.peers.translation", argv),
         "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
         "threads": 1, "clock": "CPU time, systems in turn; best and median of rounds",
     }  # fmt: skip

@@ -247,6 +247,8 @@ def test_datasets_saved_to_disk_or_downloaded_have_their_audio_written_out(
         assert first.path.read_bytes() == b"RIFFdata"
         assert (first.id, second.id) == ("000001-a.wav", "000002-a.wav")
         assert (first.text_de, first.text_en, first.columns["client_id"]) == ("Ja.", "Yes.", "s1")
+    with pytest.raises(ManifestError, match="nor Arrow or Parquet files of split 'dev'"):
+        read_audio_folder(tmp_path / "saved", "dev")  # never another split in its place
     save_dataset(tmp_path / "saved", [{"audio": None, "sentence": "Ja."}, {"audio": clip, "sentence": ""}])
     with pytest.raises(ManifestError, match="row 1: no audio"):
         read_audio_folder(tmp_path / "saved")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,7 @@ class FakeTranslator:
         self, answers: dict[str, tuple[str, str]], work: Callable[[float], object] | None = None
     ) -> None:
         self.answers, self.work = answers, work or (lambda duration_s: None)
-        self.bundle = SimpleNamespace(has=lambda role: True, name="fake")
+        self.bundle = SimpleNamespace(has=lambda role: role != "punctuation", name="fake")
         self.translator = object()
         self.signature = "model:fake|threads:1"
         self.has_language_model = True
@@ -73,16 +74,23 @@ class FakeTranslator:
         stages = {**transcript.stages_s, "translate": 0.05}
         return Translation((Segment(english, 0.0, transcript.duration_s),), transcript, stages_s=stages)
 
+    def translate_transcript(
+        self, transcript: Transcript, options: DecodingOptions | None = None
+    ) -> Translation:
+        english = self.translate_text([segment.text for segment in transcript.segments])
+        segments = [replace(s, text=text) for s, text in zip(transcript.segments, english, strict=True)]
+        return Translation(tuple(segments), transcript)
+
     def translate_text(self, texts: list[str], options: DecodingOptions | None = None) -> list[str]:
         return [self.texts.get(text, "?") for text in texts]
 
 
-def write_wav(path: Path, duration_s: float) -> None:
+def write_wav(path: Path, duration_s: float, sample_rate: int = 16_000) -> None:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(bytes(2 * int(duration_s * 16_000)))
+        file.setframerate(sample_rate)
+        file.writeframes(bytes(2 * int(duration_s * sample_rate)))
 
 
 def write_data(folder: Path, n: int = 6, jsonl: bool = False) -> tuple[Path, dict[str, tuple[str, str]]]:

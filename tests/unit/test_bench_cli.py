@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_fake import FakeTranslator, write_data
+from bench_fake import FakeTranslator, write_data, write_wav
 
 import engine
 from benchmarks import commands, run, stages
@@ -26,7 +26,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTranslator:
     _, answers = write_data(tmp_path, 6)
     translator = FakeTranslator(answers)
     monkeypatch.setattr(engine, "load", lambda model=None, **options: translator, raising=False)
-    monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
     return translator
 
 
@@ -121,6 +120,39 @@ def test_a_bad_manifest_lists_its_problems_before_anything_is_loaded(
     error = capsys.readouterr().err
     assert code == 2
     for problem in ("3 problems", "no audio file", "x.wav", "line 3: empty German reference"):
+        assert problem in error
+
+
+def test_all_that_is_wrong_comes_in_one_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "load", lambda *a, **k: pytest.fail("loaded"), raising=False)
+    for name, rate in (("a.wav", 16_000), ("b.wav", 8_000)):
+        write_wav(tmp_path / name, 1.0, rate)
+    lines = ["path\ttext_de\temotion", "a.wav\tJa\tjoy", "b.wav\t\tjoy", "none.wav\tNein\tjoy"]
+    lines += ["a.wav\tDoch\tjoy", "b.wav\tzu wenig"]
+    (tmp_path / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    assert bench(tmp_path, "--by", "dialect")[0] == 2
+    error = capsys.readouterr().err
+    for problem in (
+        "manifest.tsv: 6 problems",
+        "line 6: 2 columns, the header has 3",
+        "line 3: empty German reference",
+        "line 4: no audio file",
+        "line 5: id 'a.wav' again (first in line 2)",
+        "no column 'dialect' to group by (it has emotion)",
+        "mixed sample rates (1 at 8000 Hz, 2 at 16000 Hz)",
+    ):
+        assert problem in error
+
+
+def test_a_wrong_header_does_not_hide_missing_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.tsv").write_text("path\tsentence\nnone.wav\tJa\n")
+    assert bench(tmp_path)[0] == 2
+    error = capsys.readouterr().err
+    for problem in ("2 problems", "no column 'text_de' in the header", "line 2: no audio file"):
         assert problem in error
 
 
@@ -237,13 +269,6 @@ def test_the_default_data_is_the_synthetic_examples(tmp_path: Path, monkeypatch:
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "manifest.tsv").write_text("")
     assert run.default_data() == tmp_path / "examples" / "manifest.tsv"
-
-
-def test_gpu_memory_is_that_of_this_process() -> None:
-    answer = "11, 500\n12, 300\n11, 24\n13, [N/A]\n"
-    assert stages.parse_gpu_memory(answer, 11) == 524
-    assert stages.parse_gpu_memory(answer, 13) is None
-    assert stages.parse_gpu_memory("", 11) is None
 
 
 def test_the_workflow_example_uses_options_that_exist() -> None:

@@ -14,11 +14,13 @@ import pytest
 from bench_fake import FakeTranslator, write_data
 
 import engine
-from benchmarks import stages, sweep
+from benchmarks import sweep
 from benchmarks.cli import main
+from benchmarks.compare import disagreements
 from benchmarks.errors import MeasurementError, PeerError
 from benchmarks.systems import PeerSystem
-from engine.types import DecodingOptions, Translation
+from engine.errors import AudioDecodeError
+from engine.types import DecodingOptions
 
 PEER = """
 import json, sys
@@ -46,7 +48,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str | None, 
         "second": FakeTranslator(worse),
     }
     monkeypatch.setattr(engine, "load", lambda model=None, **options: loaded[model], raising=False)
-    monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
     return loaded
 
 
@@ -74,6 +75,14 @@ def test_two_models_take_turns_and_are_set_side_by_side(
     assert set(comparison["time_ratio"]) == {"cpu", "wall"}
     assert comparison["utterances"][0]["second"] == "das hat schon meine großmutter"
     assert "6 of 6 transcripts differ" in capsys.readouterr().out
+
+
+def test_case_and_punctuation_are_no_disagreement() -> None:
+    rows = [
+        {"id": "a", "first": "ja gut", "second": "Ja, gut.", "first_errors": 0, "second_errors": 0},
+        {"id": "b", "first": "ja gut", "second": "Ja, gern.", "first_errors": 0, "second_errors": 1},
+    ]
+    assert [row["id"] for row in disagreements({"utterances": rows})] == ["b"]
 
 
 def test_a_peer_in_its_own_process(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:
@@ -110,67 +119,63 @@ def test_one_second_system_at_a_time(tmp_path: Path, models: dict[str | None, Fa
     assert bench(tmp_path, "--compare", "second", "--against", "x") == (2, {})
 
 
-def test_the_cascade_shows_what_recognition_costs(
-    tmp_path: Path,
-    models: dict[str | None, FakeTranslator],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = models[None]
-    model.texts = {german: english for german, english, *_ in _references(tmp_path)}
-    perfect = FakeTranslator.translate
-
-    def translate(
-        self: FakeTranslator, source: Any, *, options: DecodingOptions | None = None
-    ) -> Translation:
-        model.answers = models["second"].answers if options and options.beam_width == 1 else answers
-        return perfect(self, source)
-
-    answers = dict(model.answers)
-    answers["clip00.wav"] = (answers["clip00.wav"][0], "My mother said it.")
-    monkeypatch.setattr(FakeTranslator, "translate", translate)
-    code, result = bench(tmp_path, "--cascade")
-    assert code == 0
-    bleu = {row["name"]: row["bleu"] for row in result["cascade"]["variants"]}
-    assert set(bleu) == {
-        "gold",
-        "gold_plain",
-        "as_tuned",
-        "greedy",
-        "beam_no_lm",
-        "mt_greedy",
-        "nbest_oracle",
-    }
-    assert bleu["gold"] == bleu["nbest_oracle"] == pytest.approx(100.0)
-    assert bleu["greedy"] < bleu["as_tuned"] < bleu["gold"]
-    assert result["cascade"]["cost_of_recognition"]["value"] == pytest.approx(bleu["gold"] - bleu["as_tuned"])
-    assert "recognition costs" in capsys.readouterr().out
-
-
-def _references(folder: Path) -> list[list[str]]:
-    lines = (folder / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return [line.split("\t")[1:] for line in lines]
+def sweep_rows(folder: Path, *arguments: str) -> dict[str, Any]:
+    out = folder / "sweep.json"
+    data = str(folder / "manifest.tsv")
+    assert main(["sweep", "--data", data, "--quiet", "--json", str(out), *arguments]) == 0
+    return dict(json.loads(out.read_text()))
 
 
 def test_a_sweep_has_a_row_for_each_combination(
-    tmp_path: Path, models: dict[str | None, FakeTranslator], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    models: dict[str | None, FakeTranslator],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lengths: list[float] = []
+    calls: list[list[float]] = []
 
     def transcribe(source: np.ndarray, sample_rate: int, *, options: DecodingOptions) -> None:
-        lengths.append(len(source) / sample_rate)
+        calls.append([len(source) / sample_rate])
+
+    def transcribe_batch(sources: list[np.ndarray], *, options: DecodingOptions) -> list[None]:
+        calls.append([len(source) / 16_000 for source in sources])
+        return [None for _ in sources]
 
     monkeypatch.setattr(models[None], "transcribe", transcribe)
-    monkeypatch.setattr(sweep, "warm_up", lambda *arguments: None)
-    out = tmp_path / "sweep.json"
-    arguments = ["--threads_list", "1,2", "--concurrency", "1,3", "--lengths", "2,4", "--json", str(out)]
-    assert main(["sweep", "--data", str(tmp_path / "manifest.tsv"), "--quiet", *arguments]) == 0
-    rows = json.loads(out.read_text())["rows"]
-    assert [(r["threads"], r["concurrency"], r["length_s"], r["n"]) for r in rows] == [
-        (1, 1, 2.0, 10), (1, 3, 2.0, 10), (1, 1, 4.0, 5), (1, 3, 4.0, 5),
-        (2, 1, 2.0, 10), (2, 3, 2.0, 10), (2, 1, 4.0, 5), (2, 3, 4.0, 5),
-    ]  # fmt: skip
-    assert set(lengths) == {2.0, 4.0}
+    monkeypatch.setattr(models[None], "transcribe_batch", transcribe_batch, raising=False)
+    monkeypatch.setattr(sweep, "warm_up", lambda *arguments: 0.5)
+    arguments = ["--threads_list", "1,2", "--batch_size", "1,4", "--concurrency", "1,3", "--lengths", "2,4"]
+    result = sweep_rows(tmp_path, *arguments, "--repeats", "2")
+    keys = ("threads", "length_s", "batch_size", "concurrency", "n")
+    assert [tuple(row[key] for key in keys) for row in result["rows"]] == [
+        (threads, length_s, batch_size, callers, 20 / length_s)
+        for threads in (1, 2)
+        for length_s in (2.0, 4.0)
+        for batch_size in (1, 4)
+        for callers in (1, 3)
+    ]
+    once = (
+        [[2.0]] * 10 * 2 * 2,
+        [[2.0] * 4, [2.0] * 4, [2.0] * 2] * 2 * 2,
+    )  # callers, passes
+    assert sorted(calls[: 40 + 12]) == sorted([*once[0], *once[1]])
+    assert all(row["noise_floor"] >= 0 for row in result["rows"])
+    assert (result["rows"][7]["first_result_s"], result["settings"]["repeats"]) == (0.5, 2)
+    assert "task:transcribe|" in result["signatures"][0]
+    assert result["command"].startswith("engine-bench sweep --data")
+    header = capsys.readouterr().out.splitlines()[3].split()
+    assert header[:4] == ["threads", "batch", "callers", "length"]
+
+
+def test_a_recording_that_fails_in_a_batch_ends_the_sweep(
+    tmp_path: Path, models: dict[str | None, FakeTranslator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def transcribe_batch(sources: list[np.ndarray], *, options: DecodingOptions) -> list[Exception]:
+        return [AudioDecodeError("not audio") for _ in sources]
+
+    monkeypatch.setattr(models[None], "transcribe_batch", transcribe_batch, raising=False)
+    data = ["--data", str(tmp_path / "manifest.tsv"), "--quiet"]
+    assert main(["sweep", *data, "--warmup", "0", "--batch_size", "2"]) == 2
 
 
 def test_audio_is_cut_to_one_length() -> None:
@@ -222,6 +227,27 @@ def test_the_page_is_whole_escaped_and_needs_nothing_from_elsewhere(
     assert "<b>hat" not in text
     assert "das &lt;b&gt;hat" in text
     assert re.search(r"WER 15\.4 %, \+\d+\.\d\d points", text)
+
+
+def test_the_history_holds_what_was_measured_on_the_same_data(
+    tmp_path: Path, models: dict[str | None, FakeTranslator]
+) -> None:
+    _, result = bench(tmp_path)
+    older = {**result, "environment": {**result["environment"], "time": "2020-01-01T00:00:00+00:00"}}
+    del older["gpu_memory_note"]  # results of earlier versions stay readable
+    other = {**older, "data": {**older["data"], "digest": "0"}}
+    paths = []
+    for name, content in (("older", older), ("other", other), ("now", result)):
+        paths.append(str(tmp_path / f"{name}.json"))
+        Path(paths[-1]).write_text(json.dumps(content))
+    page = tmp_path / "page.html"
+    assert main(["report", *paths, "--output", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "1 earlier results are of other data or another task" in text
+    assert "<figcaption>History</figcaption>" in text
+    assert "unknown from one pass; --repeats 2 or more measures it" in text
+    assert main(["report", paths[1], paths[2], "--output", str(page)]) == 0
+    assert "<figcaption>History</figcaption>" not in page.read_text(encoding="utf-8")
 
 
 def test_a_page_from_result_files(tmp_path: Path, models: dict[str | None, FakeTranslator]) -> None:

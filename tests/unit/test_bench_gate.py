@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ from bench_fake import FakeTranslator, write_data
 
 import engine
 from benchmarks import stages
+from benchmarks.bootstrap import Interval
 from benchmarks.cli import main
 from benchmarks.errors import BaselineError
-from benchmarks.gate import Limits, judge, load_result, verdict_of
+from benchmarks.gate import Limits, _speed_verdict, judge, load_result, verdict_of
 from benchmarks.reference import PARTS
-from benchmarks.speed import CLOCKS, noise_floor, pass_times
-
-WORK_PER_SECOND = 10  # rounds of work for a second of audio
+from benchmarks.speed import CLOCKS, Slowdown, noise_floor, pass_times
 
 
 def result(
@@ -103,7 +101,8 @@ def test_a_reference_whose_parts_disagree_decides_nothing() -> None:
     base, now = result(errors, timed(random)), result(errors, 1.1 * timed(random))
     for row in now["utterances"]:
         for clock in CLOCKS:
-            row[f"reference_{clock}_s"] = {**row[f"reference_{clock}_s"], "stream": [0.0013] * 5}
+            slow = dict.fromkeys(("stream", "sort"), [0.0013] * 5)
+            row[f"reference_{clock}_s"] = {**row[f"reference_{clock}_s"], **slow}
     assert verdict_of(judge(now, base)) == "undecided"
     assert verdict_of(judge(now, now)) == "pass"
 
@@ -124,6 +123,37 @@ def test_another_processor_gets_more_room_and_is_named() -> None:
     assert verdict_of(findings) == "pass"
     assert "(other processor)" in findings[-1].allowed
     assert verdict_of(judge(other, base, Limits(machine_tolerance=0.0))) == "regression"
+
+
+def test_a_processor_of_the_same_name_with_other_vector_units_is_another() -> None:
+    random = np.random.default_rng(6)
+    errors = np.zeros(60, dtype=int)
+    one, two = ({"cpu": "AMD EPYC", "vector_units": units} for units in (["avx2", "avx512_vnni"], ["avx2"]))
+    base = result(errors, timed(random), environment=one, signature="model:x|acoustic:int8,kernels|cpu:a")
+    slower = result(errors, 1.2 * timed(random), environment=two, signature=base["signature"])
+    assert verdict_of(judge(slower, base)) == "pass"
+    assert verdict_of(judge({**slower, "environment": one}, base)) == "regression"
+    old = {**base, "environment": {"cpu": "AMD EPYC"}}  # a baseline that does not know
+    assert verdict_of(judge(slower, old)) == "regression"
+
+
+def test_other_arithmetic_on_another_processor_is_no_regression_and_no_pass() -> None:
+    random = np.random.default_rng(6)
+    errors = np.zeros(60, dtype=int)
+    base = result(errors, timed(random), signature="model:x|acoustic:int8,kernels|cpu:a")
+    names = {"signature": "model:x|acoustic:int8,onnxruntime|cpu:b", "environment": {"cpu": "b"}}
+    findings = judge(result(errors, 3 * timed(random), **names), base)
+    assert verdict_of(findings) == "undecided"
+    assert findings[-1].change == "the model runs in other arithmetic on this processor"
+    same_cpu = result(errors, 3 * timed(random), signature=names["signature"])
+    assert verdict_of(judge(same_cpu, base)) == "regression"  # kernels that are off by mistake are caught
+
+
+def test_a_slowdown_that_chance_explains_is_no_regression() -> None:
+    ratio = Interval(1.053, 1.0091, 1.0984)  # seen with the same code: beyond the limit, and above 1 at 95 %
+    assert _speed_verdict(Slowdown("cpu", ratio, 0.039, 0.0), 0.05) == "undecided"
+    surer = Interval(1.053, 1.030, 1.077)
+    assert _speed_verdict(Slowdown("cpu", surer, 0.01, 0.0), 0.05) == "regression"
 
 
 def test_too_noisy_to_tell_is_neither_passed_nor_failed() -> None:
@@ -182,6 +212,7 @@ def test_drift_within_a_run_cancels_in_units_of_the_reference() -> None:
         ({"task": "translate"}, "task transcribe, baseline translate"),
         ({"data": {"digest": "e"}}, "other audio or references"),
         ({"settings": {"threads": 2}}, "threads 1, baseline 2"),
+        ({"signature": "x|reference:old/1"}, "reference kernel none, baseline old/1"),
         ({"utterances": []}, "0 utterances in common"),
     ],
 )
@@ -215,89 +246,32 @@ def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
         load_result(tmp_path / "b.json")
 
 
-def busy_work(factor: float) -> Callable[[float], None]:
-    """Work in proportion to the audio, of other kinds than the reference kernel's."""
-    matrix = np.random.default_rng(0).standard_normal((48, 48)).astype(np.float32)
-    table = np.random.default_rng(1).integers(0, 1 << 12, 1 << 12)
-
-    def work(duration_s: float) -> None:
-        for _ in range(round(duration_s * factor * WORK_PER_SECOND)):
-            np.einsum("ij,jk->ik", matrix, matrix)
-            np.cumsum(table[table % len(table)])
-
-    return work
-
-
-class GateRunner:
-    """Runs `engine-bench gate` on a stand-in that works for real."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.manifest, self.answers = write_data(folder, 12)
-        self.baseline = folder / "baseline.json"
-        self.monkeypatch = monkeypatch
-        monkeypatch.setattr(stages, "gpu_memory_mb", lambda: None)
-        monkeypatch.setattr(stages, "REFERENCE_RUNS", 1)  # these clips are short
-
-    def run(
-        self, *arguments: str, factor: float = 1.0, answers: dict[str, tuple[str, str]] | None = None
-    ) -> int:
-        fake = FakeTranslator(answers or self.answers, busy_work(factor))
-        self.monkeypatch.setattr(engine, "load", lambda model=None, **options: fake, raising=False)
-        common = [
-            "--data",
-            str(self.manifest),
-            "--quiet",
-            "--device",
-            "cpu",
-            "--baseline",
-            str(self.baseline),
-        ]
-        return main(["gate", *common, *arguments])
-
-    def decide(self, factor: float) -> int:
-        """Repeat more often while the machine is too noisy to tell, as a user would."""
-        for repeats in ("5", "15"):
-            self.run("--update", "--repeats", repeats)
-            code = self.run(factor=factor)
-            if code != 2:
-                return code
-        pytest.skip("this machine is too noisy to time anything")
-
-
 @pytest.fixture
-def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GateRunner:
-    runner = GateRunner(tmp_path, monkeypatch)
-    assert runner.run("--update", "--repeats", "3") == 0
-    return runner
+def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    _, answers = write_data(tmp_path, 6)
+    monkeypatch.setattr(stages, "REFERENCE_RUNS", 1)
+    monkeypatch.setattr(engine, "load", lambda model=None, **options: FakeTranslator(answers), raising=False)
+    path = tmp_path / "baseline.json"
+    assert run_gate(path, "--update", "--repeats", "2") == 0
+    return path
 
 
-@pytest.mark.timing
-def test_the_gate_catches_a_planted_ten_percent_slowdown(
-    gate: GateRunner, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert gate.decide(factor=1.10) == 1
-    assert "REGRESSION" in capsys.readouterr().out
+def run_gate(baseline: Path, *arguments: str) -> int:
+    data = str(baseline.parent / "manifest.tsv")
+    return main(
+        ["gate", "--baseline", str(baseline), "--data", data, "--quiet", "--device", "cpu", *arguments]
+    )
 
 
-def test_the_gate_catches_a_planted_point_of_wer(gate: GateRunner) -> None:
-    answers = dict(gate.answers)
-    for name in ("clip01.wav", "clip05.wav", "clip09.wav", "clip10.wav"):  # 4 of 78 words
-        german, english = answers[name]
-        answers[name] = (german.rsplit(" ", 1)[0], english)
-    assert gate.run("--max-slowdown", "10", answers=answers) == 1
+def test_a_result_measured_before_can_be_judged(baseline: Path) -> None:
+    assert run_gate(baseline, "--current", str(baseline), "--max-slowdown", "100") == 0
 
 
-@pytest.mark.timing
-def test_the_gate_does_not_cry_wolf_in_twenty_runs(gate: GateRunner) -> None:
-    assert [code for code in (gate.run() for _ in range(20)) if code == 1] == []
+def test_a_baseline_holds_the_command_that_made_it(baseline: Path) -> None:
+    command = load_result(baseline)["command"]
+    assert command.startswith(f"engine-bench gate --baseline {baseline} --data ")
 
 
-def test_a_result_measured_before_can_be_judged(gate: GateRunner, tmp_path: Path) -> None:
-    assert gate.run("--current", str(gate.baseline), "--max-slowdown", "1") == 0
-
-
-def test_without_a_baseline_the_gate_cannot_tell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert GateRunner(tmp_path, monkeypatch).run() == 2
+def test_without_a_baseline_the_gate_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_gate(tmp_path / "baseline.json") == 2
     assert "make one with --update" in capsys.readouterr().err
