@@ -47,7 +47,12 @@ def main() -> int:
     for begin in [0, *range(0, len(emissions), ROUND)]:
         for name, worker in workers.items():
             rounds[name].append(_ask(worker, {"begin": begin, "end": begin + ROUND})["ms"])
-    report = {"signature": signature(options), "n_utterances": len(emissions), "decoders": {}}
+    report: dict[str, Any] = {
+        "signature": signature(options),
+        "command": _name_command(),
+        "n_utterances": len(emissions),
+    }
+    report["decoders"] = {}
     for name, worker in workers.items():
         hypotheses = _ask(worker, {"texts": True})["texts"]
         times = rounds[name][1:]
@@ -134,6 +139,12 @@ def signature(options: argparse.Namespace) -> str:
         except PackageNotFoundError:
             parts[package] = "none"
     return "|".join(f"{key}:{value}" for key, value in parts.items())
+
+
+def _name_command() -> str:
+    """The command line with files named without their folders."""
+    arguments = [argument.rpartition("/")[2] for argument in sys.argv[1:]]
+    return " ".join(["python -m benchmarks.peers.decoding", *arguments])
 
 
 def _read_cpu() -> str:
