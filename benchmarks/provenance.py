@@ -35,13 +35,19 @@ def commit(root: Path = ROOT) -> str:
 
 
 def command_line(program: str, arguments: Sequence[str] | None = None) -> str:
-    """What was typed, to be pasted into a shell.
+    """What was typed, with the last part of absolute paths only: folders differ from machine to machine.
 
     Args:
         program: as a user starts it, such as "engine-bench".
         arguments: after it; those of this process where None.
     """
-    return " ".join([program, shlex.join(sys.argv[1:] if arguments is None else arguments)]).strip()
+    typed = sys.argv[1:] if arguments is None else arguments
+    return " ".join([program, shlex.join(_shorten(argument) for argument in typed)]).strip()
+
+
+def _shorten(argument: str) -> str:
+    before, equals, path = argument.rpartition("=")
+    return before + equals + (Path(path).name if path.startswith("/") else path)
 
 
 def provenance(program: str, arguments: Sequence[str] | None = None) -> dict[str, str]:

@@ -1,8 +1,13 @@
 """`training language-model`: from text to the n-gram model, lexicon and card of the beam decoder.
 
-The first corpus is the domain. Of every further one, the sentences that look most like the
-domain are taken (cross-entropy difference of two bigram models, Moore and Lewis 2010), as
-many as lower the perplexity of the development text.
+Several texts become one model in either of two ways. With --weights a model is estimated of each and
+the models are interpolated; `--weights tuned` finds the weights on the development text. Without, the
+first text is the domain, and of every further one the sentences that look most like it are added
+(cross-entropy difference of two bigram models, Moore and Lewis 2010), as many as lower the perplexity of
+the development text.
+
+With --tune the weight of the model and the bonus for a word are found too, on a development set of speech,
+and written to decoding.json for `engine-export bundle --decoding`.
 """
 
 from __future__ import annotations
@@ -18,22 +23,26 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.ngram import NgramModel
 from engine.text import NORMALIZER, VOCABULARY, normalize_text
+from training.decoder_tuning import Development, describe, load_development, tune
 from training.kenlm_tools import estimate, write_binary
+from training.ngram_mixing import mix, tune_weights
 
 SELECTED_SHARES = (0.0, 0.15, 0.35)  # of the further corpora; 1.0 only where the caller weights it so
 SELECTION_PRUNE, SELECTION_WORDS = "0 1", 100_000
+TUNED = "tuned"  # as --weights
 logger = logging.getLogger("training")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One text: its path, and how much a word in it counts when the vocabulary is chosen."""
+    """One text: its path, and its weight in the mixture and when the vocabulary is chosen."""
 
     path: Path
     weight: float
@@ -60,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("text", nargs="+", help="one sentence a line, plain or .zst; first the domain")
     parser.add_argument(
-        "--weights", help="of the texts when choosing the vocabulary, such as 4,1 (default: 1)"
+        "--weights",
+        help="interpolate a model of each text: their weights, such as 4,1 (these also weigh words when the "
+        "vocabulary is chosen); or `tuned`: those that suit --dev best",
     )
     parser.add_argument("--order", type=int, default=3, help="longest n-gram, 2 to 6 (default: 3)")
     parser.add_argument("--prune", default="0 1 1", help="n-grams seen this often or less go, by order")
@@ -68,16 +79,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, default=8, help="of a quantised probability; 0 for exact ones")
     parser.add_argument("--dev", type=Path, help="development text; for perplexity and selection")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="sentences the text may not hold")
+    parser.add_argument(
+        "--tune", type=Path, metavar="BUNDLE", help="find alpha and beta with this bundle, or saved emissions"
+    )
+    parser.add_argument("--tune-manifest", type=Path, help="development speech and its texts, for --tune")
+    parser.add_argument("--beam-width", type=int, default=64, help="of --tune (default: 64)")
     parser.add_argument("--normalized", action="store_true", help="the texts are normalised already")
     parser.add_argument("--memory", default="2G", help="for lmplz")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for lm.bin, lexicon.npz and card.json"
+        "--out", type=Path, required=True, help="folder for lm.bin, lexicon.npz, card.json and decoding.json"
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Build the model; returns the exit code."""
     corpora = _read_corpora(options)
+    development = load_development(options.tune, options.tune_manifest) if options.tune else None
     work = options.out / "work"
     work.mkdir(parents=True, exist_ok=True)
     forbidden = {line for path in options.exclude for line in read_sentences(path, options.normalized)}
@@ -89,21 +106,85 @@ def run(options: argparse.Namespace) -> int:
     vocabulary = work / "vocabulary.txt"
     words = choose_vocabulary(texts, [corpus.weight for corpus in corpora], options.vocabulary)
     vocabulary.write_text(" ".join(words), encoding="utf-8")
-    further = sort_by_likeness(texts[0], [s for text in texts[1:] for s in text], work, options.memory)
-    share, figures = 0.0, {}
-    shares = SELECTED_SHARES if dev and further else (0.0,)
-    for candidate in shares:
-        _estimate(texts[0] + further[: int(candidate * len(further))], options, work, vocabulary)
-        figures[candidate] = measure_perplexity(NgramModel(work / "lm.bin"), dev) if dev else None
-        logger.info("share %.2f: %s", candidate, figures[candidate])
-    if dev:
-        share = min(shares, key=lambda candidate: figures[candidate].perplexity)
-        if share != shares[-1]:
-            _estimate(texts[0] + further[: int(share * len(further))], options, work, vocabulary)
+    build = _build_mixture if options.weights else _build_selection
+    how = build(texts, corpora, dev, options, work, vocabulary)
+    how["development"] = _describe_development(options, work / "lm.bin", dev)
     lexicon = CtcBeamDecoder(VOCABULARY, work / "lm.bin", unigrams=words)
     lexicon.save_lexicon(work / "lexicon.npz")
-    _publish(options, corpora, work, share, figures[share])
+    if development:
+        how["tuning"] = _tune(development, words, options, work)
+    _publish(options, corpora, work, how)
     return 0
+
+
+def _build_selection(
+    texts: Sequence[Sequence[str]],
+    _corpora: Sequence[Corpus],
+    dev: Sequence[str],
+    options: argparse.Namespace,
+    work: Path,
+    vocabulary: Path,
+) -> dict[str, Any]:
+    """Estimate one model of the first text and the sentences of the others that are like it."""
+    domain = list(texts[0])
+    further = sort_by_likeness(domain, [s for text in texts[1:] for s in text], work, options.memory)
+    shares = SELECTED_SHARES if dev and further else (0.0,)
+    found: dict[float, float] = {}
+    for share in shares:
+        _estimate(domain + further[: int(share * len(further))], options, work, vocabulary)
+        found[share] = measure_perplexity(NgramModel(work / "lm.bin"), dev).perplexity if dev else 0.0
+        logger.info("share %.2f: perplexity %.1f", share, found[share])
+    best = min(found, key=found.__getitem__)
+    if best != shares[-1]:
+        _estimate(domain + further[: int(best * len(further))], options, work, vocabulary)
+    return {"selected_share_of_further_texts": best}
+
+
+def _build_mixture(
+    texts: Sequence[Sequence[str]],
+    corpora: Sequence[Corpus],
+    dev: Sequence[str],
+    options: argparse.Namespace,
+    work: Path,
+    vocabulary: Path,
+) -> dict[str, Any]:
+    """Estimate a model of each text and interpolate them."""
+    arpas, models = [], []
+    for number, text in enumerate(texts):
+        arpa, binary = work / f"part{number}.arpa", work / f"part{number}.bin"
+        _estimate_arpa(text, arpa, options, vocabulary)
+        write_binary(arpa, binary, 0)
+        arpas.append(arpa)
+        models.append(NgramModel(binary))
+    weights = [corpus.weight for corpus in corpora]
+    if options.weights == TUNED:
+        weights = tune_weights(models, dev)
+    weights = [weight / sum(weights) for weight in weights]
+    mix(arpas, weights, work / "lm.arpa")
+    write_binary(work / "lm.arpa", work / "lm.bin", options.bits)
+    alone = [round(measure_perplexity(model, dev).perplexity, 2) for model in models] if dev else None
+    logger.info("weights %s; perplexity of each alone: %s", [round(w, 3) for w in weights], alone)
+    return {
+        "interpolation": {
+            "weights": [round(weight, 4) for weight in weights],
+            "tuned": options.weights == TUNED,
+            "perplexity_alone": alone,
+        }
+    }
+
+
+def _tune(
+    development: Development, words: Sequence[str], options: argparse.Namespace, work: Path
+) -> dict[str, Any]:
+    """Find alpha and beta; writes decoding.json and returns what the card says of it."""
+    decoder = CtcBeamDecoder(language_model=work / "lm.bin", unigrams=words, **development.options)
+    trials = tune(decoder, development, options.beam_width)
+    found = describe(trials, development, options.beam_width)
+    best = trials[0]
+    fields = {"beam_width": options.beam_width, "lm_alpha": best.lm_alpha, "lm_beta": best.lm_beta}
+    figures = {"wer": best.wer, "cer": best.cer, "tuned_on": development.name}
+    (options.out / "decoding.json").write_text(json.dumps({**fields, "figures": figures}, indent=2) + "\n")
+    return found
 
 
 def read_sentences(path: Path, normalized: bool = False) -> Iterator[str]:
@@ -173,26 +254,44 @@ def measure_perplexity(model: NgramModel, sentences: Sequence[str]) -> Perplexit
 
 
 def _read_corpora(options: argparse.Namespace) -> list[Corpus]:
-    weights = [float(w) for w in options.weights.split(",")] if options.weights else [1.0] * len(options.text)
+    if options.weights == TUNED:
+        if not options.dev:
+            raise SystemExit("--weights tuned has nothing to tune on; give a development text with --dev")
+        return [Corpus(Path(path), 1.0) for path in options.text]
+    try:
+        weights = (
+            [float(w) for w in options.weights.split(",")] if options.weights else [1.0] * len(options.text)
+        )
+    except ValueError:
+        raise SystemExit(f"--weights {options.weights}: want numbers such as 4,1, or `{TUNED}`") from None
     if len(weights) != len(options.text):
         raise SystemExit(f"{len(weights)} weights for {len(options.text)} texts; give one each")
+    if min(weights) < 0 or not sum(weights) > 0:
+        raise SystemExit(f"--weights {options.weights}: want 0 or more each, and not only 0")
     return [Corpus(Path(path), weight) for path, weight in zip(options.text, weights, strict=True)]
 
 
 def _estimate(sentences: Sequence[str], options: argparse.Namespace, work: Path, vocabulary: Path) -> None:
-    text, arpa = work / "text", work / "lm.arpa"
-    text.write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    estimate(text, arpa, options.order, options.prune, vocabulary, options.memory)
+    arpa = work / "lm.arpa"
+    _estimate_arpa(sentences, arpa, options, vocabulary)
     write_binary(arpa, work / "lm.bin", options.bits)
 
 
-def _publish(
-    options: argparse.Namespace,
-    corpora: Sequence[Corpus],
-    work: Path,
-    share: float,
-    figures: Perplexity | None,
+def _estimate_arpa(
+    sentences: Sequence[str], arpa: Path, options: argparse.Namespace, vocabulary: Path
 ) -> None:
+    text = arpa.parent / "text"
+    text.write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    estimate(text, arpa, options.order, options.prune, vocabulary, options.memory)
+
+
+def _describe_development(options: argparse.Namespace, binary: Path, dev: Sequence[str]) -> Any:
+    if not dev:
+        return None
+    return {"name": options.dev.name, **asdict(measure_perplexity(NgramModel(binary), dev))}
+
+
+def _publish(options: argparse.Namespace, corpora: Sequence[Corpus], work: Path, how: dict[str, Any]) -> None:
     """Move the results to their place and write the card beside them."""
     model = NgramModel(work / "lm.bin")
     files = {}
@@ -206,8 +305,7 @@ def _publish(
         "quantised_bits": options.bits,
         "normalizer": NORMALIZER,
         "texts": [{"name": corpus.path.name, "weight": corpus.weight} for corpus in corpora],
-        "selected_share_of_further_texts": share,
-        "development": {"name": options.dev.name, **asdict(figures)} if figures else None,
+        **how,
         "files": files,
     }
     for name in files:

@@ -56,7 +56,7 @@ class WordTrie:
     def nodes(self) -> tuple[npt.NDArray[Any], bool]:
         """What the kernels read of every node, together; and whether its bits tell all labels apart."""
         nodes = np.zeros(len(self.first), LEXICON_NODE)
-        nodes["first"], nodes["lookahead"][:-1] = self.first, self.lookahead
+        nodes["first"], nodes["word"][:-1] = self.first, self.word
         parents = np.flatnonzero(np.diff(self.first))
         if len(parents):
             bits = np.uint64(1) << (self.label.astype(np.uint64) & np.uint64(63))

@@ -1,7 +1,7 @@
 """The interface of pyctcdecode, for programs that move over from it.
 
-Only the interface: `build_ctcdecoder` and the decoder's `decode`, `decode_beams` and
-`decode_batch` take the same arguments and return the same shapes.
+Only the interface: `build_ctcdecoder` and the decoder's `decode`, `decode_beams`, `decode_batch`,
+`decode_beams_batch` and `reset_params` take the same arguments in the same order and return the same shapes.
 """
 
 from __future__ import annotations
@@ -38,64 +38,126 @@ class OutputBeam(NamedTuple):
     lm_score: float
 
 
+class OutputBeamMPSafe(NamedTuple):
+    """One reading as decode_beams_batch returns it; fields as in OutputBeam."""
+
+    text: str
+    text_frames: list[tuple[str, tuple[int, int]]]
+    logit_score: float
+    lm_score: float
+
+
 class BeamSearchDecoderCTC:
     """pyctcdecode's decoder on top of CtcBeamDecoder; thread-safe, picklable."""
 
     def __init__(self, decoder: CtcBeamDecoder) -> None:
         self.decoder = decoder
 
-    def decode(self, logits: Any, beam_width: int = 100, **options: Any) -> str:
-        """The best text; options as for decode_beams."""
-        return self._decode(logits, beam_width, 1, **options)[0].text
+    def reset_params(
+        self,
+        alpha: float | None = None,
+        beta: float | None = None,
+        unk_score_offset: float | None = None,
+        lm_score_boundary: bool | None = None,
+    ) -> None:
+        """Change settings of the language model; those that are None stay."""
+        given = {
+            "lm_alpha": alpha,
+            "lm_beta": beta,
+            "unk_score_offset": unk_score_offset,
+            "score_boundary": lm_score_boundary,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        self.decoder = self.decoder.with_settings(**changes)
 
-    def decode_beams(self, logits: Any, beam_width: int = 100, **options: Any) -> list[OutputBeam]:
+    def decode(
+        self,
+        logits: Any,
+        beam_width: int = 100,
+        beam_prune_logp: float = -10.0,
+        token_min_logp: float = -5.0,
+        prune_history: bool = False,
+        hotwords: Iterable[str] | None = None,
+        hotword_weight: float = 10.0,
+        lm_start_state: None = None,
+    ) -> str:
+        """The best text; arguments as for decode_beams."""
+        options = (beam_width, beam_prune_logp, token_min_logp, hotwords, hotword_weight, lm_start_state)
+        return self._decode(logits, 1, *options)[0].text
+
+    def decode_beams(
+        self,
+        logits: Any,
+        beam_width: int = 100,
+        beam_prune_logp: float = -10.0,
+        token_min_logp: float = -5.0,
+        prune_history: bool = False,
+        hotwords: Iterable[str] | None = None,
+        hotword_weight: float = 10.0,
+        lm_start_state: None = None,
+    ) -> list[OutputBeam]:
         """All readings, best first.
 
         Args:
             logits: floating point [n_frames, vocab_size]: raw, natural-log or probabilities.
             beam_width: prefixes kept.
-            options: beam_prune_logp, token_min_logp, hotwords (a list), hotword_weight.
+            beam_prune_logp, token_min_logp: as in pyctcdecode.
+            prune_history: taken and not needed: `decode` always keeps one of the prefixes that the model
+                cannot tell apart, and the list of readings always keeps all.
+            hotwords, hotword_weight: a list of words or phrases, and the bonus of each.
+            lm_start_state: only None; an utterance is continued with CtcBeamDecoder.advance.
         Raises:
             DecodingError: emissions, options or hotwords that cannot be used.
         """
-        return [_convert(h) for h in self._decode(logits, beam_width, beam_width, **options)]
+        options = (beam_width, beam_prune_logp, token_min_logp, hotwords, hotword_weight, lm_start_state)
+        return [_convert(h) for h in self._decode(logits, beam_width, *options)]
 
     def decode_batch(
-        self, pool: Any, logits_list: Iterable[Any], beam_width: int = 100, **options: Any
+        self, pool: Any, logits_list: Iterable[Any], beam_width: int = 100, *arguments: Any, **options: Any
     ) -> list[str]:
         """The best text of each utterance; a pool with `map` is used where it is not None."""
-        jobs = list(logits_list)
-        if pool is None:
-            return [self.decode(logits, beam_width, **options) for logits in jobs]
-        return list(pool.map(_Job(self, beam_width, options), jobs))
+        return _map(pool, _Job(self, "decode", (beam_width, *arguments), options), logits_list)
+
+    def decode_beams_batch(
+        self, pool: Any, logits_list: Iterable[Any], beam_width: int = 100, *arguments: Any, **options: Any
+    ) -> list[list[OutputBeamMPSafe]]:
+        """The readings of each utterance, without last_lm_state; as decode_batch."""
+        batch = _map(pool, _Job(self, "decode_beams", (beam_width, *arguments), options), logits_list)
+        return [[OutputBeamMPSafe(beam.text, *beam[2:]) for beam in beams] for beams in batch]
 
     def _decode(
         self,
         logits: Any,
-        beam_width: int,
         n_best: int,
-        beam_prune_logp: float = -10.0,
-        token_min_logp: float = -5.0,
-        hotwords: Sequence[str] | None = None,
-        hotword_weight: float = 10.0,
-        **unknown: Any,
+        beam_width: int,
+        beam_prune_logp: float,
+        token_min_logp: float,
+        hotwords: Iterable[str] | None,
+        hotword_weight: float,
+        lm_start_state: Any,
     ) -> list[Hypothesis]:
-        if unknown:
-            raise DecodingError(f"options {sorted(unknown)}", "those named in decode_beams")
+        if lm_start_state is not None:
+            fix = "go on with an utterance by CtcBeamDecoder.start, advance and finish"
+            raise DecodingError(f"lm_start_state of type {type(lm_start_state).__name__}", "None", fix)
         decoder = self.decoder.with_settings(beam_prune_logp=beam_prune_logp, token_min_logp=token_min_logp)
-        return decoder.decode(
-            _take_log(logits), beam_width, n_best, hotwords or (), hotword_weight, logits=True
-        )
+        phrases = hotwords if isinstance(hotwords, str) else tuple(hotwords or ())
+        return decoder.decode(_take_log(logits), beam_width, n_best, phrases, hotword_weight, logits=True)
+
+
+def _map(pool: Any, job: _Job, logits_list: Iterable[Any]) -> list[Any]:
+    return list(map(job, logits_list) if pool is None else pool.map(job, list(logits_list)))
 
 
 class _Job:
-    """One call of decode that can be sent to another process."""
+    """One call of a method that can be sent to another process."""
 
-    def __init__(self, decoder: BeamSearchDecoderCTC, beam_width: int, options: dict[str, Any]) -> None:
-        self.decoder, self.beam_width, self.options = decoder, beam_width, options
+    def __init__(
+        self, decoder: BeamSearchDecoderCTC, method: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        self.decoder, self.method, self.arguments, self.options = decoder, method, arguments, options
 
-    def __call__(self, logits: Any) -> str:
-        return self.decoder.decode(logits, self.beam_width, **self.options)
+    def __call__(self, logits: Any) -> Any:
+        return getattr(self.decoder, self.method)(logits, *self.arguments, **self.options)
 
 
 def build_ctcdecoder(

@@ -162,7 +162,7 @@ def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | Non
     likeliest = int(trie.lookahead[1:].min(initial=N_LOOKAHEAD - 1))
     nodes, distinct = trie.nodes
     highest = max(1.0, float(factors[likeliest:].max()), float(unknown.max()))
-    return Lexicon(nodes, trie.label, trie.word, distinct, factors, unknown, highest)
+    return Lexicon(nodes, trie.label, trie.lookahead, distinct, factors, unknown, highest)
 
 
 def _exp(values: Any) -> Any:

@@ -10,21 +10,17 @@ import numpy as np
 from engine.kernels._jit import kernel
 from engine.kernels.ctc_extend import (
     EMPTY,
+    enter_node,
     extend_letter,
     extend_word,
-    find_children,
+    hash_context,
     identify_word,
-    link_parents,
     mix_hash,
-    select_tokens,
-    stay,
     weigh_word,
 )
-from engine.kernels.ctc_prune import append_word, hash_context, prune, rebuild
-from engine.kernels.ctc_state import (
-    NO_LM,
-    WORD_LM,
-)
+from engine.kernels.ctc_prune import append_word, close_beams, make_room, open_beams, prune, rebuild
+from engine.kernels.ctc_state import NO_LM, WORD_LM
+from engine.kernels.ctc_stay import rank_stays, realign, select_tokens, stay
 from engine.kernels.ngram import CONTEXT, UNKNOWN, score_word, start_context
 
 _TOO_SMALL, _TOO_LARGE = 1e-100, 1e100  # weights are rescaled outside of these
@@ -42,20 +38,28 @@ FINAL = np.dtype(
 
 
 @kernel
-def start_search(beams: Any, contexts: Any, search: Any, scorer: Any) -> None:
+def start_search(beams: Any, contexts: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any) -> None:
     """Make beam 0 the empty prefix at the start of an utterance."""
     beam = beams[0]
     beam.text, beam.word = EMPTY, EMPTY
     beam.key = mix_hash(EMPTY, EMPTY)
     beam.parent_key = np.uint64(0)
     beam.blank, beam.symbol, beam.lm, beam.factor = 1.0, 0.0, 0.0, 1.0
-    beam.lexicon, beam.hotword, beam.last, beam.length = 0, 0, search.delimiter, 0
+    beam.bound, beam.context = highest_letter(lexicon, hotwords), 0
+    beam.parent, beam.hotword, beam.last, beam.length = -1, 0, search.delimiter, 0
+    enter_node(beam, 0, lexicon, scorer)
     beam.token_node, beam.word_node, beam.start, beam.end = -1, -1, 0, 0
     beam.prob_sum, beam.peak = 0.0, 0.0
     contexts[0].length = 0
     if scorer.weights[0].kind != NO_LM:
         start_context(scorer.memory, scorer.layout, scorer.weights[0].bos, contexts[0])
     beam.history = hash_context(contexts[0])
+
+
+@kernel(inline="always")
+def highest_letter(lexicon: Any, hotwords: Any) -> Any:
+    """No first letter of a word has a larger factor."""
+    return lexicon.highest * math.exp(hotwords.highest)
 
 
 @kernel(forceinline=True)
@@ -78,8 +82,9 @@ def run_frames(
     Returns:
         n and scale after the chunk.
     """
-    current, current_contexts, other, other_contexts = beams, contexts, spare_beams, spare_contexts
+    current, other = beams, spare_beams
     settled, swapped = False, False
+    open_beams(beams, contexts, n, work)
     for t in range(len(log_probs)):
         n_tokens, largest = select_tokens(
             log_probs[t], spoken, search.blank, search.token_min, work.tokens, work.probs
@@ -87,74 +92,73 @@ def run_frames(
         scale += largest
         if n_tokens == 1 and work.tokens[0] == search.blank and (settled or not search.split):
             if not settled:
-                settle(current, n)
+                settle(n, work.blanks, work.symbols)
             settled = True
         elif n_tokens > 0:
-            best = extend(current, n, n_tokens, search, scorer, lexicon, hotwords, current_contexts, work)
-            n = prune(current, best, search, work)
+            make_room(current, n, n * n_tokens, spare_contexts, work)
+            best = extend(current, n, n_tokens, search, scorer, lexicon, hotwords, work)
+            n_before, n = n, prune(current, n, best, search, work)
             rebuild(
-                current, current_contexts, n, first_frame + t, math.exp(largest), search, work,
-                token_nodes, word_nodes, other, other_contexts,
+                current, n_before, n, first_frame + t, math.exp(largest), search, work, scorer, lexicon,
+                token_nodes, word_nodes, other,
             )  # fmt: skip
             current, other = other, current
-            current_contexts, other_contexts = other_contexts, current_contexts
             swapped = not swapped
-            scale += rescale(current, n, best)
+            scale += rescale(n, best, work.blanks, work.symbols)
             settled = n_tokens == 1 and work.tokens[0] == search.blank
         for i in range(n_tokens):
             work.probs[work.tokens[i]] = 0.0
     if swapped:
         for i in range(n):
-            beams[i], contexts[i] = current[i], current_contexts[i]
+            beams[i] = current[i]
+    close_beams(beams, contexts, n, work)
     return n, scale
 
 
 @kernel(forceinline=True)
-def settle(beams: Any, n: int) -> None:
+def settle(n: int, blanks: Any, symbols: Any) -> None:
     """A frame of nothing but blank: every alignment ends in a blank, and no rank changes."""
     for i in range(n):
-        beams[i].blank += beams[i].symbol
-        beams[i].symbol = 0.0
+        blanks[i] += symbols[i]
+        symbols[i] = 0.0
 
 
 @kernel(forceinline=True)
 def extend(
-    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
-    contexts: Any, work: Any,
-) -> Any:  # fmt: skip
+    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any, work: Any
+) -> Any:
     """Make the candidates of one frame. Returns the best rank."""
-    best = stay(beams, n, search, work)
+    stay(n, search, work)
     if n_tokens == 1 and work.tokens[0] == search.blank:
-        return best
-    link_parents(beams, n, work.table, work.parents)
+        return rank_stays(n, search.split, work)
+    realign(beams, n, n_tokens, work)
+    best = rank_stays(n, search.split, work)
+    highest, hot_highest = highest_letter(lexicon, hotwords), math.exp(hotwords.highest)
     for i in range(n_tokens):
         token = work.tokens[i]
-        if token == search.blank:
-            continue
-        find_children(beams, n, work.parents, token, search.delimiter, work.children)
         if token == search.delimiter:
-            best = extend_word(beams, n, best, search, scorer, lexicon, hotwords, contexts, work)
-        else:
-            best = extend_letter(beams, n, token, best, search, scorer, lexicon, hotwords, contexts, work)
+            word_highest = math.exp(max(scorer.weights[0].word_bonus, 0.0)) * hot_highest
+            best = extend_word(beams, n, i, best, search, scorer, hotwords, work, highest, word_highest)
+        elif token != search.blank:
+            best = extend_letter(beams, n, i, best, search, scorer, lexicon, hotwords, work, hot_highest)
     return best
 
 
 @kernel(forceinline=True)
-def rescale(beams: Any, n: int, best: float) -> float:
+def rescale(n: int, best: float, blanks: Any, symbols: Any) -> float:
     """Bring weights back into a float's range when they leave it. Returns the natural log taken out."""
     if _TOO_SMALL < best < _TOO_LARGE or best <= 0.0:
         return 0.0
     for i in range(n):
-        beams[i].blank /= best
-        beams[i].symbol /= best
+        blanks[i] /= best
+        symbols[i] /= best
     return math.log(best)
 
 
 @kernel
 def finish_search(
-    beams: Any, contexts: Any, n: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
-    word_nodes: Any, counts: Any,
-) -> Any:  # fmt: skip
+    beams: Any, contexts: Any, n: int, search: Any, scorer: Any, hotwords: Any, word_nodes: Any, counts: Any
+) -> Any:
     """End the utterance: finish words, score the end of the sentence, merge beams of one text.
 
     Returns:
@@ -168,7 +172,7 @@ def finish_search(
         weight = beams[i].blank + beams[i].symbol
         if weight <= 0.0:
             continue
-        lm = beams[i].lm + score_end(beams[i], contexts[i], search.split, scorer, lexicon, hotwords, scratch)
+        lm = beams[i].lm + score_end(beams[i], contexts[i], search.split, scorer, hotwords, scratch)
         text = beams[i].text if beams[i].length == 0 else beams[i].key
         slot = 0
         while slot < n_finals and finals[slot].text != text:
@@ -205,9 +209,7 @@ def weigh_lightest_ends(beams: Any, n: int) -> Any:
 
 
 @kernel
-def score_end(
-    beam: Any, context: Any, split: bool, scorer: Any, lexicon: Any, hotwords: Any, scratch: Any
-) -> float:
+def score_end(beam: Any, context: Any, split: bool, scorer: Any, hotwords: Any, scratch: Any) -> float:
     """Natural log of what the end of the utterance adds to a beam.
 
     A character model scores the space that would follow; a word model the end of the sentence.
@@ -219,7 +221,7 @@ def score_end(
         word, log10_prob = UNKNOWN, 0.0
         scratch[0].length = 0
         if weights.kind != NO_LM:
-            word = identify_word(beam, weights.kind, scorer.token_words, lexicon.word)
+            word = identify_word(beam, weights.kind, scorer.token_words)
             log10_prob = score_word(memory, layout, weights.order, context, word, scratch[0])
         score = weigh_word(beam, word, log10_prob, weights, hotwords.complete, hotwords.ends_word)
         ended = scratch[0]

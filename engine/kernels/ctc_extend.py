@@ -1,4 +1,4 @@
-"""One frame of CTC prefix beam search: which prefixes the frame allows, and their weights."""
+"""One frame of CTC prefix beam search: prefixes that become one token longer, and their weights."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ import math
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from engine.kernels._jit import kernel
-from engine.kernels.ctc_state import CHAR_LM, N_CANDIDATES, N_OOV_FACTORS, N_SLOTS, NO_LM
-from engine.kernels.ngram import UNKNOWN, score_word
+from engine.kernels.ctc_state import (
+    CHAR_LM,
+    LEXICON_NODE,
+    N_CANDIDATES,
+    N_CONTEXTS,
+    N_KNOWN,
+    N_OOV_FACTORS,
+    NO_LM,
+    WORD_LM,
+)
+from engine.kernels.ngram import UNKNOWN, locate_unigram, score_word
 
 EMPTY = np.uint64(0x51ED27)  # hash of no letters
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _FOLD = np.uint64(29)
 _HALF = np.uint64(32)
+_START = np.uint64(0xD1B54A32D192ED03)
+_NODE_BYTES = LEXICON_NODE.itemsize
 _ONE, _NOTHING, _LAST_BIT = np.uint64(1), np.uint64(0), np.uint64(63)
 
 
@@ -34,123 +46,64 @@ def hash_token(word: Any, token: int) -> Any:
 
 
 @kernel(forceinline=True)
-def select_tokens(row: Any, spoken: Any, blank: int, token_min: float, tokens: Any, probs: Any) -> Any:
-    """Choose the tokens of one frame that are worth following.
+def enter_node(beam: Any, node: int, lexicon: Any, scorer: Any) -> None:
+    """Move a beam to a node of the lexicon, or outside for -1.
+
+    What the next letter or the end of the word will read is fetched into the cache meanwhile.
+    """
+    beam.lexicon = node
+    if node < 0:
+        beam.children, beam.first, beam.word_id = _NOTHING, -1, UNKNOWN
+        return
+    record = lexicon.nodes[node]
+    beam.children, beam.first, beam.word_id = record.children, record.first, record.word
+    prefetch(lexicon.nodes.ctypes.data + np.int64(record.first) * _NODE_BYTES)
+    prefetch(lexicon.lookahead.ctypes.data + np.int64(record.first))
+    if record.word != UNKNOWN and scorer.weights[0].kind == WORD_LM:
+        prefetch(locate_unigram(scorer.memory, scorer.layout, record.word))
+
+
+def _prefetch(_context: Any, address: Any) -> Any:
+    """Ask for the cache line of an address, without waiting for it; any address is harmless."""
+    signature = types.void(types.int64)
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), (pointer.type, number, number, number))
+        function = builder.module.declare_intrinsic("llvm.prefetch", (pointer.type,), kind)
+        builder.call(function, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+prefetch: Any = intrinsic(_prefetch)
+
+
+@kernel(forceinline=True)
+def pick(n: int, column: int, floor: float, highest: float, work: Any) -> int:
+    """Choose the beams that the frame's token number `column` can extend to a rank of `floor` or more.
+
+    Their indices go to work.picked and the weights of all to work.weights.
 
     Args:
-        row: float32 [vocab_size], natural log.
-        spoken: uint8 [vocab_size], 0 for labels that are never text.
-        tokens: int32 [vocab_size], receives the chosen tokens in ascending order.
-        probs: float64 [vocab_size], receives their probabilities over that of the best.
+        highest: the most that a rank may gain over the weight; 0 to go by each beam's own bound.
     Returns:
-        How many were chosen (0 for a frame of only -inf) and the best one's log probability.
+        How many there are.
     """
-    best = blank
-    for token in range(len(row)):
-        if spoken[token] and row[token] > row[best]:
-            best = token
-    largest = row[best]
-    if largest == -np.inf:
-        return 0, 0.0
-    n = 0
-    for token in range(len(row)):
-        if spoken[token] and (row[token] >= token_min or token == best):
-            tokens[n] = token
-            probs[token] = math.exp(row[token] - largest)
-            n += 1
-    return n, np.float64(largest)
-
-
-@kernel(forceinline=True)
-def link_parents(beams: Any, n: int, table: Any, parents: Any) -> None:
-    """Find for each beam the beam whose prefix is one token shorter: parents[i], -1 if there is none.
-
-    table: int32, a power of two of at least twice the beams; only its content here matters.
-    """
-    mask = np.uint64(len(table) - 1)
-    table[:] = -1
+    blanks, symbols, lasts, bounds = work.blanks, work.symbols, work.lasts, work.bounds
+    weights, taken, picked = work.weights, work.taken, work.picked
+    token, begin = np.uint32(work.tokens[column]), column * n
+    prob = work.probs[token]
     for i in range(n):
-        slot = (beams[i].key >> _HALF) & mask
-        while table[slot] >= 0:
-            slot = (slot + np.uint64(1)) & mask
-        table[slot] = i
-    for i in range(n):
-        key = beams[i].parent_key
-        slot = (key >> _HALF) & mask
-        parents[i] = -1
-        while table[slot] >= 0:
-            if beams[table[slot]].key == key:
-                parents[i] = table[slot]
-                break
-            slot = (slot + np.uint64(1)) & mask
-
-
-@kernel(forceinline=True)
-def stay(beams: Any, n: int, search: Any, work: Any) -> float:
-    """Candidates 0 to n: every prefix as it is, by a blank or its last token once more.
-
-    Returns:
-        The best rank among them.
-    """
-    best = 0.0
-    probs, candidates, split = work.probs, work.candidates, search.split
-    for i in range(n):
-        beam, candidate = beams[i], candidates[i]
-        total = beam.blank + beam.symbol
-        candidate.blank = total * probs[search.blank]
-        candidate.symbol = 0.0
-        if beam.last >= 0:
-            repeatable = total if beam.last == search.delimiter else beam.symbol
-            candidate.symbol = repeatable * probs[beam.last]
-        candidate.lm, candidate.factor = beam.lm, beam.factor
-        candidate.lexicon, candidate.hotword = beam.lexicon, beam.hotword
-        candidate.parent, candidate.token, candidate.slot, candidate.source = i, -1, -1, -1
-        best = max(best, rank_candidate(candidate, split))
-    work.counts[N_CANDIDATES], work.counts[N_SLOTS] = n, 0
-    return best
-
-
-@kernel(inline="always")
-def rank_candidate(candidate: Any, split: bool) -> Any:
-    """Set and return what a candidate is compared by."""
-    if split:
-        candidate.rank = max(candidate.blank, candidate.symbol) * candidate.factor
-    else:
-        candidate.rank = (candidate.blank + candidate.symbol) * candidate.factor
-    return candidate.rank
-
-
-@kernel(forceinline=True)
-def find_children(beams: Any, n: int, parents: Any, token: int, delimiter: int, children: Any) -> None:
-    """children[p]: the beam that is beam p's prefix plus `token`; -1 if it is not among the beams."""
-    for i in range(n):
-        children[i] = -1
-    for i in range(n):
-        if beams[i].last == token and parents[i] >= 0 and (token == delimiter or beams[i].length > 0):
-            children[parents[i]] = i
-
-
-@kernel(inline="always")
-def realign(candidate: Any, source: int, beam: Any, weight: float, split: bool) -> Any:
-    """Add a longer way to a staying prefix; note it when it outweighs all others. Returns the rank."""
-    if weight <= 0.0:
-        return 0.0
-    if candidate.lm != beam.lm:
-        weight *= math.exp(candidate.lm - beam.lm)
-    if weight > candidate.blank + candidate.symbol:
-        candidate.source = source
-    candidate.symbol += weight
-    return rank_candidate(candidate, split)
-
-
-@kernel(inline="always")
-def fill_candidate(
-    candidate: Any, parent: int, token: int, beam: Any, weight: float, score: float, factor: float
-) -> None:
-    """Describe a prefix that is one token longer than beam `parent`."""
-    candidate.rank, candidate.blank, candidate.symbol = weight * factor, 0.0, weight
-    candidate.lm, candidate.factor = beam.lm + score, factor
-    candidate.parent, candidate.token, candidate.slot, candidate.source = parent, token, -1, -1
+        weights[i] = (blanks[i] if lasts[i] == token else blanks[i] + symbols[i]) * prob
+    n_picked = 0
+    for i in range(n):  # without a branch: which way it goes cannot be predicted
+        picked[n_picked] = i
+        bound = bounds[i] if highest == 0.0 else highest
+        n_picked += (weights[i] * bound >= floor) & (taken[begin + i] == 0)
+    return n_picked
 
 
 def _count_ones(_context: Any, bits: Any) -> Any:
@@ -190,80 +143,99 @@ def find_child(nodes: Any, label: Any, distinct: bool, node: int, token: int) ->
 
 
 @kernel(forceinline=True)
+def follow_lexicon(beam: Any, token: int, nodes: Any, label: Any, distinct: bool) -> Any:
+    """The lexicon's node behind a beam's by a token; -1 if there is none."""
+    bit = _ONE << (np.uint64(token) & _LAST_BIT)
+    if beam.children & bit == _NOTHING:
+        return -1
+    if distinct:
+        return np.int64(beam.first) + count_ones(beam.children & (bit - _ONE))
+    return find_child(nodes, label, distinct, beam.lexicon, token)
+
+
+@kernel(forceinline=True)
 def extend_letter(
-    beams: Any, n: int, token: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
-    contexts: Any, work: Any,
+    beams: Any, n: int, column: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    work: Any, highest: float,
 ) -> float:  # fmt: skip
-    """Add `token`, part of a word, to every prefix.
+    """Add the frame's token number `column`, part of a word, to every prefix.
 
     Candidates that rank below search.prune times the best are not made. (Arrays are taken out
     of their tuples before the loop: each access would count references.)
 
     Args:
         best: the best rank of the frame so far.
+        highest: the largest factor of a hotword.
     Returns:
         The best rank, these candidates included.
     """
-    candidates, children, nodes, label = work.candidates, work.children, lexicon.nodes, lexicon.label
+    nodes, label, lookahead, distinct = lexicon.nodes, lexicon.label, lexicon.lookahead, lexicon.distinct
     factors, unknown_factors = lexicon.factors, lexicon.unknown_factors
     follows, hot_factors, spelled = hotwords.follow, hotwords.factors, scorer.weights[0].kind == CHAR_LM
-    prob, n_candidates = work.probs[token], work.counts[N_CANDIDATES]
-    highest = lexicon.highest * math.exp(hotwords.highest)
-    for i in range(n):
-        beam = beams[i]
-        repeated = token == beam.last and beam.length > 0
-        weight = (beam.blank if repeated else beam.blank + beam.symbol) * prob
-        if children[i] >= 0:
-            best = max(best, realign(candidates[children[i]], i, beam, weight, search.split))
-            continue
-        floor = best * search.prune
-        if weight * highest < floor:
-            continue
-        node = find_child(nodes, label, lexicon.distinct, beam.lexicon, token)
+    candidates, weights, picked = work.candidates, work.weights, work.picked
+    token, n_candidates = work.tokens[column], work.counts[N_CANDIDATES]
+    floor = best * search.prune
+    for p in range(pick(n, column, floor, 0.0, work)):
+        i = picked[p]
+        beam, weight = beams[i], weights[i]
+        node = follow_lexicon(beam, token, nodes, label, distinct)
         follow = follows[beam.hotword, token] if beam.hotword >= 0 else -1
-        factor = 1.0
+        factor, longer = 1.0, min(beam.length + 2, N_OOV_FACTORS - 1)
         if node >= 0:
-            factor = factors[nodes[node].lookahead]
+            factor = factors[lookahead[node]]
         elif follow < 0:
             factor = unknown_factors[min(beam.length + 1, N_OOV_FACTORS - 1)]
+        bound = max(factor, unknown_factors[longer])
         if follow >= 0:
             factor *= hot_factors[follow]
+            bound = max(bound, 1.0) * highest
         rank = weight * factor
         if rank <= 0.0 or rank < floor:
             continue
-        score, slot = 0.0, -1
+        score, context = 0.0, -1
         if spelled:
-            score, slot = score_letter(token, contexts[i], scorer, work)
+            score, context = score_letter(token, beam.context, scorer, work)
             weight *= math.exp(score)
             rank = weight * factor
             if rank <= 0.0 or rank < floor:
                 continue
-            work.counts[N_SLOTS] += 1
+            work.counts[N_CONTEXTS] += 1
+        add_candidate(n_candidates, rank, weight, factor, work)
         candidate = candidates[n_candidates]
+        candidate.lm, candidate.parent, candidate.token, candidate.bound = beam.lm + score, i, token, bound
+        candidate.lexicon, candidate.hotword, candidate.context = node, follow, context
         n_candidates += 1
-        fill_candidate(candidate, i, token, beam, weight, score, factor)
-        candidate.lexicon, candidate.hotword, candidate.slot = node, follow, slot
         best = max(best, rank)
+        floor = best * search.prune
     work.counts[N_CANDIDATES] = n_candidates
     return best
 
 
+@kernel(inline="always")
+def add_candidate(index: int, rank: float, weight: float, factor: float, work: Any) -> None:
+    """Store what all candidates have for a prefix that became one token longer."""
+    work.ranks[index], work.new_factors[index] = rank, factor
+    work.new_blanks[index], work.new_symbols[index] = 0.0, weight
+
+
 @kernel(forceinline=True)
-def score_letter(token: int, context: Any, scorer: Any, work: Any) -> Any:
-    """A character model's weighted score of one token, and the slot that holds the context after it."""
-    slot = work.counts[N_SLOTS]
+def score_letter(token: int, context: int, scorer: Any, work: Any) -> Any:
+    """A character model's weighted score of one token, and the place that holds the context after it."""
+    place, contexts, weights = work.counts[N_CONTEXTS], work.contexts, scorer.weights[0]
     word = scorer.token_words[token]
-    weights = scorer.weights[0]
-    log10_prob = score_word(scorer.memory, scorer.layout, weights.order, context, word, work.slots[slot])
-    return weights.weight * log10_prob, slot
+    log10_prob = score_word(
+        scorer.memory, scorer.layout, weights.order, contexts[context], word, contexts[place]
+    )
+    work.known[place].history = hash_context(contexts[place])
+    return weights.weight * log10_prob, place
 
 
 @kernel(forceinline=True)
-def identify_word(beam: Any, kind: int, token_words: Any, words: Any) -> Any:
+def identify_word(beam: Any, kind: int, token_words: Any) -> Any:
     """The language model's id of what ends a beam's unfinished word."""
     if kind == CHAR_LM:
         return np.int64(token_words[len(token_words) - 1])
-    return np.int64(words[beam.lexicon]) if beam.lexicon >= 0 else UNKNOWN
+    return np.int64(beam.word_id)
 
 
 @kernel(forceinline=True)
@@ -280,23 +252,35 @@ def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: 
 
 
 @kernel(forceinline=True)
-def look_up_word(
-    beam: Any, word: int, context: Any, extended: Any, order: int, memory: Any, layout: Any, known: Any,
-    known_contexts: Any,
-) -> Any:  # fmt: skip
-    """The log10 probability of a word after a beam's context, and in `extended` the context behind it.
+def look_up_word(beam: Any, word: int, order: int, memory: Any, layout: Any, work: Any) -> Any:
+    """The place in work.known and work.contexts of a word after a beam's context.
 
     The same word ends in several frames, and after a context that many beams share: what was
-    looked up before is kept in `known`, a table of one place for each hash.
+    looked up before is found again.
     """
-    key = mix_hash(beam.history, np.uint64(word + 1)) | _ONE  # 0 marks an empty place
-    slot = (key >> _HALF) & np.uint64(len(known) - 1)
-    if known[slot].key == key:
-        extended[0] = known_contexts[slot]
-        return known[slot].score
-    log10_prob = score_word(memory, layout, order, context, word, extended[0])
-    known[slot].key, known[slot].score, known_contexts[slot] = key, log10_prob, extended[0]
-    return log10_prob
+    known, contexts, table = work.known, work.contexts, work.table
+    key = mix_hash(beam.history, np.uint64(word + 1))
+    slot = (key >> _HALF) & np.uint64(N_KNOWN - 1)
+    place = np.int64(table[slot])
+    if place >= 0 and known[place].key == key:
+        return place
+    place = work.counts[N_CONTEXTS]
+    work.counts[N_CONTEXTS] += 1
+    context, extended = contexts[beam.context], contexts[place]
+    log10_prob = score_word(memory, layout, order, context, word, extended)
+    known[place].key, known[place].score = key, log10_prob
+    known[place].history = hash_context(extended)
+    table[slot] = place
+    return place
+
+
+@kernel(inline="always")
+def hash_context(context: Any) -> Any:
+    """Hash of the words that a language model still looks at."""
+    key = mix_hash(_START, np.uint64(context.length + 1))  # small states and small words would collide
+    for i in range(context.length):
+        key = mix_hash(key, np.uint64(context.words[i]) + np.uint64(1))
+    return key
 
 
 @kernel(forceinline=True)
@@ -307,46 +291,41 @@ def follow_delimiter(follows: Any, node: int, delimiter: int) -> int:
 
 @kernel(forceinline=True)
 def extend_word(
-    beams: Any, n: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
-    contexts: Any, work: Any,
+    beams: Any, n: int, column: int, best: float, search: Any, scorer: Any, hotwords: Any, work: Any,
+    letter_highest: float, highest: float,
 ) -> float:  # fmt: skip
-    """End the unfinished word of every prefix; arguments and result as for extend_letter."""
-    candidates, children, slots = work.candidates, work.children, work.slots
-    memory, layout, token_words, words = scorer.memory, scorer.layout, scorer.token_words, lexicon.word
+    """End the unfinished word of every prefix; arguments and result as for extend_letter.
+
+    letter_highest, highest: no letter or end of a word makes a weight's rank larger.
+    """
+    candidates, known, weights_of, picked = work.candidates, work.known, work.weights, work.picked
+    memory, layout, token_words = scorer.memory, scorer.layout, scorer.token_words
     weights, follows, hot_factors = scorer.weights[0], hotwords.follow, hotwords.factors
     complete, ends_word = hotwords.complete, hotwords.ends_word
-    delimiter, prob = search.delimiter, work.probs[search.delimiter]
-    n_candidates, n_slots = work.counts[N_CANDIDATES], work.counts[N_SLOTS]
-    highest = math.exp(max(weights.word_bonus, 0.0) + hotwords.highest)
-    for i in range(n):
-        beam = beams[i]
+    delimiter, n_candidates, floor = search.delimiter, work.counts[N_CANDIDATES], best * search.prune
+    for p in range(pick(n, column, floor, highest, work)):
+        i = picked[p]
+        beam, weight = beams[i], weights_of[i]
         if beam.length == 0:
             continue
-        weight = (beam.blank + beam.symbol) * prob
-        if children[i] >= 0:
-            best = max(best, realign(candidates[children[i]], i, beam, weight, search.split))
-            continue
-        if weight * highest < best * search.prune:
-            continue
-        word, log10_prob = UNKNOWN, 0.0
-        slots[n_slots].length = 0
+        word, log10_prob, place = UNKNOWN, 0.0, -1
         if weights.kind != NO_LM:
-            word = identify_word(beam, weights.kind, token_words, words)
-            log10_prob = look_up_word(
-                beam, word, contexts[i], slots[n_slots : n_slots + 1], weights.order, memory, layout,
-                work.known, work.known_contexts,
-            )  # fmt: skip
+            word = identify_word(beam, weights.kind, token_words)
+            place = look_up_word(beam, word, weights.order, memory, layout, work)
+            log10_prob = known[place].score
         score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
         follow = follow_delimiter(follows, beam.hotword, delimiter)
         weight *= math.exp(score)
         rank = weight * hot_factors[follow]
-        if rank <= 0.0 or rank < best * search.prune:
+        if rank <= 0.0 or rank < floor:
             continue
+        add_candidate(n_candidates, rank, weight, hot_factors[follow], work)
         candidate = candidates[n_candidates]
+        candidate.lm, candidate.parent, candidate.token = beam.lm + score, i, delimiter
+        candidate.bound, candidate.lexicon = letter_highest, 0
+        candidate.hotword, candidate.context = follow, place
         n_candidates += 1
-        fill_candidate(candidate, i, delimiter, beam, weight, score, hot_factors[follow])
-        candidate.lexicon, candidate.hotword, candidate.slot = 0, follow, n_slots
-        n_slots += 1
         best = max(best, rank)
-    work.counts[N_CANDIDATES], work.counts[N_SLOTS] = n_candidates, n_slots
+        floor = best * search.prune
+    work.counts[N_CANDIDATES] = n_candidates
     return best

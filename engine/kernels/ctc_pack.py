@@ -29,7 +29,7 @@ from engine.kernels.ctc_state import (
 
 _POINTERS: dict[str, Any] = {
     "spoken": np.uint8, "memory": np.uint32, "layout": np.int64, "token_words": np.int32, "weights": WEIGHTS,
-    "nodes": LEXICON_NODE, "label": np.int16, "word": np.int32, "factors": np.float64,
+    "nodes": LEXICON_NODE, "label": np.int16, "lookahead": np.uint8, "factors": np.float64,
     "unknown_factors": np.float64, "follow": np.int32, "hot_factors": np.float64, "complete": np.float64,
     "ends_word": np.uint8,
 }  # fmt: skip
@@ -122,7 +122,7 @@ def unpack_lexicon(pack: Any) -> Any:
     return Lexicon(
         carray(to_pointer(pack.nodes_at), n_nodes + 1, LEXICON_NODE),
         carray(to_pointer(pack.label_at), n_nodes, np.int16),
-        carray(to_pointer(pack.word_at), n_nodes, np.int32),
+        carray(to_pointer(pack.lookahead_at), n_nodes, np.uint8),
         pack.distinct != 0,
         carray(to_pointer(pack.factors_at), N_LOOKAHEAD, np.float64),
         carray(to_pointer(pack.unknown_factors_at), N_OOV_FACTORS, np.float64),

@@ -5,141 +5,116 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
 from engine.kernels._jit import kernel
-from engine.kernels.ctc_extend import EMPTY, hash_token, mix_hash, rank_candidate
-from engine.kernels.ctc_state import N_CANDIDATES, N_TOKEN_NODES, N_WORD_NODES
+from engine.kernels.ctc_extend import EMPTY, enter_node, hash_token, mix_hash
+from engine.kernels.ctc_state import N_CANDIDATES, N_CONTEXTS, N_TOKEN_NODES, N_WORD_NODES
 
 _HALF = np.uint64(32)
-_START = np.uint64(0xD1B54A32D192ED03)
-_STEP_BITS = 49  # of a float64's 52 behind the point
-_N_STEPS = 256  # the last also holds all that is lower
+_ONE, _NOTHING = np.uint64(1), np.uint64(0)
+_BIT_SHIFT = np.uint64(58)  # of a hash, the 6 bits that number 64 of them
+_HIGHEST_BITS = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
 @kernel(forceinline=True)
-def prune(beams: Any, best: float, search: Any, work: Any) -> Any:
+def prune(beams: Any, n_before: int, best: float, search: Any, work: Any) -> Any:
     """Choose the candidates that live on: work.chosen[:n] in ascending order. Returns n."""
     floor = best * search.prune
     if search.split:
         return prune_split(floor, search.beam_width, work)
-    candidates, chosen = work.candidates, work.chosen
+    ranks, chosen = work.ranks, work.chosen
     n = 0
     for i in range(work.counts[N_CANDIDATES]):
-        if candidates[i].rank >= floor and candidates[i].rank > 0.0:
-            chosen[n] = i
-            n += 1
+        chosen[n] = i  # without a branch: which way it went could not be predicted
+        n += (ranks[i] >= floor) & (ranks[i] > 0.0)
     if search.recombine and n > 1:
-        n = recombine(beams, n, search.delimiter, work)
+        n = recombine(beams, n_before, n, search.delimiter, work)
     if n > search.beam_width:
-        cut = find_nth_largest(candidates, chosen, n, search.beam_width)
-        n = keep_above(candidates, chosen, n, cut, search.beam_width)
+        n = keep_best(ranks, chosen, n, search.beam_width, work.values)
     return n
 
 
-@kernel
-def find_nth_largest(candidates: Any, chosen: Any, n: int, rank: int) -> Any:
-    """The rank-th largest rank among the chosen candidates.
-
-    Ranks are counted by their leading bits, eight steps for each power of two; only those of the
-    step in which the result lies are then told apart.
-    """
-    values = np.empty(n)
-    for i in range(n):
-        values[i] = candidates[chosen[i]].rank
-    bits = values.view(np.int64)
-    highest = bits.max() >> _STEP_BITS
-    counts = np.zeros(_N_STEPS, np.int32)
-    for i in range(n):
-        counts[min(highest - (bits[i] >> _STEP_BITS), _N_STEPS - 1)] += 1
-    step, above = 0, 0
-    while above + counts[step] < rank:
-        above += counts[step]
-        step += 1
-    m = 0
-    for i in range(n):
-        if min(highest - (bits[i] >> _STEP_BITS), _N_STEPS - 1) == step:
-            values[m] = values[i]
-            m += 1
-    return select_largest(values, m, rank - above)
-
-
-@kernel
-def select_largest(values: Any, n: int, rank: int) -> Any:
-    """The rank-th largest of the first n values, by quickselect."""
-    low, high, target = 0, n - 1, rank - 1
-    while low < high:
-        pivot = values[(low + high) >> 1]
-        i, j = low, high
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if target <= j:
-            high = j
-        elif target >= i:
-            low = i
-        else:
-            break
-    return values[target]
-
-
 @kernel(forceinline=True)
-def keep_above(candidates: Any, chosen: Any, n: int, cut: float, limit: int) -> int:
-    """Keep the candidates above `cut`, and of those equal to it the first, up to `limit`."""
-    n_above = 0
+def keep_best(ranks: Any, chosen: Any, n: int, limit: int, values: Any) -> int:
+    """Keep the `limit` candidates with the highest ranks, of equal ones the first. Returns how many.
+
+    The rank that parts them is found by halving the range of its bits, which for positive numbers are in
+    the numbers' own order: each step is a count that the processor takes several ranks at a time.
+
+    Args:
+        chosen: int32, of which the first n count; more than `limit`.
+        values: int64 [n] or more, scratch.
+    """
+    low, high = _HIGHEST_BITS, np.int64(0)
     for i in range(n):
-        n_above += candidates[chosen[i]].rank > cut
-    n_equal = limit - n_above
-    kept = 0
+        values[i] = float_to_bits(ranks[chosen[i]])
+        low, high = min(low, values[i]), max(high, values[i])
+    high += 1
+    n_high = 0  # values of at least `high`; of at least `low` are too many
+    while high - low > 1 and n_high < limit:
+        middle = low + ((high - low) >> 1)
+        count = 0
+        for i in range(n):
+            count += values[i] >= middle
+        if count > limit:
+            low = middle
+        else:
+            high, n_high = middle, count
+    n_equal, kept = limit - n_high, 0
     for i in range(n):
-        rank = candidates[chosen[i]].rank
-        if rank == cut:
-            n_equal -= 1
-        if rank > cut or (rank == cut and n_equal >= 0):
-            chosen[kept] = chosen[i]
-            kept += 1
+        chosen[kept] = chosen[i]
+        equal = (values[i] == low) & (n_equal > 0)
+        n_equal -= equal
+        kept += (values[i] >= high) | equal
     return kept
+
+
+def _float_to_bits(_context: Any, value: Any) -> Any:
+    """Reinterpret the 64 bits of a float64 as an int64."""
+    signature = types.int64(types.float64)
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int64))
+
+    return signature, generate
+
+
+float_to_bits: Any = intrinsic(_float_to_bits)
 
 
 @kernel
 def prune_split(floor: float, limit: int, work: Any) -> int:
     """Prune blank and symbol ends of the prefixes apart: `limit` ends in all; see Search.split."""
-    candidates, chosen, n_candidates = work.candidates, work.chosen, work.counts[N_CANDIDATES]
+    blanks, symbols, factors, chosen = work.new_blanks, work.new_symbols, work.new_factors, work.chosen
+    n_candidates = work.counts[N_CANDIDATES]
     ranks = np.empty(2 * n_candidates)
-    n = 0
     for i in range(n_candidates):
-        candidate = candidates[i]
-        ranks[n], ranks[n + 1] = candidate.blank * candidate.factor, candidate.symbol * candidate.factor
-        n += 2
+        ranks[2 * i], ranks[2 * i + 1] = blanks[i] * factors[i], symbols[i] * factors[i]
     lowest = floor
-    if n > limit:
-        lowest = max(floor, np.partition(ranks, n - limit)[n - limit])
+    if len(ranks) > limit:
+        lowest = max(floor, np.partition(ranks, len(ranks) - limit)[len(ranks) - limit])
     kept = 0
     for i in range(n_candidates):
-        candidate = candidates[i]
-        if candidate.blank * candidate.factor < lowest:
-            candidate.blank = 0.0
-        if candidate.symbol * candidate.factor < lowest:
-            candidate.symbol = 0.0
-        if rank_candidate(candidate, True) > 0.0:
+        if blanks[i] * factors[i] < lowest:
+            blanks[i] = 0.0
+        if symbols[i] * factors[i] < lowest:
+            symbols[i] = 0.0
+        if max(blanks[i], symbols[i]) * factors[i] > 0.0:
             chosen[kept] = i
             kept += 1
     return min(kept, limit)
 
 
 @kernel
-def recombine(beams: Any, n: int, delimiter: int, work: Any) -> int:
+def recombine(beams: Any, n_before: int, n: int, delimiter: int, work: Any) -> int:
     """Keep the best of the candidates that no later frame or word can tell apart. Returns how many."""
     mask = np.uint64(len(work.seen) - 1)
     keys = np.empty(n, np.uint64)
-    seen, chosen, candidates, slots = work.seen, work.chosen, work.candidates, work.slots
+    seen, chosen, ranks = work.seen, work.chosen, work.ranks
     for i in range(n):
-        keys[i] = hash_future(beams, candidates[chosen[i]], slots, delimiter)
+        keys[i] = hash_future(beams, n_before, chosen[i], work.candidates, work.known, delimiter)
     kept = 0
     touched = np.empty(n, np.uint64)
     for i in range(n):
@@ -150,7 +125,7 @@ def recombine(beams: Any, n: int, delimiter: int, work: Any) -> int:
         if other < 0:
             seen[slot], touched[kept], keys[kept], chosen[kept] = kept, slot, keys[i], chosen[i]
             kept += 1
-        elif candidates[chosen[i]].rank > candidates[chosen[other]].rank:
+        elif ranks[chosen[i]] > ranks[chosen[other]]:
             chosen[other] = chosen[i]
     for i in range(kept):
         seen[touched[i]] = -1
@@ -158,62 +133,147 @@ def recombine(beams: Any, n: int, delimiter: int, work: Any) -> int:
 
 
 @kernel
-def hash_future(beams: Any, candidate: Any, slots: Any, delimiter: int) -> Any:
+def hash_future(beams: Any, n_before: int, index: int, candidates: Any, known: Any, delimiter: int) -> Any:
     """Hash of all that the rest of the search depends on: context, unfinished word, hotwords, last token."""
-    parent = beams[candidate.parent]
-    word, last, history = parent.word, parent.last, parent.history
-    if candidate.token >= 0:
-        last = candidate.token
+    candidate = candidates[index]
+    parent = beams[index if index < n_before else candidate.parent]
+    word, last, history, hotword = parent.word, parent.last, parent.history, parent.hotword
+    if index >= n_before:
+        last, hotword = candidate.token, candidate.hotword
         word = EMPTY if last == delimiter else hash_token(word, last)
-    if candidate.slot >= 0:
-        history = hash_context(slots[candidate.slot])
+        if candidate.context >= 0:
+            history = known[candidate.context].history
     key = mix_hash(mix_hash(history, word), np.uint64(last + 2))
-    return mix_hash(key, np.uint64(candidate.hotword + 2))
-
-
-@kernel(inline="always")
-def hash_context(context: Any) -> Any:
-    """Hash of the words that a language model still looks at."""
-    key = mix_hash(_START, np.uint64(context.length + 1))  # small states and small words would collide
-    for i in range(context.length):
-        key = mix_hash(key, np.uint64(context.words[i]) + np.uint64(1))
-    return key
+    return mix_hash(key, np.uint64(hotword + 2))
 
 
 @kernel(forceinline=True)
 def rebuild(
-    beams: Any, contexts: Any, n: int, frame: int, best_prob: float, search: Any, work: Any,
-    token_nodes: Any, word_nodes: Any, next_beams: Any, next_contexts: Any,
+    beams: Any, n_before: int, n: int, frame: int, best_prob: float, search: Any, work: Any, scorer: Any,
+    lexicon: Any, token_nodes: Any, word_nodes: Any, next_beams: Any,
 ) -> None:  # fmt: skip
     """Turn the chosen candidates into the beams of the next frame; best_prob is its best token's."""
-    candidates, chosen, slots = work.candidates, work.chosen, work.slots
-    probs, counts = work.probs, work.counts
+    chosen, moved, known, counts, missing = work.chosen, work.moved, work.known, work.counts, work.missing
+    for i in range(n_before):
+        moved[i] = -1
     for i in range(n):
-        candidate = candidates[chosen[i]]
-        parent, beam = beams[candidate.parent], next_beams[i]
-        next_beams[i] = parent
-        beam.blank, beam.symbol = candidate.blank, candidate.symbol
-        if candidate.slot >= 0:
-            next_contexts[i] = slots[candidate.slot]
-            beam.history = hash_context(slots[candidate.slot])
-        else:
-            next_contexts[i] = contexts[candidate.parent]
-        if candidate.token < 0:
-            source = beams[max(candidate.source, 0)]
-            hold(beam, candidate, source, frame, best_prob, search.delimiter, probs, counts, word_nodes)
+        if chosen[i] < n_before:
+            moved[chosen[i]] = i
+    n_missing, missing_bits, new_bits = 0, _NOTHING, _NOTHING  # a bit for each value of a hash's first six
+    for i in range(n):
+        if chosen[i] < n_before:
+            old = beams[chosen[i]]
+            parent = moved[old.parent] if old.parent >= 0 else -1
+            missing[n_missing] = old.parent_key
+            missing_bits |= np.uint64(parent < 0) << (old.parent_key >> _BIT_SHIFT)
+            n_missing += parent < 0
+            next_beams[i] = old
+            next_beams[i].parent = parent
+            hold(beams, next_beams[i], chosen[i], frame, best_prob, search.delimiter, work, word_nodes)
             continue
-        beam.lm, beam.factor = candidate.lm, candidate.factor
-        beam.lexicon, beam.hotword = candidate.lexicon, candidate.hotword
-        beam.last, beam.parent_key = candidate.token, parent.key
+        candidate = work.candidates[chosen[i]]
+        shorter, beam = beams[candidate.parent], next_beams[i]
+        next_beams[i] = shorter
+        beam.parent, beam.parent_key = moved[candidate.parent], shorter.key
+        missing[n_missing] = shorter.key
+        missing_bits |= np.uint64(beam.parent < 0) << (shorter.key >> _BIT_SHIFT)
+        n_missing += beam.parent < 0
+        beam.lm, beam.bound = candidate.lm, candidate.bound
+        beam.hotword, beam.last = candidate.hotword, candidate.token
+        enter_node(beam, candidate.lexicon, lexicon, scorer)
+        if candidate.context >= 0:
+            beam.context, beam.history = candidate.context, known[candidate.context].history
         if candidate.token == search.delimiter:
-            beam.text, beam.word, beam.length = parent.key, EMPTY, 0
-            beam.word_node = append_word(parent, counts, word_nodes)
+            beam.text, beam.word, beam.length = shorter.key, EMPTY, 0
+            beam.word_node = append_word(shorter, counts, word_nodes)
         else:
-            beam.word = hash_token(parent.word, candidate.token)
-            beam.length = parent.length + 1
-            beam.token_node = append_token(parent.token_node, candidate.token, counts, token_nodes)
-            time_letter(beam, parent, frame, probs[candidate.token] * best_prob)
-        beam.key = mix_hash(beam.text, beam.word)
+            beam.word = hash_token(shorter.word, candidate.token)
+            beam.length = shorter.length + 1
+            beam.token_node = append_token(shorter.token_node, candidate.token, counts, token_nodes)
+            time_letter(beam, shorter, frame, work.probs[candidate.token] * best_prob)
+        key = mix_hash(beam.text, beam.word)
+        beam.key = key
+        new_bits |= _ONE << (key >> _BIT_SHIFT)
+    if missing_bits & new_bits != _NOTHING:
+        adopt(next_beams, n, n_before, chosen, missing, n_missing, missing_bits)
+    spread(next_beams, n, work)
+
+
+@kernel
+def adopt(
+    beams: Any, n: int, n_before: int, chosen: Any, missing: Any, n_missing: int, missing_bits: Any
+) -> None:
+    """Find the children of prefixes that are among the beams again, having been dropped before.
+
+    missing: keys of the parents that are no beams. missing_bits: the bits of their first six bits.
+    """
+    for i in range(n):
+        key = beams[i].key
+        if chosen[i] < n_before or (missing_bits >> (key >> _BIT_SHIFT)) & _ONE == _NOTHING:
+            continue
+        found = 0
+        for j in range(n_missing):
+            found += missing[j] == key
+        if found:
+            adopt_children(beams, n, i)
+
+
+@kernel
+def adopt_children(beams: Any, n: int, parent: int) -> None:
+    """Link the beams that are beam `parent` and one more token to it."""
+    for i in range(n):
+        if beams[i].parent_key == beams[parent].key:
+            beams[i].parent = parent
+
+
+@kernel(forceinline=True)
+def spread(beams: Any, n: int, work: Any) -> None:
+    """Fill the arrays of what every frame reads of every beam."""
+    chosen, none = work.chosen, np.uint32(len(work.probs) - 1)
+    blanks, symbols, factors, bounds = work.blanks, work.symbols, work.factors, work.bounds
+    new_blanks, new_symbols, new_factors = work.new_blanks, work.new_symbols, work.new_factors
+    lasts = work.lasts
+    for i in range(n):
+        index = chosen[i]
+        blanks[i], symbols[i], factors[i] = new_blanks[index], new_symbols[index], new_factors[index]
+        bounds[i] = beams[i].bound
+        lasts[i] = np.uint32(beams[i].last) if beams[i].last >= 0 else none
+
+
+@kernel
+def open_beams(beams: Any, contexts: Any, n: int, work: Any) -> None:
+    """Take beams over from records and contexts of their own, at the start of a chunk."""
+    for i in range(n):
+        work.new_blanks[i], work.new_symbols[i] = beams[i].blank, beams[i].symbol
+        work.new_factors[i], work.chosen[i] = beams[i].factor, i
+        work.contexts[i] = contexts[i]
+        beams[i].context = i
+    work.table[:] = -1
+    work.counts[N_CONTEXTS] = n
+    spread(beams, n, work)
+
+
+@kernel
+def close_beams(beams: Any, contexts: Any, n: int, work: Any) -> None:
+    """Give beams back as open_beams took them."""
+    for i in range(n):
+        beams[i].blank, beams[i].symbol, beams[i].factor = work.blanks[i], work.symbols[i], work.factors[i]
+        contexts[i] = work.contexts[beams[i].context]
+
+
+@kernel(forceinline=True)
+def make_room(beams: Any, n: int, n_more: int, spare: Any, work: Any) -> None:
+    """Drop the contexts that no beam needs when there is no place for n_more."""
+    contexts = work.contexts
+    if work.counts[N_CONTEXTS] + n_more <= len(contexts):
+        return
+    for i in range(n):
+        spare[i] = contexts[beams[i].context]
+    for i in range(n):
+        contexts[i] = spare[i]
+        beams[i].context = i
+    work.table[:] = -1
+    work.counts[N_CONTEXTS] = n
 
 
 @kernel(forceinline=True)
@@ -227,18 +287,19 @@ def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
 
 @kernel(forceinline=True)
 def hold(
-    beam: Any, candidate: Any, source: Any, frame: int, best_prob: float, delimiter: int, probs: Any,
-    counts: Any, word_nodes: Any,
+    beams: Any, beam: Any, index: int, frame: int, best_prob: float, delimiter: int, work: Any,
+    word_nodes: Any,
 ) -> None:  # fmt: skip
-    """Move the times of a prefix that stays with its best alignment, which came from `source`."""
-    if beam.last < 0 or beam.last == delimiter:
-        if candidate.source >= 0:
-            beam.word_node = append_word(source, counts, word_nodes)
-    elif candidate.source >= 0:
-        time_letter(beam, source, frame, probs[beam.last] * best_prob)
-    elif candidate.symbol > candidate.blank:
+    """Move the times of a prefix that stays with its best alignment: staying candidate `index`."""
+    source = work.sources[index]
+    if source >= 0:
+        if beam.last < 0 or beam.last == delimiter:
+            beam.word_node = append_word(beams[source], work.counts, word_nodes)
+        else:
+            time_letter(beam, beams[source], frame, work.probs[beam.last] * best_prob)
+    elif work.new_symbols[index] > work.new_blanks[index] and beam.last != delimiter and beam.last >= 0:
         beam.end = frame + 1
-        beam.peak = max(beam.peak, np.float32(probs[beam.last] * best_prob))
+        beam.peak = max(beam.peak, np.float32(work.probs[beam.last] * best_prob))
 
 
 @kernel(inline="always")

@@ -25,7 +25,6 @@ from engine.kernels.ctc_pack import (
 from engine.kernels.ctc_state import (
     BEAM,
     CANDIDATE,
-    CHAR_LM,
     KNOWN_SCORE,
     N_COUNTS,
     N_KNOWN,
@@ -40,7 +39,7 @@ from engine.kernels.ngram import CONTEXT
 _BEAM_BYTES, _CONTEXT_BYTES, _CANDIDATE_BYTES = BEAM.itemsize, CONTEXT.itemsize, CANDIDATE.itemsize
 _TOKEN_BYTES, _WORD_BYTES, _KNOWN_BYTES = TOKEN_NODE.itemsize, WORD_NODE.itemsize, KNOWN_SCORE.itemsize
 _LINE = 64  # every array of the arena begins on a cache line
-_N_ARRAYS = 18
+_N_ARRAYS = 28
 
 
 @kernel
@@ -56,20 +55,18 @@ def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
 
 
 @kernel
-def size_work(log_probs: Any, spoken: Any, search: Any, kind: int) -> Any:
-    """Lengths of a search's tables, candidates, slots and states, and the bytes of all scratch."""
+def size_work(log_probs: Any, spoken: Any, search: Any) -> Any:
+    """How many pairs of beam and token, candidates, contexts and states a search needs; bytes of scratch."""
     width, vocab_size = search.beam_width, log_probs.shape[1]
-    n_candidates = width * (count_tokens(log_probs, spoken, search.token_min) + 1) + 1
-    n_table, n_seen = 4, 4
-    while n_table < 3 * width:
-        n_table *= 2
+    n_pairs = width * count_tokens(log_probs, spoken, search.token_min)
+    n_candidates = n_pairs + width + 1
+    n_contexts, n_seen = 2 * width + N_KNOWN + n_pairs, 4
     while search.recombine and n_seen < 2 * n_candidates:
         n_seen *= 2
-    n_slots = n_candidates if kind == CHAR_LM else width + 1
-    n_bytes = 12 * vocab_size + 4 * n_table + 8 * width + (_CANDIDATE_BYTES + 4) * n_candidates
-    n_bytes += (_BEAM_BYTES + _CONTEXT_BYTES) * width + _CONTEXT_BYTES * n_slots + 4 * n_seen
-    n_bytes += N_KNOWN * (_KNOWN_BYTES + _CONTEXT_BYTES)
-    return n_table, n_candidates, n_slots, n_seen, n_bytes + _N_ARRAYS * _LINE
+    n_bytes = 16 * (vocab_size + 1) + _BEAM_BYTES * width + 68 * (width + 1) + n_pairs
+    n_bytes += (_CANDIDATE_BYTES + 44) * n_candidates + 4 * n_seen + 4 * N_KNOWN
+    n_bytes += _CONTEXT_BYTES * width + (_KNOWN_BYTES + _CONTEXT_BYTES) * n_contexts
+    return n_pairs, n_candidates, n_contexts, n_seen, n_bytes + _N_ARRAYS * _LINE
 
 
 @kernel(forceinline=True)
@@ -81,28 +78,42 @@ def carve(address: int, length: int, dtype: Any, itemsize: int) -> Any:
 @kernel(forceinline=True)
 def carve_work(arena: Any, vocab_size: int, width: int, sizes: Any, counts: Any) -> Any:
     """Scratch of one search as views of the arena: Work, spare beams and spare contexts."""
-    n_table, n_candidates, n_slots, n_seen, _ = sizes
+    n_pairs, n_candidates, n_contexts, n_seen, _ = sizes
     at = (arena.ctypes.data + _LINE - 1) & -_LINE
-    candidates, at = carve(at, n_candidates, CANDIDATE, _CANDIDATE_BYTES)
+    tokens, at = carve(at, vocab_size, np.int32, 4)
+    probs, at = carve(at, vocab_size + 1, np.float64, 8)
+    columns, at = carve(at, vocab_size + 1, np.int32, 4)
+    blanks, at = carve(at, width, np.float64, 8)
+    symbols, at = carve(at, width, np.float64, 8)
+    factors, at = carve(at, width, np.float64, 8)
+    bounds, at = carve(at, width, np.float64, 8)
+    lasts, at = carve(at, width, np.uint32, 4)
+    weights, at = carve(at, width, np.float64, 8)
+    taken, at = carve(at, n_pairs, np.uint8, 1)
+    picked, at = carve(at, width + 1, np.int32, 4)
+    moved, at = carve(at, width, np.int32, 4)
+    missing, at = carve(at, width + 1, np.uint64, 8)
+    sources, at = carve(at, width, np.int32, 4)
     spare_beams, at = carve(at, width, BEAM, _BEAM_BYTES)
     spare_contexts, at = carve(at, width, CONTEXT, _CONTEXT_BYTES)
-    slots, at = carve(at, n_slots, CONTEXT, _CONTEXT_BYTES)
-    probs, at = carve(at, vocab_size, np.float64, 8)
-    tokens, at = carve(at, vocab_size, np.int32, 4)
-    table, at = carve(at, n_table, np.int32, 4)
-    parents, at = carve(at, width, np.int32, 4)
-    children, at = carve(at, width, np.int32, 4)
+    ranks, at = carve(at, n_candidates, np.float64, 8)
+    new_blanks, at = carve(at, n_candidates, np.float64, 8)
+    new_symbols, at = carve(at, n_candidates, np.float64, 8)
+    new_factors, at = carve(at, n_candidates, np.float64, 8)
     chosen, at = carve(at, n_candidates, np.int32, 4)
+    values, at = carve(at, n_candidates, np.int64, 8)
+    candidates, at = carve(at, n_candidates, CANDIDATE, _CANDIDATE_BYTES)
     seen, at = carve(at, n_seen, np.int32, 4)
-    known, at = carve(at, N_KNOWN, KNOWN_SCORE, _KNOWN_BYTES)
-    known_contexts, at = carve(at, N_KNOWN, CONTEXT, _CONTEXT_BYTES)
+    table, at = carve(at, N_KNOWN, np.int32, 4)
+    known, at = carve(at, n_contexts, KNOWN_SCORE, _KNOWN_BYTES)
+    contexts, at = carve(at, n_contexts, CONTEXT, _CONTEXT_BYTES)
     probs[:] = 0.0
+    columns[:] = -1
     seen[:] = -1
-    for i in range(N_KNOWN):
-        known[i].key = np.uint64(0)
     work = Work(
-        tokens, probs, table, parents, children, candidates, slots, chosen, seen, known, known_contexts,
-        counts,
+        tokens, probs, columns, blanks, symbols, factors, bounds, lasts, weights, taken, picked, moved,
+        missing, sources, candidates, ranks, new_blanks, new_symbols, new_factors, chosen, values, seen,
+        table, known, contexts, counts,
     )  # fmt: skip
     return work, spare_beams, spare_contexts
 
@@ -110,7 +121,14 @@ def carve_work(arena: Any, vocab_size: int, width: int, sizes: Any, counts: Any)
 @kernel
 def begin(pack: Any, beams: Any, contexts: Any) -> None:
     """Make beam 0 the empty prefix at the start of an utterance."""
-    start_search(beams, contexts, unpack_search(pack[0]), unpack_scorer(pack[0]))
+    start_search(
+        beams,
+        contexts,
+        unpack_search(pack[0]),
+        unpack_scorer(pack[0]),
+        unpack_lexicon(pack[0]),
+        unpack_hotwords(pack[0]),
+    )
 
 
 @kernel
@@ -135,8 +153,7 @@ def advance(
 @kernel(forceinline=True)
 def size_pack(pack: Any, log_probs: Any) -> Any:
     """size_work of a PACK."""
-    kind = unpack_scorer(pack[0]).weights[0].kind
-    return size_work(log_probs, unpack_spoken(pack[0]), unpack_search(pack[0]), kind)
+    return size_work(log_probs, unpack_spoken(pack[0]), unpack_search(pack[0]))
 
 
 @kernel
@@ -169,8 +186,8 @@ def finish(
         readings, best first: float64; and the result of trace_words for them.
     """
     finals = finish_search(
-        beams, contexts, n, unpack_search(pack[0]), unpack_scorer(pack[0]), unpack_lexicon(pack[0]),
-        unpack_hotwords(pack[0]), word_nodes, counts,
+        beams, contexts, n, unpack_search(pack[0]), unpack_scorer(pack[0]), unpack_hotwords(pack[0]),
+        word_nodes, counts,
     )  # fmt: skip
     n_finals = min(len(finals), n_best)
     acoustic, lm = np.empty(n_finals), np.empty(n_finals)
@@ -203,7 +220,14 @@ def search_whole(pack: Any, log_probs: Any, n_best: int, arena: Any) -> Any:
     token_nodes, at = carve(at, n_nodes, TOKEN_NODE, _TOKEN_BYTES)
     word_nodes, at = carve(at, n_nodes + width, WORD_NODE, _WORD_BYTES)
     counts[:] = 0
-    start_search(beams, contexts, unpack_search(pack[0]), unpack_scorer(pack[0]))
+    start_search(
+        beams,
+        contexts,
+        unpack_search(pack[0]),
+        unpack_scorer(pack[0]),
+        unpack_lexicon(pack[0]),
+        unpack_hotwords(pack[0]),
+    )
     n, scale = advance_in(
         scratch, sizes, pack, log_probs, 0, beams, contexts, 1, 0.0, token_nodes, word_nodes, counts
     )

@@ -17,12 +17,18 @@ BEAM = np.dtype(
         ("word", np.uint64),  # hash of the unfinished word
         ("key", np.uint64),  # hash of both: which prefix this is
         ("parent_key", np.uint64),  # the prefix one token shorter
+        ("children", np.uint64),  # of the lexicon's node, so that most frames need not look there
         ("history", np.uint64),  # hash of what the language model still sees
         ("blank", np.float64),
         ("symbol", np.float64),
         ("lm", np.float64),  # natural log, weighted; of finished words and hotwords
         ("factor", np.float64),  # what ranking multiplies for the unfinished word
+        ("bound", np.float64),  # no next letter makes that factor larger than this
         ("lexicon", np.int32),  # node of the unfinished word; -1 outside
+        ("first", np.int32),  # its first child
+        ("word_id", np.int32),  # the language model's id of the word that ends there; 0 for none
+        ("context", np.int32),  # place of what the language model still sees, while frames are searched
+        ("parent", np.int32),  # the beam whose prefix is one token shorter; -1 if there is none
         ("hotword", np.int32),  # node of the hotwords' trie; -1 outside
         ("last", np.int32),  # last token; the delimiter for an empty prefix
         ("length", np.int32),  # tokens of the unfinished word
@@ -38,17 +44,13 @@ BEAM = np.dtype(
 
 CANDIDATE = np.dtype(
     [
-        ("rank", np.float64),  # what pruning compares
-        ("blank", np.float64),
-        ("symbol", np.float64),
         ("lm", np.float64),
-        ("factor", np.float64),
+        ("bound", np.float64),
         ("parent", np.int32),  # beam it came from
-        ("token", np.int32),  # -1: the prefix stays
+        ("token", np.int32),
         ("lexicon", np.int32),
         ("hotword", np.int32),
-        ("slot", np.int32),  # its new language model context; -1: the parent's
-        ("source", np.int32),  # beam that a better alignment of a staying prefix came from; -1
+        ("context", np.int32),
     ],
     align=True,
 )
@@ -125,7 +127,7 @@ LEXICON_NODE = np.dtype(
     [
         ("children", np.uint64),  # bit token % 64 is set for every child's token
         ("first", np.int32),  # the first child; the next node's first child ends them
-        ("lookahead", np.int32),  # how likely the best word below is: see the lexicon's builder
+        ("word", np.int32),  # language model id of the word that ends here; 0 for none
     ]
 )
 
@@ -136,7 +138,7 @@ class Lexicon(NamedTuple):
     Attributes:
         nodes: LEXICON_NODE [n_nodes + 1]; of the last only `first` counts.
         label: int16 [n_nodes], the token that leads to a node; children are sorted by it.
-        word: int32 [n_nodes], language model id of the word that ends here; 0 for none.
+        lookahead: uint8 [n_nodes], how likely the best word below is: see the lexicon's builder.
         distinct: no two tokens share a bit of `children`.
         factors: float64 [N_LOOKAHEAD], what ranking multiplies for a lookahead value.
         unknown_factors: float64 [N_OOV_FACTORS], the same for an unknown word by its length.
@@ -145,7 +147,7 @@ class Lexicon(NamedTuple):
 
     nodes: Any
     label: Any
-    word: Any
+    lookahead: Any
     distinct: bool
     factors: Any
     unknown_factors: Any
@@ -170,39 +172,73 @@ class Hotwords(NamedTuple):
     highest: float
 
 
-KNOWN_SCORE = np.dtype([("key", np.uint64), ("score", np.float64)])  # hash of context and word; log10
-N_KNOWN = 1024
+KNOWN_SCORE = np.dtype(
+    [
+        ("key", np.uint64),  # hash of a context and a word
+        ("history", np.uint64),  # hash of the context behind it
+        ("score", np.float64),  # log10
+    ]
+)
+N_KNOWN = 512  # a power of two
 
 
 class Work(NamedTuple):
-    """Scratch of one search: nothing in it outlives a frame, but `counts`.
+    """Scratch of one search: nothing in it outlives a chunk of frames, but `counts`.
+
+    What every frame reads of every beam lies in arrays of its own, which the processor takes several at a
+    time; the rest lies in BEAM.
 
     Attributes:
         tokens: int32 [vocab_size], the frame's tokens.
-        probs: float64 [vocab_size], their probabilities over the best one's; 0 for the others.
-        table: int32 [power of two], hash table of the prefixes.
-        parents, children: int32 [beam_width], which beams are one token shorter or longer.
-        candidates: CANDIDATE [beam_width * (tokens + 1)].
-        slots: CONTEXT, new language model contexts.
-        chosen: int32 [len(candidates)].
+        probs: float64 [vocab_size + 1], their probabilities over the best one's; 0 for the others. The last
+            place belongs to a prefix without a last token.
+        columns: int32 [vocab_size + 1], the place of each of them among them; -1 for the others.
+        blanks, symbols, factors, bounds: float64 [beam_width], these fields of the beams.
+        lasts: uint32 [beam_width], their last tokens; vocab_size for none.
+        weights: float64 [beam_width], those of one token behind each beam.
+        taken: uint8 [beam_width * tokens], for each of the frame's tokens and each beam, whether the prefix
+            that is longer by that token is a beam itself.
+        picked: int32 [beam_width + 1], the beams worth extending by a token.
+        moved: int32 [beam_width], which of the next beams a beam stays as; -1 if it does not.
+        missing: uint64 [beam_width + 1], hashes of prefixes that beams lack as their parents.
+        sources: int32 [beam_width], beam that a better alignment of a staying prefix came from; -1.
+        candidates: CANDIDATE [beam_width * (tokens + 1)]; the first, one a beam, are the prefixes as they
+            are, and have no record.
+        ranks: float64 [len(candidates)], what pruning compares.
+        new_blanks, new_symbols, new_factors: float64 [len(candidates)].
+        chosen: int32 [len(candidates)]; values: int64 [len(candidates)], their ranks' bits.
         seen: int32 [power of two], hash table of states.
-        known: KNOWN_SCORE [N_KNOWN], scores of words in context that were looked up before.
-        known_contexts: CONTEXT [N_KNOWN], the contexts behind them.
+        table: int32 [N_KNOWN], place of what the language model said of a word in context, by its hash.
+        known: KNOWN_SCORE, what it said; and contexts: CONTEXT, the contexts behind it.
         counts: int64 [N_COUNTS].
     """
 
     tokens: Any
     probs: Any
-    table: Any
-    parents: Any
-    children: Any
+    columns: Any
+    blanks: Any
+    symbols: Any
+    factors: Any
+    bounds: Any
+    lasts: Any
+    weights: Any
+    taken: Any
+    picked: Any
+    moved: Any
+    missing: Any
+    sources: Any
     candidates: Any
-    slots: Any
+    ranks: Any
+    new_blanks: Any
+    new_symbols: Any
+    new_factors: Any
     chosen: Any
+    values: Any
     seen: Any
+    table: Any
     known: Any
-    known_contexts: Any
+    contexts: Any
     counts: Any
 
 
-N_CANDIDATES, N_SLOTS, N_TOKEN_NODES, N_WORD_NODES, N_COUNTS = 0, 1, 2, 3, 4
+N_CANDIDATES, N_CONTEXTS, N_TOKEN_NODES, N_WORD_NODES, N_COUNTS = 0, 1, 2, 3, 4

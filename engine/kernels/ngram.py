@@ -91,17 +91,15 @@ def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -
 @kernel(forceinline=True)
 def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
     """Index of `word` among the sorted entries begin to end of one order; -1 if absent."""
-    low, high = begin, end
-    while low < high:
-        middle = (low + high) >> 1
-        found = read_bits(memory, row[BASE] + middle * row[TOTAL_BITS], row[WORD_BITS])
-        if found == np.uint64(word):
-            return middle
-        if found < np.uint64(word):
-            low = middle + 1
-        else:
-            high = middle
-    return -1
+    low, length, base, total, n_bits = begin, end - begin, row[BASE], row[TOTAL_BITS], row[WORD_BITS]
+    wanted = np.uint64(word)
+    if length <= 0:
+        return -1
+    while length > 1:  # without a branch on what was read: it could not be predicted
+        half = length >> 1
+        low += half * (read_bits(memory, base + (low + half) * total, n_bits) <= wanted)
+        length -= half
+    return low if read_bits(memory, base + low * total, n_bits) == wanted else -1
 
 
 @kernel(forceinline=True)
@@ -224,6 +222,13 @@ def score_word(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     if layout[0, KIND] == PROBING:
         return score_probing(memory, layout, order, context, np.uint32(word), extended)
     return score_trie(memory, layout, order, context, np.uint32(word), extended)
+
+
+@kernel(forceinline=True)
+def locate_unigram(memory: Any, layout: Any, word: int) -> Any:
+    """The address of a word's unigram, where scoring it begins."""
+    stride = 2 if layout[0, KIND] == PROBING else 4
+    return memory.ctypes.data + 4 * (layout[1, BASE] + stride * np.int64(word))
 
 
 @kernel

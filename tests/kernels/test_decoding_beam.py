@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.decoding import CtcBeamDecoder, decode_greedy
-from engine.kernels.ctc_extend import mix_hash
-from engine.kernels.ctc_prune import find_nth_largest, hash_context
-from engine.kernels.ctc_state import CANDIDATE
+from engine.kernels.ctc_extend import hash_context, mix_hash
+from engine.kernels.ctc_prune import keep_best
 from engine.kernels.ngram import CONTEXT
 from tests.reference.ctc_beam_reference import ArpaReference, BeamReference
 
@@ -234,12 +233,12 @@ def test_hashes_of_contexts_and_the_word_after_them_do_not_collide():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1e-300, 1e-9, 0.1, 0.2, 0.2000001, 1.0, 7.0]), min_size=2), st.data())
-def test_nth_largest_equals_sorting(ranks, data):
-    candidates = np.zeros(len(ranks), CANDIDATE)
-    candidates["rank"] = ranks
-    rank = data.draw(st.integers(1, len(ranks)))
-    chosen = np.arange(len(ranks), dtype=np.int32)
-    assert find_nth_largest(candidates, chosen, len(ranks), rank) == sorted(ranks)[-rank]
+def test_the_best_are_kept_and_of_equal_ones_the_first(ranks, data):
+    limit = data.draw(st.integers(1, len(ranks) - 1))
+    chosen, values = np.arange(len(ranks), dtype=np.int32), np.zeros(len(ranks), np.int64)
+    n = keep_best(np.array(ranks), chosen, len(ranks), limit, values)
+    wanted = sorted(sorted(range(len(ranks)), key=lambda i: (-ranks[i], i))[:limit])
+    assert chosen[:n].tolist() == wanted
 
 
 def test_unknown_words_do_not_swallow_those_behind_them():

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.decoding import CtcBeamDecoder
-from engine.decoding.pyctcdecode import build_ctcdecoder
+from engine.decoding.pyctcdecode import BeamSearchDecoderCTC, build_ctcdecoder
+from engine.errors import DecodingError
 from tests.data.decoder.make_fixtures import read_logits
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
+SEARCH = ["beam_width", "beam_prune_logp", "token_min_logp", "prune_history", "hotwords", "hotword_weight"]
+OLD = {
+    "decode": ["logits", *SEARCH, "lm_start_state"],
+    "decode_beams": ["logits", *SEARCH, "lm_start_state"],
+    "reset_params": ["alpha", "beta", "unk_score_offset", "lm_score_boundary"],
+}
+OLD_BUILD = [
+    "labels",
+    "kenlm_model_path",
+    "unigrams",
+    "alpha",
+    "beta",
+    "unk_score_offset",
+    "lm_score_boundary",
+]
 
 
 @functools.cache
@@ -78,3 +96,34 @@ def test_build_ctcdecoder_has_the_old_shapes():
     assert decoder.decode_batch(None, batch[:3]) == [decoder.decode(logits) for logits in batch[:3]]
     probs = np.exp(batch[0] - np.logaddexp.reduce(batch[0], axis=1, keepdims=True))
     assert decoder.decode(probs) == decoder.decode(batch[0])
+    batch_beams = decoder.decode_beams_batch(None, batch[:2], 16)
+    assert [tuple(beam) for beam in batch_beams[0]] == [
+        (beam.text, *beam[2:]) for beam in decoder.decode_beams(batch[0], 16)
+    ]
+
+
+def test_arguments_come_in_pyctcdecodes_order():
+    """As inspect.signature lists them in pyctcdecode 0.5.0; a switch of our own comes last."""
+    names = {
+        name: list(inspect.signature(getattr(BeamSearchDecoderCTC, name)).parameters)[1:] for name in OLD
+    }
+    assert names == OLD
+    assert list(inspect.signature(build_ctcdecoder).parameters)[:7] == OLD_BUILD
+
+
+def test_settings_can_be_reset_and_states_are_refused():
+    labels, batch = emissions()
+    decoder, other = (build_ctcdecoder(labels, FIXTURES / "tiny.probing.bin", alpha=a) for a in (0.5, 1.2))
+    decoder.reset_params(alpha=1.2)
+    assert decoder.decode_beams(batch[0], 16) == other.decode_beams(batch[0], 16)
+    with pytest.raises(DecodingError, match="lm_start_state"):
+        decoder.decode(batch[0], lm_start_state=object())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_of_processes_finds_the_same(method):
+    labels, batch = emissions()
+    decoder = build_ctcdecoder(labels, str(FIXTURES / "tiny.probing.bin"))
+    here = decoder.decode_batch(None, batch[:4], 16)
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert decoder.decode_batch(pool, batch[:4], 16) == here

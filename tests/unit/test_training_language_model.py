@@ -15,10 +15,14 @@ from engine.decoding import CtcBeamDecoder
 from engine.decoding.ngram import NgramModel
 from engine.text import VOCABULARY
 from tests.reference.ctc_beam_reference import ArpaReference
-from training import language_model
-from training.kenlm_tools import find_tool
+from training import kenlm_tools, language_model
+from training.kenlm_tools import KenlmBuildError, find_tool
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
+needs_lmplz = pytest.mark.skipif(
+    not shutil.which("lmplz", path=os.environ.get("KENLM_BIN")),
+    reason="lmplz is neither on PATH nor in $KENLM_BIN",
+)
 
 
 def test_vocabulary_follows_weighted_counts():
@@ -55,10 +59,65 @@ def test_missing_lmplz_names_the_command_that_builds_it(monkeypatch):
         find_tool("lmplz")
 
 
-@pytest.mark.skipif(
-    not shutil.which("lmplz", path=os.environ.get("KENLM_BIN")),
-    reason="lmplz is neither on PATH nor in $KENLM_BIN",
-)
+def test_missing_boost_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(kenlm_tools, "BOOST_FOLDERS", (str(tmp_path),))
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    monkeypatch.delenv("BOOST_ROOT", raising=False)
+    monkeypatch.setattr(kenlm_tools.sys, "prefix", str(tmp_path))
+    with pytest.raises(KenlmBuildError, match=r"no boost headers.*apt-get install.*BOOST_ROOT"):
+        kenlm_tools.find_boost()
+    monkeypatch.setenv("BOOST_ROOT", str(tmp_path / "elsewhere"))
+    with pytest.raises(KenlmBuildError, match="elsewhere"):
+        kenlm_tools.find_boost()
+
+
+def test_boost_is_found_by_its_headers_and_needs_its_libraries(monkeypatch, tmp_path):
+    header = tmp_path / kenlm_tools.BOOST_HEADER
+    header.parent.mkdir(parents=True)
+    header.touch()
+    monkeypatch.setenv("BOOST_ROOT", str(tmp_path))
+    with pytest.raises(KenlmBuildError, match="without its libraries program_options"):
+        kenlm_tools.find_boost()
+    (tmp_path / "lib" / "x86_64-linux-gnu").mkdir(parents=True)
+    for name in kenlm_tools.BOOST_LIBRARIES:
+        (tmp_path / "lib" / "x86_64-linux-gnu" / f"libboost_{name}.so").touch()
+    assert kenlm_tools.find_boost() == tmp_path
+
+
+@pytest.mark.parametrize("weights", ["1", "a,b", "-1,2", "0,0", "tuned"])
+def test_weights_that_cannot_be_used_end_the_command(weights, tmp_path):
+    parser = argparse.ArgumentParser()
+    language_model.add_arguments(parser)
+    options = parser.parse_args(["a.txt", "b.txt", f"--weights={weights}", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="weights"):
+        language_model.run(options)
+
+
+@needs_lmplz
+def test_weights_mix_the_models_of_the_texts(tmp_path):
+    """More weight for a text lowers the perplexity of sentences like its own; tuned weights do best."""
+    parser = argparse.ArgumentParser()
+    language_model.add_arguments(parser)
+    texts = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    texts[0].write_text("der zug kommt heute\nder hund kommt\nein zug kommt\n" * 3 + "der zug liegt\n")
+    texts[1].write_text("das sofa liegt dort\nder zug liegt dort\ndas sofa steht dort\n" * 3 + "sofa\n")
+    dev = tmp_path / "dev.txt"
+    dev.write_text("der zug kommt heute\nein hund kommt\ndas sofa liegt\n")
+    found = {}
+    for weights in ("1,9", "9,1", "tuned"):
+        out = tmp_path / weights
+        common = ["--weights", weights, "--dev", str(dev), "--prune", "0", "--memory", "50M", "--bits", "0"]
+        options = parser.parse_args([*map(str, texts), *common, "--out", str(out)])
+        assert language_model.run(options) == 0
+        found[weights] = json.loads((out / "card.json").read_text())
+    perplexities = {name: card["development"]["perplexity"] for name, card in found.items()}
+    assert perplexities["9,1"] < perplexities["1,9"]
+    assert perplexities["tuned"] <= min(perplexities.values()) * 1.001
+    assert found["9,1"]["interpolation"]["weights"] == [0.9, 0.1]
+    assert sum(found["tuned"]["interpolation"]["weights"]) == pytest.approx(1.0, abs=1e-3)
+
+
+@needs_lmplz
 def test_command_writes_a_model_that_the_decoder_loads(tmp_path):
     parser = argparse.ArgumentParser()
     language_model.add_arguments(parser)
