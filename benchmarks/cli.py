@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import commands
+from benchmarks import commands, text
 from benchmarks.provenance import command_line
 from benchmarks.run import PARTIAL_SUFFIX
 from engine.errors import EngineError
@@ -32,6 +32,7 @@ SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
         commands.configure_sweep,
         commands.sweep,
     ),
+    "text": ("BLEU and chrF of the translator on text alone", text.configure, text.run),
     "report": ("one HTML page from result files", commands.configure_report, commands.report),
 }
 
