@@ -13,9 +13,17 @@ import torch
 
 from training.asr_config import AsrConfig, ConfigError, load_config
 from training.asr_model import build_model, plain_model
-from training.data import ManifestError, Sample, build_vocabulary, probe_samples, read_manifest
+from training.data import (
+    ManifestError,
+    Sample,
+    build_vocabulary,
+    load_waveform,
+    probe_samples,
+    read_manifest,
+)
 from training.doctor import SampleLimits, describe_problems, examine
 from training.memory import MemoryEstimate, Shape, count_parameters, estimate_memory
+from training.networks import ConformerNetwork, network_of
 from training.trainer import AsrTrainer, TrainingStopped, describe_model
 
 LOGGER = logging.getLogger("training.asr")
@@ -52,13 +60,16 @@ def run(options: argparse.Namespace) -> int:
     LOGGER.info("%s; %s", describe_model(model), estimate_run(config, model))
     if options.estimate:
         return 0
-    train, n_bad = examine_samples(config, samples, vocabulary, "training")
-    evaluation, _ = examine_samples(config, evaluation, vocabulary, "evaluation")
+    network = network_of(model)
+    train, n_bad = examine_samples(config, samples, vocabulary, "training", network.samples_per_frame)
+    evaluation, _ = examine_samples(config, evaluation, vocabulary, "evaluation", network.samples_per_frame)
     if options.doctor:
         return 1 if n_bad else 0
     if not train or (n_bad and config.on_bad_sample == "stop"):
         LOGGER.error("not started: %s", "no sound sample" if not train else "on_bad_sample is stop")
         return 1
+    if isinstance(network, ConformerNetwork):
+        network.set_feature_scale(model, [load_waveform(sample.path) for sample in train[:200]])
     try:
         if options.overfit:
             return overfit(config, model, vocabulary, train[: options.overfit])
@@ -77,12 +88,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def examine_samples(
-    config: AsrConfig, samples: Sequence[Sample], vocabulary: dict[str, int], purpose: str
-) -> tuple[list[Sample], int]:
+    config: AsrConfig, samples: Sequence[Sample], vocabulary: dict[str, int], purpose: str,
+    samples_per_frame: int = 320,
+) -> tuple[list[Sample], int]:  # fmt: skip
     """Return the sound samples and how many are not; the report also goes to output_dir/doctor_*.txt."""
     if not samples:
         return [], 0
-    limits = SampleLimits(min_s=config.min_s, max_s=config.max_s)
+    limits = SampleLimits(samples_per_frame, min_s=config.min_s, max_s=config.max_s)
     good, bad = examine(probe_samples(samples), vocabulary, limits, config.listen)
     report = describe_problems(bad, len(samples))
     LOGGER.info("%s data: %s", purpose, report)

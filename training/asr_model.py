@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-from training.asr_config import AsrConfig
+from training.asr_config import AsrConfig, ConfigError
 from training.augment import mask_spans
+from training.conformer import ConformerConfig, ConformerCtc
 
 MASK_TIME = 0.05  # makes transformers create the mask's embedding; see `build_model`
 SETTINGS: dict[str, Any] = {
@@ -26,8 +27,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC:
+def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Any:
     """Load a checkpoint with a new CTC head, or make a model from random weights; then freeze and adapt."""
+    if config.conformer:
+        return _build_conformer(config, vocabulary)
     sizes = {"vocab_size": len(vocabulary), "pad_token_id": 0, **SETTINGS}
     if config.model:
         model = Wav2Vec2ForCTC.from_pretrained(config.model, ignore_mismatched_sizes=True, **sizes)
@@ -42,6 +45,16 @@ def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return _add_lora(model, config.lora_rank) if config.lora_rank else model
+
+
+def _build_conformer(config: AsrConfig, vocabulary: dict[str, int]) -> ConformerCtc:
+    sizes = dict(config.conformer)
+    dropout = float(sizes.pop("dropout", 0.0))
+    known = {field.name for field in dataclasses.fields(ConformerConfig)}
+    if unknown := sorted(set(sizes) - known):
+        raise ConfigError(f"conformer: unknown keys {unknown}; known are {sorted(known)} and dropout")
+    torch.manual_seed(config.seed)
+    return ConformerCtc(ConformerConfig(**{**sizes, "vocab_size": len(vocabulary)}), dropout)
 
 
 def _add_lora(model: Wav2Vec2ForCTC, rank: int) -> Any:
@@ -79,6 +92,15 @@ class Batch:
     waveforms: Tensor
     lengths: Tensor
     labels: list[list[int]]
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio, padding not counted."""
+        return float(self.lengths.sum()) / 16_000.0
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its waveforms on a device."""
+        return dataclasses.replace(self, waveforms=self.waveforms.to(device))
 
     @classmethod
     def of(cls, waveforms: list[np.ndarray[Any, np.dtype[np.float32]]], labels: list[list[int]]) -> Batch:

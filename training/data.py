@@ -143,13 +143,23 @@ class BucketSampler:
     """
 
     def __init__(
-        self, durations_s: Sequence[float], batch_s: float, seed: int = 0, max_batch: int = 64
+        self,
+        durations_s: Sequence[float],
+        batch_s: float,
+        seed: int = 0,
+        max_batch: int = 64,
+        sorted_epochs: int = 0,
     ) -> None:
         self.durations_s = np.asarray(durations_s, np.float64)
         self.batch_s, self.seed, self.max_batch = batch_s, seed, max_batch
+        self.sorted_epochs = sorted_epochs
 
     def epoch(self, epoch: int) -> list[list[int]]:
-        """Return the epoch's batches of sample indices, each at most `batch_s` seconds with padding."""
+        """Return the epoch's batches of sample indices, each at most `batch_s` seconds with padding.
+
+        The first `sorted_epochs` epochs go from short clips to long ones: alignments are easier to find
+        where there is less to align, which shortens the blank-only plateau of a model from random weights.
+        """
         rng = np.random.default_rng((self.seed, epoch))
         jitter = rng.uniform(0.92, 1.08, self.durations_s.size)
         batches: list[list[int]] = [[]]
@@ -161,6 +171,8 @@ class BucketSampler:
                 batches.append([])
                 longest = float(self.durations_s[index])
             batches[-1].append(index)
+        if epoch < self.sorted_epochs:
+            return batches
         order = rng.permutation(len(batches))
         return [batches[i] for i in order]
 

@@ -51,6 +51,7 @@ class StepReport:
         n_infinite: samples of the step whose loss was infinite (zeroed out).
         audio_per_s: seconds of audio per second of training.
         wait_share: fraction of the step spent waiting for data.
+        took_s: seconds the step took, waiting included.
     """
 
     step: int
@@ -60,6 +61,7 @@ class StepReport:
     n_infinite: int = 0
     audio_per_s: float = 0.0
     wait_share: float = 0.0
+    took_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
