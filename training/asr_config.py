@@ -16,7 +16,7 @@ class AsrConfig:
     Attributes:
         model: hub name or folder of a wav2vec2 checkpoint; empty trains from random weights.
         scratch: keys of transformers' Wav2Vec2Config for a model from random weights.
-        conformer: keys of conformer.ConformerConfig, and "dropout", for a log-mel Conformer from random weights.
+        conformer: keys of conformer.ConformerConfig, and "dropout", for a log-mel model from random weights.
         train, eval: manifests or folders, see data.read_manifest.
         output_dir: checkpoints, logs and the finished model.
         min_s, max_s: clips outside are left out (named in the doctor's report).

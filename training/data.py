@@ -16,6 +16,7 @@ import soxr
 from numpy.typing import NDArray
 
 from engine.text import BLANK, VOCABULARY, WORD_DELIMITER, normalize_text
+from training.arrow import ArrowError, find_shards, read_rows
 
 LOGGER = logging.getLogger("training.data")
 SAMPLE_RATE = 16_000
@@ -49,8 +50,9 @@ def read_manifest(source: Path) -> list[Sample]:
 
     Args:
         source: x.tsv or x.csv with a header (`path text_de`, or Common Voice's `path sentence`), x.jsonl
-            (`audio_filepath text`), or a folder holding manifest.tsv, train.tsv with clips/, or
-            metadata.csv / metadata.jsonl (the `datasets` audio-folder layout).
+            (`audio_filepath text`), or a folder holding manifest.tsv, train.tsv with clips/,
+            metadata.csv / metadata.jsonl (the `datasets` audio-folder layout), or the *.arrow / *.parquet
+            files of a dataset saved to disk.
     Returns:
         All lines in order; durations are filled in by `probe_samples`.
     Raises:
@@ -59,8 +61,11 @@ def read_manifest(source: Path) -> list[Sample]:
     if source.is_dir():
         names = ("manifest.tsv", "manifest.jsonl", "train.tsv", "metadata.jsonl", "metadata.csv")
         found = [source / name for name in names if (source / name).is_file()]
+        if not found and find_shards(source):
+            return _read_dataset(source)
         if not found:
-            raise ManifestError(f"{source}: expected one of {', '.join(names)} in this folder, found none")
+            wanted = f"{', '.join(names)}, *.arrow or *.parquet"
+            raise ManifestError(f"{source}: expected one of {wanted} in this folder, found none")
         source = found[0]
     if not source.is_file():
         raise ManifestError(f"{source}: no such manifest")
@@ -76,6 +81,17 @@ def read_manifest(source: Path) -> list[Sample]:
     clips = source.parent / "clips"  # Common Voice keeps the audio there
     folder = clips if clips.is_dir() and columns[1] == "sentence" else source.parent
     return [Sample(folder / row[columns[0]], row[columns[1]] or "") for row in rows]
+
+
+def _read_dataset(folder: Path) -> list[Sample]:
+    try:
+        rows = read_rows(folder)
+    except ArrowError as error:
+        raise ManifestError(str(error)) from error
+    column = _first_of(rows[0], TEXT_COLUMNS) if rows else None
+    if column is None:
+        raise ManifestError(f"{folder}: no rows with one of the columns {'/'.join(TEXT_COLUMNS)}")
+    return [Sample(folder / row["path"], row.get(column) or "") for row in rows]
 
 
 def _read_rows(source: Path) -> list[dict[str, Any]]:

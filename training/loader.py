@@ -39,8 +39,8 @@ class Loader:
         self.samples, self.rank, self.world = list(samples), rank, world
         durations = [sample.duration_s for sample in samples]
         self.sampler = BucketSampler(
-            durations, config.batch_s, config.seed, max_batch=config.max_batch, sorted_epochs=config.sorted_epochs
-        )  # fmt: skip
+            durations, config.batch_s, config.seed, config.max_batch, config.sorted_epochs
+        )
         self.augmenter = Augmenter(AugmentConfig(noise_dir=config.noise_dir))
 
     def load(self, indices: Sequence[int], epoch: int) -> Any:

@@ -35,12 +35,13 @@ class TrainingStopped(RuntimeError):
 
 @dataclasses.dataclass
 class Position:
-    """Where a run stands: optimiser steps done, and the next micro batch."""
+    """Where a run stands: steps done, the next micro batch, a factor on all rates, minutes trained."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     rate: float = 1.0
+    minutes: float = 0.0
 
 
 class AsrTrainer:
@@ -80,11 +81,9 @@ class AsrTrainer:
             {"params": body, "lr": self.config.learning_rate, "base": self.config.learning_rate},
             {"params": head, "lr": self.config.head_learning_rate, "base": self.config.head_learning_rate},
         ]
-        kind: Any = torch.optim.AdamW
-        if self.config.optimizer_8bit:
-            kind = import_adamw8bit()
-        else:  # one kernel for all weights instead of a dozen passes over them
-            kind = functools.partial(kind, fused=True)
+        # fused: one kernel for all weights instead of a dozen passes over them
+        fused = functools.partial(torch.optim.AdamW, fused=True)
+        kind: Any = import_adamw8bit() if self.config.optimizer_8bit else fused
         return kind(groups, betas=(0.9, 0.98), weight_decay=self.config.weight_decay)
 
     def run(self) -> None:
@@ -94,10 +93,9 @@ class AsrTrainer:
             TrainingStopped: the watchdog saw no way on.
         """
         self.resume()
-        started = time.monotonic()
         groups = self.loader.groups(self.position.epoch, self.position.batch)
         for epoch, last_batch, batches in groups:
-            if self._is_over(epoch, started):
+            if self._is_over(epoch):
                 break
             report = self.step(batches)
             self.position.epoch, self.position.batch = epoch, last_batch + 1
@@ -140,7 +138,8 @@ class AsrTrainer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.position.step += 1
-        took = max(time.monotonic() - began, 1e-6)
+        took = max(self._sum_over_ranks(time.monotonic() - began) / self.world, 1e-6)  # one clock for all
+        self.position.minutes += took / 60.0
         audio_s = sum(batch.audio_s for batch in batches) * self.world
         n_batches = max(self._sum_over_ranks(len(batches)), 1.0)
         report = StepReport(  # what the watchdog may stop on is the same on all ranks
@@ -175,15 +174,18 @@ class AsrTrainer:
     def _set_rates(self) -> None:
         step, config = self.position.step, self.config
         rise = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-        total = config.max_steps or config.epochs * max(1, len(self.sampler.epoch(0)) // config.accumulate)
-        factor = (
-            self.position.rate
-            * rise
-            * (0.03 + 0.97 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / total))))
-        )
+        fall = 0.515 + 0.485 * math.cos(math.pi * self._progress())
+        factor = self.position.rate * rise * fall
         for number, group in enumerate(self.optimizer.param_groups):
             frozen = number == 0 and step < config.freeze_encoder_steps
             group["lr"] = 0.0 if frozen else group["base"] * factor
+
+    def _progress(self) -> float:
+        """Return how much of the run is done, 0 to 1, by steps or by minutes, whichever ends it first."""
+        config = self.config
+        total = config.max_steps or config.epochs * max(1, len(self.sampler.epoch(0)) // config.accumulate)
+        passed = self.position.minutes / config.max_minutes if config.max_minutes > 0 else 0.0
+        return min(1.0, max(self.position.step / total, passed))
 
     def _sum_over_ranks(self, value: float) -> float:
         if self.world == 1:
@@ -204,10 +206,9 @@ class AsrTrainer:
                         parameter.grad = torch.zeros_like(parameter)
                     torch.distributed.all_reduce(parameter.grad)
 
-    def _is_over(self, epoch: int, started: float) -> bool:
+    def _is_over(self, epoch: int) -> bool:
         config = self.config
-        out_of_time = config.max_minutes > 0 and time.monotonic() - started > 60.0 * config.max_minutes
-        out_of_time = self._sum_over_ranks(float(out_of_time)) > 0.0  # ranks agree, whatever their clocks say
+        out_of_time = 0.0 < config.max_minutes <= self.position.minutes
         return epoch >= config.epochs or out_of_time or 0 < config.max_steps <= self.position.step
 
     def _is_due(self, epoch: int, batch: int) -> bool:
