@@ -199,13 +199,8 @@ class WhisperTrainer:
 
     def _step(self, clips: Sequence[Clip], step: int) -> float:
         self.model.train()
-        states = self._pad(clips).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
-            logits = self.model.classify(self.model.run_layers(states, self.options.n_frozen))
-        labels = [clip.labels for clip in clips]
-        total, _ = compute_ctc(logits, torch.tensor([len(clip.states) for clip in clips]), labels)
-        loss = total / sum(len(label) for label in labels)
-        loss.backward()
+        n_labels = sum(len(clip.labels) for clip in clips)
+        loss = sum(self._backward(group, n_labels) for group in group_by_length(clips))
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         self.optimizer.step()
@@ -217,7 +212,17 @@ class WhisperTrainer:
             for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 if parameter.requires_grad:
                     mean.lerp_(parameter, 1.0 - keep)
-        return float(loss.detach())
+        return loss
+
+    def _backward(self, clips: Sequence[Clip], n_labels: int) -> float:
+        """Add the gradient of some of a step's clips, over the labels of the whole step."""
+        states = self._pad(clips).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
+            logits = self.model.classify(self.model.run_layers(states, self.options.n_frozen))
+        frames = torch.tensor([len(clip.states) for clip in clips])
+        total, _ = compute_ctc(logits, frames, [clip.labels for clip in clips])
+        (total / n_labels).backward()
+        return float(total.detach()) / n_labels
 
     def _join(self, clips: Sequence[Clip]) -> list[Clip]:
         """Put some clips behind others with a pause between, since speech goes on after a sentence."""
@@ -267,3 +272,21 @@ class WhisperTrainer:
             with torch.no_grad():
                 kept.head.output.bias[kept.config.blank_id] -= self.options.blank_bias
             save_checkpoint(kept, self.options.output_dir / "best", figures)
+
+
+def group_by_length(clips: Sequence[Clip], max_padding: float = 1.15) -> list[list[Clip]]:
+    """Part clips so that none of the groups is more than `max_padding` times as long padded as it is.
+
+    Joined clips are up to three times as long as their neighbours in a batch, which would all be padded.
+    """
+    groups: list[list[Clip]] = []
+    n_frames = 0
+    for clip in sorted(clips, key=lambda clip: len(clip.states)):
+        size = len(clip.states)
+        if groups and size * (len(groups[-1]) + 1) <= max_padding * (n_frames + size):
+            groups[-1].append(clip)
+            n_frames += size
+        else:
+            groups.append([clip])
+            n_frames = size
+    return groups

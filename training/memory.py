@@ -104,18 +104,27 @@ def estimate_memory(
         weights=n_parameters * 4 + working_copy,
         gradients=n_trained * 4,
         optimizer=n_trained * (2 if optimizer_8bit else 8),
-        activations=kept + lattice + _front_end_bytes(shape, batch_s, width, frozen_front_end),
+        activations=_activation_bytes(shape, batch_s, width, frozen_front_end, kept + lattice, n_trained * 4),
     )
 
 
-def _front_end_bytes(shape: Shape, batch_s: float, width: int, frozen: bool) -> int:
-    """Bytes of the convolutional front end: all layers' outputs, or the two largest where it is frozen."""
+def _activation_bytes(
+    shape: Shape, batch_s: float, width: int, frozen_front_end: bool, encoder: int, gradients: int
+) -> int:
+    """Bytes of activations at the peak.
+
+    A front end that is trained keeps all its layers' outputs until the way back. A frozen one keeps nothing,
+    but what it needs for a moment (its widest layer's output, as convolved, transposed, normed in float32)
+    can be more than encoder and gradients take together later on: neither is there yet.
+    """
     rate, sizes = 16_000.0, []
     for channels, stride in zip(shape.conv_channels, shape.conv_strides, strict=True):
         rate /= stride
         sizes.append(int(batch_s * rate * channels * width))
+    if frozen_front_end:
+        return max(encoder, 4 * max(sizes) - gradients)
     copies = 3 if shape.layer_norm_convs else 2  # convolution, norm, GELU
-    return max(sizes) * 2 if frozen else sum(sizes) * copies
+    return encoder + copies * sum(sizes)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -59,7 +59,8 @@ def make_config(folder, manifest, **changes):
     values = {
         "output_dir": folder / "run", "train": (manifest,), "scratch": SCRATCH, "bf16": False, "batch_s": 3.0,
         "epochs": 1000, "max_steps": 60, "mask_time": 0.0, "augment": 0.0, "warmup_steps": 5,
-        "save_every": 1000, "eval_every": 1000, "learning_rate": 3e-3, "head_learning_rate": 1e-2, "patience": 10,
+        "save_every": 1000, "eval_every": 1000, "learning_rate": 3e-3, "head_learning_rate": 1e-2,
+        "patience": 10,
     }  # fmt: skip
     return AsrConfig(**{**values, **changes})
 
