@@ -74,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
         if options.overfit:
             return overfit(config, model, vocabulary, train[: options.overfit])
         AsrTrainer(config, model, vocabulary, train, evaluation).run()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     except TrainingStopped as error:
         LOGGER.error("training stopped. %s", error)
         return 1

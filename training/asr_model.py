@@ -32,10 +32,10 @@ def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Any:
     if config.conformer:
         return _build_conformer(config, vocabulary)
     sizes = {"vocab_size": len(vocabulary), "pad_token_id": 0, **SETTINGS}
+    torch.manual_seed(config.seed)
     if config.model:
         model = Wav2Vec2ForCTC.from_pretrained(config.model, ignore_mismatched_sizes=True, **sizes)
     else:
-        torch.manual_seed(config.seed)
         model = Wav2Vec2ForCTC(
             Wav2Vec2Config(**{**config.scratch, **sizes, "bos_token_id": None, "eos_token_id": None})
         )

@@ -62,6 +62,7 @@ class AsrTrainer:
         self.model.to(self.device)
         if self.world > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self._share_weights()
         self.network = network_of(model)
         self.loader = Loader(config, self.network, vocabulary, train, self.rank, self.world)
         self.sampler = self.loader.sampler
@@ -193,6 +194,12 @@ class AsrTrainer:
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(tensor)
         return float(tensor)
+
+    def _share_weights(self) -> None:
+        """Give all ranks rank 0's weights: a new head is drawn at random in each."""
+        if self.world > 1:
+            for tensor in [*self.model.parameters(), *self.model.buffers()]:
+                torch.distributed.broadcast(tensor.data, 0)
 
     def _wait_for_ranks(self) -> None:
         if self.world > 1:
