@@ -19,6 +19,7 @@ class AsrConfig:
         conformer: keys of conformer.ConformerConfig, and "dropout", for a log-mel model from random weights.
         train, eval: manifests or folders, see data.read_manifest.
         output_dir: checkpoints, logs and the finished model.
+        german: spell in the runtime's German vocabulary; false: in every letter that the texts have.
         min_s, max_s: clips outside are left out (named in the doctor's report).
         on_bad_sample: "skip" leaves bad samples out, "stop" ends the run before it starts.
         listen: let the doctor read every waveform (silence, clipping), not only headers.
@@ -51,6 +52,7 @@ class AsrConfig:
     model: str = ""
     scratch: dict[str, Any] = dataclasses.field(default_factory=dict)
     conformer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    german: bool = True
     min_s: float = 0.3
     max_s: float = 20.0
     on_bad_sample: str = "skip"
@@ -95,8 +97,8 @@ class AsrConfig:
             problems.append(
                 "give one of `model` (a checkpoint), `scratch` (sizes of a Wav2Vec2) and `conformer` (sizes)"
             )
-        if self.conformer and (self.lora_rank or self.gradient_checkpointing):
-            problems.append("lora_rank and gradient_checkpointing are for Wav2Vec2, not for `conformer`")
+        if self.conformer and (self.lora_rank or self.gradient_checkpointing or not self.german):
+            problems.append("lora_rank, gradient_checkpointing and german: false are not for `conformer`")
         if self.on_bad_sample not in ("skip", "stop"):
             problems.append(f"on_bad_sample: got {self.on_bad_sample!r}, want skip or stop")
         if not self.train:

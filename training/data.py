@@ -145,9 +145,16 @@ def build_vocabulary(texts: Sequence[str], german: bool = True) -> dict[str, int
     return {symbol: index for index, symbol in enumerate((BLANK, WORD_DELIMITER, *letters))}
 
 
+def normalize_for(text: str, vocabulary: dict[str, int]) -> str:
+    """Normalise a transcript as its vocabulary wants it: German, numbers in words; or lower case alone."""
+    if len(vocabulary) == len(VOCABULARY) and all(symbol in vocabulary for symbol in VOCABULARY):
+        return normalize_text(text)
+    return " ".join("".join(c for c in text.lower() if c in vocabulary or c.isspace()).split())
+
+
 def encode_text(text: str, vocabulary: dict[str, int]) -> list[int]:
     """Normalise a transcript and spell it as label indices; symbols outside the vocabulary are dropped."""
-    spelled = normalize_text(text).replace(" ", WORD_DELIMITER)
+    spelled = normalize_for(text, vocabulary).replace(" ", WORD_DELIMITER)
     return [vocabulary[char] for char in spelled if char in vocabulary]
 
 

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.text import normalize_text
 from training.asr_config import AsrConfig
 from training.asr_model import blank_ratio, compute_ctc, plain_model
 from training.conformer import ConformerConfig
-from training.data import Sample, encode_text, load_waveform
+from training.data import Sample, encode_text, load_waveform, normalize_for
 from training.loader import Loader
 from training.metrics import RunLog, collapse, compute_error_rates
 from training.networks import network_of
@@ -69,6 +68,7 @@ class AsrTrainer:
         self.optimizer = self._build_optimizer()
         self.watchdog = Watchdog(patience=config.patience, warmup=config.watch_warmup)
         self.position = Position()
+        self.enough_cer = -1.0  # per cent; an evaluation at or under it ends the run
         self.log = RunLog(config.output_dir)
         self._recent: list[StepReport] = []
         self._totals = {"audio_s": 0.0, "waited_s": 0.0, "took_s": 0.0}
@@ -216,6 +216,8 @@ class AsrTrainer:
     def _is_over(self, epoch: int) -> bool:
         config = self.config
         out_of_time = 0.0 < config.max_minutes <= self.position.minutes
+        if self.log.rows and float(self.log.rows[-1]["cer"]) <= self.enough_cer:
+            return True
         return epoch >= config.epochs or out_of_time or 0 < config.max_steps <= self.position.step
 
     def _is_due(self, epoch: int, batch: int) -> bool:
@@ -278,7 +280,7 @@ class AsrTrainer:
             loss += float(compute_ctc(logits, frames, batch.labels)[0])
             n_labels += len(batch.labels[0])
             blanks.append(blank_ratio(logits, frames))
-            references.append(normalize_text(sample.text))
+            references.append(normalize_for(sample.text, self.vocabulary))
             hypotheses.append(collapse(logits[0].argmax(-1).tolist(), symbols))
         return loss / max(n_labels, 1), references, hypotheses, float(np.mean(blanks))
 

@@ -1,6 +1,7 @@
 """Manifests, batches and the examination of samples."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,15 @@ def test_text_is_spelled_in_the_runtime_vocabulary():
     labels = encode_text("Über 3 Äpfel!", VOCABULARY)
     symbols = list(VOCABULARY)
     assert "".join(symbols[label] for label in labels) == "über|drei|äpfel"
+
+
+def test_other_languages_get_a_vocabulary_of_their_own_letters():
+    vocabulary = build_vocabulary(["Où est Léa?", "Là"], german=False)
+    assert list(vocabulary)[:2] == list(VOCABULARY)[:2] and "ù" in vocabulary and "q" not in vocabulary
+    symbols = list(vocabulary)
+    assert "".join(symbols[i] for i in encode_text("Où  QLÉ", vocabulary)) == "où|lé"
+    problem = check_sample(Sample(Path("a.wav"), "Привет", 2.0), vocabulary, SampleLimits())
+    assert "vocabulary" in problem
 
 
 def test_batches_hold_every_clip_once_and_keep_to_the_budget():

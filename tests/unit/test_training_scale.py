@@ -1,5 +1,6 @@
 """Large models and several processes: what saves memory and time must not change what is learned."""
 
+import json
 import os
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def test_checkpointed_gradients_are_the_plain_ones(tmp_path, manifest):
 
 
 def test_a_local_checkpoint_is_fine_tuned_with_a_frozen_front_end(tmp_path, manifest):
-    """The path of XLS-R: a folder as the hub has it, another vocabulary, checkpointing, LoRA, accumulation."""
+    """The path of XLS-R: a folder as the hub has it, another vocabulary, checkpointing, accumulation."""
     config = transformers.Wav2Vec2Config(**SCRATCH, vocab_size=12)
     transformers.Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "hub")
     settings = {"scratch": {}, "model": str(tmp_path / "hub"), "gradient_checkpointing": True}
@@ -92,6 +93,20 @@ def test_a_local_checkpoint_is_fine_tuned_with_a_frozen_front_end(tmp_path, mani
     assert run.model.lm_head.out_features == len(VOCABULARY)
     assert not any("feature_extractor" in name for name in changed)
     assert any("encoder.layers" in name for name in changed) and "lm_head.weight" in changed
+
+
+@pytest.mark.parametrize("blank", ["<pad>", "[PAD]"])
+def test_a_fine_tuned_checkpoint_keeps_what_its_head_knew(tmp_path, manifest, blank):
+    """Another order of the same letters must not give a letter another letter's row."""
+    theirs = {symbol: index for index, symbol in enumerate([blank, "<unk>", "|", "N", "E", "I", "Ä"])}
+    old = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**SCRATCH, vocab_size=len(theirs)))
+    old.save_pretrained(tmp_path / "hub")
+    (tmp_path / "hub" / "vocab.json").write_text(json.dumps(theirs), encoding="utf-8")
+    model = build_model(make_config(tmp_path, manifest, scratch={}, model=str(tmp_path / "hub")), VOCABULARY)
+    for symbol, row in (("|", 2), ("n", 3), ("ä", 6)):
+        assert torch.equal(model.lm_head.weight[VOCABULARY[symbol]], old.lm_head.weight[row])
+    assert torch.equal(model.lm_head.weight[0], old.lm_head.weight[0])  # the blank
+    assert model.config.vocab_size == len(VOCABULARY) == model.lm_head.out_features
 
 
 def test_lora_learns_while_the_weights_below_stay(tmp_path, manifest):
@@ -151,8 +166,8 @@ def test_several_processes_learn_what_one_does(tmp_path, manifest, n_processes):
     for number in (1, n_processes):
         values = {
             "train": [str(manifest)], "output_dir": str(tmp_path / str(number)), "scratch": SCRATCH,
-            "bf16": False, "batch_s": 3.0, "max_steps": 4, "mask_time": 0.0, "augment": 0.0, "warmup_steps": 2,
-            "eval_every": 1000, "device": "cpu",
+            "bf16": False, "batch_s": 3.0, "max_steps": 4, "mask_time": 0.0, "augment": 0.0,
+            "warmup_steps": 2, "eval_every": 1000, "device": "cpu",
         }  # fmt: skip
         path = tmp_path / f"{number}.yaml"
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -166,10 +181,12 @@ def test_several_processes_learn_what_one_does(tmp_path, manifest, n_processes):
         )
         assert done.returncode == 0, done.stderr.decode()[-2000:]
         folders.append(tmp_path / str(number) / "checkpoint" / "state.pt")
-    left, right = (torch.load(path, weights_only=True)["model"] for path in folders)
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.allclose(left[name], right[name], atol=3e-4), name
+    one, several = (torch.load(path, weights_only=True)["model"] for path in folders)
+    start = build_model(make_config(tmp_path, manifest), VOCABULARY).state_dict()
+    names = [name for name in one if "k_proj.bias" not in name]  # whose gradient is rounding noise
+    learned = torch.cat([(one[name] - start[name]).flatten() for name in names])
+    apart = torch.cat([(several[name] - one[name]).flatten() for name in names])
+    assert float(learned.norm()) > 0.0 and float(apart.norm() / learned.norm()) < 0.02
 
 
 def test_devices_are_chosen_by_name():
