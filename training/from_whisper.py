@@ -36,6 +36,7 @@ from training.whisper_states import SPARE_FRAMES, Clip, StatesConfig, read_shard
 from training.whisper_weights import WeightsError, load_whisper_encoder, set_sinks, whisper_sizes
 
 LOGGER = logging.getLogger("training.from_whisper")
+SLOW_EVERY = 4  # steps between two passes over all weights for what changes slowly
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,14 +206,21 @@ class WhisperTrainer:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        keep = min(0.99, step / (step + 20))
-        with torch.no_grad():
-            for anchor, parameter in zip(self.anchors, self.optimizer.param_groups[0]["params"], strict=True):
-                parameter.lerp_(anchor, self.options.pull)
-            for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                if parameter.requires_grad:
-                    mean.lerp_(parameter, 1.0 - keep)
+        if step % SLOW_EVERY == 0:
+            self._pull_and_average(step)
         return loss
+
+    @torch.no_grad()
+    def _pull_and_average(self, step: int) -> None:
+        """Do SLOW_EVERY steps' worth of pulling back to Whisper and of averaging at once."""
+        keep = min(0.99, step / (step + 20)) ** SLOW_EVERY
+        pull = 1.0 - (1.0 - self.options.pull) ** SLOW_EVERY
+        trained = self.optimizer.param_groups[0]["params"]
+        for anchor, parameter in zip(self.anchors, trained, strict=True):
+            parameter.lerp_(anchor, pull)
+        for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            if parameter.requires_grad:
+                mean.lerp_(parameter, 1.0 - keep)
 
     def _backward(self, clips: Sequence[Clip], n_labels: int) -> float:
         """Add the gradient of some of a step's clips, over the labels of the whole step."""
