@@ -16,12 +16,15 @@ class AsrConfig:
     Attributes:
         model: hub name or folder of a wav2vec2 checkpoint; empty trains from random weights.
         scratch: keys of transformers' Wav2Vec2Config for a model from random weights.
+        conformer: keys of conformer.ConformerConfig, and "dropout", for a log-mel model from random weights.
         train, eval: manifests or folders, see data.read_manifest.
         output_dir: checkpoints, logs and the finished model.
+        german: spell in the runtime's German vocabulary; false: in every letter that the texts have.
         min_s, max_s: clips outside are left out (named in the doctor's report).
         on_bad_sample: "skip" leaves bad samples out, "stop" ends the run before it starts.
         listen: let the doctor read every waveform (silence, clipping), not only headers.
-        batch_s: padded seconds of audio in a micro batch.
+        batch_s: padded seconds of audio in a micro batch; max_batch: most clips in one.
+        sorted_epochs: epochs that go from short clips to long ones.
         accumulate: micro batches to an optimiser step; the gradient equals that of one large batch.
         epochs, max_steps: whichever ends first; max_steps 0 is no limit.
         learning_rate, head_learning_rate: for the encoder and the CTC head.
@@ -32,11 +35,15 @@ class AsrConfig:
         bf16: run the network in bfloat16; CTC always runs in float32.
         lora_rank: rank of LoRA adapters on the attention projections; 0 trains the weights themselves.
         optimizer_8bit: 8-bit optimiser states, where bitsandbytes is installed.
-        mask_time: expected fraction of frames hidden by SpecAugment; mask_span: frames a span.
+        mask_time: expected fraction of frames hidden by SpecAugment; mask_span: frames (20 ms) a span.
+        mask_bands: widest band of mel channels hidden (log-mel models only).
+        mask_from: optimiser step at which masking begins.
         augment: fraction of clips whose waveform is changed (rooms, noise, colour, level, speed, coding).
         noise_dir: recordings to cut noise from.
         save_every, eval_every: optimiser steps; eval_every 0 is once an epoch.
-        patience, watch_warmup: see doctor.Watchdog.
+        patience, watch_warmup: see watchdog.Watchdog.
+        device: "auto" takes a GPU where there is one; else a torch device such as cpu or cuda:1.
+        threads: of torch's operators; workers: threads that read audio; prefetch: steps they read ahead.
     """
 
     output_dir: Path
@@ -44,11 +51,15 @@ class AsrConfig:
     eval: tuple[Path, ...] = ()
     model: str = ""
     scratch: dict[str, Any] = dataclasses.field(default_factory=dict)
+    conformer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    german: bool = True
     min_s: float = 0.3
     max_s: float = 20.0
     on_bad_sample: str = "skip"
     listen: bool = True
     batch_s: float = 60.0
+    max_batch: int = 64
+    sorted_epochs: int = 0
     accumulate: int = 1
     epochs: int = 10
     max_steps: int = 0
@@ -66,26 +77,33 @@ class AsrConfig:
     optimizer_8bit: bool = False
     mask_time: float = 0.06
     mask_span: int = 10
+    mask_bands: int = 0
+    mask_from: int = 0
     augment: float = 0.5
     noise_dir: Path | None = None
     save_every: int = 200
     eval_every: int = 0
     patience: int = 50
     watch_warmup: int = 1000
+    device: str = "auto"
     threads: int = 1
+    workers: int = 1
+    prefetch: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
         problems = []
-        if bool(self.model) == bool(self.scratch):
+        if sum(map(bool, (self.model, self.scratch, self.conformer))) != 1:
             problems.append(
-                "give either `model` (a checkpoint) or `scratch` (sizes), not both and not neither"
+                "give one of `model` (a checkpoint), `scratch` (sizes of a Wav2Vec2) and `conformer` (sizes)"
             )
+        if self.conformer and (self.lora_rank or self.gradient_checkpointing or not self.german):
+            problems.append("lora_rank, gradient_checkpointing and german: false are not for `conformer`")
         if self.on_bad_sample not in ("skip", "stop"):
             problems.append(f"on_bad_sample: got {self.on_bad_sample!r}, want skip or stop")
         if not self.train:
             problems.append("train: no manifest given")
-        for name in ("batch_s", "accumulate", "epochs", "mask_span", "save_every"):
+        for name in ("batch_s", "accumulate", "epochs", "mask_span", "save_every", "workers", "prefetch"):
             if getattr(self, name) <= 0:
                 problems.append(f"{name}: got {getattr(self, name)}, want more than 0")
         if problems:

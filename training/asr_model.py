@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers.utils import cached_file
 
-from training.asr_config import AsrConfig
+from engine.text import BLANK
+from training.asr_config import AsrConfig, ConfigError
 from training.augment import mask_spans
+from training.conformer import ConformerConfig, ConformerCtc
 
 MASK_TIME = 0.05  # makes transformers create the mask's embedding; see `build_model`
 SETTINGS: dict[str, Any] = {
@@ -26,13 +29,15 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC:
+def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Any:
     """Load a checkpoint with a new CTC head, or make a model from random weights; then freeze and adapt."""
-    sizes = {"vocab_size": len(vocabulary), "pad_token_id": 0, **SETTINGS}
+    if config.conformer:
+        return _build_conformer(config, vocabulary)
+    torch.manual_seed(config.seed)
     if config.model:
-        model = Wav2Vec2ForCTC.from_pretrained(config.model, ignore_mismatched_sizes=True, **sizes)
+        model = _load_checkpoint(config.model, vocabulary)
     else:
-        torch.manual_seed(config.seed)
+        sizes = {"vocab_size": len(vocabulary), "pad_token_id": 0, **SETTINGS}
         model = Wav2Vec2ForCTC(
             Wav2Vec2Config(**{**config.scratch, **sizes, "bos_token_id": None, "eos_token_id": None})
         )
@@ -42,6 +47,44 @@ def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return _add_lora(model, config.lora_rank) if config.lora_rank else model
+
+
+def _load_checkpoint(name: str, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC:
+    """Load a hub name or folder; the new CTC head keeps the rows of letters that the old one knew."""
+    model, info = Wav2Vec2ForCTC.from_pretrained(name, output_loading_info=True, **SETTINGS)
+    old = model.lm_head
+    model.lm_head = nn.Linear(old.in_features, len(vocabulary))
+    nn.init.normal_(model.lm_head.weight, std=model.config.initializer_range)
+    nn.init.zeros_(model.lm_head.bias)
+    known = {} if any("lm_head" in key for key in info["missing_keys"]) else read_vocabulary(name)
+    with torch.no_grad():
+        for symbol, row in vocabulary.items():
+            if known.get(symbol, old.out_features) < old.out_features:
+                model.lm_head.weight[row] = old.weight[known[symbol]]
+                model.lm_head.bias[row] = old.bias[known[symbol]]
+    model.config.vocab_size, model.config.pad_token_id = len(vocabulary), 0
+    return model
+
+
+def read_vocabulary(name: str) -> dict[str, int]:
+    """Return a checkpoint's vocab.json, letters in lower case, the blank as ours; empty where it has none."""
+    path = cached_file(name, "vocab.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return {}
+    symbols: dict[str, int] = json.loads(Path(path).read_text(encoding="utf-8"))
+    blank = next((symbols[name] for name in ("<pad>", "[PAD]") if name in symbols), None)
+    lowered = {symbol.lower(): index for symbol, index in symbols.items() if len(symbol) == 1}
+    return lowered if blank is None else {**lowered, BLANK: blank}
+
+
+def _build_conformer(config: AsrConfig, vocabulary: dict[str, int]) -> ConformerCtc:
+    sizes = dict(config.conformer)
+    dropout = float(sizes.pop("dropout", 0.0))
+    known = {field.name for field in dataclasses.fields(ConformerConfig)}
+    if unknown := sorted(set(sizes) - known):
+        raise ConfigError(f"conformer: unknown keys {unknown}; known are {sorted(known)} and dropout")
+    torch.manual_seed(config.seed)
+    return ConformerCtc(ConformerConfig(**{**sizes, "vocab_size": len(vocabulary)}), dropout)
 
 
 def _add_lora(model: Wav2Vec2ForCTC, rank: int) -> Any:
@@ -79,6 +122,15 @@ class Batch:
     waveforms: Tensor
     lengths: Tensor
     labels: list[list[int]]
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio, padding not counted."""
+        return float(self.lengths.sum()) / 16_000.0
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its waveforms on a device."""
+        return dataclasses.replace(self, waveforms=self.waveforms.to(device))
 
     @classmethod
     def of(cls, waveforms: list[np.ndarray[Any, np.dtype[np.float32]]], labels: list[list[int]]) -> Batch:

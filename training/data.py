@@ -16,6 +16,7 @@ import soxr
 from numpy.typing import NDArray
 
 from engine.text import BLANK, VOCABULARY, WORD_DELIMITER, normalize_text
+from training.arrow import ArrowError, find_shards, read_rows
 
 LOGGER = logging.getLogger("training.data")
 SAMPLE_RATE = 16_000
@@ -49,8 +50,9 @@ def read_manifest(source: Path) -> list[Sample]:
 
     Args:
         source: x.tsv or x.csv with a header (`path text_de`, or Common Voice's `path sentence`), x.jsonl
-            (`audio_filepath text`), or a folder holding manifest.tsv, train.tsv with clips/, or
-            metadata.csv / metadata.jsonl (the `datasets` audio-folder layout).
+            (`audio_filepath text`), or a folder holding manifest.tsv, train.tsv with clips/,
+            metadata.csv / metadata.jsonl (the `datasets` audio-folder layout), or the *.arrow / *.parquet
+            files of a dataset saved to disk.
     Returns:
         All lines in order; durations are filled in by `probe_samples`.
     Raises:
@@ -59,8 +61,11 @@ def read_manifest(source: Path) -> list[Sample]:
     if source.is_dir():
         names = ("manifest.tsv", "manifest.jsonl", "train.tsv", "metadata.jsonl", "metadata.csv")
         found = [source / name for name in names if (source / name).is_file()]
+        if not found and find_shards(source):
+            return _read_dataset(source)
         if not found:
-            raise ManifestError(f"{source}: expected one of {', '.join(names)} in this folder, found none")
+            wanted = f"{', '.join(names)}, *.arrow or *.parquet"
+            raise ManifestError(f"{source}: expected one of {wanted} in this folder, found none")
         source = found[0]
     if not source.is_file():
         raise ManifestError(f"{source}: no such manifest")
@@ -76,6 +81,17 @@ def read_manifest(source: Path) -> list[Sample]:
     clips = source.parent / "clips"  # Common Voice keeps the audio there
     folder = clips if clips.is_dir() and columns[1] == "sentence" else source.parent
     return [Sample(folder / row[columns[0]], row[columns[1]] or "") for row in rows]
+
+
+def _read_dataset(folder: Path) -> list[Sample]:
+    try:
+        rows = read_rows(folder)
+    except ArrowError as error:
+        raise ManifestError(str(error)) from error
+    column = _first_of(rows[0], TEXT_COLUMNS) if rows else None
+    if column is None:
+        raise ManifestError(f"{folder}: no rows with one of the columns {'/'.join(TEXT_COLUMNS)}")
+    return [Sample(folder / row["path"], row.get(column) or "") for row in rows]
 
 
 def _read_rows(source: Path) -> list[dict[str, Any]]:
@@ -129,9 +145,16 @@ def build_vocabulary(texts: Sequence[str], german: bool = True) -> dict[str, int
     return {symbol: index for index, symbol in enumerate((BLANK, WORD_DELIMITER, *letters))}
 
 
+def normalize_for(text: str, vocabulary: dict[str, int]) -> str:
+    """Normalise a transcript as its vocabulary wants it: German, numbers in words; or lower case alone."""
+    if len(vocabulary) == len(VOCABULARY) and all(symbol in vocabulary for symbol in VOCABULARY):
+        return normalize_text(text)
+    return " ".join("".join(c for c in text.lower() if c in vocabulary or c.isspace()).split())
+
+
 def encode_text(text: str, vocabulary: dict[str, int]) -> list[int]:
     """Normalise a transcript and spell it as label indices; symbols outside the vocabulary are dropped."""
-    spelled = normalize_text(text).replace(" ", WORD_DELIMITER)
+    spelled = normalize_for(text, vocabulary).replace(" ", WORD_DELIMITER)
     return [vocabulary[char] for char in spelled if char in vocabulary]
 
 
@@ -143,13 +166,23 @@ class BucketSampler:
     """
 
     def __init__(
-        self, durations_s: Sequence[float], batch_s: float, seed: int = 0, max_batch: int = 64
+        self,
+        durations_s: Sequence[float],
+        batch_s: float,
+        seed: int = 0,
+        max_batch: int = 64,
+        sorted_epochs: int = 0,
     ) -> None:
         self.durations_s = np.asarray(durations_s, np.float64)
         self.batch_s, self.seed, self.max_batch = batch_s, seed, max_batch
+        self.sorted_epochs = sorted_epochs
 
     def epoch(self, epoch: int) -> list[list[int]]:
-        """Return the epoch's batches of sample indices, each at most `batch_s` seconds with padding."""
+        """Return the epoch's batches of sample indices, each at most `batch_s` seconds with padding.
+
+        The first `sorted_epochs` epochs go from short clips to long ones: alignments are easier to find
+        where there is less to align, which shortens the blank-only plateau of a model from random weights.
+        """
         rng = np.random.default_rng((self.seed, epoch))
         jitter = rng.uniform(0.92, 1.08, self.durations_s.size)
         batches: list[list[int]] = [[]]
@@ -161,6 +194,8 @@ class BucketSampler:
                 batches.append([])
                 longest = float(self.durations_s[index])
             batches[-1].append(index)
+        if epoch < self.sorted_epochs:
+            return batches
         order = rng.permutation(len(batches))
         return [batches[i] for i in order]
 

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.text import normalize_text
-from training.data import SAMPLE_RATE, Sample, encode_text, load_waveform
+from training.data import SAMPLE_RATE, Sample, encode_text, load_waveform, normalize_for
 
 
 def min_frames(labels: Sequence[int]) -> int:
@@ -73,7 +72,7 @@ def _check_text(sample: Sample, vocabulary: dict[str, int], limits: SampleLimits
     if not labels:
         return "empty text" if not sample.text.strip() else "no letter of the text is in the vocabulary"
     letters = [char for char in sample.text.lower() if char.isalpha()]
-    foreign = [char for char in letters if not any(folded in vocabulary for folded in normalize_text(char))]
+    foreign = [char for char in letters if not any(c in vocabulary for c in normalize_for(char, vocabulary))]
     if len(foreign) > limits.max_foreign * len(letters):
         return f"foreign text: {len(foreign)} of {len(letters)} letters are outside the vocabulary"
     frames, needed = int(sample.duration_s * SAMPLE_RATE) // limits.samples_per_frame, min_frames(labels)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from engine.text import NORMALIZER, VOCABULARY, normalize_text
+from training import conformer
 from training.augment import made_noise, mix_at_snr
 from training.data import ManifestError, Sample, load_waveform, read_manifest
 from training.log_mel_ctc import ARCHITECTURE, load_checkpoint
@@ -31,7 +32,7 @@ Decode = Callable[[NDArray[np.float32]], str]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `training evaluate`."""
     parser.add_argument(
-        "models", type=Path, nargs="+", help="checkpoint folders: LogMelCTC or Wav2Vec2ForCTC"
+        "models", type=Path, nargs="+", help="checkpoint folders: LogMelCTC, ConformerCTC, Wav2Vec2ForCTC"
     )
     parser.add_argument(
         "--data", type=Path, required=True, help="manifest; further columns can group the figures"
@@ -92,7 +93,7 @@ def load_emitter(folder: Path) -> Emit:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("architecture") == ARCHITECTURE:
         return _load_log_mel(folder)
-    return _load_wav2vec2(folder)
+    return _load_network(folder, config.get("architecture") == conformer.ARCHITECTURE)
 
 
 def _load_log_mel(folder: Path) -> Emit:
@@ -108,16 +109,21 @@ def _load_log_mel(folder: Path) -> Emit:
     return emit
 
 
-def _load_wav2vec2(folder: Path) -> Emit:
+def _load_network(folder: Path, is_conformer: bool) -> Emit:
     from transformers import Wav2Vec2ForCTC
 
-    from training.asr_model import Batch, compute_logits
+    from training.networks import network_of
 
-    model = Wav2Vec2ForCTC.from_pretrained(folder).eval()
+    loaders: dict[bool, Callable[[Path], Any]] = {
+        True: conformer.load_checkpoint,
+        False: Wav2Vec2ForCTC.from_pretrained,
+    }
+    model = loaders[is_conformer](folder).eval()
+    network = network_of(model)
 
     @torch.inference_mode()
     def emit(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits, _ = compute_logits(model, Batch.of([waveform], [[]]))
+        logits, _ = network.compute_logits(model, network.make_batch([waveform], [[]]))
         return np.ascontiguousarray(logits[0].float().log_softmax(-1).numpy())
 
     return emit

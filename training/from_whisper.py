@@ -1,7 +1,8 @@
 """`training from-whisper`: a CTC recogniser on Whisper's encoder, from speech that no person spoke.
 
-The lower layers stay as Whisper left them and run once per clip; the upper layers and a new head are
-trained on their states. Real speech, never trained on, says which checkpoint is kept.
+Two forms: the log-mel form, here, and the Wav2Vec2 form, in distil.py. In the log-mel form the lower
+layers stay as Whisper left them and run once per clip; the upper layers and a new head are trained on
+their states. Real speech, never trained on, says which checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -30,20 +31,28 @@ from training.doctor import min_frames
 from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, save_checkpoint
 from training.mel import compute_log_mel
 from training.metrics import collapse, compute_error_rates
+from training.trainer import choose_device
 from training.whisper_states import SPARE_FRAMES, Clip, StatesConfig, read_shard, write_shards
-from training.whisper_weights import WeightsError, load_whisper_encoder, set_sinks
+from training.whisper_weights import WeightsError, load_whisper_encoder, set_sinks, whisper_sizes
 
 LOGGER = logging.getLogger("training.from_whisper")
+SLOW_EVERY = 4  # steps between two passes over all weights for what changes slowly
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `training from-whisper`."""
     parser.add_argument(
-        "--whisper", type=Path, required=True, help="CTranslate2 folder of Whisper (float16 or float32)"
-    )
+        "--whisper", type=Path, required=True,
+        help="folder of Whisper: CTranslate2's (float16 or float32) or transformers'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--form", choices=("log-mel", "wav2vec2"), default="log-mel",
+        help="log-mel: Whisper's stem and positions, a CTC head. wav2vec2: a Wav2Vec2ForCTC whose front end "
+        "and positions are distilled from Whisper without labels, to go on with in `training asr`",
+    )  # fmt: skip
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="manifests")
     parser.add_argument(
-        "--eval", type=Path, required=True, help="manifest of REAL speech: chooses, is never trained on"
+        "--eval", type=Path, help="manifest of REAL speech: chooses, is never trained on (log-mel: required)"
     )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="go on from this LogMelCTC checkpoint")
@@ -68,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--mask", type=float, default=0.08, help="fraction of states hidden")
     parser.add_argument("--eval_every", type=int, default=100)
+    parser.add_argument("--stem_steps", type=int, default=1000, help="wav2vec2: steps for the front end")
+    parser.add_argument(
+        "--position_steps", type=int, default=4000, help="wav2vec2: steps in which Whisper's positions fade"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16, CTC in float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
 
@@ -76,7 +91,14 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
+    if options.form == "log-mel" and options.eval is None:
+        LOGGER.error("--eval is missing: the log-mel form needs real speech to choose a checkpoint by")
+        return 2
     try:
+        if options.form == "wav2vec2":
+            from training.distil import run_distillation
+
+            return run_distillation(options, build_encoder(options))
         samples = [sample for source in options.train for sample in read_manifest(source)]
         evaluation = read_manifest(options.eval)
         model = build_model(options, samples)
@@ -92,21 +114,28 @@ def run(options: argparse.Namespace) -> int:
     for number in range(options.passes):
         folder = options.output_dir / "states"
         shards += write_shards(model, samples, vocabulary, augmenter, states, folder, options.seed + number)
-    WhisperTrainer(options, model, [clip for shard in shards for clip in read_shard(shard)], evaluation).run()
+    clips = [clip for shard in shards for clip in read_shard(shard)]
+    WhisperTrainer(options, model, clips, evaluation).run()
     return 0
 
 
 def build_model(options: argparse.Namespace, samples: Sequence[Sample]) -> LogMelCtc:
     """Return a checkpoint's model, or Whisper's encoder with sinks and a head from random weights."""
     if options.init:
-        return load_checkpoint(options.init, options.dropout)
+        return load_checkpoint(options.init, options.dropout).to(choose_device(options.device))
+    return build_encoder(options, samples)
+
+
+def build_encoder(options: argparse.Namespace, samples: Sequence[Sample] | None = None) -> LogMelCtc:
+    """Return Whisper's encoder with sinks and a head from random weights, on the device asked for."""
     sizes = {"n_sinks": options.n_sinks, "tail_silence_s": options.tail_silence_s, "head": options.head}
-    model = LogMelCtc(LogMelCtcConfig(**sizes), options.dropout)
+    model = LogMelCtc(LogMelCtcConfig(**whisper_sizes(options.whisper), **sizes), options.dropout)
     load_whisper_encoder(model, options.whisper)
     if options.n_sinks:
+        samples = samples or [sample for source in options.train for sample in read_manifest(source)]
         waveforms = (torch.from_numpy(load_waveform(sample.path)) for sample in samples[:30])
         set_sinks(model, [waveform for waveform in waveforms if waveform.numel() < 110_000][:12])
-    return model
+    return model.to(choose_device(options.device))
 
 
 class WhisperTrainer:
@@ -120,6 +149,7 @@ class WhisperTrainer:
         evaluation: Sequence[Sample],
     ) -> None:
         self.options, self.model, self.clips = options, model, clips
+        self.device = next(model.parameters()).device
         self.references = [normalize_text(sample.text) for sample in evaluation]
         self.features = [self._features(sample) for sample in evaluation]
         for parameter in model.parameters():
@@ -132,8 +162,8 @@ class WhisperTrainer:
         whisper = LogMelCtc(dataclasses.replace(model.config, head="lstm"))
         load_whisper_encoder(whisper, options.whisper)
         upper = [*whisper.layers[options.n_frozen :], whisper.layer_norm]
-        self.anchors = [p.detach() for module in upper for p in module.parameters()]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+        self.anchors = [p.detach().to(self.device) for module in upper for p in module.parameters()]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         self.average = copy.deepcopy(model).eval()
         self.rng = np.random.default_rng(options.seed)
         self.best_cer = math.inf
@@ -141,7 +171,8 @@ class WhisperTrainer:
     def _features(self, sample: Sample) -> tuple[Tensor, int]:
         waveform = torch.from_numpy(load_waveform(sample.path))
         tail = int(self.options.tail_silence_s * 16_000) + (-waveform.numel()) % 320
-        return compute_log_mel(functional.pad(waveform, (0, tail))), waveform.numel() // 320
+        features = compute_log_mel(functional.pad(waveform, (0, tail)))
+        return features.to(self.device), waveform.numel() // 320
 
     def run(self) -> None:
         """Train; output_dir/best holds the checkpoint with the lowest CER on the evaluation set."""
@@ -169,23 +200,37 @@ class WhisperTrainer:
 
     def _step(self, clips: Sequence[Clip], step: int) -> float:
         self.model.train()
-        logits = self.model.classify(self.model.run_layers(self._pad(clips), self.options.n_frozen))
-        labels = [clip.labels for clip in clips]
-        total, _ = compute_ctc(logits, torch.tensor([len(clip.states) for clip in clips]), labels)
-        loss = total / sum(len(label) for label in labels)
-        loss.backward()
+        n_labels = sum(len(clip.labels) for clip in clips)
+        loss = sum(self._backward(group, n_labels) for group in group_by_length(clips))
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        keep = min(0.99, step / (step + 20))
-        with torch.no_grad():
-            for anchor, parameter in zip(self.anchors, self.optimizer.param_groups[0]["params"], strict=True):
-                parameter.lerp_(anchor, self.options.pull)
-            for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                if parameter.requires_grad:
-                    mean.lerp_(parameter, 1.0 - keep)
-        return float(loss.detach())
+        if step % SLOW_EVERY == 0:
+            self._pull_and_average(step)
+        return loss
+
+    @torch.no_grad()
+    def _pull_and_average(self, step: int) -> None:
+        """Do SLOW_EVERY steps' worth of pulling back to Whisper and of averaging at once."""
+        keep = min(0.99, step / (step + 20)) ** SLOW_EVERY
+        pull = 1.0 - (1.0 - self.options.pull) ** SLOW_EVERY
+        trained = self.optimizer.param_groups[0]["params"]
+        for anchor, parameter in zip(self.anchors, trained, strict=True):
+            parameter.lerp_(anchor, pull)
+        for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            if parameter.requires_grad:
+                mean.lerp_(parameter, 1.0 - keep)
+
+    def _backward(self, clips: Sequence[Clip], n_labels: int) -> float:
+        """Add the gradient of some of a step's clips, over the labels of the whole step."""
+        states = self._pad(clips).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
+            logits = self.model.classify(self.model.run_layers(states, self.options.n_frozen))
+        frames = torch.tensor([len(clip.states) for clip in clips])
+        total, _ = compute_ctc(logits, frames, [clip.labels for clip in clips])
+        (total / n_labels).backward()
+        return float(total.detach()) / n_labels
 
     def _join(self, clips: Sequence[Clip]) -> list[Clip]:
         """Put some clips behind others with a pause between, since speech goes on after a sentence."""
@@ -235,3 +280,21 @@ class WhisperTrainer:
             with torch.no_grad():
                 kept.head.output.bias[kept.config.blank_id] -= self.options.blank_bias
             save_checkpoint(kept, self.options.output_dir / "best", figures)
+
+
+def group_by_length(clips: Sequence[Clip], max_padding: float = 1.15) -> list[list[Clip]]:
+    """Part clips so that none of the groups is more than `max_padding` times as long padded as it is.
+
+    Joined clips are up to three times as long as their neighbours in a batch, which would all be padded.
+    """
+    groups: list[list[Clip]] = []
+    n_frames = 0
+    for clip in sorted(clips, key=lambda clip: len(clip.states)):
+        size = len(clip.states)
+        if groups and size * (len(groups[-1]) + 1) <= max_padding * (n_frames + size):
+            groups[-1].append(clip)
+            n_frames += size
+        else:
+            groups.append([clip])
+            n_frames = size
+    return groups

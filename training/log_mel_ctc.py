@@ -64,6 +64,16 @@ def sinusoids(n_frames: int, n_channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Run fused attention over [batch, heads, frames, size]; on a CPU in float32, which is faster there."""
+    if query.device.type != "cpu":
+        bias = None if bias is None else bias.to(query.dtype)
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    with torch.autocast("cpu", enabled=False):
+        parts = [part.float() for part in (query, key, value)]
+        return functional.scaled_dot_product_attention(*parts, attn_mask=bias).to(query.dtype)
+
+
 class Attention(nn.Module):
     """Self-attention over all frames, and over `n_sinks` learned pairs that are always there."""
 
@@ -87,9 +97,9 @@ class Attention(nn.Module):
         if self.n_sinks and use_sinks:
             key = torch.cat([self.sink_keys.to(key.dtype).expand(len(key), -1, -1), key], dim=1)
             value = torch.cat([self.sink_values.to(value.dtype).expand(len(value), -1, -1), value], dim=1)
-            bias = functional.pad(self.sink_bias, (0, hidden.shape[1]))[None, None, None, :].to(query.dtype)
-        query, key, value = self._split(query), self._split(key), self._split(value)
-        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+            # fixed: with a bias that learns, torch falls back to attention that keeps every score
+            bias = functional.pad(self.sink_bias.detach(), (0, hidden.shape[1]))[None, None, None, :]
+        context = attend(self._split(query), self._split(key), self._split(value), bias)
         return self.out_proj(context.transpose(1, 2).flatten(2))
 
     def _split(self, tensor: Tensor) -> Tensor:  # -> [batch, heads, frames, size of a head]

@@ -6,6 +6,8 @@ import dataclasses
 
 from torch import nn
 
+from training.conformer import ConformerConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class MemoryEstimate:
@@ -28,7 +30,13 @@ class MemoryEstimate:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What an encoder's activations depend on."""
+    """What an encoder's activations depend on.
+
+    Attributes:
+        frames_per_s: encoder frames to a second of audio.
+        states, inners: tensors of the width of hidden_size and of intermediate_size that a layer keeps for
+            the way back: norms, q, k, v, context, output, residuals; the two sides of GELU or SiLU.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -37,10 +45,18 @@ class Shape:
     conv_channels: tuple[int, ...]
     conv_strides: tuple[int, ...]
     layer_norm_convs: bool = True
+    frames_per_s: int = 50
+    states: int = 9
+    inners: int = 3
 
     @classmethod
     def of(cls, config: object) -> Shape:
-        """Take the sizes from a transformers Wav2Vec2Config."""
+        """Take the sizes from a transformers Wav2Vec2Config or a ConformerConfig."""
+        if isinstance(config, ConformerConfig):
+            return cls(
+                config.hidden_size, config.intermediate_size, config.n_layers, config.n_heads,
+                (config.hidden_size,) * 2, (2 * config.hop_length, 2), False, 25, states=26, inners=6,
+            )  # fmt: skip
         get = lambda name: getattr(config, name)  # noqa: E731
         return cls(
             get("hidden_size"), get("intermediate_size"),
@@ -77,10 +93,10 @@ def estimate_memory(
         Bytes; the allocator's slack comes on top (about a tenth).
     """
     width = 2 if bf16 else 4
-    frames = int(batch_s * 50)
+    frames = int(batch_s * shape.frames_per_s)
     state = frames * shape.hidden_size * width
     inner = frames * shape.intermediate_size * width
-    per_layer = 9 * state + 3 * inner  # norms, q, k, v, context, output, residuals; the two sides of GELU
+    per_layer = shape.states * state + shape.inners * inner
     kept = shape.n_layers * state + per_layer if gradient_checkpointing else shape.n_layers * per_layer
     lattice = frames * 40 * 4 * 4 + int(longest_s) * 50 * 4
     working_copy = n_parameters * 2 if bf16 else 0
@@ -88,18 +104,27 @@ def estimate_memory(
         weights=n_parameters * 4 + working_copy,
         gradients=n_trained * 4,
         optimizer=n_trained * (2 if optimizer_8bit else 8),
-        activations=kept + lattice + _front_end_bytes(shape, batch_s, width, frozen_front_end),
+        activations=_activation_bytes(shape, batch_s, width, frozen_front_end, kept + lattice, n_trained * 4),
     )
 
 
-def _front_end_bytes(shape: Shape, batch_s: float, width: int, frozen: bool) -> int:
-    """Bytes of the convolutional front end: all layers' outputs, or the two largest where it is frozen."""
+def _activation_bytes(
+    shape: Shape, batch_s: float, width: int, frozen_front_end: bool, encoder: int, gradients: int
+) -> int:
+    """Bytes of activations at the peak.
+
+    A front end that is trained keeps all its layers' outputs until the way back. A frozen one keeps nothing,
+    but what it needs for a moment (its widest layer's output, as convolved, transposed, normed in float32)
+    can be more than encoder and gradients take together later on: neither is there yet.
+    """
     rate, sizes = 16_000.0, []
     for channels, stride in zip(shape.conv_channels, shape.conv_strides, strict=True):
         rate /= stride
         sizes.append(int(batch_s * rate * channels * width))
+    if frozen_front_end:
+        return max(encoder, 4 * max(sizes) - gradients)
     copies = 3 if shape.layer_norm_convs else 2  # convolution, norm, GELU
-    return max(sizes) * 2 if frozen else sum(sizes) * copies
+    return encoder + copies * sum(sizes)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

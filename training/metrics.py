@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ COLUMNS = (
     "blank_ratio",
     "grad_norm",
     "audio_per_s",
+    "wait_share",
 )
 CURVES = ("train_loss", "eval_loss", "wer", "cer", "blank_ratio", "grad_norm")
 
@@ -78,7 +80,9 @@ class RunLog:
         with self._table.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
             writer.writeheader()
-            writer.writerows({key: _plain(value) for key, value in entry.items()} for entry in self.rows)
+            writer.writerows(
+                {key: _plain(entry.get(key, math.nan)) for key in COLUMNS} for entry in self.rows
+            )
         if self._writer is None:
             self._writer = _open_tensorboard(self.folder)
         if self._writer is not None:
@@ -89,7 +93,9 @@ class RunLog:
     def render(self) -> str:
         """Return the table as text, one line an evaluation."""
         lines = [" ".join(f"{column:>11}" for column in COLUMNS)]
-        lines += [" ".join(f"{_plain(row[column]):>11}" for column in COLUMNS) for row in self.rows]
+        lines += [
+            " ".join(f"{_plain(row.get(column, math.nan)):>11}" for column in COLUMNS) for row in self.rows
+        ]
         return "\n".join(lines)
 
     def draw(self) -> None:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from engine.text import normalize_text
 from training.asr_config import AsrConfig
-from training.asr_model import Batch, blank_ratio, compute_ctc, compute_logits, plain_model, save_pretrained
-from training.augment import AugmentConfig, Augmenter
-from training.data import BucketSampler, Sample, encode_text, load_waveform
+from training.asr_model import blank_ratio, compute_ctc, plain_model
+from training.conformer import ConformerConfig
+from training.data import Sample, encode_text, load_waveform, normalize_for
+from training.loader import Loader
 from training.metrics import RunLog, collapse, compute_error_rates
+from training.networks import network_of
 from training.watchdog import StepReport, Watchdog
 
 LOGGER = logging.getLogger("training.asr")
@@ -33,12 +34,13 @@ class TrainingStopped(RuntimeError):
 
 @dataclasses.dataclass
 class Position:
-    """Where a run stands: optimiser steps done, and the next micro batch."""
+    """Where a run stands: steps done, the next micro batch, a factor on all rates, minutes trained."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     rate: float = 1.0
+    minutes: float = 0.0
 
 
 class AsrTrainer:
@@ -54,33 +56,35 @@ class AsrTrainer:
     ) -> None:
         self.config, self.model, self.vocabulary = config, model, vocabulary
         self.train_samples, self.eval_samples = list(train), list(evaluation)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device)
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.device = choose_device(config.device)
+        self.model.to(self.device)
         if self.world > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-        self.sampler = BucketSampler([sample.duration_s for sample in train], config.batch_s, config.seed)
-        self.augmenter = Augmenter(AugmentConfig(noise_dir=config.noise_dir))
+        self._share_weights()
+        self.network = network_of(model)
+        self.loader = Loader(config, self.network, vocabulary, train, self.rank, self.world)
+        self.sampler = self.loader.sampler
         self.optimizer = self._build_optimizer()
         self.watchdog = Watchdog(patience=config.patience, warmup=config.watch_warmup)
         self.position = Position()
+        self.enough_cer = -1.0  # per cent; an evaluation at or under it ends the run
         self.log = RunLog(config.output_dir)
         self._recent: list[StepReport] = []
+        self._totals = {"audio_s": 0.0, "waited_s": 0.0, "took_s": 0.0}
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        head = [p for name, p in named if "lm_head" in name]
-        body = [p for name, p in named if "lm_head" not in name]
+        is_head = [name.startswith("output.") or "lm_head" in name for name, _ in named]
+        head = [p for (_, p), yes in zip(named, is_head, strict=True) if yes]
+        body = [p for (_, p), yes in zip(named, is_head, strict=True) if not yes]
         groups = [
             {"params": body, "lr": self.config.learning_rate, "base": self.config.learning_rate},
             {"params": head, "lr": self.config.head_learning_rate, "base": self.config.head_learning_rate},
         ]
-        kind: Any = torch.optim.AdamW
-        if self.config.optimizer_8bit:
-            try:
-                from bitsandbytes.optim import AdamW8bit as kind  # type: ignore[import-not-found,no-redef]
-            except ImportError as error:
-                raise RuntimeError("optimizer_8bit needs bitsandbytes: pip install bitsandbytes") from error
+        # fused: one kernel for all weights instead of a dozen passes over them
+        fused = functools.partial(torch.optim.AdamW, fused=True)
+        kind: Any = import_adamw8bit() if self.config.optimizer_8bit else fused
         return kind(groups, betas=(0.9, 0.98), weight_decay=self.config.weight_decay)
 
     def run(self) -> None:
@@ -90,12 +94,11 @@ class AsrTrainer:
             TrainingStopped: the watchdog saw no way on.
         """
         self.resume()
-        started = time.monotonic()
-        groups = self._micro_batch_groups()
-        for epoch, last_batch, group in groups:
-            if self._is_over(epoch, started):
+        groups = self.loader.groups(self.position.epoch, self.position.batch)
+        for epoch, last_batch, batches in groups:
+            if self._is_over(epoch):
                 break
-            report = self.step(group)
+            report = self.step(batches)
             self.position.epoch, self.position.batch = epoch, last_batch + 1
             if self._act_on(report):  # rolled back: the data goes on from the restored place
                 groups.close()
@@ -104,52 +107,23 @@ class AsrTrainer:
                 self.evaluate_and_log(epoch)
             if self.position.step % self.config.save_every == 0:
                 self.save()
+        groups.close()
         self.evaluate_and_log(self.position.epoch)
         self.save()
         if self.rank == 0:
-            save_pretrained(self.model, self.vocabulary, self.config.output_dir / "model")
+            self.network.save(self.model, self.vocabulary, self.config.output_dir / "model")
             self.log.draw()
+        LOGGER.info("%s", self.describe_speed())
         return None
 
-    def _micro_batch_groups(self) -> Any:
-        """Yield (epoch, last batch's place, loaded micro batches), reading one group ahead."""
-
-        def groups() -> Iterator[tuple[int, int, list[list[int]]]]:
-            held: list[list[int]] = []
-            for epoch, place, indices in self.sampler.batches_from(self.position.epoch, self.position.batch):
-                held.append(indices[self.rank :: self.world] or indices[:1])
-                if len(held) == self.config.accumulate:
-                    yield epoch, place, held
-                    held = []
-
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            source = groups()
-            pending = None
-            while True:
-                epoch, place, group = next(source)
-                following = (epoch, place, pool.submit(lambda e=epoch, g=group: [self.load(i, e) for i in g]))
-                if pending is not None:
-                    yield pending
-                pending = following
-
-    def load(self, indices: Sequence[int], epoch: int) -> Batch:
+    def load(self, indices: Sequence[int], epoch: int) -> Any:
         """Read, augment and pad some clips; what is random follows from (seed, epoch, index) alone."""
-        waveforms, labels = [], []
-        for index in indices:
-            sample = self.train_samples[index]
-            rng = np.random.default_rng((self.config.seed, epoch, index))
-            waveform = load_waveform(sample.path)
-            if rng.random() < self.config.augment:
-                changed = self.augmenter(waveform, rng)
-                waveform = changed if changed.size >= 0.88 * waveform.size else waveform
-            waveforms.append(waveform)
-            labels.append(encode_text(sample.text, self.vocabulary))
-        return Batch.of(waveforms, labels)
+        return self.loader.load(indices, epoch)
 
     def step(self, pending: Any) -> StepReport:
         """Take one optimiser step over a group of micro batches (or the future of one)."""
         began = time.monotonic()
-        batches: list[Batch] = pending.result() if hasattr(pending, "result") else pending
+        batches: list[Any] = pending.result() if hasattr(pending, "result") else pending
         waited = time.monotonic() - began
         self._set_rates()
         self.model.train()
@@ -165,28 +139,35 @@ class AsrTrainer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.position.step += 1
-        took = max(time.monotonic() - began, 1e-6)
-        audio_s = sum(float(batch.lengths.sum()) for batch in batches) / 16_000.0 * self.world
-        report = StepReport(
-            self.position.step,
-            self._sum_over_ranks(loss),
-            norm,
-            blanks / len(batches),
-            infinite,
-            audio_s / took,
-            waited / took,
-        )
+        took = max(self._sum_over_ranks(time.monotonic() - began) / self.world, 1e-6)  # one clock for all
+        self.position.minutes += took / 60.0
+        audio_s = sum(batch.audio_s for batch in batches) * self.world
+        n_batches = max(self._sum_over_ranks(len(batches)), 1.0)
+        report = StepReport(  # what the watchdog may stop on is the same on all ranks
+            self.position.step, self._sum_over_ranks(loss), norm, self._sum_over_ranks(blanks) / n_batches,
+            infinite, audio_s / took, waited / took, took,
+        )  # fmt: skip
         self._recent.append(report)
+        for name, value in (("audio_s", audio_s), ("waited_s", waited), ("took_s", took)):
+            self._totals[name] += value
         return report
 
-    def _backward(self, batch: Batch, number: int, n_labels: float) -> tuple[float, float, int]:
+    def describe_speed(self) -> str:
+        """Say how much audio was trained on, how fast, and what share of the time went into waiting."""
+        audio_s, waited_s, took_s = (self._totals[name] for name in ("audio_s", "waited_s", "took_s"))
+        took_s = max(took_s, 1e-6)
+        return (
+            f"{audio_s / 3600:.2f} h of audio in {took_s / 60:.1f} min: {audio_s / took_s:.1f}x real time, "
+            f"{waited_s / took_s:.1%} of it waiting for data"
+        )
+
+    def _backward(self, batch: Any, number: int, n_labels: float) -> tuple[float, float, int]:
         """Add one micro batch's gradient, over the labels of the whole step: the parts sum to the whole."""
-        batch = dataclasses.replace(batch, waveforms=batch.waveforms.to(self.device))
-        rng = np.random.default_rng((self.config.seed, 1, self.position.step, number, self.rank))
+        batch, step = batch.to(self.device), self.position.step
+        rng = np.random.default_rng((self.config.seed, 1, step, number, self.rank))
+        rng = rng if step >= self.config.mask_from else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            logits, frames = compute_logits(
-                self.model, batch, self.config.mask_time, self.config.mask_span, rng
-            )
+            logits, frames = self.network.compute_logits(self.model, batch, self.config, rng)
         total, infinite = compute_ctc(logits, frames, batch.labels)
         (total / n_labels).backward()
         return float(total.detach()) / n_labels, blank_ratio(logits, frames), infinite
@@ -194,15 +175,18 @@ class AsrTrainer:
     def _set_rates(self) -> None:
         step, config = self.position.step, self.config
         rise = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-        total = config.max_steps or config.epochs * max(1, len(self.sampler.epoch(0)) // config.accumulate)
-        factor = (
-            self.position.rate
-            * rise
-            * (0.03 + 0.97 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / total))))
-        )
+        fall = 0.515 + 0.485 * math.cos(math.pi * self._progress())
+        factor = self.position.rate * rise * fall
         for number, group in enumerate(self.optimizer.param_groups):
             frozen = number == 0 and step < config.freeze_encoder_steps
             group["lr"] = 0.0 if frozen else group["base"] * factor
+
+    def _progress(self) -> float:
+        """Return how much of the run is done, 0 to 1, by steps or by minutes, whichever ends it first."""
+        config = self.config
+        total = config.max_steps or config.epochs * max(1, len(self.sampler.epoch(0)) // config.accumulate)
+        passed = self.position.minutes / config.max_minutes if config.max_minutes > 0 else 0.0
+        return min(1.0, max(self.position.step / total, passed))
 
     def _sum_over_ranks(self, value: float) -> float:
         if self.world == 1:
@@ -210,6 +194,16 @@ class AsrTrainer:
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(tensor)
         return float(tensor)
+
+    def _share_weights(self) -> None:
+        """Give all ranks rank 0's weights: a new head is drawn at random in each."""
+        if self.world > 1:
+            for tensor in [*self.model.parameters(), *self.model.buffers()]:
+                torch.distributed.broadcast(tensor.data, 0)
+
+    def _wait_for_ranks(self) -> None:
+        if self.world > 1:
+            torch.distributed.barrier()
 
     def _sum_gradients(self) -> None:
         if self.world > 1:
@@ -219,9 +213,11 @@ class AsrTrainer:
                         parameter.grad = torch.zeros_like(parameter)
                     torch.distributed.all_reduce(parameter.grad)
 
-    def _is_over(self, epoch: int, started: float) -> bool:
+    def _is_over(self, epoch: int) -> bool:
         config = self.config
-        out_of_time = config.max_minutes > 0 and time.monotonic() - started > 60.0 * config.max_minutes
+        out_of_time = 0.0 < config.max_minutes <= self.position.minutes
+        if self.log.rows and float(self.log.rows[-1]["cer"]) <= self.enough_cer:
+            return True
         return epoch >= config.epochs or out_of_time or 0 < config.max_steps <= self.position.step
 
     def _is_due(self, epoch: int, batch: int) -> bool:
@@ -242,7 +238,9 @@ class AsrTrainer:
             if not self.resume():
                 raise TrainingStopped(f"{finding.message} There is no checkpoint yet to go back to.")
             self.position.rate = rate
+            self._wait_for_ranks()  # all have read it before one writes it
             self.save()
+            self._wait_for_ranks()
             return True
         return False
 
@@ -255,12 +253,16 @@ class AsrTrainer:
             self.eval_samples or self.train_samples[:32]
         )
         rates = compute_error_rates(references, hypotheses)
+        weights = [report.took_s + 1e-9 for report in recent]
         mean = lambda name: float(np.mean([getattr(report, name) for report in recent]))  # noqa: E731
+        share = lambda name: float(  # noqa: E731
+            np.average([getattr(report, name) for report in recent], weights=weights)
+        )
         self.log.add({
             "epoch": float(epoch), "step": self.position.step, "train_loss": mean("loss"),
             "eval_loss": eval_loss,
             "wer": rates.wer, "cer": rates.cer, "blank_ratio": blanks, "grad_norm": mean("grad_norm"),
-            "audio_per_s": mean("audio_per_s"),
+            "audio_per_s": share("audio_per_s"), "wait_share": share("wait_share"),
         })  # fmt: skip
         LOGGER.info("\n%s", self.log.render())
 
@@ -272,13 +274,13 @@ class AsrTrainer:
         references, hypotheses = [], []
         symbols = sorted(self.vocabulary, key=lambda symbol: self.vocabulary[symbol])
         for sample in samples:
-            batch = Batch.of([load_waveform(sample.path)], [encode_text(sample.text, self.vocabulary)])
-            batch = dataclasses.replace(batch, waveforms=batch.waveforms.to(self.device))
-            logits, frames = compute_logits(self.model, batch)
+            labels = [encode_text(sample.text, self.vocabulary)]
+            batch = self.network.make_batch([load_waveform(sample.path)], labels).to(self.device)
+            logits, frames = self.network.compute_logits(self.model, batch)
             loss += float(compute_ctc(logits, frames, batch.labels)[0])
             n_labels += len(batch.labels[0])
             blanks.append(blank_ratio(logits, frames))
-            references.append(normalize_text(sample.text))
+            references.append(normalize_for(sample.text, self.vocabulary))
             hypotheses.append(collapse(logits[0].argmax(-1).tolist(), symbols))
         return loss / max(n_labels, 1), references, hypotheses, float(np.mean(blanks))
 
@@ -289,9 +291,11 @@ class AsrTrainer:
         target, beside = self.config.output_dir / "checkpoint", self.config.output_dir / "checkpoint.part"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        torch.save(
-            {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, beside / "state.pt"
-        )
+        content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        try:
+            torch.save(content, beside / "state.pt")
+        except RuntimeError as error:  # torch's own writer has no OSError for a full disk
+            raise OSError(f"{beside}: the checkpoint could not be written whole ({error})") from error
         (beside / "position.json").write_text(json.dumps(dataclasses.asdict(self.position)), encoding="utf-8")
         old = self.config.output_dir / "checkpoint.old"
         shutil.rmtree(old, ignore_errors=True)
@@ -313,9 +317,33 @@ class AsrTrainer:
         return True
 
 
+def choose_device(name: str) -> torch.device:
+    """Return the torch device of a name; "auto" is this rank's GPU where there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def import_adamw8bit() -> Any:
+    """Return bitsandbytes' AdamW with 8-bit states.
+
+    Raises:
+        RuntimeError: bitsandbytes is not installed; the message says how to.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise RuntimeError("optimizer_8bit needs bitsandbytes: pip install bitsandbytes") from error
+    return AdamW8bit
+
+
 def describe_model(model: Any) -> str:
     """Say what kind of encoder is trained and how large it is."""
     config = plain_model(model).config
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    if isinstance(config, ConformerConfig):
+        return f"Conformer, {config.n_layers} layers of {config.hidden_size}, {millions:.1f}M parameters"
     layers = f"{config.num_hidden_layers} layers of {config.hidden_size}"
-    return f"{layers}, {config.feat_extract_norm} norm, {millions:.1f}M parameters"
+    return f"Wav2Vec2, {layers}, {config.feat_extract_norm} norm, {millions:.1f}M parameters"

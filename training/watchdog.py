@@ -37,6 +37,10 @@ INFINITE = (
 WAITING = (
     "step {step}: {share:.0%} of the time goes into waiting for data: add workers, or lighten augmentation"
 )
+SLOW = (
+    "step {step}: {speed:.1f} s of audio a second, usual were {typical:.1f}: does another program take the "
+    "processor, does the machine swap or throttle, or is the storage slow?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,7 @@ class StepReport:
         n_infinite: samples of the step whose loss was infinite (zeroed out).
         audio_per_s: seconds of audio per second of training.
         wait_share: fraction of the step spent waiting for data.
+        took_s: seconds the step took, waiting included.
     """
 
     step: int
@@ -60,6 +65,7 @@ class StepReport:
     n_infinite: int = 0
     audio_per_s: float = 0.0
     wait_share: float = 0.0
+    took_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Watchdog:
         warmup: steps in which blanks everywhere and wild gradients are normal.
         explosion: factor over the running median loss or grad norm that counts as an explosion.
         vanishing: grad norm under which nothing is learned any more.
+        slow: fraction of the usual throughput under which it counts as lost.
         max_rollbacks: rollbacks before the run is stopped for good.
     """
 
@@ -87,9 +94,11 @@ class Watchdog:
     explosion: float = 10.0
     vanishing: float = 1e-6
     max_rollbacks: int = 3
+    slow: float = 0.33
 
     def __post_init__(self) -> None:
         self._losses: collections.deque[float] = collections.deque(maxlen=200)
+        self._speeds: collections.deque[float] = collections.deque(maxlen=200)
         self._streaks: collections.Counter[str] = collections.Counter()
         self.rollbacks = 0
 
@@ -98,9 +107,20 @@ class Watchdog:
         step = report.step
         if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
             return self._roll_back(OVERFLOW.format(step=step, loss=report.loss, norm=report.grad_norm))
-        finding = self._check_explosion(report) or self._check_streaks(report)
+        finding = self._check_explosion(report) or self._check_streaks(report) or self._check_speed(report)
         self._losses.append(report.loss)
         return finding
+
+    def _check_speed(self, report: StepReport) -> Finding | None:
+        typical = float(np.median(self._speeds)) if len(self._speeds) >= 20 else 0.0
+        slow = report.audio_per_s < self.slow * typical
+        if not slow:  # slow steps are no part of what is usual
+            self._speeds.append(report.audio_per_s)
+        if not self._lasts("slow", slow, self.patience):
+            return None
+        self._streaks["slow"] = 0
+        values = {"step": report.step, "speed": report.audio_per_s, "typical": typical}
+        return Finding("warn", SLOW.format(**values))
 
     def _check_explosion(self, report: StepReport) -> Finding | None:
         if report.step < self.warmup or len(self._losses) < 20:

@@ -93,11 +93,11 @@ def compute_states(
     longest = max(features.shape[1] for features, _, _ in clips)
     longest += longest % 2
     padded = [torch.cat([f, f[:, -1:].expand(-1, longest - f.shape[1])], dim=1) for f, _, _ in clips]
-    hidden = model.stem(torch.stack(padded))
+    hidden = model.stem(torch.stack(padded).to(next(model.parameters()).device))
     for layer in model.layers[:n_frozen]:
         hidden = layer(hidden)
     for row, (_, labels, n_kept) in enumerate(clips):
-        states = hidden[row, : min(n_kept, hidden.shape[1])].half()
+        states = hidden[row, : min(n_kept, hidden.shape[1])].half().cpu()
         if len(states) > min_frames(labels):
             yield Clip(states, labels)
 

@@ -1,7 +1,8 @@
-"""Whisper's encoder out of a CTranslate2 model.bin, and the sinks that stand in for its trailing silence."""
+"""Whisper's encoder out of a CTranslate2 or transformers folder, and sinks to stand in for its silence."""
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Sequence
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from training.log_mel_ctc import LogMelCtc
-from training.mel import compute_log_mel
+from training.mel import N_MELS, compute_log_mel
 
 _TYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
 WINDOW_S = 30  # Whisper's training window; behind the speech it holds silence
@@ -64,16 +66,94 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return variables
 
 
+def whisper_sizes(path: Path) -> dict[str, int]:
+    """Read an encoder's sizes, as keys of LogMelCtcConfig, from what `load_whisper_encoder` takes.
+
+    Raises:
+        WeightsError: no Whisper encoder there.
+    """
+    if _is_transformers(path):
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        names = {
+            "n_mels": "num_mel_bins", "hidden_size": "d_model", "n_layers": "encoder_layers",
+            "n_heads": "encoder_attention_heads", "intermediate_size": "encoder_ffn_dim",
+            "max_frames": "max_source_positions",
+        }  # fmt: skip
+        return _check_mels({key: int(config[name]) for key, name in names.items()}, path)
+    path = _model_bin(path)
+    variables = read_ctranslate2(path)
+    try:
+        hidden, n_mels, _ = variables["encoder/conv1/weight"].shape
+        intermediate = variables["encoder/layer_0/ffn/linear_0/weight"].shape[0]
+    except KeyError as error:
+        raise WeightsError(f"{path}: {error} is missing, expected a Whisper model") from error
+    n_layers = sum(name.endswith("ffn/linear_0/weight") and "encoder/" in name for name in variables)
+    heads = variables.get("encoder/num_heads")
+    n_heads = int(heads.reshape(-1)[0]) if heads is not None else max(1, hidden // 64)
+    sizes = {
+        "n_mels": n_mels, "hidden_size": hidden, "n_layers": n_layers, "n_heads": n_heads,
+        "intermediate_size": intermediate,
+    }  # fmt: skip
+    return _check_mels(sizes, path)
+
+
+def _check_mels(sizes: dict[str, int], path: Path) -> dict[str, int]:
+    if sizes["n_mels"] != N_MELS:
+        raise WeightsError(
+            f"{path}: features of {sizes['n_mels']} mel bands, expected {N_MELS} (not large-v3)"
+        )
+    return sizes
+
+
+def _is_transformers(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "model.safetensors").is_file()
+
+
+def _model_bin(path: Path) -> Path:
+    path = path / "model.bin" if path.is_dir() else path
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; give a CTranslate2 or a transformers folder of Whisper")
+    return path
+
+
 def load_whisper_encoder(model: LogMelCtc, path: Path) -> None:
     """Put Whisper's encoder into a LogMelCtc of the same sizes.
 
     Args:
         model: its head and sinks stay as they are.
-        path: CTranslate2's model.bin in float32 or float16, or the folder that holds it.
+        path: CTranslate2's model.bin in float32 or float16, or the folder that holds it; or a folder as
+            transformers' save_pretrained writes it (config.json, model.safetensors).
     Raises:
         WeightsError: variables are missing, quantised, or of another size.
     """
-    path = path / "model.bin" if path.is_dir() else path
+    state = _read_transformers(path) if _is_transformers(path) else _read_state(_model_bin(path), model)
+    known = model.state_dict()
+    wrong = [name for name, tensor in state.items() if name not in known or known[name].shape != tensor.shape]
+    if wrong:
+        raise WeightsError(f"{path}: other sizes than the model's, e.g. {wrong[0]}")
+    model.load_state_dict(state, strict=False)
+
+
+_TRANSFORMERS_NAMES = {
+    "self_attn_layer_norm": "layer_norm", "self_attn": "attention", "fc1": "intermediate_dense",
+    "fc2": "output_dense",
+}  # fmt: skip
+
+
+def _read_transformers(path: Path) -> dict[str, Tensor]:
+    state = {}
+    for name, tensor in load_file(path / "model.safetensors").items():
+        _, found, rest = name.rpartition("encoder.")
+        if not found or "embed_positions" in rest:  # the positions are computed
+            continue
+        parts = [_TRANSFORMERS_NAMES.get(part, part) for part in rest.split(".")]
+        state[".".join(parts)] = tensor.float()
+    if not state:
+        raise WeightsError(f"{path}: no encoder in model.safetensors, expected a Whisper model")
+    return state
+
+
+def _read_state(path: Path, model: LogMelCtc) -> dict[str, Tensor]:
     variables = read_ctranslate2(path)
     state: dict[str, Tensor] = {}
 
@@ -89,10 +169,7 @@ def load_whisper_encoder(model: LogMelCtc, path: Path) -> None:
     state |= _norm("layer_norm", "layer_norm", take)
     for index in range(model.config.n_layers):
         state |= _layer(f"layers.{index}", f"layer_{index}", take)
-    wrong = [name for name, tensor in state.items() if model.state_dict()[name].shape != tensor.shape]
-    if wrong:
-        raise WeightsError(f"{path}: other sizes than the model's, e.g. {wrong[0]}")
-    model.load_state_dict(state, strict=False)
+    return state
 
 
 def _norm(name: str, source: str, take: Any) -> dict[str, Tensor]:

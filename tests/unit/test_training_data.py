@@ -1,6 +1,7 @@
 """Manifests, batches and the examination of samples."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,40 @@ def test_audio_folder_layout(tmp_path):
     assert read_manifest(tmp_path) == [Sample(tmp_path / "a.wav", "Ja, gut")]
 
 
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_dataset_saved_to_disk_has_its_audio_written_out_once(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    audio = write_clip(tmp_path / "clip.wav").read_bytes()
+    cells = [{"audio": {"bytes": audio, "path": "clip.wav"}, "sentence": "Ja gut"}]
+    table = pyarrow.Table.from_pylist([*cells, {"audio": {"bytes": None, "path": None}, "sentence": "Nein"}])
+    folder = tmp_path / "dataset" / "train"
+    folder.mkdir(parents=True)
+    if kind == "parquet":
+        parquet.write_table(table, folder / "0.parquet")
+    else:
+        with (
+            pyarrow.OSFile(str(folder / "data.arrow"), "wb") as file,
+            pyarrow.ipc.new_stream(file, table.schema) as stream,
+        ):
+            stream.write_table(table)
+    samples = probe_samples(read_manifest(tmp_path / "dataset"))
+    assert [sample.text for sample in samples] == ["Ja gut", "Nein"]
+    assert samples[0].duration_s == 1.0 and samples[1].problem == "missing audio file"
+    (folder / f"broken.{kind}").write_bytes(b"no table")
+    with pytest.raises(ManifestError, match="broken"):
+        read_manifest(tmp_path / "dataset")
+
+
+def test_short_clips_come_first_where_that_is_wished():
+    durations = np.random.default_rng(1).uniform(0.5, 12.0, 100)
+    sampler = BucketSampler(durations, 20.0, sorted_epochs=1)
+    longest = [durations[batch].max() for batch in sampler.epoch(0)]
+    assert longest[:3] < longest[-3:] and longest[0] < 2.0 and longest[-1] > 10.0
+    assert sampler.epoch(1) == BucketSampler(durations, 20.0).epoch(1)
+
+
 @pytest.mark.parametrize("content", ["", "path\ttext_de\n", "file\twords\na.wav\thallo\n"])
 def test_a_manifest_without_lines_or_columns_says_what_it_wants(tmp_path, content):
     (tmp_path / "m.tsv").write_text(content, encoding="utf-8")
@@ -77,6 +112,15 @@ def test_text_is_spelled_in_the_runtime_vocabulary():
     labels = encode_text("Über 3 Äpfel!", VOCABULARY)
     symbols = list(VOCABULARY)
     assert "".join(symbols[label] for label in labels) == "über|drei|äpfel"
+
+
+def test_other_languages_get_a_vocabulary_of_their_own_letters():
+    vocabulary = build_vocabulary(["Où est Léa?", "Là"], german=False)
+    assert list(vocabulary)[:2] == list(VOCABULARY)[:2] and "ù" in vocabulary and "q" not in vocabulary
+    symbols = list(vocabulary)
+    assert "".join(symbols[i] for i in encode_text("Où  QLÉ", vocabulary)) == "où|lé"
+    problem = check_sample(Sample(Path("a.wav"), "Привет", 2.0), vocabulary, SampleLimits())
+    assert "vocabulary" in problem
 
 
 def test_batches_hold_every_clip_once_and_keep_to_the_budget():

@@ -15,9 +15,10 @@ from engine.bundle import FeatureConfig  # noqa: E402
 from engine.features import compute_log_mel as compute_runtime_log_mel  # noqa: E402
 from training import from_whisper  # noqa: E402
 from training.cli import main  # noqa: E402
+from training.from_whisper import group_by_length  # noqa: E402
 from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, save_checkpoint  # noqa: E402
 from training.mel import compute_log_mel, quicken  # noqa: E402
-from training.whisper_states import compute_states  # noqa: E402
+from training.whisper_states import Clip, compute_states  # noqa: E402
 from training.whisper_weights import (  # noqa: E402
     WeightsError,
     load_whisper_encoder,
@@ -182,6 +183,16 @@ def test_a_run_of_a_few_steps_leaves_a_checkpoint(tmp_path, monkeypatch):
     assert main(["from-whisper", *map(str, arguments)]) == 0
     assert load_checkpoint(tmp_path / "run" / "best").config.n_sinks == 5
     assert len((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()) == 2
+
+
+def test_groups_of_similar_length_hold_every_clip_and_little_padding():
+    lengths = [200, 180, 600, 210, 190, 205, 580, 100]
+    clips = [Clip(torch.zeros(length, 4), [3]) for length in lengths]
+    groups = group_by_length(clips)
+    sizes = [[len(clip.states) for clip in group] for group in groups]
+    assert sorted(size for group in sizes for size in group) == sorted(lengths)
+    assert all(max(group) * len(group) <= 1.15 * sum(group) for group in sizes)
+    assert len(groups) == 3 and group_by_length([]) == []
 
 
 def test_options_have_defaults_for_everything_but_the_data():

@@ -64,5 +64,14 @@ def test_waiting_for_data_is_a_warning():
     assert feed(Watchdog(patience=5), 10, wait_share=0.3).action == "warn"
 
 
+def test_lost_throughput_is_a_warning_and_one_slow_step_is_not():
+    watchdog = Watchdog(patience=5)
+    assert feed(watchdog, 40, audio_per_s=100.0) is None
+    assert feed(watchdog, 2, first=40, audio_per_s=10.0) is None
+    assert feed(watchdog, 10, first=42, audio_per_s=80.0) is None
+    finding = feed(watchdog, 10, first=52, audio_per_s=20.0)
+    assert finding.action == "warn" and "20.0 s of audio" in finding.message
+
+
 def test_infinite_losses_are_counted_aloud():
     assert "2 clips" in feed(Watchdog(), 1, n_infinite=2).message
