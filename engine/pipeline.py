@@ -241,7 +241,8 @@ class SpeechTranslator:
             chunks: arrays [n_samples] or [n_samples, n_channels].
             sample_rate: their rate in Hz; the model's own when not given.
         Yields:
-            Partial: text that will not change any more, and a tentative tail.
+            Partial: text that will not change any more, and a tentative tail; plain words, without capitals
+            and marks, since those depend on what is said next.
         """
         settings = options or DecodingOptions()
         transcriber = StreamingTranscriber(
