@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmarks.provenance import provenance
 from engine.signature import cpu_model
 from training import from_whisper
 from training.asr_config import AsrConfig
@@ -193,7 +194,8 @@ def main() -> None:
         "precision": "bf16 autocast, CTC in fp32" if options.bf16 else "fp32", "batch_s": options.batch_s,
         "augmented_share": options.augment, "unit": "seconds of audio trained on per second of CPU",
     }  # fmt: skip
-    result: dict[str, Any] = {"signature": signature, "models": {}}
+    source = provenance("python -m benchmarks.kernels.training")
+    result: dict[str, Any] = {**source, "signature": signature, "models": {}}
     for name, figures in measure(options):
         result["models"][name] = figures
         print(name, json.dumps(figures), flush=True)

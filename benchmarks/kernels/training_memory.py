@@ -11,7 +11,6 @@ Large blocks are taken from the system one by one, so that the allocator's free 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import logging
 import os
@@ -20,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.provenance import provenance
 
 LAYERS = {
     "num_feat_extract_layers": 7, "conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
@@ -132,7 +133,8 @@ def main() -> None:
         print(json.dumps(run_case(options.case)))
         return
     cases = {name: found for name in CASES if (found := measure_apart(name))}
-    result = {"date": datetime.date.today().isoformat(), "cases": cases, "calculated_gb": calculate_xlsr()}
+    source = provenance("python -m benchmarks.kernels.training_memory")
+    result = {**source, "cases": cases, "calculated_gb": calculate_xlsr()}
     print(json.dumps(result, indent=1))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -269,7 +269,7 @@ def test_a_result_measured_before_can_be_judged(baseline: Path) -> None:
 
 def test_a_baseline_holds_the_command_that_made_it(baseline: Path) -> None:
     command = load_result(baseline)["command"]
-    assert command.startswith(f"engine-bench gate --baseline {baseline} --data ")
+    assert command.startswith(f"engine-bench gate --baseline {baseline.name} --data ")
 
 
 def test_without_a_baseline_the_gate_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
