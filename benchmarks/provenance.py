@@ -6,6 +6,7 @@ Standard library only: peers' environments import it.
 from __future__ import annotations
 
 import datetime
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = "none"  # an installed package
+_ABSOLUTE = re.compile(r"(?<![^\s=])/(?:[^\s/]+/)*([^\s/]+)")
 
 
 def commit(root: Path = ROOT) -> str:
@@ -46,8 +48,7 @@ def command_line(program: str, arguments: Sequence[str] | None = None) -> str:
 
 
 def _shorten(argument: str) -> str:
-    before, equals, path = argument.rpartition("=")
-    return before + equals + (Path(path).name if path.startswith("/") else path)
+    return _ABSOLUTE.sub(r"\1", argument)
 
 
 def provenance(program: str, arguments: Sequence[str] | None = None) -> dict[str, str]:

@@ -41,6 +41,18 @@ def test_a_command_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -
         command_line("engine-bench", ["--peer_args", "--model x"]) == "engine-bench --peer_args '--model x'"
     )
     monkeypatch.setattr(sys, "argv", ["tool", "--json", "a b"])
+    paths = [
+        "--data",
+        "/a/b c/d.tsv",
+        "--json=/x/y.json",
+        "--peer_args",
+        "--model /m/w --n 1/2",
+        "../r/s.tsv",
+    ]
+    assert (
+        command_line("t", paths)
+        == "t --data 'b c/d.tsv' --json=y.json --peer_args '--model w --n 1/2' ../r/s.tsv"
+    )
     assert provenance("tool")["command"] == "tool --json 'a b'"
 
 
