@@ -143,7 +143,7 @@ def _attribute(view: memoryview) -> tuple[str, Any]:
         elif number == 3:
             content = _signed(value)
         elif number == 4:
-            content = bytes(value)
+            content = bytes(memoryview(value))  # of a number, bytes() would make as many zeros
         elif number == 8:
             integers += _packed_integers(value)
     return name, integers or content

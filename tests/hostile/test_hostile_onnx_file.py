@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.kernels.cpu import has_vector_kernels
@@ -115,6 +115,8 @@ def test_every_truncation_is_refused_or_a_shorter_model() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), min_size=1, max_size=8))
+@example([(392, 0), (4547618, 32)])  # a number where an attribute's text belongs
+@example([(390, 0), (4547618, 32)])
 @settings(max_examples=400, deadline=None)
 def test_changed_bytes_are_refused_or_read(changes: list[tuple[int, int]]) -> None:
     data = bytearray(small_model().SerializeToString())
