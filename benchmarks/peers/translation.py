@@ -102,9 +102,14 @@ class Generate:
 
         torch.set_num_threads(1)
         if optimum:
+            from onnxruntime import SessionOptions
             from optimum.onnxruntime import ORTModelForSeq2SeqLM
 
-            self._model = ORTModelForSeq2SeqLM.from_pretrained(checkpoint, export=True)
+            options = SessionOptions()
+            options.intra_op_num_threads = 1  # more would spin on, at the cost of whoever comes next
+            self._model = ORTModelForSeq2SeqLM.from_pretrained(
+                checkpoint, export=True, session_options=options
+            )
             self.signature = f"optimum-onnx:{_version('optimum-onnx')}|fp32"
         else:
             from transformers import MarianMTModel
