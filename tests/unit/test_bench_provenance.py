@@ -63,8 +63,8 @@ def test_peers_environments_can_import_it() -> None:
 
 # Written before the tools kept their command; benchmarks/results/README.md says so of each.
 BEFORE = {
-    "decoder_emodb_dev", "decoder_synthetic", "encoder_peers", "encoder_peers_onnxruntime_transformers",
-    "features", "training", "training_memory", "translation_peers", "translation_peers_opus_shape",
+    "encoder_peers", "encoder_peers_onnxruntime_transformers", "training", "training_memory",
+    "translation_peers_opus_shape",
 }  # fmt: skip
 
 
