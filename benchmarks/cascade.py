@@ -102,13 +102,11 @@ def variants(system: EngineSystem) -> dict[str, Variant]:
 
 def restores_punctuation(system: EngineSystem) -> bool:
     """Whether the recogniser's words pass through a punctuation model."""
-    wanted = bool(getattr(system.options, "punctuation", False))
-    return wanted and system.translator.bundle.has("punctuation")
+    return system.options.punctuation and system.translator.bundle.has("punctuation")
 
 
 def _plain_options(system: EngineSystem) -> DecodingOptions:
-    changes: dict[str, Any] = {"punctuation": False} if restores_punctuation(system) else {}
-    return replace(system.options, **changes)
+    return replace(system.options, punctuation=False)
 
 
 def _restored_gold(system: EngineSystem, item: Utterance) -> list[str]:
@@ -116,8 +114,7 @@ def _restored_gold(system: EngineSystem, item: Utterance) -> list[str]:
 
 
 def _punctuate(system: EngineSystem, text: str) -> str:
-    translator: Any = system.translator
-    return str(translator.punctuate(text))
+    return system.translator.punctuate(text)
 
 
 def _plain(text: str) -> list[str]:

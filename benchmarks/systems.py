@@ -17,7 +17,7 @@ from benchmarks.errors import PeerError
 from benchmarks.memory import peak_rss_mb
 from benchmarks.reference import Clock
 
-STAGES = ("audio", "features", "encoder", "decode", "translate")
+STAGES = ("audio", "features", "encoder", "decode", "punctuate", "translate")
 TASKS = ("transcribe", "translate")
 PEERS = Path(__file__).parent / "peers" / "speech"
 

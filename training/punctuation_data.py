@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import re
 import zlib
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from engine.punctuation import MARKS, hash_pieces
 from engine.text import LETTERS, normalize_text
+from training.mt_data import read_text
 
 IGNORED = -100
 LOWER, TITLE, UPPER = range(3)
@@ -128,7 +128,7 @@ def read_tagged(paths: Sequence[Path], column: int | None = None) -> TaggedText:
     marks: list[int] = []
     offsets = [0]
     for path in paths:
-        for line in _lines(path):
+        for line in read_text(path):
             cells = line.rstrip("\n").split("\t")
             tagged = tag_sentence(cells[column] if column is not None and len(cells) > column else cells[0])
             if tagged is None:
@@ -146,17 +146,6 @@ def read_tagged(paths: Sequence[Path], column: int | None = None) -> TaggedText:
         tuple(spellings), np.array([hash_pieces(word) for word in spellings], np.int32),
         np.array(flat, np.int32), np.array(cases, np.int8), np.array(marks, np.int8), np.array(offsets),
     )  # fmt: skip
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.suffix == ".zst":
-        import zstandard
-
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            yield from io.TextIOWrapper(stream, encoding="utf-8")
-    else:
-        with path.open(encoding="utf-8") as file:
-            yield from file
 
 
 def misspell(word: str) -> str:

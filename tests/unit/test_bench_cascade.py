@@ -67,7 +67,6 @@ def test_a_bundle_without_a_language_model_has_no_row_for_one(fake: FakeTranslat
     assert "beam_no_lm" not in variants(EngineSystem(None, "translate"))
 
 
-@pytest.mark.skipif("punctuation" not in DecodingOptions.__dataclass_fields__, reason="no such option yet")
 def test_a_punctuation_model_has_rows_with_and_without_it(
     tmp_path: Path, fake: FakeTranslator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
