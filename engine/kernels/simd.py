@@ -149,6 +149,15 @@ def emit_exp(builder: Any, x: Any) -> Any:
     return builder.bitcast(builder.add(builder.bitcast(mantissa, I32X16), bits), F32X16)
 
 
+def emit_bf16_pairs(builder: Any, address: Any, even: Any, odd: Any) -> None:
+    """Store two vectors rounded to bfloat16 and interleaved."""
+    low, high = (
+        builder.zext(builder.bitcast(builder.fptrunc(v, BF16X16), ir.VectorType(I16, LANES)), I32X16)
+        for v in (even, odd)
+    )
+    store(builder, builder.or_(low, builder.shl(high, ir.Constant(I32X16, [16] * LANES))), address)
+
+
 def emit_sigmoid(builder: Any, x: Any) -> Any:
     """1 / (1 + e^-x), for |x| cut to 40."""
     inside = smaller(builder, larger(builder, x, constant(-40.0)), constant(40.0))
@@ -270,12 +279,7 @@ def store_bf16_pairs(typing: Any, address: Any, even: Any, odd: Any) -> Any:
     """Two vectors rounded to bfloat16 and interleaved: even[0], odd[0], even[1], ... (64 bytes)."""
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        halves = [
-            builder.zext(builder.bitcast(builder.fptrunc(v, BF16X16), ir.VectorType(I16, LANES)), I32X16)
-            for v in arguments[1:]
-        ]
-        high = builder.shl(halves[1], ir.Constant(I32X16, [16] * LANES))
-        store(builder, builder.or_(halves[0], high), arguments[0])
+        emit_bf16_pairs(builder, *arguments)
         return context.get_dummy_value()
 
     return types.void(types.intp, f32x16, f32x16), implement

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.conv_rows import MAX_WIDTH, Conv, FirstConv
-from engine.kernels.dense import INT8, Dense, to_bf16
+from engine.kernels.dense import INT8, Dense
 from engine.kernels.encoder_layer import LayerWeights, Norm
 from engine.kernels.gemm import TILE_COLUMNS
-from engine.kernels.waveform_encoder import NARROW_COLUMNS, PositionalConv
 from engine.native.packing import aligned, no_layer, pack_bf16
 from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
 
@@ -208,24 +207,3 @@ def pack_conv(
         codes = product.weight.matrix.reshape(width, n_channels, n_out)
         sums = (dense.arrays[1][:n_out] * codes.sum(axis=1, dtype=np.int64)).astype(np.float32)
     return Conv(width, stride, n_channels, dense, sums, norm is not None, norm or NO_NORM)
-
-
-def read_positional_conv(scopes: Scopes, d: int) -> PositionalConv:
-    """The grouped convolution over time, d channels; the inverse of what the exporter does to its weights."""
-    node = scopes.node("positions", "MatMul")
-    blocks = scopes.constant(node.inputs[1])
-    bias = next(scopes.vector(n.inputs[1], d) for n in scopes.nodes("positions", "Add"))
-    n_groups, n_rows, n_columns = blocks.shape
-    size = d // n_groups
-    if not size or size % LANES or n_groups * size != d:
-        raise UnknownGraphError(f"{n_groups} groups over {d} channels")
-    taps, n_blocks = n_rows // size, n_columns // size
-    if not taps or not n_blocks:
-        raise UnknownGraphError(f"a positional convolution {blocks.shape}")
-    split = blocks.reshape(n_groups, taps, size, n_blocks, size)
-    matrices = split.transpose(0, 3, 1, 2, 4).reshape(n_groups, n_blocks * taps * size, size)
-    columns = NARROW_COLUMNS if size % NARROW_COLUMNS == 0 else TILE_COLUMNS
-    padded = np.pad(matrices.astype(np.float32), ((0, 0), (0, 0), (0, -size % columns)))
-    bits = to_bf16(padded).reshape(n_groups, -1, 2, padded.shape[2] // columns, columns)
-    packed = aligned(bits.transpose(0, 3, 1, 4, 2))
-    return PositionalConv(n_blocks * taps, n_groups, packed, bias)

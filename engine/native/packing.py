@@ -17,10 +17,20 @@ F32Array = NDArray[np.float32]
 def aligned(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     """The bytes of an array at an address that is a multiple of a cache line's."""
     data = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-    buffer = np.empty(data.size + ALIGNMENT, np.uint8)
+    buffer = _at_line(np.empty, data.size)
+    buffer[:] = data
+    return buffer
+
+
+def aligned_bytes(size: int) -> NDArray[np.uint8]:
+    """So many zeros at an address that is a multiple of a cache line's."""
+    return _at_line(np.zeros, size)
+
+
+def _at_line(make: Any, size: int) -> NDArray[np.uint8]:
+    buffer: NDArray[np.uint8] = make(size + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
-    buffer[start : start + data.size] = data
-    return buffer[start : start + data.size]
+    return buffer[start : start + size]
 
 
 def quantize_columns(weight: F32Array) -> tuple[NDArray[np.int8], F32Array]:

@@ -13,16 +13,10 @@ from engine.kernels.conv_rows import Conv, FirstConv, convolve_last, convolve_ro
 from engine.kernels.dense import INT8, Dense, prepare_rows
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, Scratch
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS
-from engine.kernels.waveform_encoder import (
-    CHUNK_FRAMES,
-    PositionalConv,
-    add_positions,
-    convolve_frames,
-    convolve_positions,
-    project_frames,
-)
+from engine.kernels.waveform_encoder import CHUNK_FRAMES, add_positions, convolve_frames, project_frames
 from engine.native.buffers import make_conv_buffers, rows_of
-from engine.native.layers import NO_NORM, pack_conv, pack_first, read_convs, read_positional_conv
+from engine.native.layers import NO_NORM, pack_conv, pack_first, read_convs
+from engine.native.positions import Positions, convolve, read_positional_conv
 from engine.native.scopes import Scopes, expect_shape
 from engine.native.workers import Workers
 
@@ -44,7 +38,7 @@ class WaveformStem:
     convs: tuple[Conv, ...]
     projection_norm: Norm | None
     projection: Dense
-    positions: PositionalConv
+    positions: Positions
     position_norm: Norm | None
     input_name: ClassVar[str] = "input_values"
 
@@ -102,20 +96,9 @@ class WaveformStem:
         return hidden
 
     def _place(self, hidden: F32Array, workers: Workers) -> F32Array:
-        n_frames, d = hidden.shape
-        size = d // self.positions.n_groups
-        rows = [
-            np.zeros((n_frames + self.positions.width + TILE_ROWS) * size, np.uint16)
-            for _ in range(workers.count)
-        ]
-        positions = np.empty_like(hidden)
-        workers.share(
-            self.positions.n_groups,
-            1,
-            lambda w, a, b: convolve_positions(self.positions, hidden, a, b, rows[w], positions),
-        )
+        positions = convolve(self.positions, hidden, workers)
         norm = self.position_norm
-        add_positions(hidden, positions, norm is not None, norm or NO_NORM, 0, n_frames)
+        add_positions(hidden, positions, norm is not None, norm or NO_NORM, 0, len(hidden))
         return hidden
 
 

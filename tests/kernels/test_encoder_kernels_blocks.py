@@ -20,9 +20,10 @@ from engine.kernels.lstm import run_direction
 from engine.kernels.waveform_encoder import PositionalConv, convolve_frames, convolve_positions
 from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.heads import _pack_recurrent
-from engine.native.layers import NO_NORM, pack_conv, pack_first, read_positional_conv
+from engine.native.layers import NO_NORM, pack_conv, pack_first
 from engine.native.onnx_file import Node, OnnxGraph
 from engine.native.packing import quantize_columns
+from engine.native.positions import read_positional_conv
 from engine.native.scopes import Product, Scopes, Weight
 from engine.native.stems import fold_group_norm
 from tests.reference import encoder_kernels_reference as reference

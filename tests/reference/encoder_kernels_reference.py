@@ -94,8 +94,8 @@ def positional_conv(
     out = np.empty((n_frames, d))
     for channel in range(d):
         group = padded[:, channel // size * size : (channel // size + 1) * size]
-        for frame in range(n_frames):
-            out[frame, channel] = (group[frame : frame + width] * weight[channel].T).sum() + bias[channel]
+        windows = np.lib.stride_tricks.sliding_window_view(group, width, axis=0)[:n_frames]
+        out[:, channel] = np.einsum("fit,it->f", windows, weight[channel].astype(np.float64)) + bias[channel]
     return gelu(out)
 
 
