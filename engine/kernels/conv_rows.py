@@ -1,7 +1,8 @@
 """Strided convolutions over channels-last rows, as products over overlapping rows: nothing is copied.
 
 In int8 every row keeps the scale that it was quantised with, so the taps of a window are summed one
-by one, each with the scales of its own rows; loud and quiet frames do not share one.
+by one, each with the scales of its own rows; loud and quiet frames do not share one. Where
+engine.kernels.conv_pairs applies, rows are prepared in its planes instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels._jit import kernel
-from engine.kernels.dense import INT8, Dense, multiply_rows, prepare_rows
+from engine.kernels.conv_pairs import convolve_pairs, plane_rows, prepare_pairs
+from engine.kernels.dense import BF16, INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, f32_tile, int8_tile, int8_tile_add
 from engine.kernels.rows import copy_row, gelu_row, normalize_row
@@ -20,6 +22,7 @@ from engine.kernels.rows import copy_row, gelu_row, normalize_row
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 MAX_WIDTH = 8  # taps of an integer convolution
+PAIRED = 2  # how rows are prepared: INT8, BF16, or in int8 for conv_pairs
 
 
 class Conv(NamedTuple):
@@ -27,15 +30,20 @@ class Conv(NamedTuple):
 
     Attributes:
         width, stride: in rows. has_norm: a layer norm over the channels follows.
-        dense: its weights [width * n_channels, n_out], tap by tap; n_out is a multiple of 32.
-        tap_sums: float32 [width, n_out], the column sums of each tap, times the scale.
+        kind: how its input rows are prepared.
+        dense: its weights [width * n_channels, n_out], tap by tap; n_out is a multiple of 32. Where
+            PAIRED: the four matrices of conv_pairs.
+        tap_sums: float32 [width or 4, n_out], the column sums of each matrix, times its scale.
+        middle_scale: float32 [n_out] where PAIRED, of w0 + w2.
     """
 
     width: int
     stride: int
     n_channels: int
+    kind: int
     dense: Dense
     tap_sums: F32Array
+    middle_scale: F32Array
     has_norm: bool
     norm: Norm
 
@@ -59,7 +67,7 @@ class ConvBuffers(NamedTuple):
         first, second: bytes of the rows between two convolutions, in turn; with slack behind.
         first_scale, first_offset, second_scale, second_offset: float32, a value a row.
         tap_scale, tap_offset: float32 [MAX_WIDTH, BLOCK_ROWS + 12].
-        block: float32 [BLOCK_ROWS + 12, n_channels].
+        block: float32 [BLOCK_ROWS + 12, n_channels]. edge: float32 [2, n_channels].
     """
 
     first: U8Array
@@ -71,6 +79,7 @@ class ConvBuffers(NamedTuple):
     tap_scale: F32Array
     tap_offset: F32Array
     block: F32Array
+    edge: F32Array
 
 
 @kernel
@@ -122,6 +131,36 @@ def convolve_block(
 
 
 @kernel
+def convolve_pair_block(
+    conv: Conv, rows: U8Array, scale: F32Array, offset: F32Array, start: int, n_rows: int, total: int,
+    out: int, out_stride: int,
+) -> None:  # fmt: skip
+    """As convolve_block, where PAIRED; start is even, total all output rows that the planes were made for."""
+    plane = plane_rows((total - 1) * conv.stride + conv.width)
+    convolve_pairs(
+        rows.ctypes.data, conv.n_channels, plane, scale.ctypes.data, offset.ctypes.data, start // 2,
+        (n_rows + 1) // 2, conv.dense.padded, conv.dense.weight, conv.dense.scale,
+        conv.middle_scale.ctypes.data, conv.tap_sums.ctypes.data, conv.dense.bias, out, out_stride,
+    )  # fmt: skip
+
+
+@kernel
+def prepare_block(
+    kind: int, start: int, n_rows: int, total: int, n: int, rows: U8Array, scale: F32Array,
+    offset: F32Array, buffers: ConvBuffers,
+) -> None:  # fmt: skip
+    """Rows start to start + n_rows of total, from the block, for a convolution that takes them as kind."""
+    block, stride = buffers.block.ctypes.data, buffers.block.strides[0]
+    target = rows.ctypes.data
+    if kind == PAIRED:
+        edge, plane = buffers.edge.ctypes.data, plane_rows(total)
+        prepare_pairs(block, stride, start, n_rows, n, edge, plane, target, scale, offset)
+    else:
+        target += start * n * (2 if kind == BF16 else 1)
+        prepare_rows(kind, block, stride, n_rows, n, target, scale[start:], offset[start:])
+
+
+@kernel
 def activate_block(
     has_norm: bool, norm: Norm, block: int, stride: int, n_rows: int, n_channels: int
 ) -> None:  # fmt: skip
@@ -144,7 +183,7 @@ def start_rows(
     waveform is followed by slack for 12 more rows.
     """
     stride = buffers.block.strides[0]
-    block, size = buffers.block.ctypes.data, (1 if kind == INT8 else 2)
+    block = buffers.block.ctypes.data
     weight, bias = conv.weight.ctypes.data, conv.bias.ctypes.data
     for at in range(0, n_rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, n_rows - at)
@@ -158,8 +197,7 @@ def start_rows(
                     block + row * stride + column, stride, right, bias + column,
                 )  # fmt: skip
         activate_block(conv.has_norm, conv.norm, block, stride, count, conv.n_out)
-        target = rows.ctypes.data + at * conv.n_out * size
-        prepare_rows(kind, block, stride, count, conv.n_out, target, scale[at:], offset[at:])
+        prepare_block(kind, at, count, n_rows, conv.n_out, rows, scale, offset, buffers)
 
 
 @kernel
@@ -169,13 +207,15 @@ def convolve_rows(
 ) -> None:  # fmt: skip
     """All n_rows output rows of a convolution, activated and prepared for the next one."""
     stride, n_out = buffers.block.strides[0], conv.dense.padded
-    block, size = buffers.block.ctypes.data, (1 if kind == INT8 else 2)
+    block = buffers.block.ctypes.data
     for at in range(0, n_rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, n_rows - at)
-        convolve_block(conv, rows.ctypes.data, scale, offset, at, count, buffers, block, stride)
+        if conv.kind == PAIRED:
+            convolve_pair_block(conv, rows, scale, offset, at, count, n_rows, block, stride)
+        else:
+            convolve_block(conv, rows.ctypes.data, scale, offset, at, count, buffers, block, stride)
         activate_block(conv.has_norm, conv.norm, block, stride, count, n_out)
-        target = next_rows.ctypes.data + at * n_out * size
-        prepare_rows(kind, block, stride, count, n_out, target, next_scale[at:], next_offset[at:])
+        prepare_block(kind, at, count, n_rows, n_out, next_rows, next_scale, next_offset, buffers)
 
 
 @kernel

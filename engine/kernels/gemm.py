@@ -149,7 +149,11 @@ def _flat(chains: list[Any]) -> list[Any]:
 
 
 def _integer_tile(
-    accumulate: bool, n_rows: int = TILE_ROWS, n_vectors: int = TILE_VECTORS, n_chains: int = 1
+    accumulate: bool,
+    n_rows: int = TILE_ROWS,
+    n_vectors: int = TILE_VECTORS,
+    n_chains: int = 1,
+    twice: bool = False,
 ) -> Any:
     @intrinsic
     def tile(
@@ -158,7 +162,8 @@ def _integer_tile(
     ) -> Any:  # fmt: skip
         """out = row_scale * column_scale * sums + row_offset * column_sum + bias (or the old out).
 
-        All but the strides (bytes) and n_steps (of four elements) are addresses.
+        All but the strides (bytes) and n_steps (of four elements) are addresses. Where `twice`, each row
+        goes to its place and to the one half a stride behind it.
         """
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -179,7 +184,11 @@ def _integer_tile(
                     start = load(builder, target, F32X16) if accumulate else shift
                     value = builder.fmul(builder.sitofp(sums[row][n], F32X16), factor)
                     start = multiply_add(builder, offset, total, start)
-                    store(builder, multiply_add(builder, value, scale, start), target)
+                    result = multiply_add(builder, value, scale, start)
+                    store(builder, result, target)
+                    if twice:
+                        half = builder.lshr(out_stride, ir.Constant(I64, 1))
+                        store(builder, result, builder.add(target, half))
             return context.get_dummy_value()
 
         return types.void(*([types.intp] * 12)), implement
@@ -218,6 +227,7 @@ def _place(builder: Any, out: Any, out_stride: Any, row: int, vector: int) -> An
 
 
 int8_tile, int8_tile_add = _integer_tile(False), _integer_tile(True)
+int8_tile_twice = _integer_tile(False, twice=True)
 # For the last rows of a block, and for the few rows of a decoder's step.
 int8_tile_1, int8_tile_2 = _integer_tile(False, 1, n_chains=4), _integer_tile(False, 2, n_chains=2)
 int8_tile_4, int8_tile_8 = _integer_tile(False, 4, n_chains=2), _integer_tile(False, 8)

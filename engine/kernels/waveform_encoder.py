@@ -41,12 +41,12 @@ def convolve_frames(
             begins[index] = begins[index + 1] * conv.stride
             counts[index] = (counts[index + 1] - 1) * conv.stride + conv.width
         start_rows(
-            first, waveform, begins[0], counts[0], convs[0].dense.kind,
+            first, waveform, begins[0], counts[0], convs[0].kind,
             buffers.first, buffers.first_scale, buffers.first_offset, buffers,
         )  # fmt: skip
         swap = False
         for index in range(n_convs - 1):
-            conv, kind, count = convs[index], convs[index + 1].dense.kind, counts[index + 1]
+            conv, kind, count = convs[index], convs[index + 1].kind, counts[index + 1]
             if swap:
                 convolve_rows(
                     conv, buffers.second, buffers.second_scale, buffers.second_offset, count, kind,

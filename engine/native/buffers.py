@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.attention import pack_keys
+from engine.kernels.conv_pairs import PLANES
 from engine.kernels.conv_rows import MAX_WIDTH, Conv, ConvBuffers, FirstConv
 from engine.kernels.dense import to_bf16
 from engine.kernels.encoder_layer import BLOCK_ROWS, LayerWeights, Scratch, Utterance
@@ -15,6 +16,7 @@ from engine.native.layers import Layer, Sinks
 
 PADDED_SCORE = np.float32(-1e30)
 SLACK_ROWS = TILE_ROWS
+PAST_SETS = 16  # floats: rows a power of two apart would share the few places of one set in the first cache
 F32Array = NDArray[np.float32]
 
 
@@ -96,8 +98,9 @@ def make_conv_buffers(first: FirstConv | None, convs: tuple[Conv, ...], n_rows: 
     most = n_rows or counts[-1]
     widest = max([first.n_out if first else 0, *(max(conv.dense.padded, conv.n_channels) for conv in convs)])
     slack = SLACK_ROWS * max(conv.stride for conv in convs) + MAX_WIDTH
-    size = (most + slack) * widest * 2
-    scales = np.zeros((4, most + BLOCK_ROWS + slack), np.float32)
+    size = (most + slack) * widest * 2 + PLANES * (SLACK_ROWS + 1) * widest
+    # In planes: five rows for four, and the slack of each.
+    scales = np.zeros((4, most + most // 4 + BLOCK_ROWS + slack + PLANES * (SLACK_ROWS + 1)), np.float32)
     return ConvBuffers(
         np.zeros(size, np.uint8),
         np.zeros(size if len(convs) > 1 else 0, np.uint8),
@@ -107,5 +110,6 @@ def make_conv_buffers(first: FirstConv | None, convs: tuple[Conv, ...], n_rows: 
         scales[3],
         np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
         np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
-        np.zeros((BLOCK_ROWS + SLACK_ROWS, widest), np.float32),
+        np.zeros((BLOCK_ROWS + SLACK_ROWS, widest + PAST_SETS), np.float32),
+        np.zeros((2, widest), np.float32),
     )

@@ -8,11 +8,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.conv_rows import MAX_WIDTH, Conv, FirstConv
+from engine.kernels.conv_pairs import PAIR_STRIDE, PAIR_WIDTH
+from engine.kernels.conv_rows import MAX_WIDTH, PAIRED, Conv, FirstConv
 from engine.kernels.dense import INT8, Dense
 from engine.kernels.encoder_layer import LayerWeights, Norm
 from engine.kernels.gemm import TILE_COLUMNS
-from engine.native.packing import aligned, no_layer, pack_bf16
+from engine.native.packing import MAX_CODE, aligned, no_layer, pack_bf16, pack_int8
 from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
 
 F32Array = NDArray[np.float32]
@@ -124,6 +125,7 @@ def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
     """The waveform's convolutions: the first, whether a group norm follows it, and the others."""
     first, group_norm = _read_first(scopes)
     convs: list[Conv] = []
+    products: list[Product] = []
     while f"conv_{len(convs) + 1}" in scopes:
         scope = f"conv_{len(convs) + 1}"
         n_channels = convs[-1].dense.n_out if convs else first.n_out
@@ -132,12 +134,15 @@ def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
         width = len(product.weight.matrix) // n_channels
         stride = _stride(scopes, scope, width)
         convs.append(pack_conv(product, width, n_channels, stride, norms[0] if norms else None))
+        products.append(product)
     samples_per_frame = math.prod([first.stride, *(conv.stride for conv in convs)])
     if not convs or samples_per_frame > MAX_STRIDE:
         raise UnknownGraphError(
             f"{len(convs)} convolutions behind the first, {samples_per_frame} samples a frame"
         )
-    return first, group_norm, tuple(convs)
+    # The last one's outputs may start at an odd frame: pairs must not depend on where a range starts.
+    paired = [pair_conv(conv, product) for conv, product in zip(convs[:-1], products, strict=False)]
+    return first, group_norm, (*paired, convs[-1])
 
 
 def _stride(scopes: Scopes, scope: str, width: int) -> int:
@@ -205,5 +210,30 @@ def pack_conv(
     sums = np.zeros((width, n_out), np.float32)
     if dense.kind == INT8:
         codes = product.weight.matrix.reshape(width, n_channels, n_out)
-        sums = (dense.arrays[1][:n_out] * codes.sum(axis=1, dtype=np.int64)).astype(np.float32)
-    return Conv(width, stride, n_channels, dense, sums, norm is not None, norm or NO_NORM)
+        sums = _sums(codes, dense.arrays[1][:n_out])
+    none = np.zeros(0, np.float32)
+    return Conv(
+        width, stride, n_channels, dense.kind, dense, sums, none, norm is not None, norm or NO_NORM
+    )  # fmt: skip
+
+
+def pair_conv(conv: Conv, product: Product) -> Conv:
+    """The same convolution by engine.kernels.conv_pairs, where that computes it; else as it was."""
+    if conv.kind != INT8 or (conv.width, conv.stride) != (PAIR_WIDTH, PAIR_STRIDE):
+        return conv
+    first, odd, last = product.weight.matrix.reshape(conv.width, conv.n_channels, -1)
+    scale, bias = conv.dense.arrays[1], conv.dense.arrays[3]
+    total = first.astype(np.int16) + last
+    factor = np.maximum(np.abs(total).max(axis=0), MAX_CODE).astype(np.float32) / np.float32(MAX_CODE)
+    middle = np.rint(total / factor).astype(np.int8)
+    codes = np.stack([odd, first, last, middle])
+    dense = pack_int8(codes.reshape(-1, codes.shape[2]), scale, bias)
+    scales = np.stack([scale, scale, scale, scale * factor])
+    sums = np.concatenate([_sums(codes[i : i + 1], scales[i]) for i in range(len(codes))])
+    return conv._replace(kind=PAIRED, dense=dense, tap_sums=sums, middle_scale=scales[3])
+
+
+def _sums(codes: NDArray[np.int8], scale: F32Array) -> F32Array:
+    """Column sums of matrices [n, n_channels, n_out], times their columns' scale."""
+    sums: F32Array = (scale * codes.sum(axis=1, dtype=np.int64)).astype(np.float32)
+    return sums

@@ -11,6 +11,7 @@ from engine.kernels.dense import BF16, INT8, Dense, pack_weight, to_bf16
 from engine.kernels.gemm import TILE_COLUMNS
 
 ALIGNMENT = 64
+MAX_CODE = 127
 F32Array = NDArray[np.float32]
 
 
