@@ -29,8 +29,8 @@ F32Array = NDArray[np.float32]
 
 @kernel
 def plane_rows(n_rows: int) -> int:
-    """Rows of a plane for so many input rows, with the slack that tiles read."""
-    return n_rows // ROWS_A_PAIR + 1 + TILE_ROWS
+    """Rows of a plane for so many input rows: the pairs of outputs, and the slack that tiles read."""
+    return (n_rows + 1) // ROWS_A_PAIR + TILE_ROWS
 
 
 @kernel

@@ -117,7 +117,7 @@ def project_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start:
     n_positions, head_dim = len(state.bias), d // layer.n_heads
     keys, values = state.keys.ctypes.data, state.values.ctypes.data
     factor = np.float32(1.0) / np.sqrt(np.float32(head_dim))
-    stride, wide = 4 * layer.qkv.padded, scratch.wide.ctypes.data
+    stride, wide = scratch.wide.strides[0], scratch.wide.ctypes.data
     for first in range(start, end, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, end - first)
         source, source_stride = state.hidden.ctypes.data + 4 * d * first, 4 * d
@@ -175,11 +175,9 @@ def feed_forward(layer: LayerWeights, hidden: int, n_rows: int, d: int, scratch:
         activated_pair(
             layer.outlier_in, layer.outlier_out, source, stride, n_rows, scratch, mixed, mixed_stride
         )
-    for_out = scratch.wide.ctypes.data
-    activated(layer.feed_in, source, stride, n_rows, scratch, for_out)
-    dense_rows(
-        layer.feed_out, for_out, 4 * layer.feed_in.padded, n_rows, scratch, narrow, narrow_stride
-    )  # fmt: skip
+    wide, wide_stride = scratch.wide.ctypes.data, scratch.wide.strides[0]
+    activated(layer.feed_in, source, stride, n_rows, scratch)
+    dense_rows(layer.feed_out, wide, wide_stride, n_rows, scratch, narrow, narrow_stride)
     for row in range(n_rows):
         add_row(hidden + 4 * d * row, narrow + row * narrow_stride, d)
         if layer.outlier_in.n_out > 0:
@@ -187,11 +185,12 @@ def feed_forward(layer: LayerWeights, hidden: int, n_rows: int, d: int, scratch:
 
 
 @kernel
-def activated(layer: Dense, source: int, stride: int, n_rows: int, scratch: Scratch, out: int) -> None:
-    """GELU of a linear layer, rows of layer.padded floats at the address out."""
-    dense_rows(layer, source, stride, n_rows, scratch, out, 4 * layer.padded)
+def activated(layer: Dense, source: int, stride: int, n_rows: int, scratch: Scratch) -> None:
+    """GELU of a linear layer, to the rows of scratch.wide."""
+    out, out_stride = scratch.wide.ctypes.data, scratch.wide.strides[0]
+    dense_rows(layer, source, stride, n_rows, scratch, out, out_stride)
     for row in range(n_rows):
-        gelu_row(out + 4 * row * layer.padded, layer.padded)
+        gelu_row(out + row * out_stride, layer.padded)
 
 
 @kernel
@@ -206,6 +205,7 @@ def activated_pair(
     out_stride: int,
 ) -> None:
     """Two linear layers with a GELU between them; the units between fill one panel."""
-    between = scratch.wide.ctypes.data
-    activated(first, source, stride, n_rows, scratch, between)
-    dense_rows(second, between, 4 * first.padded, n_rows, scratch, out, out_stride)
+    activated(first, source, stride, n_rows, scratch)
+    dense_rows(
+        second, scratch.wide.ctypes.data, scratch.wide.strides[0], n_rows, scratch, out, out_stride
+    )  # fmt: skip

@@ -84,7 +84,7 @@ def make_scratch(layers: list[Layer], d: int, n_positions: int) -> Scratch:
         offset=np.zeros(BLOCK_ROWS + SLACK_ROWS, np.float32),
         narrow=np.zeros((BLOCK_ROWS, d + TILE_COLUMNS), np.float32),
         mixed=np.zeros((BLOCK_ROWS, d + TILE_COLUMNS), np.float32),
-        wide=np.zeros((BLOCK_ROWS, widest_out), np.float32),
+        wide=np.zeros((BLOCK_ROWS, widest_out + PAST_SETS), np.float32),
         scores=np.zeros(TILE_ROWS * n_positions, np.float32),
         weights=np.zeros(TILE_ROWS * n_positions, np.uint16),
     )

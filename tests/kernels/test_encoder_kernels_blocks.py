@@ -20,7 +20,7 @@ from engine.kernels.lstm import run_direction
 from engine.kernels.waveform_encoder import PositionalConv, convolve_frames, convolve_positions
 from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.heads import _pack_recurrent
-from engine.native.layers import NO_NORM, pack_conv, pack_first
+from engine.native.layers import NO_NORM, pack_conv, pack_first, pair_conv
 from engine.native.onnx_file import Node, OnnxGraph
 from engine.native.packing import quantize_columns
 from engine.native.positions import read_positional_conv
@@ -95,13 +95,18 @@ def make_conv(
     """A packed convolution of [width, n_in, n_out], and the weights it really has."""
     width, n_in, n_out = weight.shape
     if integer:
-        codes, scale = quantize_columns(weight.reshape(-1, n_out))
-        product = Product(Weight(codes, scale, None, True), bias)
-        rounded = (codes * scale.astype(np.float64)).reshape(weight.shape)
+        product = product_of(weight, bias)
+        rounded = product.weight.floats().astype(np.float64).reshape(weight.shape)
     else:
         product = Product(Weight(None, None, weight.reshape(-1, n_out), False), bias)
         rounded = reference.round_bf16(weight)
     return pack_conv(product, width, n_in, stride, norm), rounded
+
+
+def product_of(weight: np.ndarray, bias: np.ndarray) -> Product:
+    """A convolution [width, n_in, n_out] in int8."""
+    codes, scale = quantize_columns(weight.reshape(-1, weight.shape[2]))
+    return Product(Weight(codes, scale, None, True), bias)
 
 
 def prepare(kind: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -154,7 +159,7 @@ def make_front(integer: bool, norms: bool) -> tuple[FirstConv, tuple[Conv, ...],
     for index, width in enumerate((3, 3, 3, 3, 2, 2)):
         kernel, bias = normal(index, width, 64, 64) / F32(np.sqrt(32 * width)), 0.1 * normal(50 + index, 64)
         conv, rounded = make_conv(kernel, bias, 2, integer, norm)
-        convs.append(conv)
+        convs.append(pair_conv(conv, product_of(kernel, bias)) if integer and index < 5 else conv)
         twin.append((rounded, bias, 2, norm))
     return first, tuple(convs), twin
 
