@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import io
+import logging
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +21,15 @@ from engine.cores import available_cores
 from engine.errors import CancelledError, DependencyError, DeviceError, OptionError
 from engine.types import RuntimeOptions
 
+CUDA = "CUDAExecutionProvider"
 ONNXRUNTIME_FIX = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
 SHRINK_ARENA = "memory.enable_memory_arena_shrinkage"
+# The smallest graph: y = Relu(x), one number; opened once to learn whether CUDA works here.
+PROBE = (
+    b'\x08\x08:+\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01pZ\x0b\n\x01x\x12\x06\n\x04\x08\x01\x12\x00b'
+    b"\x0b\n\x01y\x12\x06\n\x04\x08\x01\x12\x00B\x04\n\x00\x10\x11"
+)
+logger = logging.getLogger("engine")
 Array = NDArray[Any]
 
 __all__ = [
@@ -209,14 +220,17 @@ def open_session(
         settings.add_free_dimension_override_by_name(name, size)
     graphs = options.cuda_graphs and bool(fixed_dims) and device == "cuda"
     providers = provider_settings(device, options.gpu_memory_mb, graphs)
-    session = ort.InferenceSession(source, settings, providers=providers)
-    if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+    # Its own fallback prints to standard output, and would serve a request for CUDA from the CPU.
+    session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
+    if device == "cuda" and CUDA not in session.get_providers():
         raise _no_cuda("onnxruntime fell back to the CPU")
     return Session(session, device, count, fixed=graphs)
 
 
 def resolve_device(options: RuntimeOptions) -> str:
     """Turn "auto" into "cuda" or "cpu", and refuse "cuda" where it cannot work.
+
+    Where a GPU is there and cannot be used, "auto" is the CPU, and the log says why.
 
     Raises:
         OptionError: an unknown device. DeviceError: CUDA was asked for and is not usable.
@@ -227,10 +241,15 @@ def resolve_device(options: RuntimeOptions) -> str:
         raise OptionError(f"gpu_memory_mb {options.gpu_memory_mb}", "a size above zero", "pass megabytes")
     if options.device == "cpu":
         return "cpu"
-    usable = "CUDAExecutionProvider" in _onnxruntime().get_available_providers() and cuda_present()
-    if options.device == "cuda" and not usable:
-        raise _no_cuda("no NVIDIA device is visible to this process")
-    return "cuda" if usable else "cpu"
+    if not cuda_present():
+        failure = "no NVIDIA device is visible to this process"
+    else:
+        failure = _cuda_failure()
+        if failure and options.device == "auto":
+            logger.warning("running on the CPU: there is an NVIDIA device, but %s", failure)
+    if options.device == "cuda" and failure:
+        raise _no_cuda(failure)
+    return "cpu" if failure else "cuda"
 
 
 def cuda_usable() -> bool:
@@ -239,8 +258,26 @@ def cuda_usable() -> bool:
 
 
 def cuda_present() -> bool:
-    """Whether the NVIDIA driver shows at least one device to this process."""
-    return Path("/dev/nvidia0").exists() or bool(list(Path("/dev").glob("nvidia[0-9]*")))
+    """Whether the NVIDIA driver shows at least one device to this process; asks nothing of CUDA."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+@functools.cache
+def _cuda_failure() -> str:
+    """Why the CUDA provider cannot run here, found by trying; "" where it can."""
+    ort = _onnxruntime()
+    if CUDA not in ort.get_available_providers():
+        return "this build of onnxruntime has no CUDA provider"
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+        ort.preload_dlls()  # NVIDIA's wheels are on no library path
+    try:
+        session = ort.InferenceSession(PROBE, providers=[CUDA], enable_fallback=0)
+    except Exception as error:  # onnxruntime's own types
+        reason = re.search(r"CUDA failure [^;]*", str(error))
+        return f"onnxruntime cannot start it ({reason.group().strip() if reason else error})"
+    return "" if CUDA in session.get_providers() else "its libraries (CUDA 13, cuDNN 9) do not load"
 
 
 def _session_options(ort: Any, threads: int) -> Any:
@@ -264,7 +301,7 @@ def provider_settings(device: str, gpu_memory_mb: int, cuda_graphs: bool = False
         "gpu_mem_limit": str(gpu_memory_mb << 20),
         "enable_cuda_graph": "1" if cuda_graphs else "0",
     }
-    return [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
+    return [(CUDA, cuda), ("CPUExecutionProvider", {})]
 
 
 def _no_cuda(why: str) -> DeviceError:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.errors import EngineError
+
 PATH_NAMES = ("audio", "path", "file")
 
 
-class ArrowError(ValueError):
+class ArrowError(EngineError, ValueError):
     """A dataset folder cannot be read."""
 
 

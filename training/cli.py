@@ -8,6 +8,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from engine.errors import EngineError
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 COMMANDS = {
     "asr": ("training.asr", "fine-tune, or train from scratch, a Wav2Vec2ForCTC"),
     "from-whisper": ("training.from_whisper", "train a CTC recogniser on a Whisper encoder"),
@@ -32,7 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    return int(importlib.import_module(COMMANDS[options.command][0]).run(options))
+    try:
+        return int(importlib.import_module(COMMANDS[options.command][0]).run(options))
+    except (EngineError, OSError) as error:
+        logging.getLogger("training").error("%s", error)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        logging.getLogger("training").error("interrupted")
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

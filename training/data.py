@@ -15,6 +15,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from engine.errors import EngineError
 from engine.text import BLANK, VOCABULARY, WORD_DELIMITER, normalize_text
 from training.arrow import ArrowError, find_shards, read_rows
 
@@ -41,7 +42,7 @@ class Sample:
     problem: str = ""
 
 
-class ManifestError(ValueError):
+class ManifestError(EngineError, ValueError):
     """A manifest is missing, or has none of the columns that are understood."""
 
 

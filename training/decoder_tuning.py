@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.decoding import CtcBeamDecoder
+from engine.errors import EngineError
 from engine.text import WORD_DELIMITER, normalize_text
 from training.data import read_manifest
 from training.metrics import compute_error_rates
@@ -28,7 +29,7 @@ ARRAYS = ("lp", "off", "labels")
 logger = logging.getLogger("training")
 
 
-class TuningError(ValueError):
+class TuningError(EngineError, ValueError):
     """Emissions or references that the decoder cannot be tuned on."""
 
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
-import io
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,13 +29,17 @@ import numpy as np
 
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.ngram import NgramModel
+from engine.errors import OptionError
 from engine.text import NORMALIZER, VOCABULARY, normalize_text
 from training.decoder_tuning import Development, describe, load_development, tune
 from training.kenlm_tools import estimate, write_binary
 from training.ngram_mixing import mix, tune_weights
+from training.text_files import TextFileError, read_text
 
 SELECTED_SHARES = (0.0, 0.15, 0.35)  # of the further corpora; 1.0 only where the caller weights it so
 SELECTION_PRUNE, SELECTION_WORDS = "0 1", 100_000
+MIN_ORDER, MAX_ORDER, MAX_BITS = 2, 6, 25  # of the engine's reader, and of build_binary
+PRUNE = "0 1 1"  # as many of them as there are orders
 TUNED = "tuned"  # as --weights
 logger = logging.getLogger("training")
 
@@ -74,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "vocabulary is chosen); or `tuned`: those that suit --dev best",
     )
     parser.add_argument("--order", type=int, default=3, help="longest n-gram, 2 to 6 (default: 3)")
-    parser.add_argument("--prune", default="0 1 1", help="n-grams seen this often or less go, by order")
+    parser.add_argument("--prune", help=f"n-grams seen this often or less go, by order (default: {PRUNE})")
     parser.add_argument("--vocabulary", type=int, default=145_000, help="the most frequent words to keep")
     parser.add_argument("--bits", type=int, default=8, help="of a quantised probability; 0 for exact ones")
     parser.add_argument("--dev", type=Path, help="development text; for perplexity and selection")
@@ -93,6 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build the model; returns the exit code."""
+    options.prune = options.prune or " ".join(PRUNE.split()[: options.order])
+    check_options(options)
     corpora = _read_corpora(options)
     development = load_development(options.tune, options.tune_manifest) if options.tune else None
     work = options.out / "work"
@@ -103,6 +109,10 @@ def run(options: argparse.Namespace) -> int:
         list(dict.fromkeys(s for s in read_sentences(corpus.path, options.normalized) if s not in forbidden))
         for corpus in corpora
     ]
+    for corpus, text in zip(corpora, texts, strict=True):
+        if not text:
+            got = f"{corpus.path}: no sentence that --exclude leaves"
+            raise TextFileError(got, "a sentence a line", "give another text")
     vocabulary = work / "vocabulary.txt"
     words = choose_vocabulary(texts, [corpus.weight for corpus in corpora], options.vocabulary)
     vocabulary.write_text(" ".join(words), encoding="utf-8")
@@ -115,6 +125,35 @@ def run(options: argparse.Namespace) -> int:
         how["tuning"] = _tune(development, words, options, work)
     _publish(options, corpora, work, how)
     return 0
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what KenLM would refuse after minutes of work.
+
+    Raises:
+        OptionError: an order, thresholds, a vocabulary, bits or a size of memory that cannot be.
+    """
+    thresholds = options.prune.split()
+    numbers = [int(each) for each in thresholds if each.isdecimal()]
+    rising = len(numbers) == len(thresholds) and numbers == sorted(numbers)
+    checks = {
+        "--order": (options.order, MIN_ORDER <= options.order <= MAX_ORDER, f"{MIN_ORDER} to {MAX_ORDER}"),
+        "--prune": (
+            repr(options.prune),
+            rising and 0 < len(numbers) <= options.order,
+            f"at most {options.order} counts that do not fall, such as '0 1 1'",
+        ),
+        "--vocabulary": (options.vocabulary, options.vocabulary > 0, "1 or more words"),
+        "--bits": (options.bits, 0 <= options.bits <= MAX_BITS, f"0 to {MAX_BITS}"),
+        "--memory": (
+            options.memory,
+            re.fullmatch(r"\d+(%|[KMGTbkmgt]?)", options.memory),
+            "such as 2G or 50%",
+        ),
+    }
+    for name, (value, right, wanted) in checks.items():
+        if not right:
+            raise OptionError(f"{name} {value}", wanted, "see --help")
 
 
 def _build_selection(
@@ -189,19 +228,7 @@ def _tune(
 
 def read_sentences(path: Path, normalized: bool = False) -> Iterator[str]:
     """Yield the normalised, non-empty lines of a text, which may be compressed with zstandard."""
-    if path.suffix == ".zst":
-        import zstandard
-
-        with path.open("rb") as raw:
-            lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8")
-            yield from _normalize(lines, normalized)
-    else:
-        with path.open(encoding="utf-8") as lines:
-            yield from _normalize(lines, normalized)
-
-
-def _normalize(lines: io.TextIOBase | io.TextIOWrapper, normalized: bool) -> Iterator[str]:
-    for line in lines:
+    for line in read_text(path):
         sentence = line.strip() if normalized else normalize_text(line)
         if sentence:
             yield sentence
@@ -256,18 +283,21 @@ def measure_perplexity(model: NgramModel, sentences: Sequence[str]) -> Perplexit
 def _read_corpora(options: argparse.Namespace) -> list[Corpus]:
     if options.weights == TUNED:
         if not options.dev:
-            raise SystemExit("--weights tuned has nothing to tune on; give a development text with --dev")
+            raise OptionError("--weights tuned without --dev", "a text to tune on", "add --dev FILE")
         return [Corpus(Path(path), 1.0) for path in options.text]
     try:
         weights = (
             [float(w) for w in options.weights.split(",")] if options.weights else [1.0] * len(options.text)
         )
     except ValueError:
-        raise SystemExit(f"--weights {options.weights}: want numbers such as 4,1, or `{TUNED}`") from None
+        got, want = f"--weights {options.weights}", f"numbers such as 4,1, or `{TUNED}`"
+        raise OptionError(got, want, "separate them by commas") from None
     if len(weights) != len(options.text):
-        raise SystemExit(f"{len(weights)} weights for {len(options.text)} texts; give one each")
+        got = f"{len(weights)} weights for {len(options.text)} texts"
+        raise OptionError(got, "one each", "--weights 4,1 for two texts")
     if min(weights) < 0 or not sum(weights) > 0:
-        raise SystemExit(f"--weights {options.weights}: want 0 or more each, and not only 0")
+        got = f"--weights {options.weights}"
+        raise OptionError(got, "0 or more each, and not only 0", "leave a text out instead")
     return [Corpus(Path(path), weight) for path, weight in zip(options.text, weights, strict=True)]
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.text_augment import ErrorRates, recogniser_style
+from training.text_files import read_text
 
 logger = logging.getLogger("training")
 EOS_ID, UNK_ID = 0, 1
@@ -62,19 +63,6 @@ class Batch:
 
     source: torch.Tensor
     target: torch.Tensor
-
-
-def read_text(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 text file, or of a .zst compressed one."""
-    if path.suffix == ".zst":
-        import zstandard
-
-        with path.open("rb") as file:
-            stream = zstandard.ZstdDecompressor().stream_reader(file)
-            yield from (line.rstrip("\n") for line in io.TextIOWrapper(stream, encoding="utf-8"))
-    else:
-        with path.open(encoding="utf-8") as file:
-            yield from (line.rstrip("\n") for line in file)
 
 
 def read_pairs(path: Path) -> list[Pair]:

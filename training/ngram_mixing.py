@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.decoding.ngram import NgramModel
+from engine.errors import EngineError
 
 NO_BACKOFF = 0.0
 NEVER = -99.0  # log10, what ARPA files write for <s>
@@ -25,7 +26,7 @@ EM_STEPS, EM_CHANGE = 200, 1e-6
 Grams = dict[str, tuple[float, float]]  # words joined by spaces: log10 probability and backoff
 
 
-class MixingError(ValueError):
+class MixingError(EngineError, ValueError):
     """Models that cannot be mixed."""
 
 

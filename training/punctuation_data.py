@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.punctuation import MARKS, hash_pieces
 from engine.text import LETTERS, normalize_text
-from training.mt_data import read_text
+from training.text_files import read_text
 
 IGNORED = -100
 LOWER, TITLE, UPPER = range(3)

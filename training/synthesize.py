@@ -7,7 +7,6 @@ import concurrent.futures
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import os
@@ -19,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import zstandard
 
 from engine.text import normalize_text
+from training.text_files import read_text
 from training.voices import SAMPLE_RATE, PicoEngine, Voice, build_voices, speak_espeak
 
 LOGGER = logging.getLogger("training.synthesize")
@@ -69,11 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_sentences(paths: Iterable[Path]) -> Iterator[str]:
     """Yield the non-empty lines of text files, unpacking *.zst on the way."""
     for path in paths:
-        with path.open("rb") as raw:
-            stream: Any = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-            for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                if line.strip():
-                    yield line.strip()
+        yield from (line.strip() for line in read_text(path) if line.strip())
 
 
 def excluded_sentences(manifests: Iterable[Path]) -> set[str]:

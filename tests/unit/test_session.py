@@ -17,6 +17,53 @@ def test_cuda_without_a_device_is_an_error_that_names_the_mend(monkeypatch) -> N
     assert session.resolve_device(RuntimeOptions(device="auto")) == "cpu"
 
 
+@pytest.fixture
+def fresh_probe():
+    """The answer about CUDA is kept for the process; forget it before and after."""
+    session._cuda_failure.cache_clear()
+    yield
+    session._cuda_failure.cache_clear()
+
+
+@pytest.mark.skipif(session.cuda_present(), reason="a GPU is here: CUDA may really start")
+def test_a_device_that_cannot_be_used_is_an_error_or_the_cpu_with_the_reason_and_prints_nothing(
+    fresh_probe, monkeypatch, capsys, caplog
+) -> None:
+    monkeypatch.setattr(session, "cuda_present", lambda: True)  # as with a driver but without its libraries
+    with pytest.raises(DeviceError, match=r"do not load|no CUDA provider|cannot start"):
+        session.open_session(make_graph(), RuntimeOptions(device="cuda"))
+    with caplog.at_level("WARNING", "engine"):
+        assert session.resolve_device(RuntimeOptions(device="auto")) == "cpu"
+    assert "running on the CPU" in caplog.text
+    assert session.open_session(make_graph(), RuntimeOptions(device="auto")).device == "cpu"
+    assert capsys.readouterr().out == ""
+
+
+def test_the_probe_is_a_graph_that_runs() -> None:
+    probe = session.open_session(session.PROBE, RuntimeOptions(device="cpu"))
+    assert probe.run({"x": np.array(-2, np.float32)})[0] == 0
+    assert probe.run({"x": np.array(3, np.float32)})[0] == 3
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", " "])
+def test_hidden_devices_are_not_present(monkeypatch, hidden: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert not session.cuda_present()
+
+
+def test_a_provider_that_fails_is_not_replaced_by_the_cpu_in_silence(monkeypatch, capsys) -> None:
+    ort = session._onnxruntime()
+
+    class Failing(ort.InferenceSession):
+        def _create_inference_session(self, *arguments, **options):
+            raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(ort, "InferenceSession", Failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        session.open_session(session.PROBE, RuntimeOptions(device="cpu"))
+    assert capsys.readouterr().out == ""
+
+
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(OptionError, match="tpu"):
         session.resolve_device(RuntimeOptions(device="tpu"))

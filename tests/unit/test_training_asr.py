@@ -10,6 +10,7 @@ import soundfile
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
 from training.asr_config import AsrConfig, ConfigError, load_config  # noqa: E402
 from training.asr_model import (  # noqa: E402
     Batch,
@@ -23,22 +24,10 @@ from training.augment import mask_spans  # noqa: E402
 from training.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
 from training.trainer import AsrTrainer, TrainingStopped  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("light_training")
+
 VOCABULARY = build_vocabulary([])
-SCRATCH = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-    "conv_dim": [16, 16], "conv_kernel": [400, 4], "conv_stride": [160, 2], "num_feat_extract_layers": 2,
-    "feat_extract_norm": "layer", "do_stable_layer_norm": True, "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0,
-    "activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0,
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def light(monkeypatch):
-    """TensorBoard and matplotlib take seconds to import; one test asks for the curves, none for events."""
-    monkeypatch.setattr("training.metrics._open_tensorboard", lambda folder: None)
-    monkeypatch.setattr("training.trainer.RunLog.draw", lambda self: None)
-    torch.set_num_threads(1)
+SCRATCH = {**TINY_WAV2VEC2, "conv_dim": [16, 16], "num_conv_pos_embeddings": 16}
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 yaml = pytest.importorskip("yaml")
 
+from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
 from training.cli import COMMANDS, main  # noqa: E402
 from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402
 
-SCRATCH = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-    "conv_dim": [32, 32], "conv_kernel": [400, 4], "conv_stride": [160, 2], "num_feat_extract_layers": 2,
-    "feat_extract_norm": "layer", "do_stable_layer_norm": True, "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0,
-    "activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0,
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def light(monkeypatch):
-    monkeypatch.setattr("training.metrics._open_tensorboard", lambda folder: None)
-    monkeypatch.setattr("training.trainer.RunLog.draw", lambda self: None)
+pytestmark = pytest.mark.usefixtures("light_training")
 
 
 @pytest.fixture
@@ -52,7 +41,7 @@ def corpus(tmp_path):
 
 def write_config(folder, **changes):
     values = {
-        "train": [str(folder / "all.tsv")], "output_dir": str(folder / "run"), "scratch": SCRATCH,
+        "train": [str(folder / "all.tsv")], "output_dir": str(folder / "run"), "scratch": TINY_WAV2VEC2,
         "bf16": False, "augment": 0.0, "mask_time": 0.0, "max_steps": 2,
         "epochs": 50, "save_every": 1, "warmup_steps": 5,
         "learning_rate": 3e-3, "head_learning_rate": 1e-2,

@@ -18,15 +18,10 @@ from training.data import build_vocabulary, probe_samples, read_manifest  # noqa
 from training.networks import ConformerNetwork, network_of  # noqa: E402
 from training.trainer import AsrTrainer  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("light_training")
+
 VOCABULARY = build_vocabulary([])
 SIZES = {"hidden_size": 32, "n_layers": 1, "n_heads": 2, "intermediate_size": 64, "conv_width": 7}
-
-
-@pytest.fixture(autouse=True)
-def light(monkeypatch):
-    monkeypatch.setattr("training.metrics._open_tensorboard", lambda folder: None)
-    monkeypatch.setattr("training.trainer.RunLog.draw", lambda self: None)
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 yaml = pytest.importorskip("yaml")
 
+from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
 from training.asr_config import AsrConfig  # noqa: E402
 from training.asr_model import Batch, build_model, compute_ctc, compute_logits  # noqa: E402
 from training.cli import main  # noqa: E402
@@ -24,22 +25,10 @@ from training.data import BucketSampler, build_vocabulary, probe_samples, read_m
 from training.doctor import SampleLimits, examine  # noqa: E402
 from training.trainer import AsrTrainer, TrainingStopped  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("light_training")
+
 VOCABULARY = build_vocabulary([])
-SCRATCH = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-    "conv_dim": [32, 32], "conv_kernel": [400, 4], "conv_stride": [160, 2], "num_feat_extract_layers": 2,
-    "feat_extract_norm": "layer", "do_stable_layer_norm": True, "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0,
-    "activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0,
-}  # fmt: skip
 TEXTS = ("ja", "nein", "gut", "so", "wie", "was", "da", "bis bald")
-
-
-@pytest.fixture(autouse=True)
-def light(monkeypatch):
-    monkeypatch.setattr("training.metrics._open_tensorboard", lambda folder: None)
-    monkeypatch.setattr("training.trainer.RunLog.draw", lambda self: None)
-    torch.set_num_threads(1)
 
 
 def write_corpus(folder, texts=TEXTS, seconds=0.6):
@@ -57,7 +46,8 @@ def write_corpus(folder, texts=TEXTS, seconds=0.6):
 
 def make_config(folder, manifest, **changes):
     values = {
-        "output_dir": folder / "run", "train": (manifest,), "scratch": SCRATCH, "bf16": False, "batch_s": 3.0,
+        "output_dir": folder / "run", "train": (manifest,), "scratch": TINY_WAV2VEC2, "bf16": False,
+        "batch_s": 3.0,
         "epochs": 1000, "max_steps": 60, "mask_time": 0.0, "augment": 0.0, "warmup_steps": 5,
         "save_every": 1000, "eval_every": 1000, "learning_rate": 3e-3, "head_learning_rate": 1e-2,
         "patience": 10,
@@ -129,7 +119,7 @@ def test_the_blank_only_plateau_is_called_out_and_its_advice_works(tmp_path):
 
 def test_group_norm_models_are_hurt_by_mask_and_padding_and_our_batches_spare_them(tmp_path):
     """The norm runs over time: a mask changes what the model says, and so does much padding."""
-    base = {**SCRATCH, "feat_extract_norm": "group", "do_stable_layer_norm": False}
+    base = {**TINY_WAV2VEC2, "feat_extract_norm": "group", "do_stable_layer_norm": False}
     model = build_model(make_config(tmp_path, write_corpus(tmp_path), scratch=base), VOCABULARY).eval()
     rng = np.random.default_rng(0)
     clip, long = (rng.standard_normal(n).astype(np.float32) for n in (16_000, 32_000))
@@ -182,7 +172,8 @@ def test_a_run_killed_in_mid_epoch_goes_on_at_its_step_with_the_same_data(tmp_pa
     runs = {}
     for name, kills in (("straight", [0]), ("killed", [5, 0])):
         values = {
-            "train": [str(manifest)], "output_dir": str(tmp_path / name), "scratch": SCRATCH, "bf16": False,
+            "train": [str(manifest)], "output_dir": str(tmp_path / name),
+            "scratch": TINY_WAV2VEC2, "bf16": False,
             "batch_s": 1.5, "max_steps": 9, "save_every": 2, "eval_every": 1000, "augment": 0.5,
         }  # fmt: skip
         config = tmp_path / f"{name}.yaml"
@@ -221,7 +212,8 @@ def test_a_disk_that_is_really_full_ends_the_run_and_spares_the_last_checkpoint(
     manifest = write_corpus(tmp_path)
     config = tmp_path / "c.yaml"
     values = {
-        "train": [str(manifest)], "output_dir": str(tmp_path / "run"), "scratch": SCRATCH, "bf16": False,
+        "train": [str(manifest)], "output_dir": str(tmp_path / "run"),
+        "scratch": TINY_WAV2VEC2, "bf16": False,
         "max_steps": 1, "save_every": 1, "epochs": 50,
     }  # fmt: skip
     config.write_text(yaml.safe_dump(values), encoding="utf-8")

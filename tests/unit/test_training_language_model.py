@@ -13,6 +13,7 @@ import pytest
 
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.ngram import NgramModel
+from engine.errors import OptionError
 from engine.text import VOCABULARY
 from tests.reference.ctc_beam_reference import ArpaReference
 from training import kenlm_tools, language_model
@@ -89,7 +90,7 @@ def test_weights_that_cannot_be_used_end_the_command(weights, tmp_path):
     parser = argparse.ArgumentParser()
     language_model.add_arguments(parser)
     options = parser.parse_args(["a.txt", "b.txt", f"--weights={weights}", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="weights"):
+    with pytest.raises(OptionError, match="weights"):
         language_model.run(options)
 
 

@@ -13,27 +13,23 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 yaml = pytest.importorskip("yaml")
 
+from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
 from training import trainer as trainer_module  # noqa: E402
 from training.asr_config import AsrConfig  # noqa: E402
 from training.asr_model import build_model, compute_ctc, compute_logits  # noqa: E402
 from training.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
 from training.trainer import AsrTrainer, choose_device  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("light_training")
+
 VOCABULARY = build_vocabulary([])
 SCRATCH = {
-    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128,
-    "conv_dim": [32, 64], "conv_kernel": [400, 4], "conv_stride": [160, 2], "num_feat_extract_layers": 2,
-    "feat_extract_norm": "layer", "do_stable_layer_norm": True, "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0,
-    "activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0,
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def light(monkeypatch):
-    monkeypatch.setattr("training.metrics._open_tensorboard", lambda folder: None)
-    monkeypatch.setattr("training.trainer.RunLog.draw", lambda self: None)
-    torch.set_num_threads(1)
+    **TINY_WAV2VEC2,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "conv_dim": [32, 64],
+}
 
 
 @pytest.fixture(scope="module")

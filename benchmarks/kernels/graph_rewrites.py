@@ -1,0 +1,242 @@
+"""What each graph rewrite of export/graph is worth in onnxruntime: the plain form and ours, in turn.
+
+    python -m benchmarks.kernels.graph_rewrites --json benchmarks/results/graph_rewrites.json
+
+Blocks of wav2vec2-base's shape with random weights, one thread. Before anything is timed, both forms of a
+block must give the same numbers, up to rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from benchmarks.provenance import provenance
+from engine.session import open_session
+from engine.signature import cpu_model
+from engine.types import RuntimeOptions
+from export.graph.attention import Attention, emit_attention
+from export.graph.builder import MICROSOFT, GraphBuilder, Precision
+from export.graph.linear import Linear, emit_linear, quantize_columns
+from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
+from export.graph.positional_conv import PositionalConv, emit_positional_conv
+from export.graph.waveform_convs import WaveformConv, emit_waveform_convs
+
+Array = NDArray[np.float32]
+Emit = Callable[[GraphBuilder, str], str]
+HIDDEN, N_HEADS, N_CHANNELS, SAMPLE_RATE = 768, 12, 512, 16_000
+EXACT, ROUNDED = 1e-4, 0.05
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One block in two forms.
+
+    Attributes:
+        file: of export/graph.
+        plain, ours: emit the block for the value that they are given.
+        value: float32, the input of both.
+        channels_first: the plain form gives [1, n_channels, n_rows], ours [1, n_rows, n_channels].
+        tolerance: relative L2 distance allowed between the two.
+    """
+
+    file: str
+    plain: Emit
+    ours: Emit
+    value: Array
+    channels_first: bool = False
+    precision: Precision = "float32"
+    tolerance: float = EXACT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.kernels.graph_rewrites", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    figures = {}
+    for name, rewrite in rewrites(options.seconds).items():
+        figures[name] = measure(rewrite, options.rounds)
+        print("{:58s} {plain_ms:8.2f} ms -> {ours_ms:8.2f} ms  {ratio:5.2f}x".format(name, **figures[name]))
+    if options.json:
+        signature = f"audio:{options.seconds:g}s|threads:1|rounds:{options.rounds}|warm-up:1"
+        signature += f"|onnxruntime:{onnxruntime.__version__}|cpu:{cpu_model()}"
+        source = provenance("python -m benchmarks.kernels.graph_rewrites", argv)
+        report = {"signature": signature, **source, "rewrites": figures}
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def rewrites(seconds: float) -> dict[str, Rewrite]:
+    """Every rewrite, by what it does, for so much audio."""
+    n_samples = int(seconds * SAMPLE_RATE)
+    frames, waveform = _random(1, n_samples // 320, HIDDEN), _random(1, n_samples)
+    first, second = _random(N_CHANNELS, 1, 10), _random(N_CHANNELS, N_CHANNELS, 3) * np.float32(0.02)
+    by_time = (WaveformConv(first, None, 5, _norm(N_CHANNELS), "time"),)
+    by_channel = tuple(
+        WaveformConv(w, None, s, _norm(N_CHANNELS), "channels") for w, s in ((first, 5), (second, 2))
+    )
+    linears = [Linear(_random(HIDDEN, HIDDEN) * np.float32(0.03), _random(HIDDEN)) for _ in range(4)]
+    attention, norm = Attention(*linears, n_heads=N_HEADS), _norm(HIDDEN)
+    positions = PositionalConv(_random(HIDDEN, 48, 128) * np.float32(0.02), _random(HIDDEN), 16)
+    return {
+        "attention: one fused node, one GEMM for q, k, v": Rewrite(
+            "attention.py", _plain_attention(attention), lambda g, x: emit_attention(g, x, attention, None),
+            frames,
+        ),
+        "first two convolutions, float32: channels last, GEMM": Rewrite(
+            "waveform_convs.py", _plain_convs(by_channel), lambda g, x: emit_waveform_convs(g, x, by_channel),
+            waveform, channels_first=True,
+        ),
+        "first two convolutions, int8: channels last, GEMM of bytes": Rewrite(
+            "waveform_convs.py", _plain_convs(by_channel), lambda g, x: emit_waveform_convs(g, x, by_channel),
+            waveform, channels_first=True, precision="int8", tolerance=ROUNDED,
+        ),
+        "group norm folded into the first convolution": Rewrite(
+            "group_norm.py", _plain_convs(by_time), lambda g, x: emit_waveform_convs(g, x, by_time),
+            waveform, channels_first=True,
+        ),
+        "positional convolution as a batched GEMM": Rewrite(
+            "positional_conv.py", _plain_positions(positions),
+            lambda g, x: emit_positional_conv(g, x, positions), frames,
+        ),
+        "residual and norm: not fused to SkipLayerNormalization": Rewrite(
+            "norm.py", _skip_norm(norm), lambda g, x: emit_layer_norm(g, emit_residual(g, x, x), norm),
+            frames,
+        ),
+    }  # fmt: skip
+
+
+def measure(rewrite: Rewrite, rounds: int) -> dict[str, Any]:
+    """Median CPU milliseconds of both forms, in turn after a round that is not counted.
+
+    Raises:
+        AssertionError: the forms differ by more than the rewrite allows.
+    """
+    forms = {
+        "plain": _runner(rewrite.plain, rewrite.value, rewrite.precision),
+        "ours": _runner(rewrite.ours, rewrite.value, rewrite.precision),
+    }
+    plain, ours = forms["plain"](), forms["ours"]()
+    expected = plain.swapaxes(1, 2) if rewrite.channels_first else plain
+    difference = float(np.linalg.norm(ours - expected) / np.linalg.norm(expected))
+    assert difference <= rewrite.tolerance, f"{rewrite.file}: the forms differ by {difference:.2g}"
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(rounds):
+        for name, run in forms.items():
+            start = time.process_time()
+            run()
+            times[name].append(1000 * (time.process_time() - start))
+    plain_ms, ours_ms = (float(np.median(times[name])) for name in ("plain", "ours"))
+    return {
+        "file": f"export/graph/{rewrite.file}", "shape": list(rewrite.value.shape), "plain_ms": plain_ms,
+        "ours_ms": ours_ms, "ratio": plain_ms / ours_ms, "difference": difference,
+    }  # fmt: skip
+
+
+def _runner(emit: Emit, value: Array, precision: Precision) -> Callable[[], Array]:
+    graph = GraphBuilder(lambda block: precision)
+    graph.rename(emit(graph, "x"), "y")
+    model = graph.build({"x": (1, *value.shape[1:])}, {"y": ("a", "b", "c")})
+    session = open_session(model.SerializeToString(), RuntimeOptions(device="cpu"), threads=1)
+    return lambda: session.run({"x": value})[0]
+
+
+def _plain_attention(attention: Attention) -> Emit:
+    def emit(graph: GraphBuilder, value: str) -> str:
+        parts = [
+            graph.reshape(emit_linear(graph, value, linear), 0, 0, N_HEADS, -1)
+            for linear in (attention.query, attention.key, attention.value)
+        ]
+        query, values = (graph.op("Transpose", parts[i], perm=[0, 2, 1, 3]) for i in (0, 2))
+        keys = graph.op("Transpose", parts[1], perm=[0, 2, 3, 1])
+        factor = graph.constant(np.float32((HIDDEN // N_HEADS) ** -0.5))
+        weights = graph.op("Softmax", graph.op("MatMul", graph.op("Mul", query, factor), keys), axis=-1)
+        mixed = graph.op("Transpose", graph.op("MatMul", weights, values), perm=[0, 2, 1, 3])
+        return emit_linear(graph, graph.reshape(mixed, 0, 0, -1), attention.output)
+
+    return emit
+
+
+def _plain_convs(convs: tuple[WaveformConv, ...]) -> Emit:
+    """As torch exports them: channels first, with a transpose on both sides of a norm over channels."""
+
+    def emit(graph: GraphBuilder, value: str) -> str:
+        rows = graph.op("Unsqueeze", value, graph.integers(1))
+        for conv in convs:
+            integer = graph.precision() == "int8" and conv.weight.shape[1] > 1
+            rows = (_convolve_int8 if integer else _convolve)(graph, rows, conv)
+            rows = graph.op("Gelu", _plain_norm(graph, rows, conv))
+        return rows
+
+    return emit
+
+
+def _convolve(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
+    return graph.op("Conv", rows, graph.constant(conv.weight, "weight"), strides=[conv.stride])
+
+
+def _convolve_int8(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
+    columns, scale = quantize_columns(conv.weight.reshape(len(conv.weight), -1).T)
+    weight = np.ascontiguousarray(columns.T).reshape(conv.weight.shape)
+    quantized, step, zero = graph.ops("DynamicQuantizeLinear", rows, n_outputs=3)
+    sums = graph.op("ConvInteger", quantized, graph.constant(weight, "weight"), zero, strides=[conv.stride])
+    scales = graph.op("Mul", step, graph.constant(scale[:, None], "scale"))
+    return graph.op("Mul", graph.op("Cast", sums, to=1), scales)
+
+
+def _plain_norm(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
+    norm = conv.norm
+    assert norm is not None
+    if conv.norm_over == "time":
+        weight, bias = graph.constant(norm.weight), graph.constant(norm.bias)
+        return graph.op("InstanceNormalization", rows, weight, bias, epsilon=norm.epsilon)
+    swapped = graph.op("Transpose", rows, perm=[0, 2, 1])
+    return graph.op("Transpose", emit_layer_norm(graph, swapped, norm), perm=[0, 2, 1])
+
+
+def _plain_positions(conv: PositionalConv) -> Emit:
+    def emit(graph: GraphBuilder, value: str) -> str:
+        weight, pad = graph.constant(conv.weight, "weight"), conv.weight.shape[2] // 2
+        rows = graph.op("Transpose", value, perm=[0, 2, 1])
+        bias = graph.constant(conv.bias, "bias")
+        sums = graph.op("Conv", rows, weight, bias, group=conv.n_groups, pads=[pad, pad - 1])
+        return graph.op("Gelu", graph.op("Transpose", sums, perm=[0, 2, 1]))
+
+    return emit
+
+
+def _skip_norm(norm: LayerNorm) -> Emit:
+    """What onnxruntime's own optimiser makes of an addition before a norm."""
+
+    def emit(graph: GraphBuilder, value: str) -> str:
+        weight, bias = graph.constant(norm.weight), graph.constant(norm.bias)
+        inputs = (value, value, weight, bias)
+        return graph.op("SkipLayerNormalization", *inputs, domain=MICROSOFT, epsilon=norm.epsilon)
+
+    return emit
+
+
+def _random(*shape: int) -> Array:
+    return np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32)
+
+
+def _norm(n: int) -> LayerNorm:
+    return LayerNorm(1 + np.float32(0.1) * _random(n), _random(n + 1)[:n], 1e-5)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
