@@ -24,7 +24,7 @@ from engine.native.layers import NO_NORM, pack_conv, pack_first, pair_conv
 from engine.native.onnx_file import Node, OnnxGraph
 from engine.native.packing import quantize_columns
 from engine.native.positions import read_positional_conv
-from engine.native.scopes import Product, Scopes, Weight
+from engine.native.scopes import Product, Scopes, UnknownGraphError, Weight
 from engine.native.stems import fold_group_norm
 from tests.reference import encoder_kernels_reference as reference
 
@@ -188,16 +188,29 @@ def test_frames_of_the_front_end_do_not_depend_on_where_a_range_starts(integer: 
 
 
 def pack_positional(weight: np.ndarray, bias: np.ndarray, n_groups: int) -> PositionalConv:
-    """By way of the graph that the exporter makes."""
-    exporter = pytest.importorskip("export.graph.positional_conv", reason="needs the package onnx")
-    conv = exporter.PositionalConv(weight, bias, n_groups)
-    blocks = exporter.block_weights(conv, exporter.block_of_taps(weight.shape[2]))
-    nodes = (
-        Node("MatMul", "positions/MatMul_1", ("rows", "weight"), ("sums",)),
-        Node("Add", "positions/Add_2", ("joined", "bias"), ("total",)),
-    )
-    graph = OnnxGraph(nodes, {"weight": blocks, "bias": bias}, (), ())
+    """By way of the node that the exporter makes."""
+    width = weight.shape[2]
+    attributes = {"group": n_groups, "pads": [width // 2, width - 1 - width // 2]}
+    node = Node("Conv", "positions/Conv_1", ("rows", "weight", "bias"), ("sums",), attributes)
+    graph = OnnxGraph((node,), {"weight": weight, "bias": bias}, (), ())
     return read_positional_conv(Scopes(graph), len(bias))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"group": 2, "pads": [4, 4]}, "padded by"),
+        ({"group": 2}, "padded by"),
+        ({"group": 3, "pads": [4, 3]}, "groups"),
+        ({"group": 0, "pads": [4, 3]}, "groups"),
+        ({"group": 1, "pads": [4, 3]}, "a positional convolution"),
+    ],
+)
+def test_another_positional_convolution_is_refused(attributes: dict[str, Any], message: str) -> None:
+    node = Node("Conv", "positions/Conv_1", ("rows", "weight", "bias"), ("sums",), attributes)
+    graph = OnnxGraph((node,), {"weight": normal(0, 64, 32, 8), "bias": normal(1, 64)}, (), ())
+    with pytest.raises(UnknownGraphError, match=message):
+        read_positional_conv(Scopes(graph), 64)
 
 
 @pytest.mark.parametrize("size", [32, 48, 64, 80, 96])
