@@ -204,13 +204,11 @@ def fold_group_norm(first: FirstConv, waveform: F32Array) -> FirstConv:
     """
     windows = np.lib.stride_tricks.sliding_window_view(waveform, first.width)[:: first.stride]
     weight = first.weight.reshape(-1, first.width, TILE_COLUMNS).transpose(1, 0, 2).reshape(first.width, -1)
-    mean = windows.mean(axis=0, dtype=np.float64)
-    products = np.empty((first.width, first.width))
-    columns = [np.ascontiguousarray(windows[:, tap], np.float64) - mean[tap] for tap in range(first.width)]
-    for i, left in enumerate(columns):
-        for j in range(i + 1):
-            products[i, j] = products[j, i] = left @ columns[j] / len(left)
-    variance = np.einsum("ic,ij,jc->c", weight, products, weight)
+    taps = np.ascontiguousarray(windows.T, np.float64)
+    mean = taps.mean(axis=1)
+    taps -= mean[:, None]
+    products = taps @ taps.T / len(windows)
+    variance = np.maximum(np.einsum("ic,ij,jc->c", weight, products, weight, optimize=True), 0)
     scaled = weight * (first.norm.weight / np.sqrt(variance + first.norm.epsilon))
     bias = first.norm.bias - mean @ scaled
     packed = pack_first(scaled.astype(np.float32))
