@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 
 from engine.kernels._jit import kernel
 from engine.kernels.attention import attend, pack_keys, pack_queries, pack_values
+from engine.kernels.attention_int8 import (
+    Int8Rows,
+    attend_int8,
+    quantize_keys,
+    quantize_queries,
+    quantize_values,
+)
 from engine.kernels.dense import INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.gemm import TILE_ROWS
 from engine.kernels.rows import add_row, gelu_row, normalize_row
@@ -59,6 +66,8 @@ class Utterance(NamedTuple):
     Attributes:
         hidden: float32 [n_rows, d]. queries: bfloat16 [n_rows + 12, d].
         keys, values: packed bfloat16 for n_positions. bias: float32 [n_positions].
+        codes: the same in int8, for layers whose product of queries, keys and values is int8. Of the
+            two, that which no layer uses is empty.
     """
 
     hidden: F32Array
@@ -66,6 +75,7 @@ class Utterance(NamedTuple):
     keys: U16Array
     values: U16Array
     bias: F32Array
+    codes: Int8Rows
 
 
 class Scratch(NamedTuple):
@@ -74,7 +84,7 @@ class Scratch(NamedTuple):
     Attributes:
         prepared: bytes of a block's rows as tiles read them. scale, offset: float32 [BLOCK_ROWS + 12].
         narrow, mixed: float32 [BLOCK_ROWS, d + 32]. wide: float32 [BLOCK_ROWS, widest output].
-        scores, weights: float32 and bfloat16 [12 * n_positions].
+        scores, weights: float32 and bfloat16 [12 * n_positions]; scores is WORK_FLOATS at least.
     """
 
     prepared: U8Array
@@ -114,9 +124,6 @@ def normalize_rows(
 def project_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start: int, end: int) -> None:
     """First pass: queries, keys and values of rows start to end; start is a multiple of BLOCK_ROWS."""
     d = state.hidden.shape[1]
-    n_positions, head_dim = len(state.bias), d // layer.n_heads
-    keys, values = state.keys.ctypes.data, state.values.ctypes.data
-    factor = np.float32(1.0) / np.sqrt(np.float32(head_dim))
     stride, wide = scratch.wide.strides[0], scratch.wide.ctypes.data
     for first in range(start, end, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, end - first)
@@ -126,32 +133,53 @@ def project_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start:
             normalize_rows(layer.attention_norm, source, source_stride, n_rows, d, target, target_stride)
             source, source_stride = target, target_stride
         dense_rows(layer.qkv, source, source_stride, n_rows, scratch, wide, stride)
-        for row in range(n_rows):
-            place = wide + row * stride
-            pack_queries(place, d, head_dim, factor, state.queries.ctypes.data + 2 * d * (first + row))
-            pack_keys(place + 4 * d, layer.n_heads, head_dim, first + row, n_positions, keys)
-            if row % 2 == 0:
-                odd = place + stride + 8 * d if row + 1 < n_rows else 0
-                pack_values(
-                    place + 8 * d, odd, layer.n_heads, head_dim, first + row, n_positions, values
-                )  # fmt: skip
+        if layer.qkv.kind == INT8:
+            head_dim = d // layer.n_heads
+            quantize_queries(wide, stride, n_rows, layer.n_heads, head_dim, first, state.codes)
+            quantize_keys(wide + 4 * d, stride, n_rows, layer.n_heads, head_dim, first, state.codes)
+            quantize_values(wide + 8 * d, stride, n_rows, layer.n_heads, head_dim, first, state.codes)
+        else:
+            scatter_rows(layer.n_heads, d, state, wide, stride, first, n_rows)
+
+
+@kernel
+def scatter_rows(
+    n_heads: int, d: int, state: Utterance, source: int, stride: int, first: int, n_rows: int
+) -> None:
+    """Rows of queries, keys and values to where attention in bfloat16 reads them."""
+    n_positions, head_dim = len(state.bias), d // n_heads
+    keys, values = state.keys.ctypes.data, state.values.ctypes.data
+    factor = np.float32(1.0) / np.sqrt(np.float32(head_dim))
+    for row in range(n_rows):
+        place, position = source + row * stride, first + row
+        pack_queries(place, d, head_dim, factor, state.queries.ctypes.data + 2 * d * position)
+        pack_keys(place + 4 * d, n_heads, head_dim, position, n_positions, keys)
+        if row % 2 == 0:
+            odd = place + stride + 8 * d if row + 1 < n_rows else 0
+            pack_values(place + 8 * d, odd, n_heads, head_dim, position, n_positions, values)
 
 
 @kernel
 def finish_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start: int, end: int) -> None:
     """Second pass: attention, output projection and feed-forward block, in place on state.hidden."""
     d = state.hidden.shape[1]
-    n_positions = len(state.bias)
+    head_dim = d // layer.n_heads
     mixed, mixed_stride = scratch.mixed.ctypes.data, scratch.mixed.strides[0]
     narrow, narrow_stride = scratch.narrow.ctypes.data, scratch.narrow.strides[0]
     for first in range(start, end, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, end - first)
         hidden = state.hidden.ctypes.data + 4 * d * first
-        attend(
-            state.queries.ctypes.data + 2 * d * first, 2 * d, n_rows, state.keys.ctypes.data,
-            state.values.ctypes.data, state.bias.ctypes.data, n_positions, layer.n_heads, d // layer.n_heads,
-            scratch.scores, scratch.weights, mixed, mixed_stride,
-        )  # fmt: skip
+        if layer.qkv.kind == INT8:
+            attend_int8(
+                state.codes, first, n_rows, layer.n_heads, head_dim, scratch.scores.ctypes.data,
+                mixed, mixed_stride,
+            )  # fmt: skip
+        else:
+            attend(
+                state.queries.ctypes.data + 2 * d * first, 2 * d, n_rows, state.keys.ctypes.data,
+                state.values.ctypes.data, state.bias.ctypes.data, len(state.bias), layer.n_heads, head_dim,
+                scratch.scores, scratch.weights, mixed, mixed_stride,
+            )  # fmt: skip
         dense_rows(layer.output, mixed, mixed_stride, n_rows, scratch, narrow, narrow_stride)
         for row in range(n_rows):
             add_row(hidden + 4 * d * row, narrow + row * narrow_stride, d)

@@ -25,6 +25,7 @@ from engine.kernels.simd import (
     call,
     constant,
     intrinsic,
+    larger,
     load,
     multiply_add,
     pointer,
@@ -63,11 +64,22 @@ class _Loop:
     """Emits the loop along the inner dimension for n_rows x (16 * n_vectors) sums.
 
     n_chains: sums of every place that run side by side, so that few rows do not wait for each result.
+    starts: what the sums of each vector of columns begin with instead of zero (one chain only).
     """
 
-    def __init__(self, builder: Any, kind: str, n_rows: int, n_vectors: int, n_chains: int = 1) -> None:
+    def __init__(
+        self,
+        builder: Any,
+        kind: str,
+        n_rows: int,
+        n_vectors: int,
+        n_chains: int = 1,
+        starts: list[Any] | None = None,
+    ) -> None:
         self.builder, self.kind, self.n_rows, self.n_vectors = builder, kind, n_rows, n_vectors
         self.n_chains = n_chains
+        zero = ir.Constant(I32X16, None) if kind == "int8" else constant(0.0)
+        self.starts = starts or [zero] * n_vectors
 
     def emit(self, left: Any, row_stride: Any, right: Any, n_steps: Any, ahead: Any) -> list[list[Any]]:
         """Sums [n_rows][n_vectors]; n_steps is at least 1; a quarter panel from ahead on is prefetched."""
@@ -84,9 +96,8 @@ class _Loop:
         step, columns = self._phi(I64, ir.Constant(I64, 0), before), self._phi(I64, right, before)
         rows = [self._phi(I64, start, before) for start in starts]
         kind = I32X16 if self.kind == "int8" else F32X16
-        zero = ir.Constant(kind, None) if self.kind == "int8" else constant(0.0)
         chains = [
-            [[self._phi(kind, zero, before) for _ in range(self.n_vectors)] for _ in range(self.n_rows)]
+            [[self._phi(kind, start, before) for start in self.starts] for _ in range(self.n_rows)]
             for _ in range(self.n_chains)
         ]
         fetched = self._phi(I64, ahead, before)
@@ -219,6 +230,72 @@ def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_vectors:
         return types.void(*([types.intp] * 8)), implement
 
     return tile
+
+
+@intrinsic
+def score_tile(
+    typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+    ahead: Any, row_scale: Any, column_scale: Any, start: Any, bias: Any, tops: Any,
+) -> Any:  # fmt: skip
+    """out = row_scale * column_scale * (start + sums) + bias, and how far its rows reach.
+
+    start: address of int32 [32]. tops: address of float32 [12, 16], whose lanes are raised to the
+    largest results of their row. The others are as in the integer tile.
+    """
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        left, row_stride, right, n_steps, out, out_stride, ahead, row_scale = arguments[:8]
+        column_scale, start, bias, tops = arguments[8:]
+        loop = _Loop(builder, "int8", TILE_ROWS, TILE_VECTORS, starts=_columns(builder, start, I32X16))
+        sums = loop.emit(left, row_stride, right, n_steps, ahead)
+        factors, shifts = (_columns(builder, place, F32X16) for place in (column_scale, bias))
+        for row in range(TILE_ROWS):
+            scale = _scalar(builder, row_scale, row)
+            top_place = builder.add(tops, ir.Constant(I64, VECTOR_BYTES * row))
+            top = load(builder, top_place, F32X16)
+            for n in range(TILE_VECTORS):
+                value = builder.fmul(builder.sitofp(sums[row][n], F32X16), factors[n])
+                value = multiply_add(builder, value, scale, shifts[n])
+                store(builder, value, _place(builder, out, out_stride, row, n))
+                top = larger(builder, value, top)
+            store(builder, top, top_place)
+        return context.get_dummy_value()
+
+    return types.void(*([types.intp] * 12)), implement
+
+
+@intrinsic
+def mix_tile(
+    typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+    ahead: Any, old: Any, new: Any,
+) -> Any:  # fmt: skip
+    """out = old * out + new * sums; old and new are addresses of float32 [12], a factor for each row."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        left, row_stride, right, n_steps, out, out_stride, ahead, old, new = arguments
+        loop = _Loop(builder, "int8", TILE_ROWS, TILE_VECTORS)
+        sums = loop.emit(left, row_stride, right, n_steps, ahead)
+        for row in range(TILE_ROWS):
+            before, now = (_scalar(builder, place, row) for place in (old, new))
+            for n in range(TILE_VECTORS):
+                target = _place(builder, out, out_stride, row, n)
+                kept = builder.fmul(load(builder, target, F32X16), before)
+                value = builder.sitofp(sums[row][n], F32X16)
+                store(builder, multiply_add(builder, value, now, kept), target)
+        return context.get_dummy_value()
+
+    return types.void(*([types.intp] * 9)), implement
+
+
+def _columns(builder: Any, place: Any, kind: Any) -> list[Any]:
+    return [
+        load(builder, builder.add(place, ir.Constant(I64, VECTOR_BYTES * n)), kind)
+        for n in range(TILE_VECTORS)
+    ]
+
+
+def _scalar(builder: Any, place: Any, row: int) -> Any:
+    return broadcast(builder, load(builder, builder.add(place, ir.Constant(I64, 4 * row)), F32))
 
 
 def _place(builder: Any, out: Any, out_stride: Any, row: int, vector: int) -> Any:

@@ -171,7 +171,7 @@ def emit_tanh(builder: Any, x: Any) -> Any:
     return multiply_add(builder, emit_sigmoid(builder, double), constant(2.0), constant(-1.0))
 
 
-def _vector_function(emit: Callable[..., Any], n_inputs: int) -> Any:
+def vector_function(emit: Callable[..., Any], n_inputs: int) -> Any:
     """An intrinsic of n vectors to one."""
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -197,17 +197,17 @@ def _vector_function(emit: Callable[..., Any], n_inputs: int) -> Any:
     return intrinsic(typed3)
 
 
-add = _vector_function(lambda builder, a, b: builder.fadd(a, b), 2)
-subtract = _vector_function(lambda builder, a, b: builder.fsub(a, b), 2)
-multiply = _vector_function(lambda builder, a, b: builder.fmul(a, b), 2)
-fma = _vector_function(multiply_add, 3)
-maximum = _vector_function(larger, 2)
-minimum = _vector_function(smaller, 2)
-gelu = _vector_function(emit_gelu, 1)
-exp = _vector_function(emit_exp, 1)
-sigmoid = _vector_function(emit_sigmoid, 1)
-tanh = _vector_function(emit_tanh, 1)
-relu = _vector_function(lambda builder, x: larger(builder, x, constant(0.0)), 1)
+add = vector_function(lambda builder, a, b: builder.fadd(a, b), 2)
+subtract = vector_function(lambda builder, a, b: builder.fsub(a, b), 2)
+multiply = vector_function(lambda builder, a, b: builder.fmul(a, b), 2)
+fma = vector_function(multiply_add, 3)
+maximum = vector_function(larger, 2)
+minimum = vector_function(smaller, 2)
+gelu = vector_function(emit_gelu, 1)
+exp = vector_function(emit_exp, 1)
+sigmoid = vector_function(emit_sigmoid, 1)
+tanh = vector_function(emit_tanh, 1)
+relu = vector_function(lambda builder, x: larger(builder, x, constant(0.0)), 1)
 
 
 @intrinsic

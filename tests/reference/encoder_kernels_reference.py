@@ -139,3 +139,40 @@ def lstm(projected: NDArray[np.floating], recurrent: F64Array, backwards: bool) 
         state = leave * np.tanh(cell)
         out[frame] = state
     return out
+
+
+def attention_in_codes(
+    query: F64Array,
+    key: F64Array,
+    codes: F64Array,
+    scale: F64Array,
+    bias: NDArray[np.floating],
+    n_heads: int,
+    segment: int,
+) -> tuple[F64Array, F64Array]:
+    """Attention over values codes * scale, and how far rounding its weights may move it.
+
+    Weights times scales are rounded to 255 steps of the largest of each segment of positions, so every
+    product with a code is off by half a step at most.
+
+    Args:
+        query, key: rows [n, d] as their codes have them; queries carry their factor.
+        codes: whole numbers [n_keys, d]. scale: [n_keys, n_heads]. bias: [n_keys].
+    Returns:
+        Two arrays [n_rows, d]: the result with exact weights, and the largest error.
+    """
+    exact, error = np.empty_like(query), np.empty_like(query)
+    size = query.shape[1] // n_heads
+    for head in range(n_heads):
+        columns = slice(size * head, size * (head + 1))
+        scores = query[:, columns] @ key[:, columns].T + bias
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        total = weights.sum(-1, keepdims=True)
+        products = weights * scale[:, head]
+        exact[:, columns] = products @ codes[:, columns] / total
+        error[:, columns] = 0.0
+        for start in range(0, len(key), segment):
+            part = slice(start, start + segment)
+            half_steps = products[:, part].max(-1, keepdims=True) / (2 * _LEVELS) / total
+            error[:, columns] += half_steps * np.abs(codes[part, columns]).sum(0)
+    return exact, error
