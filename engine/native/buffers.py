@@ -14,12 +14,18 @@ from engine.kernels.encoder_layer import BLOCK_ROWS, LayerWeights, Scratch, Utte
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.waveform_encoder import CHUNK_FRAMES
 from engine.native.layers import Layer, Sinks
+from engine.native.packing import aligned_bytes
 
 PADDED_SCORE = np.float32(-1e30)
 SMALLEST_TOP = 1e-12  # of a row of zeros
 SLACK_ROWS = TILE_ROWS
 PAST_SETS = 16  # floats: rows a power of two apart would share the few places of one set in the first cache
 F32Array = NDArray[np.float32]
+
+
+def lined_rows(n_rows: int, n_columns: int) -> F32Array:
+    """Zeroed float32 rows from the start of a cache line on: a vector in two lines is written twice."""
+    return aligned_bytes(4 * n_rows * n_columns).view(np.float32).reshape(n_rows, n_columns)
 
 
 def rows_of(n_rows: int, n_columns: int) -> F32Array:
@@ -140,9 +146,9 @@ def make_scratch(layers: list[Layer], d: int, n_positions: int) -> Scratch:
         prepared=np.zeros((BLOCK_ROWS + SLACK_ROWS) * max(widest_in, d) * 2, np.uint8),
         scale=np.zeros(BLOCK_ROWS + SLACK_ROWS, np.float32),
         offset=np.zeros(BLOCK_ROWS + SLACK_ROWS, np.float32),
-        narrow=np.zeros((BLOCK_ROWS, d + TILE_COLUMNS), np.float32),
-        mixed=np.zeros((BLOCK_ROWS, d + TILE_COLUMNS), np.float32),
-        wide=np.zeros((BLOCK_ROWS, widest_out + PAST_SETS), np.float32),
+        narrow=lined_rows(BLOCK_ROWS, d + TILE_COLUMNS),
+        mixed=lined_rows(BLOCK_ROWS, d + TILE_COLUMNS),
+        wide=lined_rows(BLOCK_ROWS, widest_out + PAST_SETS),
         scores=np.zeros(max(TILE_ROWS * n_rounded, WORK_FLOATS), np.float32),
         weights=np.zeros(TILE_ROWS * n_rounded, np.uint16),
     )
@@ -168,6 +174,6 @@ def make_conv_buffers(first: FirstConv | None, convs: tuple[Conv, ...], n_rows: 
         scales[3],
         np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
         np.zeros((MAX_WIDTH, BLOCK_ROWS + SLACK_ROWS), np.float32),
-        np.zeros((BLOCK_ROWS + SLACK_ROWS, widest + PAST_SETS), np.float32),
-        np.zeros((2, widest), np.float32),
+        lined_rows(BLOCK_ROWS + SLACK_ROWS, widest + PAST_SETS),
+        lined_rows(2, widest),
     )
