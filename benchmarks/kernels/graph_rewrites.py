@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.provenance import provenance
-from engine.session import open_session
+from engine.session import open_session, runtime_version
 from engine.signature import cpu_model
 from engine.types import RuntimeOptions
 from export.graph.attention import Attention, emit_attention
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("{:58s} {plain_ms:8.2f} ms -> {ours_ms:8.2f} ms  {ratio:5.2f}x".format(name, **figures[name]))
     if options.json:
         signature = f"audio:{options.seconds:g}s|threads:1|rounds:{options.rounds}|warm-up:1"
-        signature += f"|onnxruntime:{onnxruntime.__version__}|cpu:{cpu_model()}"
+        signature += f"|onnxruntime:{runtime_version()}|cpu:{cpu_model()}"
         source = provenance("python -m benchmarks.kernels.graph_rewrites", argv)
         report = {"signature": signature, **source, "rewrites": figures}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
