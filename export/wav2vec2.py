@@ -28,7 +28,7 @@ from export.graph.padding import (
     emit_valid,
     emit_zeroed,
 )
-from export.graph.positional_conv import PositionalConv, emit_positional_conv
+from export.graph.positional_conv import PositionalConv, emit_positional_conv, emit_positional_gemm
 from export.graph.waveform_convs import WaveformConv, emit_projection, emit_waveform_convs
 from export.verify import Report
 
@@ -161,7 +161,7 @@ def build_wav2vec2(
         graph.rename(graph.op("Squeeze", frames.lengths, graph.integers(1)), COUNTS_NAME)
         graph.key_mask = emit_valid(graph, frames, hidden, TensorProto.INT32)
         hidden = emit_zeroed(graph, hidden, frames)
-    hidden = _emit_encoder(graph, hidden, base.encoder, bool(model.config.do_stable_layer_norm))
+    hidden = _emit_encoder(graph, hidden, base.encoder, bool(model.config.do_stable_layer_norm), batchable)
     graph.rename(emit_head(graph, hidden, Linear.of(model.lm_head)), "logits")
     vocab_size = model.lm_head.out_features
     inputs, outputs = ("batch", "n_samples"), ("batch", "n_frames", vocab_size)
@@ -209,11 +209,12 @@ def _convs(extractor: Any, config: Any) -> tuple[WaveformConv, ...]:
     return tuple(convs)
 
 
-def _emit_encoder(graph: GraphBuilder, hidden: str, encoder: Any, norm_first: bool) -> str:
+def _emit_encoder(graph: GraphBuilder, hidden: str, encoder: Any, norm_first: bool, batchable: bool) -> str:
     conv = encoder.pos_conv_embed.conv
+    emit_positions = emit_positional_gemm if batchable else emit_positional_conv  # batches are for CUDA
     with graph.scope("positions"):
         positional = PositionalConv(as_array(conv.weight), as_array(conv.bias), conv.groups)
-        hidden = emit_residual(graph, hidden, emit_positional_conv(graph, hidden, positional))
+        hidden = emit_residual(graph, hidden, emit_positions(graph, hidden, positional))
         if not norm_first:
             hidden = emit_layer_norm(graph, hidden, LayerNorm.of(encoder.layer_norm))
     for index, layer in enumerate(encoder.layers):

@@ -24,10 +24,10 @@ from engine.session import open_session, runtime_version
 from engine.signature import cpu_model
 from engine.types import RuntimeOptions
 from export.graph.attention import Attention, emit_attention
-from export.graph.builder import END, MICROSOFT, GraphBuilder, Precision
+from export.graph.builder import MICROSOFT, GraphBuilder, Precision
 from export.graph.linear import Linear, emit_linear, quantize_columns
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
-from export.graph.positional_conv import PositionalConv, emit_positional_conv
+from export.graph.positional_conv import PositionalConv, emit_positional_conv, emit_positional_gemm
 from export.graph.waveform_convs import WaveformConv, emit_waveform_convs
 
 Array = NDArray[np.float32]
@@ -109,7 +109,7 @@ def rewrites(seconds: float) -> dict[str, Rewrite]:
             waveform, channels_first=True,
         ),
         "positional convolution: not as a batched GEMM": Rewrite(
-            "positional_conv.py", _gemm_positions(positions),
+            "positional_conv.py", lambda g, x: emit_positional_gemm(g, x, positions),
             lambda g, x: emit_positional_conv(g, x, positions), frames,
         ),
         "residual and norm: not fused to SkipLayerNormalization": Rewrite(
@@ -205,34 +205,6 @@ def _plain_norm(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
         return graph.op("InstanceNormalization", rows, weight, bias, epsilon=norm.epsilon)
     swapped = graph.op("Transpose", rows, perm=[0, 2, 1])
     return graph.op("Transpose", emit_layer_norm(graph, swapped, norm), perm=[0, 2, 1])
-
-
-def _gemm_positions(conv: PositionalConv) -> Emit:
-    """The positional convolution as one GEMM a group over 16 shifted copies, whose eight parts are added."""
-    n_hidden, size, width = conv.weight.shape
-    taps = 16
-    n_blocks, pad = width // taps, width // 2
-    parts = conv.weight.reshape(conv.n_groups, n_hidden // conv.n_groups, size, n_blocks, taps)
-    matrices = np.ascontiguousarray(parts.transpose(0, 4, 2, 3, 1).reshape(conv.n_groups, taps * size, -1))
-
-    def end(start: int, n_shifts: int) -> int:
-        return END if start == n_shifts - 1 else start - n_shifts + 1
-
-    def emit(graph: GraphBuilder, value: str) -> str:
-        padded = graph.op("Pad", value, graph.integers(0, pad, 0, 0, width - 1 - pad, 0))
-        split = graph.reshape(padded, 0, -1, conv.n_groups, size)
-        groups = graph.op("Transpose", split, perm=[0, 2, 1, 3])
-        shifted = [graph.slice(groups, tap, end(tap, taps), 2) for tap in range(taps)]
-        sums = graph.op("MatMul", graph.op("Concat", *shifted, axis=3), graph.constant(matrices, "weight"))
-        blocks = []
-        for block in range(n_blocks):
-            in_time = graph.slice(sums, block * taps, end(block * taps, width - taps + 1), 2)
-            blocks.append(graph.slice(in_time, block * size, (block + 1) * size, 3))
-        total = graph.op("Transpose", graph.op("Sum", *blocks), perm=[0, 2, 1, 3])
-        joined = graph.reshape(total, 0, -1, n_hidden)
-        return graph.op("Gelu", graph.op("Add", joined, graph.constant(conv.bias, "bias")))
-
-    return emit
 
 
 def _skip_norm(norm: LayerNorm) -> Emit:

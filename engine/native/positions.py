@@ -30,25 +30,51 @@ LANES = 16
 
 
 def read_positional_conv(scopes: Scopes, d: int) -> Positions:
-    """The grouped convolution over time, d channels, padded to keep the length.
+    """The grouped convolution over time, d channels, padded to keep the length; either form of the exporter.
 
     Raises:
         UnknownGraphError: other padding, or groups that the kernels do not take.
     """
+    if scopes.nodes("positions", "Conv"):
+        return pack_positions(*_read_convolution(scopes, d))
+    return pack_positions(*_read_gemm(scopes, d))
+
+
+def _read_convolution(scopes: Scopes, d: int) -> tuple[F32Array, F32Array]:
     node = scopes.node("positions", "Conv")
-    weight = scopes.constant(node.inputs[1])
-    bias = scopes.vector(node.inputs[2], d)
+    weight, bias = scopes.constant(node.inputs[1]), scopes.vector(node.inputs[2], d)
     n_groups = int(node.attributes.get("group", 1))
-    size = d // n_groups if n_groups > 0 else 0
-    if not size or size % LANES or n_groups * size != d:
-        raise UnknownGraphError(f"{n_groups} groups over {d} channels")
+    size = _group_size(n_groups, d)
     if weight.ndim != 3 or weight.shape[:2] != (d, size) or not weight.shape[2]:
         raise UnknownGraphError(f"a positional convolution {weight.shape}")
     width = weight.shape[2]
     if node.attributes.get("pads") != [width // 2, width - 1 - width // 2]:
         raise UnknownGraphError(f"{width} taps padded by {node.attributes.get('pads')}")
     matrices = weight.reshape(n_groups, size, size, width).transpose(0, 3, 2, 1)
-    return pack_positions(np.ascontiguousarray(matrices, np.float32), bias)
+    return np.ascontiguousarray(matrices, np.float32), bias
+
+
+def _read_gemm(scopes: Scopes, d: int) -> tuple[F32Array, F32Array]:
+    """The inverse of what the exporter does to the weights."""
+    blocks = scopes.constant(scopes.node("positions", "MatMul").inputs[1])
+    bias = next(scopes.vector(n.inputs[1], d) for n in scopes.nodes("positions", "Add"))
+    if blocks.ndim != 3:
+        raise UnknownGraphError(f"a positional convolution {blocks.shape}")
+    n_groups, n_rows, n_columns = blocks.shape
+    size = _group_size(n_groups, d)
+    taps, n_blocks = n_rows // size, n_columns // size
+    if not taps or not n_blocks or blocks.shape[1:] != (taps * size, n_blocks * size):
+        raise UnknownGraphError(f"a positional convolution {blocks.shape}")
+    split = blocks.reshape(n_groups, taps, size, n_blocks, size)
+    matrices = split.transpose(0, 3, 1, 2, 4).reshape(n_groups, n_blocks * taps, size, size)
+    return matrices.astype(np.float32), bias
+
+
+def _group_size(n_groups: int, d: int) -> int:
+    size = d // n_groups if n_groups > 0 else 0
+    if not size or size % LANES or n_groups * size != d:
+        raise UnknownGraphError(f"{n_groups} groups over {d} channels")
+    return size
 
 
 def pack_positions(matrices: F32Array, bias: F32Array) -> Positions:

@@ -196,6 +196,28 @@ def pack_positional(weight: np.ndarray, bias: np.ndarray, n_groups: int) -> Posi
     return read_positional_conv(Scopes(graph), len(bias))
 
 
+def pack_positional_gemm(weight: np.ndarray, bias: np.ndarray, n_groups: int) -> PositionalConv:
+    """By way of the product that the exporter makes for CUDA."""
+    exporter = pytest.importorskip("export.graph.positional_conv", reason="needs the package onnx")
+    conv = exporter.PositionalConv(weight, bias, n_groups)
+    blocks = exporter.block_weights(conv, exporter.block_of_taps(weight.shape[2]))
+    nodes = (
+        Node("MatMul", "positions/MatMul_1", ("rows", "weight"), ("sums",)),
+        Node("Add", "positions/Add_2", ("joined", "bias"), ("total",)),
+    )
+    graph = OnnxGraph(nodes, {"weight": blocks, "bias": bias}, (), ())
+    return read_positional_conv(Scopes(graph), len(bias))
+
+
+@pytest.mark.parametrize(("size", "width"), [(32, 7), (48, 16), (64, 128)])
+def test_both_forms_of_the_positional_convolution_are_read_alike(size: int, width: int) -> None:
+    weight, bias = normal(size, 2 * size, size, width), normal(1, 2 * size)
+    one, other = pack_positional(weight, bias, 2), pack_positional_gemm(weight, bias, 2)
+    assert type(one) is type(other)
+    np.testing.assert_array_equal(one.weight, other.weight)
+    np.testing.assert_array_equal(one.bias, other.bias)
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [

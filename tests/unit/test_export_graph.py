@@ -21,7 +21,12 @@ from export.graph.heads import LstmLayer, emit_lstm  # noqa: E402
 from export.graph.linear import Linear, as_array, emit_linear, quantize_columns  # noqa: E402
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual  # noqa: E402
 from export.graph.outliers import find_outlier_units, smooth, split_units  # noqa: E402
-from export.graph.positional_conv import PositionalConv, emit_positional_conv  # noqa: E402
+from export.graph.positional_conv import (  # noqa: E402
+    PositionalConv,
+    block_of_taps,
+    emit_positional_conv,
+    emit_positional_gemm,
+)
 from export.graph.windows import as_matrix, emit_windows  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -86,7 +91,7 @@ def test_folded_group_norm_is_convolution_then_group_norm(n_frames: int) -> None
 
 @pytest.mark.parametrize(("width", "groups"), [(16, 4), (7, 2), (128, 1), (1, 4)])
 @pytest.mark.parametrize("n_frames", [1, 3, 40])
-def test_positional_convolution_is_one_node_and_keeps_the_length(
+def test_positional_convolution_in_both_forms_keeps_the_length(
     width: int, groups: int, n_frames: int
 ) -> None:
     conv = torch.nn.Conv1d(8, 8, width, padding=width // 2, groups=groups)
@@ -94,10 +99,20 @@ def test_positional_convolution_is_one_node_and_keeps_the_length(
     expected = conv(torch.from_numpy(hidden).transpose(1, 2))[..., :n_frames]
     expected = torch.nn.functional.gelu(expected).transpose(1, 2).detach().numpy()
     weights = PositionalConv(as_array(conv.weight), as_array(conv.bias), groups)
-    found = run_block(lambda graph, value: emit_positional_conv(graph, value, weights), hidden)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for emit in (emit_positional_conv, emit_positional_gemm):
+        found = run_block(lambda graph, value, emit=emit: emit(graph, value, weights), hidden)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     kinds = node_kinds(lambda graph, value: emit_positional_conv(graph, value, weights))
     assert kinds == {"Transpose": 2, "Conv": 1, "Gelu": 1, "Identity": 1}
+    assert node_kinds(lambda graph, value: emit_positional_gemm(graph, value, weights))["Conv"] == 0
+
+
+def test_block_of_taps_divides_the_width_near_its_root() -> None:
+    assert block_of_taps(128) == 16
+    for width in range(1, 130):
+        taps = block_of_taps(width)
+        assert width % taps == 0
+        assert taps * taps >= width
 
 
 @pytest.mark.parametrize("n_sinks", [0, 3])
