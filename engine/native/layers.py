@@ -129,10 +129,8 @@ def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
     while f"conv_{len(convs) + 1}" in scopes:
         scope = f"conv_{len(convs) + 1}"
         n_channels = convs[-1].dense.n_out if convs else first.n_out
-        product = scopes.product(scope)
+        product, width, stride = _read_conv(scopes, scope, n_channels)
         norms = scopes.norms(scope, product.weight.n_out)
-        width = len(product.weight.matrix) // n_channels
-        stride = _stride(scopes, scope, width)
         convs.append(pack_conv(product, width, n_channels, stride, norms[0] if norms else None))
         products.append(product)
     samples_per_frame = math.prod([first.stride, *(conv.stride for conv in convs)])
@@ -145,9 +143,23 @@ def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
     return first, group_norm, (*paired, convs[-1])
 
 
+def _read_conv(scopes: Scopes, scope: str, n_channels: int) -> tuple[Product, int, int]:
+    """A convolution as a product over windows, its width and its stride."""
+    convolutions = scopes.nodes(scope, "Conv")
+    product = scopes.convolution(convolutions[0]) if convolutions else scopes.product(scope)
+    width = len(product.weight.matrix) // n_channels
+    if convolutions:
+        strides = convolutions[0].attributes.get("strides", [1])
+        return product, width, _check_stride(scope, strides[0] if len(strides) == 1 else 0, width)
+    return product, width, _stride(scopes, scope, width)
+
+
 def _stride(scopes: Scopes, scope: str, width: int) -> int:
     """emit_windows divides the span by it."""
-    stride = int(scopes.constant(scopes.node(scope, "Div").inputs[1])[0])
+    return _check_stride(scope, int(scopes.constant(scopes.node(scope, "Div").inputs[1])[0]), width)
+
+
+def _check_stride(scope: str, stride: int, width: int) -> int:
     if not 0 < stride <= width:
         raise UnknownGraphError(f"a stride of {stride} in {scope!r}")
     return stride

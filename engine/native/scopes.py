@@ -172,6 +172,38 @@ class Scopes:
         found[0].expect(scope, n_in, n_out)
         return found[0]
 
+    def convolution(self, node: Node) -> Product:
+        """A Conv node's weights as a product over windows: row (tap, input channel).
+
+        Raises:
+            UnknownGraphError: it is padded, dilated or grouped, or its weights are no array of three axes.
+        """
+        plain = {"group": 1, "dilations": [1], "pads": [0, 0]}
+        if any(node.attributes.get(name, value) != value for name, value in plain.items()):
+            raise UnknownGraphError(f"{node.name!r} with {node.attributes}")
+        name = node.inputs[WEIGHT_INPUT]
+        weight = self._kernel(name)
+        self._claim(name)
+        if not self.integers:
+            weight = Weight(None, None, weight.floats(), False)
+        biased = len(node.inputs) > 2 and node.inputs[2]
+        return Product(weight, self.vector(node.inputs[2], weight.n_out) if biased else None)
+
+    def _kernel(self, name: str) -> Weight:
+        maker = self._makers.get(name)
+        cast = self._makers.get(maker.inputs[0]) if maker is not None and maker.kind == "Mul" else None
+        codes, scale = None, None
+        if maker is not None and cast is not None and cast.kind == "Cast":
+            codes, scale = self.constant(cast.inputs[0]), self.constant(maker.inputs[1])
+        kernel = codes if codes is not None and codes.dtype == np.int8 else self.constant(name)
+        if kernel.ndim != 3 or not kernel.size:
+            raise UnknownGraphError(f"{name!r} of shape {kernel.shape}, not [n_out, n_in, width]")
+        matrix = np.ascontiguousarray(kernel.transpose(2, 1, 0)).reshape(-1, len(kernel))
+        if kernel is not codes or scale is None:
+            return Weight(None, None, matrix.astype(np.float32), False)
+        expect_shape(f"the scale of {name}", scale, (len(kernel), 1, 1))
+        return Weight(matrix, scale.reshape(-1).astype(np.float32), None, False)
+
     def norms(self, scope: str, n_channels: int) -> list[Norm]:
         """The layer norms of a scope, in order.
 

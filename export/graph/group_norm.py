@@ -16,7 +16,12 @@ from export.graph.padding import Padding, emit_valid
 
 
 def emit_folded_group_norm(
-    graph: GraphBuilder, windows: str, weight: FloatArray, norm: LayerNorm, padding: Padding | None = None
+    graph: GraphBuilder,
+    windows: str,
+    weight: FloatArray,
+    norm: LayerNorm,
+    padding: Padding | None = None,
+    channels_first: bool = False,
 ) -> str:
     """Convolve and normalise over time in one GEMM.
 
@@ -26,7 +31,7 @@ def emit_folded_group_norm(
         norm: of the group norm, one value a channel.
         padding: which windows are real, so that the others do not count; all are where None.
     Returns:
-        float32 [batch, n_frames, n_channels].
+        float32 [batch, n_frames, n_channels]; with channels_first [batch, n_channels, n_frames].
     """
     time = graph.integers(1)
     if padding is None:
@@ -34,7 +39,8 @@ def emit_folded_group_norm(
         n_frames = graph.op("Cast", graph.size(windows, 1), to=1)
     else:
         centred, n_frames = _emit_centred(graph, windows, padding)
-    moments = graph.op("MatMul", graph.op("Transpose", centred, perm=[0, 2, 1]), centred)
+    columns = graph.op("Transpose", centred, perm=[0, 2, 1])
+    moments = graph.op("MatMul", columns, centred)
     covariance = graph.op("Div", moments, n_frames)
     kernel = graph.constant(weight, "weight")
     spread = graph.op("Mul", graph.op("MatMul", covariance, kernel), kernel)
@@ -42,8 +48,11 @@ def emit_folded_group_norm(
     floor = graph.constant(np.float32(norm.epsilon), "epsilon")
     deviation = graph.op("Sqrt", graph.op("Add", variance, floor))
     scale = graph.op("Div", graph.constant(norm.weight, "scale"), deviation)
-    scaled = graph.op("MatMul", centred, graph.op("Mul", scale, kernel))
-    return graph.op("Add", scaled, graph.constant(norm.bias, "bias"))
+    scaled = graph.op("Mul", scale, kernel)
+    if channels_first:
+        rows = graph.op("MatMul", graph.op("Transpose", scaled, perm=[0, 2, 1]), columns)
+        return graph.op("Add", rows, graph.constant(norm.bias[:, None], "bias"))
+    return graph.op("Add", graph.op("MatMul", centred, scaled), graph.constant(norm.bias, "bias"))
 
 
 def _emit_centred(graph: GraphBuilder, windows: str, padding: Padding) -> tuple[str, str]:

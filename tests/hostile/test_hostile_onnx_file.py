@@ -273,13 +273,20 @@ def assert_conv(conv: Any, n_channels: int) -> None:
     assert conv.n_channels == n_channels and n_channels % 16 == 0
     assert 0 < conv.width <= 8 and 0 < conv.stride <= conv.width
     assert conv.dense.n_out % 32 == 0
-    assert 0 <= conv.dense.n_in - conv.width * n_channels < (32 if conv.dense.kind else 1)
-    assert conv.tap_sums.shape == (conv.width, conv.dense.n_out)
+    paired = conv.kind == 2  # five products for two outputs, of four matrices
+    assert conv.kind == conv.dense.kind or (paired and conv.dense.kind == 0)
+    assert not paired or (conv.width, conv.stride) == (3, 2)
+    n_matrices = 4 if paired else conv.width
+    assert 0 <= conv.dense.n_in - n_matrices * n_channels < (32 if conv.dense.kind else 1)
+    assert conv.tap_sums.shape == (n_matrices, conv.dense.n_out)
+    assert conv.middle_scale.shape == ((conv.dense.n_out,) if paired else (0,))
     if conv.has_norm:
         assert_norm(conv.norm, conv.dense.n_out)
 
 
 def assert_waveform_stem(stem: Any, d: int) -> None:
+    from engine.kernels.positional_fft import PositionalSpectrum
+
     first = stem.first
     assert 0 < first.stride <= first.width <= 64 and first.n_out % 32 == 0
     assert first.weight.shape == (first.width * first.n_out,)
@@ -299,8 +306,12 @@ def assert_waveform_stem(stem: Any, d: int) -> None:
     size = d // positions.n_groups
     columns = 48 if size % 48 == 0 else 32
     padded = -(-size // columns) * columns
+    if isinstance(positions, PositionalSpectrum):
+        assert 64 <= positions.width <= 128
+        assert positions.weight.nbytes == 4 * positions.n_groups * 129 * size * padded
+        return
     assert positions.width > 0
-    assert positions.weight.size == 2 * positions.n_groups * positions.width * size * padded
+    assert positions.weight.nbytes == 2 * positions.n_groups * positions.width * size * padded
 
 
 def assert_consistent(encoder: Any) -> None:

@@ -187,6 +187,46 @@ def test_frames_of_the_front_end_do_not_depend_on_where_a_range_starts(integer: 
     assert error < (0.02 if integer else 0.01)
 
 
+def convolution_of(attributes: dict[str, Any], **constants: np.ndarray) -> Product:
+    """What is read of a Conv node whose int8 weights are unpacked by a Cast and a Mul."""
+    nodes = (
+        Node("Cast", "conv_1/Cast_1", ("codes",), ("floats",)),
+        Node("Mul", "conv_1/Mul_2", ("floats", "scale"), ("weight",)),
+        Node("Conv", "conv_1/Conv_3", ("rows", "weight", "bias"), ("sums",), attributes),
+    )
+    scopes = Scopes(OnnxGraph(nodes, constants, (), ()))
+    return scopes.convolution(scopes.node("conv_1", "Conv"))
+
+
+def test_a_convolution_is_a_product_over_windows() -> None:
+    codes = np.random.default_rng(0).integers(-127, 128, (32, 16, 3)).astype(np.int8)
+    scale, bias = np.abs(normal(1, 32, 1, 1)), normal(2, 32)
+    product = convolution_of({"strides": [2]}, codes=codes, scale=scale, bias=bias)
+    rows = normal(3, 9, 16)
+    found = reference.convolve(rows, product.weight.floats().reshape(3, 16, 32), bias, 2)
+    wanted = reference.convolve(rows, (codes * scale).transpose(2, 1, 0), bias, 2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "scale_shape", "codes_shape"),
+    [
+        ({"pads": [1, 1]}, (32, 1, 1), (32, 16, 3)),
+        ({"dilations": [2]}, (32, 1, 1), (32, 16, 3)),
+        ({"group": 2}, (32, 1, 1), (32, 16, 3)),
+        ({}, (32,), (32, 16, 3)),
+        ({}, (1, 16, 1), (32, 16, 3)),
+        ({}, (32, 1, 1), (32, 16, 0)),
+    ],
+)
+def test_another_convolution_is_refused(
+    attributes: dict[str, Any], scale_shape: tuple[int, ...], codes_shape: tuple[int, ...]
+) -> None:
+    codes, scale = np.ones(codes_shape, np.int8), np.ones(scale_shape, F32)
+    with pytest.raises(UnknownGraphError):
+        convolution_of(attributes, codes=codes, scale=scale, bias=np.zeros(32, F32))
+
+
 def pack_positional(weight: np.ndarray, bias: np.ndarray, n_groups: int) -> PositionalConv:
     """By way of the node that the exporter makes."""
     width = weight.shape[2]

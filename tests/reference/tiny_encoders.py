@@ -49,6 +49,7 @@ WAVEFORM: dict[str, tuple[str, dict[str, Any]]] = {
     "stable layer norm": ("Wav2Vec2", STABLE),
     "heads of 80": ("Wav2Vec2", {**STABLE, "hidden_size": 160, "num_conv_pos_embedding_groups": 2}),
     "groups of 48": ("Wav2Vec2", {"hidden_size": 192, "num_attention_heads": 4, "intermediate_size": 176}),
+    "taps of 128": ("Wav2Vec2", {"num_conv_pos_embeddings": 128}),
     "odd taps": ("Wav2Vec2", {"num_conv_pos_embeddings": 7, "conv_dim": [32, 64, 96, 96, 64, 64, 32]}),
     "hubert": ("Hubert", {}),
     "hubert stable": ("Hubert", STABLE),

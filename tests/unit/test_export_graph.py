@@ -27,6 +27,7 @@ from export.graph.positional_conv import (  # noqa: E402
     emit_positional_conv,
     emit_positional_gemm,
 )
+from export.graph.waveform_convs import WaveformConv, emit_waveform_convs  # noqa: E402
 from export.graph.windows import as_matrix, emit_windows  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -105,6 +106,27 @@ def test_positional_convolution_in_both_forms_keeps_the_length(
     kinds = node_kinds(lambda graph, value: emit_positional_conv(graph, value, weights))
     assert kinds == {"Transpose": 2, "Conv": 1, "Gelu": 1, "Identity": 1}
     assert node_kinds(lambda graph, value: emit_positional_gemm(graph, value, weights))["Conv"] == 0
+
+
+def emit_group_norm_convs(precision: str) -> Counter[str]:
+    kernels = [(random_array(8, 1, 10), 5), (random_array(8, 8, 3), 2), (random_array(8, 8, 2), 2)]
+    norm = LayerNorm(random_array(8, seed=2), random_array(8, seed=3), 1e-5)
+    convs = tuple(
+        WaveformConv(w, None, stride, None if i else norm, None if i else "time")
+        for i, (w, stride) in enumerate(kernels)
+    )
+    graph = GraphBuilder(lambda block: precision)
+    graph.rename(emit_waveform_convs(graph, "x", convs), "y")
+    model = graph.build({"x": ("b", "t")}, {"y": ("b", "t2", "c")})
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def test_convolutions_without_norms_are_convolutions() -> None:
+    kinds = emit_group_norm_convs("float32")
+    assert (kinds["Conv"], kinds["Cast"]) == (2, 1)
+    assert kinds["MatMul"] == 3  # of the folded norm alone
+    stored = emit_group_norm_convs("stored")
+    assert (stored["Conv"], stored["Cast"]) == (2, 3)  # int8 in the file only
 
 
 def test_block_of_taps_divides_the_width_near_its_root() -> None:
