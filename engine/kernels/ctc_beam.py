@@ -63,7 +63,7 @@ def highest_letter(lexicon: Any, hotwords: Any) -> Any:
     return lexicon.highest * math.exp(hotwords.highest)
 
 
-@kernel(forceinline=True)
+@kernel(inline="always")
 def run_frames(
     log_probs: Any, first_frame: int, spoken: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     records: Any, contexts: Any, beams: Any, spare_contexts: Any, n: int, scale: float,
@@ -118,7 +118,7 @@ def settle(n: int, blanks: Any, symbols: Any) -> None:
         symbols[i] = 0.0
 
 
-@kernel(forceinline=True)
+@kernel(inline="always")
 def extend(
     beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any, work: Any
 ) -> Any:

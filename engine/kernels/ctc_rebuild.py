@@ -16,7 +16,7 @@ _ONE, _NOTHING = np.uint64(1), np.uint64(0)
 _HELD = -1  # in work.starts: a beam whose last letter merely lasts
 
 
-@kernel(forceinline=True)
+@kernel(inline="always")
 def rebuild(
     beams: Any, n_before: int, n: int, frame: int, best_prob: float, search: Any, work: Any, scorer: Any,
     lexicon: Any, token_nodes: Any, word_nodes: Any,
