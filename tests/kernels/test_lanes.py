@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.decoding.state import _HypothesisDraft, _WordDraft
+from engine.decoding.labels import build_labels
+from engine.decoding.state import read_hypotheses
 from engine.kernels import lanes
 from engine.kernels._jit import kernel
 from engine.kernels.ctc_prune import list_at_least
@@ -84,11 +85,20 @@ def test_tokens_are_selected_as_defined(size, token_min):
         assert np.count_nonzero(probs) == np.count_nonzero(probs[tokens[:n]])
 
 
-def test_drafts_become_what_they_stand_for():
-    word = _WordDraft("ja", 0.5, 0.75, 0.9)
-    assert type(word) is Word and word == Word("ja", 0.5, 0.75, 0.9)
-    assert hash(word) == hash(Word("ja", 0.5, 0.75, 0.9))
+def test_readings_are_the_public_types():
+    labels = build_labels(["<pad>", "|", "j", "a", "o"], 0, "|")
+    numbers = np.array([2, 0, 0, 1, 2, 4, 2, 3, 2, 4], np.int64)  # words of each; those; ends; tokens
+    values = np.array([-2.0, -3.0, -0.5, 0.0, 0.5, 1.0, 0.75, 1.25, 0.9, 0.8])
+    ja, jo = Word("ja", 0.5, 0.75, 0.9), Word("jo", 1.0, 1.25, 0.8)
+    found = 2, numbers, values
+    first, second = read_hypotheses(found, (), labels)
+    assert type(first) is Hypothesis and first == Hypothesis("ja jo", (ja, jo), -2.0, -0.5, -2.5)
+    assert second == Hypothesis("", (), -3.0, 0.0, -3.0)
+    assert type(first.words[0]) is Word and hash(first.words[0]) == hash(ja) and hash(first)
     with pytest.raises(AttributeError):
-        word.text = "nein"
-    hypothesis = _HypothesisDraft("ja", (word,), -2.0, -0.5)
-    assert type(hypothesis) is Hypothesis and hypothesis == Hypothesis("ja", (word,), -2.0, -0.5, -2.5)
+        first.words[0].text = "nein"
+    with pytest.raises(AttributeError):
+        first.text = "nein"
+    single = 1, np.array([1, 0, 2, 2, 4], np.int64), np.array([-1.0, 0.0, 1.0, 1.25, 0.8])
+    (settled,) = read_hypotheses(single, (ja,), labels)
+    assert settled == Hypothesis("ja jo", (ja, jo), -1.0, 0.0, -1.0)
