@@ -83,7 +83,7 @@ def run_frames(
     Returns:
         n and scale after the chunk.
     """
-    settled = False
+    settled, hot_highest = False, math.exp(hotwords.highest)
     open_beams(records, contexts, n, beams, work)
     for t in range(len(log_probs)):
         n_tokens, largest = select_tokens(
@@ -96,7 +96,7 @@ def run_frames(
             settled = True
         elif n_tokens > 0:
             make_room(beams, n, n * n_tokens, spare_contexts, work)
-            best = extend(beams, n, n_tokens, search, scorer, lexicon, hotwords, work)
+            best = extend(beams, n, n_tokens, search, scorer, lexicon, hotwords, hot_highest, work)
             n_before, n = n, prune(beams, n, best, search, work)
             rebuild(
                 beams, n_before, n, first_frame + t, math.exp(largest), search, work, scorer, lexicon,
@@ -120,15 +120,19 @@ def settle(n: int, blanks: Any, symbols: Any) -> None:
 
 @kernel(inline="always")
 def extend(
-    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any, work: Any
-) -> Any:
-    """Make the candidates of one frame. Returns the best rank."""
+    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    hot_highest: float, work: Any,
+) -> Any:  # fmt: skip
+    """Make the candidates of one frame. Returns the best rank.
+
+    hot_highest: exp(hotwords.highest), which is the same in every frame.
+    """
     stay(n, n_tokens, search, work)
     if n_tokens == 1 and work.tokens[0] == search.blank:
         return rank_stays(n, search.split, work)
     realign(n, n_tokens, work)
     best = rank_stays(n, search.split, work)
-    highest, hot_highest = highest_letter(lexicon, hotwords), math.exp(hotwords.highest)
+    highest = lexicon.highest * hot_highest
     for i in range(n_tokens):
         token = work.tokens[i]
         if token == search.delimiter:

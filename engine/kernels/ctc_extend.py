@@ -57,7 +57,7 @@ def enter_node(beam: Any, node: int, lexicon: Any, scorer: Any) -> None:
     if node < 0:
         beam.children, beam.first, beam.word_id = _NOTHING, -1, UNKNOWN
         return
-    record = lexicon.nodes[node]
+    record = lexicon.nodes[np.uint64(node)]
     beam.children, beam.first, beam.word_id = record.children, record.first, record.word
     prefetch(lexicon.nodes.ctypes.data + np.int64(record.first) * _NODE_BYTES)
     prefetch(lexicon.lookahead.ctypes.data + np.int64(record.first))
@@ -188,15 +188,15 @@ def extend_letter(
         while bits != _NOTHING:
             i = first + np.int64(lanes.first_bit(bits))
             bits &= bits - _ONE
-            slot, weight = slots[i], weights[i]
-            beam = beams[slot]
+            slot, weight = slots[np.uint64(i)], weights[np.uint64(i)]
+            beam = beams[np.uint64(slot)]
             node = follow_lexicon(beam, token, nodes, label, distinct)
             follow = follows[beam.hotword, token] if beam.hotword >= favoured else -1
-            factor, longer, score, context = 1.0, min(beam.length + 2, N_OOV_FACTORS - 1), 0.0, -1
+            longer, factor, score, context = np.uint64(min(beam.length + 2, N_OOV_FACTORS - 1)), 1.0, 0.0, -1
             if node >= 0:
-                factor = factors[lookahead[node]]
+                factor = factors[lookahead[np.uint64(node)]]
             elif follow < 0:
-                factor = unknown_factors[min(beam.length + 1, N_OOV_FACTORS - 1)]
+                factor = unknown_factors[np.uint64(min(beam.length + 1, N_OOV_FACTORS - 1))]
             bound = max(factor, unknown_factors[longer])
             if follow >= 0:
                 factor *= hot_factors[follow]
@@ -211,8 +211,8 @@ def extend_letter(
                 if rank <= 0.0 or rank < floor:
                     continue
                 work.counts[N_CONTEXTS] += 1
-            add_candidate(n_candidates, rank, weight, factor, work)
-            candidate = candidates[n_candidates]
+            add_candidate(np.uint64(n_candidates), rank, weight, factor, work)
+            candidate = candidates[np.uint64(n_candidates)]
             candidate.lm, candidate.parent, candidate.slot, candidate.token = beam.lm + score, i, slot, token
             candidate.bound = bound
             candidate.lexicon, candidate.hotword, candidate.context = node, follow, context
@@ -289,17 +289,25 @@ def look_up_word(beam: Any, word: int, weights: Any, memory: Any, layout: Any, w
 
 
 @kernel(forceinline=True)
-def prefetch_words(beams: Any, first: int, bits: Any, scorer: Any, work: Any) -> None:
-    """Ask for what look_up_word will read of the model for the beams with a bit, before any is waited for."""
-    known, contexts, table, slots = work.known, work.contexts, work.table, work.slots
+def find_words(beams: Any, first: int, bits: Any, scorer: Any, work: Any) -> None:
+    """Look for the ends of words of the beams with a bit in what is known: work.places.
+
+    For the others, ask for what look_up_word will read of the model, before any is waited for.
+    """
+    known, contexts, table, slots, places = work.known, work.contexts, work.table, work.slots, work.places
     kind, order = scorer.weights[0].kind, scorer.weights[0].order
     while bits != _NOTHING:
-        beam = beams[slots[first + np.int64(lanes.first_bit(bits))]]
+        i = np.uint64(first) + lanes.first_bit(bits)
         bits &= bits - _ONE
+        beam = beams[np.uint64(slots[i])]
+        if beam.length == 0:
+            continue
         word = identify_word(beam, kind, scorer.token_words)
         key = mix_hash(beam.history, np.uint64(word + 1))
-        place = np.int64(table[(key >> _HALF) & np.uint64(N_KNOWN - 1)])
-        if place < 0 or known[place].key != key:
+        place = table[(key >> _HALF) & np.uint64(N_KNOWN - 1)]
+        places[i] = place
+        if place < 0 or known[np.uint64(place)].key != key:
+            places[i] = -1
             context, n_longer = contexts[beam.context], 1
             prefetch(locate_unigram(scorer.memory, scorer.layout, word))
             while n_longer < order and n_longer <= context.length:
@@ -339,30 +347,33 @@ def extend_word(
     for first in range(0, n, 64):
         bits = pick(first, n, column, floor, highest, work)
         if weights.kind != NO_LM:
-            prefetch_words(beams, first, bits, scorer, work)
+            find_words(beams, first, bits, scorer, work)
         while bits != _NOTHING:
             i = first + np.int64(lanes.first_bit(bits))
             bits &= bits - _ONE
-            slot, weight = slots[i], weights_of[i]
-            beam = beams[slot]
+            slot, weight = slots[np.uint64(i)], weights_of[np.uint64(i)]
+            beam = beams[np.uint64(slot)]
             if beam.length == 0:
                 continue
-            word, log10_prob, place = UNKNOWN, 0.0, -1
+            word, log10_prob = UNKNOWN, 0.0
+            place: Any = -1
             if weights.kind != NO_LM:
                 word = identify_word(beam, weights.kind, token_words)
-                place = look_up_word(beam, word, weights, memory, layout, work)
-                log10_prob = known[place].score
+                place = np.int64(work.places[np.uint64(i)])
+                if place < 0:
+                    place = look_up_word(beam, word, weights, memory, layout, work)
+                log10_prob = known[np.uint64(place)].score
             score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
             follow = follow_delimiter(follows, beam.hotword, delimiter)
             if place >= 0 and word != UNKNOWN and (beam.hotword < 0 or complete[beam.hotword] == 0.0):
-                weight *= known[place].gain
+                weight *= known[np.uint64(place)].gain
             else:
                 weight *= math.exp(score)
             rank = weight * hot_factors[follow]
             if rank <= 0.0 or rank < floor:
                 continue
-            add_candidate(n_candidates, rank, weight, hot_factors[follow], work)
-            candidate = candidates[n_candidates]
+            add_candidate(np.uint64(n_candidates), rank, weight, hot_factors[follow], work)
+            candidate = candidates[np.uint64(n_candidates)]
             candidate.lm, candidate.parent, candidate.slot = beam.lm + score, i, slot
             candidate.token = delimiter
             candidate.bound, candidate.lexicon = letter_highest, 0

@@ -28,13 +28,19 @@ def prune(beams: Any, n_before: int, best: float, search: Any, work: Any) -> Any
     floor = best * search.prune
     if search.split:
         return prune_split(floor, search.beam_width, work)
-    ranks, chosen = work.ranks, work.chosen
-    n = list_at_least(ranks, work.counts[N_CANDIDATES], max(floor, _SMALLEST), chosen)
+    ranks, chosen, limit, n_candidates = work.ranks, work.chosen, search.beam_width, work.counts[N_CANDIDATES]
+    floor = max(floor, _SMALLEST)
+    n = list_at_least(ranks, n_candidates, floor, chosen)
     if search.recombine and n > 1:
         n = recombine(beams, n_before, n, search.delimiter, work)
-    if n > search.beam_width:
-        n = keep_best(ranks, chosen, n, search.beam_width, work.values)
-    return n
+    if n <= limit:
+        return n
+    if not search.recombine:  # then those chosen are all of this rank, and may be listed once more
+        lanes.store(ranks.ctypes.data + 8 * n_candidates, lanes.splat(0.0))
+        least, n_least = part(ranks.ctypes.data, n_candidates, limit, floor, best)[1:]
+        if n_least == limit:
+            return list_at_least(ranks, n_candidates, least, chosen)
+    return keep_best(ranks, chosen, n, limit, work.values)
 
 
 @kernel(forceinline=True)
@@ -53,32 +59,17 @@ def list_at_least(ranks: Any, n: int, floor: float, chosen: Any) -> int:
 def keep_best(ranks: Any, chosen: Any, n: int, limit: int, values: Any) -> int:
     """Keep the `limit` candidates with the highest ranks, of equal ones the first. Returns how many.
 
-    The rank that parts them is found by halving the range of its bits, which for positive numbers are in
-    the numbers' own order: each step is a count that the processor takes several ranks at a time.
-
     Args:
         chosen: int32, of which the first n count; more than `limit`.
         values: float64, scratch for n of them and as many more as fill a group of lanes.
     """
-    address, n_lanes = values.ctypes.data, (n + lanes.LANES - 1) & -lanes.LANES
     lowest, highest = ranks[chosen[0]], 0.0
     for i in range(n):
         values[i] = ranks[chosen[i]]
         lowest, highest = min(lowest, values[i]), max(highest, values[i])
-    for i in range(n, n_lanes):
+    for i in range(n, (n + lanes.LANES - 1) & -lanes.LANES):
         values[i] = 0.0
-    low, high = float_to_bits(lowest), float_to_bits(highest) + 1
-    n_high = 0  # values of at least `high`; of at least `low` are too many
-    while high - low > 1 and n_high < limit:
-        middle = low + ((high - low) >> 1)
-        wanted, count = lanes.splat(bits_to_float(middle)), 0
-        for i in range(0, n_lanes, lanes.LANES):
-            count += count_ones(np.uint64(lanes.at_least(lanes.load(address + 8 * i), wanted)))
-        if count > limit:
-            low = middle
-        else:
-            high, n_high = middle, count
-    least, above = bits_to_float(low), bits_to_float(high)
+    least, above, n_high = part(values.ctypes.data, n, limit, lowest, highest)
     n_equal, kept = limit - n_high, 0
     for i in range(n):
         chosen[kept] = chosen[i]
@@ -86,6 +77,33 @@ def keep_best(ranks: Any, chosen: Any, n: int, limit: int, values: Any) -> int:
         n_equal -= equal
         kept += (values[i] >= above) | equal
     return kept
+
+
+@kernel
+def part(address: int, n: int, limit: int, lowest: float, highest: float) -> Any:
+    """Find the rank that parts the `limit` highest of n from the rest.
+
+    That is done by halving the range of its bits, which for positive numbers are in the numbers' own
+    order: each step is a count that the processor takes several ranks at a time.
+
+    Args:
+        address: of the ranks; behind them, zeros fill a group of lanes.
+        lowest: more than `limit` are as high as this; highest: the highest of all.
+    Returns:
+        Two ranks next to each other, or with no other between them: more than `limit` are as high as the
+        first, not more as the second; and how many are as high as the second.
+    """
+    low, high, n_high = float_to_bits(lowest), float_to_bits(highest) + 1, 0
+    while high - low > 1 and n_high < limit:
+        middle = low + ((high - low) >> 1)
+        wanted, count = lanes.splat(bits_to_float(middle)), 0
+        for i in range(0, n, lanes.LANES):
+            count += count_ones(np.uint64(lanes.at_least(lanes.load(address + 8 * i), wanted)))
+        if count > limit:
+            low = middle
+        else:
+            high, n_high = middle, count
+    return bits_to_float(low), bits_to_float(high), n_high
 
 
 def _float_to_bits(_context: Any, value: Any) -> Any:

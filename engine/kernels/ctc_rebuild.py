@@ -8,11 +8,19 @@ import numpy as np
 
 from engine.kernels._jit import kernel
 from engine.kernels.ctc_extend import EMPTY, enter_node, hash_token, mix_hash
-from engine.kernels.ctc_state import N_CONTEXTS, N_FREE, N_TOKEN_NODES, N_WORD_NODES
+from engine.kernels.ctc_state import (
+    MAX_ADOPTED,
+    N_ADOPTED,
+    N_CONTEXTS,
+    N_FREE,
+    N_TOKEN_NODES,
+    N_WORD_NODES,
+)
 from engine.kernels.ctc_stay import lowest_bits
 from engine.kernels.lanes import LANES, equal_64, first_bit
 
 _ONE, _NOTHING = np.uint64(1), np.uint64(0)
+_WORD, _BIT, _LAST_BIT = np.uint64(58), np.uint64(52), np.uint64(63)  # of a key in work.adopters
 _HELD = -1  # in work.starts: a beam whose last letter merely lasts
 
 
@@ -29,6 +37,8 @@ def rebuild(
     n_stay = number_stays(n_before, n, work)
     n_retimed = gather_times(beams, n_before, frame, search.delimiter, work, word_nodes)
     n_dropped = move_stays(n_before, n_stay, work) if n_stay < n_before else 0
+    if work.counts[N_ADOPTED] > MAX_ADOPTED:
+        list_adopters(n_stay, work)
     add_beams(beams, n_stay, n, frame, best_prob, search, work, scorer, lexicon, token_nodes, word_nodes)
     for i in range(n_dropped):
         work.free[work.counts[N_FREE] + i] = work.dropped[i]
@@ -103,13 +113,16 @@ def move_stays(n_before: int, n_stay: int, work: Any) -> int:
     chosen, moved, dropped, slots = work.chosen, work.moved, work.dropped, work.slots
     parents, parent_keys, lms = work.parents, work.parent_keys, work.lms
     bounds, lasts = work.bounds, work.lasts
-    n_dropped = 0
-    for i in range(n_before):
-        dropped[n_dropped] = slots[i]
-        n_dropped += moved[i + 1] < 0
-    for i in range(n_stay):
-        index = chosen[i]
-        parents[i] = moved[parents[index] + 1]
+    n_dropped, n_still = 0, 0
+    for k in range(n_before):
+        dropped[np.uint64(n_dropped)] = slots[k]
+        n_dropped += moved[k + 1] < 0
+    while n_still < n_stay and chosen[n_still] == n_still:
+        parents[n_still] = moved[np.uint64(parents[n_still] + 1)]
+        n_still += 1
+    for k in range(n_still, n_stay):
+        i, index = np.uint64(k), np.uint64(chosen[np.uint64(k)])
+        parents[i] = moved[np.uint64(parents[index] + 1)]
         parent_keys[i], slots[i], lasts[i] = parent_keys[index], slots[index], lasts[index]
         lms[i], bounds[i] = lms[index], bounds[index]
     return n_dropped
@@ -125,18 +138,20 @@ def add_beams(
     candidates, slots, lasts, probs = work.candidates, work.slots, work.lasts, work.probs
     parents, parent_keys, lms, bounds = work.parents, work.parent_keys, work.lms, work.bounds
     delimiter, n_free = search.delimiter, counts[N_FREE]
-    for i in range(n_stay, n):
-        candidate = candidates[chosen[i]]
+    for k in range(n_stay, n):  # indices without a sign, here and elsewhere: -1 would mean the last item
+        i = np.uint64(k)
+        candidate = candidates[np.uint64(chosen[i])]
         n_free -= 1
-        slot, token = free[n_free], candidate.token
-        shorter, beam = beams[candidate.slot], beams[slot]
+        slot, token = np.uint64(free[np.uint64(n_free)]), candidate.token
+        shorter, beam = beams[np.uint64(candidate.slot)], beams[slot]
         slots[i], lasts[i] = slot, np.uint32(token)
-        parents[i], parent_keys[i] = moved[candidate.parent + 1], shorter.key
+        parents[i], parent_keys[i] = moved[np.uint64(candidate.parent + 1)], shorter.key
+        list_adopter(shorter.key, work)
         lms[i], bounds[i] = candidate.lm, candidate.bound
         beam.lm, beam.hotword, beam.last = candidate.lm, candidate.hotword, token
         beam.context, beam.history = shorter.context, shorter.history
         if candidate.context >= 0:
-            beam.context, beam.history = candidate.context, known[candidate.context].history
+            beam.context, beam.history = candidate.context, known[np.uint64(candidate.context)].history
         enter_node(beam, candidate.lexicon, lexicon, scorer)
         if token == delimiter:
             beam.text, beam.word, beam.length = shorter.key, EMPTY, 0
@@ -147,10 +162,33 @@ def add_beams(
             beam.text, beam.word = shorter.text, hash_token(shorter.word, token)
             beam.length, beam.word_node = shorter.length + 1, shorter.word_node
             beam.token_node = append_token(shorter.token_node, token, counts, token_nodes)
-            time_letter(beam, shorter, frame, probs[token] * best_prob)
+            time_letter(beam, shorter, frame, probs[np.uint64(token)] * best_prob)
         beam.key = mix_hash(beam.text, beam.word)
-        adopt(beam.key, i, n_stay, work)
+        if work.adopters[beam.key >> _WORD] & bit_of_key(beam.key) != _NOTHING:
+            adopt(beam.key, k, n_stay, work)
     counts[N_FREE] = n_free
+
+
+@kernel(inline="always")
+def bit_of_key(key: Any) -> Any:
+    """A prefix's bit in its word of work.adopters."""
+    return _ONE << ((key >> _BIT) & _LAST_BIT)
+
+
+@kernel(forceinline=True)
+def list_adopter(key: Any, work: Any) -> None:
+    """Set a prefix's bit in work.adopters."""
+    work.adopters[key >> _WORD] |= bit_of_key(key)
+    work.counts[N_ADOPTED] += 1
+
+
+@kernel
+def list_adopters(n: int, work: Any) -> None:
+    """Begin work.adopters anew, with what n beams are one token longer than."""
+    work.adopters[:] = _NOTHING
+    work.counts[N_ADOPTED] = 0
+    for i in range(n):
+        list_adopter(work.parent_keys[i], work)
 
 
 @kernel(inline="always")
@@ -183,7 +221,7 @@ def spread(n: int, work: Any) -> None:
     blanks, symbols, factors = work.blanks, work.symbols, work.factors
     new_blanks, new_symbols, new_factors = work.new_blanks, work.new_symbols, work.new_factors
     for i in range(n):
-        index = chosen[i]
+        index = np.uint64(chosen[i])
         blanks[i], symbols[i], factors[i] = new_blanks[index], new_symbols[index], new_factors[index]
 
 
@@ -207,6 +245,7 @@ def open_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> No
         work.free[i] = len(beams) - 1 - i
     work.table[:] = -1
     work.counts[N_CONTEXTS], work.counts[N_FREE] = n, n_free
+    list_adopters(n, work)
 
 
 @kernel
@@ -239,7 +278,8 @@ def make_room(beams: Any, n: int, n_more: int, spare: Any, work: Any) -> None:
 def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     """Store one more token behind a chain of them. Returns its node."""
     node = counts[N_TOKEN_NODES]
-    token_nodes[node].parent, token_nodes[node].token = parent, token
+    added = token_nodes[np.uint64(node)]
+    added.parent, added.token = parent, token
     counts[N_TOKEN_NODES] += 1
     return node
 

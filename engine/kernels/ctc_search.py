@@ -27,6 +27,7 @@ from engine.kernels.ctc_state import (
     BEAM,
     CANDIDATE,
     KNOWN_SCORE,
+    N_ADOPTERS,
     N_COUNTS,
     N_KNOWN,
     N_WORD_NODES,
@@ -40,7 +41,7 @@ from engine.kernels.ngram import CONTEXT
 _BEAM_BYTES, _CONTEXT_BYTES, _CANDIDATE_BYTES = BEAM.itemsize, CONTEXT.itemsize, CANDIDATE.itemsize
 _TOKEN_BYTES, _WORD_BYTES, _KNOWN_BYTES = TOKEN_NODE.itemsize, WORD_NODE.itemsize, KNOWN_SCORE.itemsize
 _LINE = 64  # every array of the arena begins on a cache line
-_N_ARRAYS = 37
+_N_ARRAYS = 39
 
 
 @kernel
@@ -65,7 +66,7 @@ def size_work(log_probs: Any, spoken: Any, search: Any) -> Any:
     n_contexts, n_seen = 2 * width + N_KNOWN + n_pairs, 4
     while search.recombine and n_seen < 2 * n_candidates:
         n_seen *= 2
-    n_bytes = 16 * (vocab_size + 1) + (2 * _BEAM_BYTES + 116) * (width + 1)
+    n_bytes = 16 * (vocab_size + 1) + (2 * _BEAM_BYTES + 120) * (width + 1) + 8 * N_ADOPTERS
     n_bytes += (
         8 * n_words * (n_tokens + 2) + (_CANDIDATE_BYTES + 44) * n_candidates + 4 * n_seen + 4 * N_KNOWN
     )
@@ -107,6 +108,8 @@ def carve_work(arena: Any, vocab_size: int, width: int, sizes: Any, counts: Any)
     sums, at = carve(at, width, np.float32, 4)
     starts, at = carve(at, width, np.int32, 4)
     dropped, at = carve(at, width + 1, np.int32, 4)
+    places, at = carve(at, width, np.int32, 4)
+    adopters, at = carve(at, N_ADOPTERS, np.uint64, 8)
     beams, at = carve(at, 2 * width, BEAM, _BEAM_BYTES)
     spare_contexts, at = carve(at, width, CONTEXT, _CONTEXT_BYTES)
     ranks, at = carve(at, n_candidates, np.float64, 8)
@@ -125,8 +128,9 @@ def carve_work(arena: Any, vocab_size: int, width: int, sizes: Any, counts: Any)
     seen[:] = -1
     work = Work(
         tokens, probs, columns, blanks, symbols, factors, bounds, lms, lasts, parents, parent_keys, slots,
-        free, weights, taken, reached, held, moved, sources, retimed, sums, starts, dropped, candidates,
-        ranks, new_blanks, new_symbols, new_factors, chosen, values, seen, table, known, contexts, counts,
+        free, weights, taken, reached, held, moved, sources, retimed, sums, starts, dropped, places,
+        adopters, candidates, ranks, new_blanks, new_symbols, new_factors, chosen, values, seen, table, known,
+        contexts, counts,
     )  # fmt: skip
     return work, beams, spare_contexts
 

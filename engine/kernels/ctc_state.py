@@ -182,6 +182,8 @@ KNOWN_SCORE = np.dtype(
     ]
 )
 N_KNOWN = 512  # a power of two
+N_ADOPTERS = 64  # words of 64 bits
+MAX_ADOPTED = 512  # bits set before they are cleared
 
 
 class Work(NamedTuple):
@@ -212,6 +214,9 @@ class Work(NamedTuple):
         retimed: int32 [beam_width], the staying beams with such a source; and what their times become,
             sums: float32, starts: int32 (for the end of a word, its new node).
         dropped: int32 [beam_width + 1], slots of the beams that do not stay.
+        places: int32 [beam_width], for the end of a beam's word the place in `known`; -1 for none yet.
+        adopters: uint64 [N_ADOPTERS], a bit, by its hash, for each prefix that some beam is one token longer
+            than, and for some more: those of beams dropped since it was last cleared.
         candidates: CANDIDATE [beam_width * (tokens + 1)]; the first, one a beam, are the prefixes as they
             are, and have no record.
         ranks: float64 [len(candidates)], what pruning compares.
@@ -246,6 +251,8 @@ class Work(NamedTuple):
     sums: Any
     starts: Any
     dropped: Any
+    places: Any
+    adopters: Any
     candidates: Any
     ranks: Any
     new_blanks: Any
@@ -260,4 +267,4 @@ class Work(NamedTuple):
     counts: Any
 
 
-N_CANDIDATES, N_CONTEXTS, N_TOKEN_NODES, N_WORD_NODES, N_FREE, N_COUNTS = 0, 1, 2, 3, 4, 5
+N_CANDIDATES, N_CONTEXTS, N_TOKEN_NODES, N_WORD_NODES, N_FREE, N_ADOPTED, N_COUNTS = range(7)
