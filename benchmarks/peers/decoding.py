@@ -78,8 +78,8 @@ def load_emissions(path: Path) -> tuple[list[Any], list[str], list[str]]:
     archive = np.load(path)
     labels = json.loads(str(archive["labels"]))
     texts = json.loads(str(archive["texts"])) if "texts" in archive else []
-    offsets = archive["off"]
-    return [archive["lp"][a:b] for a, b in itertools.pairwise(offsets)], labels, texts
+    offsets, log_probs = archive["off"], archive["lp"]  # each access reads the whole array from the file
+    return [log_probs[a:b] for a, b in itertools.pairwise(offsets)], labels, texts
 
 
 def build(name: str, labels: list[str], options: argparse.Namespace) -> Decode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.hotwords import Phrases, build_hotwords, weigh_phrases
-from engine.decoding.labels import FloatArray, build_labels, check_emissions
+from engine.decoding.labels import (
+    FloatArray,
+    build_labels,
+    check_emissions,
+    check_values,
+    refuse_emissions,
+    shape_emissions,
+)
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.decoding.settings import BeamSettings, check_settings, make_lexicon, make_scorer, make_search
 from engine.decoding.state import DecoderState, Partial, read_hypotheses, read_partial, start_state
 from engine.errors import DecodingError
+from engine.kernels.ctc_emissions import FINE
 from engine.kernels.ctc_pack import pack_search
 from engine.kernels.ctc_search import advance, finish, search_whole
 from engine.kernels.ctc_state import N_WORD_NODES
@@ -168,16 +176,20 @@ class CtcBeamDecoder:
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
         _check_n_best(n_best)
-        emissions = check_emissions(log_probs, len(self.labels), logits=logits)
+        emissions = shape_emissions(log_probs, len(self.labels))
+        if logits or len(emissions) > MAX_FRAMES_AT_ONCE:  # of others the search checks the values
+            emissions = check_values(emissions, logits=logits)
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
         pack = self._prepare(key)[0]
         if len(emissions) > MAX_FRAMES_AT_ONCE:
             return self.finish(self._search(start_state(key, pack), emissions, whole=True), n_best)
         arena = getattr(_scratch, "arena", _NO_ARENA)
-        n_bytes, scale, found = search_whole(pack, emissions, n_best, arena)
+        fault, n_bytes, found = search_whole(pack, emissions, n_best, float(self.settings.frame_s), arena)
+        if fault != FINE:
+            refuse_emissions(fault)
         if len(arena) < n_bytes <= _MAX_ARENA:
             _scratch.arena = np.empty(n_bytes, np.uint8)
-        return read_hypotheses(found, scale, (), self.labels, self.settings.frame_s)
+        return read_hypotheses(found, (), self.labels)
 
     def decode_batch(self, batch: Sequence[Any], threads: int = 1, **options: Any) -> list[list[Hypothesis]]:
         """Decode utterances in parallel; `options` as for decode. The search runs without the GIL."""
@@ -235,8 +247,10 @@ class CtcBeamDecoder:
             words,
             state.counts.copy(),
             n_best,
+            state.scale,
+            float(self.settings.frame_s),
         )
-        return read_hypotheses(found, state.scale, state.words, self.labels, self.settings.frame_s)
+        return read_hypotheses(found, state.words, self.labels)
 
     def _advance(self, state: DecoderState, log_probs: Any, logits: bool, whole: bool) -> DecoderState:
         return self._search(state, check_emissions(log_probs, len(self.labels), logits=logits), whole)
@@ -267,7 +281,8 @@ class CtcBeamDecoder:
         """The kernels' view of one set of options, and what it points to; the last few are remembered."""
         prepared = self._cache.get(key)
         if prepared is None:
-            beam_width, several, phrases, lm_alpha, lm_beta = key
+            beam_width, several, phrases, weight, lm_alpha, lm_beta = key
+            phrases = phrases if weight is None else weigh_phrases(phrases, weight)
             settings = check_settings(self.settings.override(beam_width, lm_alpha, lm_beta))
             scorer = make_scorer(settings, self.labels, self.language_model)
             prepared = pack_search(
@@ -292,8 +307,13 @@ def _make_key(
     lm_beta: float | None,
 ) -> Any:
     """What _prepare needs to know of a call's options."""
-    phrases = weigh_phrases(hotwords, hotword_weight) if hotwords else ()
-    return beam_width, n_best > 1, phrases, lm_alpha, lm_beta
+    phrases: Any = ()
+    weight = None
+    if isinstance(hotwords, str | Mapping):
+        phrases = weigh_phrases(hotwords, hotword_weight)
+    elif hotwords:  # to pair each with the weight here would take as long as a tenth of the search
+        phrases, weight = tuple(hotwords), hotword_weight
+    return beam_width, n_best > 1, phrases, weight, lm_alpha, lm_beta
 
 
 def _check_n_best(n_best: int) -> None:

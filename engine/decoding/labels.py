@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ import numpy.typing as npt
 from engine.errors import DecodingError
 from engine.kernels import ctc_emissions
 
-IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 NO_TOKEN = -1
 MAX_VOCABULARY = 1 << 15  # token ids are held in 16 bits
@@ -46,17 +45,17 @@ class Labels:
         """Join the labels of token ids."""
         return "".join([self.vocabulary[token] for token in tokens])
 
-    def spell_words(self, tokens: IntArray, ends: npt.NDArray[np.int64]) -> list[str]:
+    def spell_words(self, tokens: npt.NDArray[np.int64], ends: Sequence[int]) -> list[str]:
         """The texts of words whose token ids lie one after the other, each up to its end."""
         texts, begin = [], 0
         if self.code_points is not None:  # a letter a label: one string, cut into words
             spelled = self.code_points[tokens].tobytes().decode("utf-32-le")
-            for end in ends.tolist():
+            for end in ends:
                 texts.append(spelled[begin:end])
                 begin = end
             return texts
         pieces = [self.vocabulary[token] for token in tokens.tolist()]
-        for end in ends.tolist():
+        for end in ends:
             texts.append("".join(pieces[begin:end]))
             begin = end
         return texts
@@ -125,16 +124,20 @@ def _find_problems(labels: tuple[Any, ...], blank_id: Any) -> list[str]:
 
 
 def check_emissions(log_probs: Any, vocab_size: int, *, logits: bool = False) -> FloatArray:
-    """Validate one utterance's emissions before any search runs.
+    """Validate one utterance's emissions before any search runs: shape_emissions and check_values."""
+    return check_values(shape_emissions(log_probs, vocab_size), logits=logits)
+
+
+def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
+    """Validate what can be told of one utterance's emissions without reading them.
 
     Args:
         log_probs: floating point [n_frames, vocab_size], natural log; or raw logits.
         vocab_size: the number of labels.
-        logits: the values are unnormalised; log-softmax is applied.
     Returns:
         float32, C-contiguous.
     Raises:
-        DecodingError: wrong dtype, shape or values; the message says which.
+        DecodingError: wrong dtype or shape; the message says which.
     """
     array = np.asarray(log_probs)
     if array.dtype.kind != "f":
@@ -146,15 +149,32 @@ def check_emissions(log_probs: Any, vocab_size: int, *, logits: bool = False) ->
     if array.shape[1] != vocab_size:
         fix = "use the vocabulary the model was trained with"
         raise DecodingError(f"emissions over {array.shape[1]} tokens", f"{vocab_size} labels", fix)
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def check_values(array: FloatArray, *, logits: bool = False) -> FloatArray:
+    """Validate the values of emissions of the right shape.
+
+    Args:
+        logits: the values are unnormalised; log-softmax is applied.
+    Returns:
+        Log probabilities, alike.
+    Raises:
+        DecodingError: NaN, +inf, or log probabilities above 0.
+    """
     fault = ctc_emissions.check_log_probs(array) if array.size else ctc_emissions.FINE
+    if not logits:
+        return array if fault == ctc_emissions.FINE else refuse_emissions(fault)
+    if fault == ctc_emissions.HAS_NAN:
+        refuse_emissions(fault)
+    if array.size and np.isposinf(array.max()):
+        raise DecodingError("logits that contain +inf", "finite numbers or -inf")
+    return np.asarray(ctc_emissions.compute_log_softmax(array), np.float32) if array.size else array
+
+
+def refuse_emissions(fault: int) -> NoReturn:
+    """Raise DecodingError for what check_log_probs found."""
     if fault == ctc_emissions.HAS_NAN:
         raise DecodingError("emissions that contain NaN", "numbers", "look at the model's output")
-    if logits:
-        if array.size and np.isposinf(array.max()):
-            raise DecodingError("logits that contain +inf", "finite numbers or -inf")
-        return np.asarray(ctc_emissions.compute_log_softmax(array), np.float32) if array.size else array
-    if fault == ctc_emissions.HAS_POSITIVE:
-        fix = "pass logits=True for raw model output"
-        raise DecodingError("log_probs above 0", "natural-log probabilities", fix)
-    return array
+    fix = "pass logits=True for raw model output"
+    raise DecodingError("log_probs above 0", "natural-log probabilities", fix)

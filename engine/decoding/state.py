@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,8 @@ class DecoderState:
         """Drop what no beam can reach, and move words that all beams share to `words`."""
         stable = find_stable(self.beams, self.n_beams, self.word_nodes, self.counts[N_WORD_NODES])
         if stable >= 0:
-            leaves = np.array([stable], np.int32)
-            traced = trace_words(leaves, self.word_nodes, self.counts[N_WORD_NODES], self.token_nodes)
-            (words,) = _read_words(traced, labels, frame_s)
-            self.words += words
+            n_words = self.counts[N_WORD_NODES]
+            self.words += _read_leaf(stable, self.word_nodes, n_words, self.token_nodes, labels, frame_s)
         self.token_nodes, self.word_nodes = compact(
             self.beams, self.n_beams, stable, self.token_nodes, self.word_nodes, self.counts
         )
@@ -114,26 +113,37 @@ def _extend(nodes: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
     return grown
 
 
-def read_hypotheses(
-    found: Any, scale: float, settled: tuple[Word, ...], labels: Labels, frame_s: float
-) -> list[Hypothesis]:
+def read_hypotheses(found: Any, settled: tuple[Word, ...], labels: Labels) -> list[Hypothesis]:
     """Turn what the search found into text with times and scores.
 
     Args:
         found: the result of engine.kernels.ctc_search.finish.
-        scale: natural log that the search took out of all weights.
         settled: words before those found.
     """
-    acoustics, lms, traced = found
-    hypotheses = []
-    acoustics = (acoustics + scale).tolist()
-    for acoustic, lm, found_words in zip(
-        acoustics, lms.tolist(), _read_words(traced, labels, frame_s), strict=True
-    ):
-        words = settled + found_words if settled else found_words
-        text = " ".join([word.text for word in words])
-        hypotheses.append(Hypothesis(text, words, acoustic, lm, acoustic + lm))
+    n, numbers, values = found
+    scores = values[: 2 * n].tolist()
+    words, texts, indices, counts = _read_words(n, numbers, values[2 * n :], labels)
+    picked, spelled = _pick(words, indices), _pick(texts, indices)
+    before = tuple([word.text for word in settled])
+    hypotheses: list[Any] = []
+    begin = 0
+    for acoustic, lm, count in zip(scores[:n], scores[n:], counts, strict=True):
+        end = begin + count
+        draft: Any = _HypothesisDraft()
+        draft.text = " ".join(before + spelled[begin:end] if before else spelled[begin:end])
+        draft.words = settled + picked[begin:end]
+        draft.acoustic_score, draft.lm_score, draft.score = acoustic, lm, acoustic + lm
+        draft.__class__ = Hypothesis
+        hypotheses.append(draft)
+        begin = end
     return hypotheses
+
+
+def _pick(items: list[Any], indices: list[int]) -> tuple[Any, ...]:
+    """The items of these indices."""
+    if len(indices) > 1:
+        return itemgetter(*indices)(items)  # type: ignore[no-any-return]
+    return tuple([items[index] for index in indices])
 
 
 def read_partial(state: DecoderState, labels: Labels, frame_s: float) -> Partial:
@@ -148,21 +158,52 @@ def read_partial(state: DecoderState, labels: Labels, frame_s: float) -> Partial
         word_nodes[leaf] = (
             best["word_node"], best["token_node"], best["length"], best["start"], best["end"], confidence,
         )  # fmt: skip
-    leaves = np.array([leaf], np.int32)
-    traced = trace_words(leaves, word_nodes, len(word_nodes), state.token_nodes)
-    (tentative,) = _read_words(traced, labels, frame_s)
+    tentative = _read_leaf(leaf, word_nodes, len(word_nodes), state.token_nodes, labels, frame_s)
     return Partial(state.words, tentative)
 
 
-def _read_words(traced: Any, labels: Labels, frame_s: float) -> list[tuple[Word, ...]]:
-    """The words of each hypothesis, from the result of trace_words."""
-    n_words, indices, tokens, ends, frames, confidences = traced
-    texts = labels.spell_words(tokens, ends)
-    starts_s, ends_s = (frames * frame_s).tolist()
-    words = list(map(Word, texts, starts_s, ends_s, confidences.tolist()))
-    picked = [words[index] for index in indices.tolist()]
-    readings, begin = [], 0
-    for count in n_words.tolist():
-        readings.append(tuple(picked[begin : begin + count]))
-        begin += count
-    return readings
+def _read_leaf(
+    leaf: int, word_nodes: Any, n_word_nodes: int, token_nodes: Any, labels: Labels, frame_s: float
+) -> tuple[Word, ...]:
+    """The words up to one word node."""
+    leaves, no_scores = np.array([leaf], np.int32), np.empty(0)
+    traced = trace_words(leaves, word_nodes, n_word_nodes, token_nodes, float(frame_s), no_scores)
+    words, _, indices, _ = _read_words(1, traced[0], traced[1], labels)
+    return _pick(words, indices)
+
+
+def _read_words(
+    n: int, numbers: Any, values: Any, labels: Labels
+) -> tuple[list[Any], list[str], list[int], list[int]]:
+    """The result of trace_words for n hypotheses and no scores, as lists.
+
+    Returns:
+        Distinct words and their texts; those of all hypotheses, as indices into them; how many each has.
+    """
+    listed, times = numbers.tolist(), values.tolist()
+    n_distinct = len(times) // 3
+    n_indices = sum(listed[:n])
+    first_token = n + n_indices + n_distinct
+    texts = labels.spell_words(numbers[first_token:], listed[n + n_indices : first_token])
+    starts_s, ends_s = times[:n_distinct], times[n_distinct : 2 * n_distinct]
+    words: list[Any] = []
+    for text, start_s, end_s, confidence in zip(
+        texts, starts_s, ends_s, times[2 * n_distinct :], strict=True
+    ):
+        draft: Any = _WordDraft()
+        draft.text, draft.start_s, draft.end_s, draft.confidence = text, start_s, end_s, confidence
+        draft.__class__ = Word
+        words.append(draft)
+    return words, texts, listed[n : n + n_indices], listed[:n]
+
+
+class _WordDraft:
+    """Becomes a Word: a frozen dataclass takes three times as long to make, field by field."""
+
+    __slots__ = ("confidence", "end_s", "start_s", "text")
+
+
+class _HypothesisDraft:
+    """Becomes a Hypothesis, likewise."""
+
+    __slots__ = ("acoustic_score", "lm_score", "score", "text", "words")

@@ -18,7 +18,8 @@ from engine.kernels.ctc_extend import (
     mix_hash,
     weigh_word,
 )
-from engine.kernels.ctc_prune import append_word, close_beams, make_room, open_beams, prune, rebuild
+from engine.kernels.ctc_prune import prune
+from engine.kernels.ctc_rebuild import append_word, close_beams, make_room, open_beams, rebuild
 from engine.kernels.ctc_state import NO_LM, WORD_LM
 from engine.kernels.ctc_stay import rank_stays, realign, select_tokens, stay
 from engine.kernels.ngram import CONTEXT, UNKNOWN, score_word, start_context
@@ -62,10 +63,10 @@ def highest_letter(lexicon: Any, hotwords: Any) -> Any:
     return lexicon.highest * math.exp(hotwords.highest)
 
 
-@kernel(forceinline=True)
+@kernel(inline="always")
 def run_frames(
     log_probs: Any, first_frame: int, spoken: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
-    beams: Any, contexts: Any, spare_beams: Any, spare_contexts: Any, n: int, scale: float,
+    records: Any, contexts: Any, beams: Any, spare_contexts: Any, n: int, scale: float,
     token_nodes: Any, word_nodes: Any, work: Any,
 ) -> Any:  # fmt: skip
     """Carry the beams through the frames of one chunk.
@@ -74,17 +75,16 @@ def run_frames(
         log_probs: float32 [n_frames, vocab_size], natural log.
         first_frame: the number of the chunk's first frame.
         spoken: uint8 [vocab_size], 0 for labels that are never text.
-        beams, contexts: records [beam_width], the first n in use; changed in place.
-        spare_beams, spare_contexts: as many more, for scratch.
+        records, contexts: BEAM and CONTEXT [beam_width], the first n in use; changed in place.
+        beams: BEAM [2 * beam_width] and spare_contexts: CONTEXT [beam_width], scratch.
         scale: natural log that all weights are to be multiplied with.
         token_nodes, word_nodes: trees of tokens and words, with room for beam_width more a frame.
         work: scratch; its counts tell how much of the trees is in use.
     Returns:
         n and scale after the chunk.
     """
-    current, other = beams, spare_beams
-    settled, swapped = False, False
-    open_beams(beams, contexts, n, work)
+    settled, hot_highest = False, math.exp(hotwords.highest)
+    open_beams(records, contexts, n, beams, work)
     for t in range(len(log_probs)):
         n_tokens, largest = select_tokens(
             log_probs[t], spoken, search.blank, search.token_min, work.tokens, work.probs
@@ -95,23 +95,18 @@ def run_frames(
                 settle(n, work.blanks, work.symbols)
             settled = True
         elif n_tokens > 0:
-            make_room(current, n, n * n_tokens, spare_contexts, work)
-            best = extend(current, n, n_tokens, search, scorer, lexicon, hotwords, work)
-            n_before, n = n, prune(current, n, best, search, work)
+            make_room(beams, n, n * n_tokens, spare_contexts, work)
+            best = extend(beams, n, n_tokens, search, scorer, lexicon, hotwords, hot_highest, work)
+            n_before, n = n, prune(beams, n, best, search, work)
             rebuild(
-                current, n_before, n, first_frame + t, math.exp(largest), search, work, scorer, lexicon,
-                token_nodes, word_nodes, other,
+                beams, n_before, n, first_frame + t, math.exp(largest), search, work, scorer, lexicon,
+                token_nodes, word_nodes,
             )  # fmt: skip
-            current, other = other, current
-            swapped = not swapped
             scale += rescale(n, best, work.blanks, work.symbols)
             settled = n_tokens == 1 and work.tokens[0] == search.blank
         for i in range(n_tokens):
             work.probs[work.tokens[i]] = 0.0
-    if swapped:
-        for i in range(n):
-            beams[i] = current[i]
-    close_beams(beams, contexts, n, work)
+    close_beams(records, contexts, n, beams, work)
     return n, scale
 
 
@@ -123,17 +118,21 @@ def settle(n: int, blanks: Any, symbols: Any) -> None:
         symbols[i] = 0.0
 
 
-@kernel(forceinline=True)
+@kernel(inline="always")
 def extend(
-    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any, work: Any
-) -> Any:
-    """Make the candidates of one frame. Returns the best rank."""
-    stay(n, search, work)
+    beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    hot_highest: float, work: Any,
+) -> Any:  # fmt: skip
+    """Make the candidates of one frame. Returns the best rank.
+
+    hot_highest: exp(hotwords.highest), which is the same in every frame.
+    """
+    stay(n, n_tokens, search, work)
     if n_tokens == 1 and work.tokens[0] == search.blank:
         return rank_stays(n, search.split, work)
-    realign(beams, n, n_tokens, work)
+    realign(n, n_tokens, work)
     best = rank_stays(n, search.split, work)
-    highest, hot_highest = highest_letter(lexicon, hotwords), math.exp(hotwords.highest)
+    highest = lexicon.highest * hot_highest
     for i in range(n_tokens):
         token = work.tokens[i]
         if token == search.delimiter:

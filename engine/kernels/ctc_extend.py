@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from engine.kernels import lanes
 from engine.kernels._jit import kernel
 from engine.kernels.ctc_state import (
     CHAR_LM,
@@ -21,7 +22,8 @@ from engine.kernels.ctc_state import (
     NO_LM,
     WORD_LM,
 )
-from engine.kernels.ngram import UNKNOWN, locate_unigram, score_word
+from engine.kernels.ctc_stay import lowest_bits
+from engine.kernels.ngram import UNKNOWN, locate_ngram, locate_unigram, score_word
 
 EMPTY = np.uint64(0x51ED27)  # hash of no letters
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -55,7 +57,7 @@ def enter_node(beam: Any, node: int, lexicon: Any, scorer: Any) -> None:
     if node < 0:
         beam.children, beam.first, beam.word_id = _NOTHING, -1, UNKNOWN
         return
-    record = lexicon.nodes[node]
+    record = lexicon.nodes[np.uint64(node)]
     beam.children, beam.first, beam.word_id = record.children, record.first, record.word
     prefetch(lexicon.nodes.ctypes.data + np.int64(record.first) * _NODE_BYTES)
     prefetch(lexicon.lookahead.ctypes.data + np.int64(record.first))
@@ -82,28 +84,34 @@ prefetch: Any = intrinsic(_prefetch)
 
 
 @kernel(forceinline=True)
-def pick(n: int, column: int, floor: float, highest: float, work: Any) -> int:
+def pick(first: int, n: int, column: int, floor: float, highest: float, work: Any) -> Any:
     """Choose the beams that the frame's token number `column` can extend to a rank of `floor` or more.
 
-    Their indices go to work.picked and the weights of all to work.weights.
+    The weights of beams behind that token go to work.weights.
 
     Args:
+        first: looks at beams `first` to first + 63; a multiple of 64.
         highest: the most that a rank may gain over the weight; 0 to go by each beam's own bound.
     Returns:
-        How many there are.
+        A bit for each.
     """
-    blanks, symbols, lasts, bounds = work.blanks, work.symbols, work.lasts, work.bounds
-    weights, taken, picked = work.weights, work.taken, work.picked
-    token, begin = np.uint32(work.tokens[column]), column * n
-    prob = work.probs[token]
-    for i in range(n):
-        weights[i] = (blanks[i] if lasts[i] == token else blanks[i] + symbols[i]) * prob
-    n_picked = 0
-    for i in range(n):  # without a branch: which way it goes cannot be predicted
-        picked[n_picked] = i
-        bound = bounds[i] if highest == 0.0 else highest
-        n_picked += (weights[i] * bound >= floor) & (taken[begin + i] == 0)
-    return n_picked
+    blanks, symbols = work.blanks.ctypes.data, work.symbols.ctypes.data
+    lasts, bounds, weights = work.lasts.ctypes.data, work.bounds.ctypes.data, work.weights.ctypes.data
+    token = np.int64(work.tokens[column])
+    prob, lowest, bound = lanes.splat(work.probs[token]), lanes.splat(floor), lanes.splat(highest)
+    picked = _NOTHING
+    for i in range(first, min(n, first + 64), lanes.LANES):
+        blank = lanes.load(blanks + 8 * i)
+        total = lanes.add(blank, lanes.load(symbols + 8 * i))
+        repeated = lanes.equal_32(lasts + 4 * i, token)
+        weight = lanes.multiply(lanes.choose(repeated, blank, total), prob)
+        lanes.store(weights + 8 * i, weight)
+        if highest == 0.0:
+            bound = lanes.load(bounds + 8 * i)
+        enough = lanes.at_least(lanes.multiply(weight, bound), lowest)
+        picked |= np.uint64(enough) << np.uint64(i - first)
+    taken = work.taken[column * ((n + 63) >> 6) + (first >> 6)]
+    return picked & lowest_bits(n - first) & ~taken
 
 
 def _count_ones(_context: Any, bits: Any) -> Any:
@@ -172,41 +180,46 @@ def extend_letter(
     nodes, label, lookahead, distinct = lexicon.nodes, lexicon.label, lexicon.lookahead, lexicon.distinct
     factors, unknown_factors = lexicon.factors, lexicon.unknown_factors
     follows, hot_factors, spelled = hotwords.follow, hotwords.factors, scorer.weights[0].kind == CHAR_LM
-    candidates, weights, picked = work.candidates, work.weights, work.picked
-    token, n_candidates = work.tokens[column], work.counts[N_CANDIDATES]
-    floor = best * search.prune
-    for p in range(pick(n, column, floor, 0.0, work)):
-        i = picked[p]
-        beam, weight = beams[i], weights[i]
-        node = follow_lexicon(beam, token, nodes, label, distinct)
-        follow = follows[beam.hotword, token] if beam.hotword >= 0 else -1
-        factor, longer = 1.0, min(beam.length + 2, N_OOV_FACTORS - 1)
-        if node >= 0:
-            factor = factors[lookahead[node]]
-        elif follow < 0:
-            factor = unknown_factors[min(beam.length + 1, N_OOV_FACTORS - 1)]
-        bound = max(factor, unknown_factors[longer])
-        if follow >= 0:
-            factor *= hot_factors[follow]
-            bound = max(bound, 1.0) * highest
-        rank = weight * factor
-        if rank <= 0.0 or rank < floor:
-            continue
-        score, context = 0.0, -1
-        if spelled:
-            score, context = score_letter(token, beam.context, scorer, work)
-            weight *= math.exp(score)
+    candidates, weights, slots, token = work.candidates, work.weights, work.slots, work.tokens[column]
+    n_candidates, floor = work.counts[N_CANDIDATES], best * search.prune
+    favoured = 0 if len(hot_factors) > 1 else 1  # without hotwords no node is worth a look
+    for first in range(0, n, 64):
+        bits = pick(first, n, column, floor, 0.0, work)
+        while bits != _NOTHING:
+            i = first + np.int64(lanes.first_bit(bits))
+            bits &= bits - _ONE
+            slot, weight = slots[np.uint64(i)], weights[np.uint64(i)]
+            beam = beams[np.uint64(slot)]
+            node = follow_lexicon(beam, token, nodes, label, distinct)
+            follow = follows[beam.hotword, token] if beam.hotword >= favoured else -1
+            longer, factor, score, context = np.uint64(min(beam.length + 2, N_OOV_FACTORS - 1)), 1.0, 0.0, -1
+            if node >= 0:
+                factor = factors[lookahead[np.uint64(node)]]
+            elif follow < 0:
+                factor = unknown_factors[np.uint64(min(beam.length + 1, N_OOV_FACTORS - 1))]
+            bound = max(factor, unknown_factors[longer])
+            if follow >= 0:
+                factor *= hot_factors[follow]
+                bound = max(bound, 1.0) * highest
             rank = weight * factor
             if rank <= 0.0 or rank < floor:
                 continue
-            work.counts[N_CONTEXTS] += 1
-        add_candidate(n_candidates, rank, weight, factor, work)
-        candidate = candidates[n_candidates]
-        candidate.lm, candidate.parent, candidate.token, candidate.bound = beam.lm + score, i, token, bound
-        candidate.lexicon, candidate.hotword, candidate.context = node, follow, context
-        n_candidates += 1
-        best = max(best, rank)
-        floor = best * search.prune
+            if spelled:
+                score, context = score_letter(token, beam.context, scorer, work)
+                weight *= math.exp(score)
+                rank = weight * factor
+                if rank <= 0.0 or rank < floor:
+                    continue
+                work.counts[N_CONTEXTS] += 1
+            add_candidate(np.uint64(n_candidates), rank, weight, factor, work)
+            candidate = candidates[np.uint64(n_candidates)]
+            candidate.lm, candidate.parent, candidate.slot, candidate.token = beam.lm + score, i, slot, token
+            candidate.bound = bound
+            candidate.lexicon, candidate.hotword, candidate.context = node, follow, context
+            prefetch(nodes.ctypes.data + node * _NODE_BYTES)
+            n_candidates += 1
+            best = max(best, rank)
+            floor = best * search.prune
     work.counts[N_CANDIDATES] = n_candidates
     return best
 
@@ -252,7 +265,7 @@ def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: 
 
 
 @kernel(forceinline=True)
-def look_up_word(beam: Any, word: int, order: int, memory: Any, layout: Any, work: Any) -> Any:
+def look_up_word(beam: Any, word: int, weights: Any, memory: Any, layout: Any, work: Any) -> Any:
     """The place in work.known and work.contexts of a word after a beam's context.
 
     The same word ends in several frames, and after a context that many beams share: what was
@@ -267,11 +280,39 @@ def look_up_word(beam: Any, word: int, order: int, memory: Any, layout: Any, wor
     place = work.counts[N_CONTEXTS]
     work.counts[N_CONTEXTS] += 1
     context, extended = contexts[beam.context], contexts[place]
-    log10_prob = score_word(memory, layout, order, context, word, extended)
+    log10_prob = score_word(memory, layout, weights.order, context, word, extended)
     known[place].key, known[place].score = key, log10_prob
+    known[place].gain = math.exp(weights.weight * log10_prob + weights.word_bonus)
     known[place].history = hash_context(extended)
     table[slot] = place
     return place
+
+
+@kernel(forceinline=True)
+def find_words(beams: Any, first: int, bits: Any, scorer: Any, work: Any) -> None:
+    """Look for the ends of words of the beams with a bit in what is known: work.places.
+
+    For the others, ask for what look_up_word will read of the model, before any is waited for.
+    """
+    known, contexts, table, slots, places = work.known, work.contexts, work.table, work.slots, work.places
+    kind, order = scorer.weights[0].kind, scorer.weights[0].order
+    while bits != _NOTHING:
+        i = np.uint64(first) + lanes.first_bit(bits)
+        bits &= bits - _ONE
+        beam = beams[np.uint64(slots[i])]
+        if beam.length == 0:
+            continue
+        word = identify_word(beam, kind, scorer.token_words)
+        key = mix_hash(beam.history, np.uint64(word + 1))
+        place = table[(key >> _HALF) & np.uint64(N_KNOWN - 1)]
+        places[i] = place
+        if place < 0 or known[np.uint64(place)].key != key:
+            places[i] = -1
+            context, n_longer = contexts[beam.context], 1
+            prefetch(locate_unigram(scorer.memory, scorer.layout, word))
+            while n_longer < order and n_longer <= context.length:
+                n_longer += 1
+                prefetch(locate_ngram(scorer.memory, scorer.layout, n_longer, order, context, word))
 
 
 @kernel(inline="always")
@@ -298,34 +339,47 @@ def extend_word(
 
     letter_highest, highest: no letter or end of a word makes a weight's rank larger.
     """
-    candidates, known, weights_of, picked = work.candidates, work.known, work.weights, work.picked
+    candidates, known, weights_of, slots = work.candidates, work.known, work.weights, work.slots
     memory, layout, token_words = scorer.memory, scorer.layout, scorer.token_words
     weights, follows, hot_factors = scorer.weights[0], hotwords.follow, hotwords.factors
     complete, ends_word = hotwords.complete, hotwords.ends_word
     delimiter, n_candidates, floor = search.delimiter, work.counts[N_CANDIDATES], best * search.prune
-    for p in range(pick(n, column, floor, highest, work)):
-        i = picked[p]
-        beam, weight = beams[i], weights_of[i]
-        if beam.length == 0:
-            continue
-        word, log10_prob, place = UNKNOWN, 0.0, -1
+    for first in range(0, n, 64):
+        bits = pick(first, n, column, floor, highest, work)
         if weights.kind != NO_LM:
-            word = identify_word(beam, weights.kind, token_words)
-            place = look_up_word(beam, word, weights.order, memory, layout, work)
-            log10_prob = known[place].score
-        score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
-        follow = follow_delimiter(follows, beam.hotword, delimiter)
-        weight *= math.exp(score)
-        rank = weight * hot_factors[follow]
-        if rank <= 0.0 or rank < floor:
-            continue
-        add_candidate(n_candidates, rank, weight, hot_factors[follow], work)
-        candidate = candidates[n_candidates]
-        candidate.lm, candidate.parent, candidate.token = beam.lm + score, i, delimiter
-        candidate.bound, candidate.lexicon = letter_highest, 0
-        candidate.hotword, candidate.context = follow, place
-        n_candidates += 1
-        best = max(best, rank)
-        floor = best * search.prune
+            find_words(beams, first, bits, scorer, work)
+        while bits != _NOTHING:
+            i = first + np.int64(lanes.first_bit(bits))
+            bits &= bits - _ONE
+            slot, weight = slots[np.uint64(i)], weights_of[np.uint64(i)]
+            beam = beams[np.uint64(slot)]
+            if beam.length == 0:
+                continue
+            word, log10_prob = UNKNOWN, 0.0
+            place: Any = -1
+            if weights.kind != NO_LM:
+                word = identify_word(beam, weights.kind, token_words)
+                place = np.int64(work.places[np.uint64(i)])
+                if place < 0:
+                    place = look_up_word(beam, word, weights, memory, layout, work)
+                log10_prob = known[np.uint64(place)].score
+            score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
+            follow = follow_delimiter(follows, beam.hotword, delimiter)
+            if place >= 0 and word != UNKNOWN and (beam.hotword < 0 or complete[beam.hotword] == 0.0):
+                weight *= known[np.uint64(place)].gain
+            else:
+                weight *= math.exp(score)
+            rank = weight * hot_factors[follow]
+            if rank <= 0.0 or rank < floor:
+                continue
+            add_candidate(np.uint64(n_candidates), rank, weight, hot_factors[follow], work)
+            candidate = candidates[np.uint64(n_candidates)]
+            candidate.lm, candidate.parent, candidate.slot = beam.lm + score, i, slot
+            candidate.token = delimiter
+            candidate.bound, candidate.lexicon = letter_highest, 0
+            candidate.hotword, candidate.context = follow, place
+            n_candidates += 1
+            best = max(best, rank)
+            floor = best * search.prune
     work.counts[N_CANDIDATES] = n_candidates
     return best

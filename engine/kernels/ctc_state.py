@@ -12,28 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BEAM = np.dtype(
-    [
-        ("text", np.uint64),  # hash of the finished words
-        ("word", np.uint64),  # hash of the unfinished word
-        ("key", np.uint64),  # hash of both: which prefix this is
-        ("parent_key", np.uint64),  # the prefix one token shorter
+    [  # what extending a beam reads comes first
         ("children", np.uint64),  # of the lexicon's node, so that most frames need not look there
         ("history", np.uint64),  # hash of what the language model still sees
-        ("blank", np.float64),
-        ("symbol", np.float64),
         ("lm", np.float64),  # natural log, weighted; of finished words and hotwords
-        ("factor", np.float64),  # what ranking multiplies for the unfinished word
-        ("bound", np.float64),  # no next letter makes that factor larger than this
         ("lexicon", np.int32),  # node of the unfinished word; -1 outside
         ("first", np.int32),  # its first child
         ("word_id", np.int32),  # the language model's id of the word that ends there; 0 for none
         ("context", np.int32),  # place of what the language model still sees, while frames are searched
-        ("parent", np.int32),  # the beam whose prefix is one token shorter; -1 if there is none
         ("hotword", np.int32),  # node of the hotwords' trie; -1 outside
-        ("last", np.int32),  # last token; the delimiter for an empty prefix
         ("length", np.int32),  # tokens of the unfinished word
+        ("last", np.int32),  # last token; the delimiter for an empty prefix
         ("token_node", np.int32),
         ("word_node", np.int32),
+        ("parent", np.int32),  # the beam whose prefix is one token shorter; -1 if there is none
+        ("text", np.uint64),  # hash of the finished words
+        ("word", np.uint64),  # hash of the unfinished word
+        ("key", np.uint64),  # hash of both: which prefix this is
+        ("parent_key", np.uint64),  # the prefix one token shorter
+        ("blank", np.float64),
+        ("symbol", np.float64),
+        ("factor", np.float64),  # what ranking multiplies for the unfinished word
+        ("bound", np.float64),  # no next letter makes that factor larger than this
         ("start", np.int32),  # frame of the unfinished word's first token
         ("end", np.int32),  # frame behind its last token
         ("prob_sum", np.float32),  # of its tokens but the last
@@ -47,6 +47,7 @@ CANDIDATE = np.dtype(
         ("lm", np.float64),
         ("bound", np.float64),
         ("parent", np.int32),  # beam it came from
+        ("slot", np.int32),  # where that beam's record is
         ("token", np.int32),
         ("lexicon", np.int32),
         ("hotword", np.int32),
@@ -177,36 +178,50 @@ KNOWN_SCORE = np.dtype(
         ("key", np.uint64),  # hash of a context and a word
         ("history", np.uint64),  # hash of the context behind it
         ("score", np.float64),  # log10
+        ("gain", np.float64),  # what a weight is multiplied with for it, where nothing else counts
     ]
 )
 N_KNOWN = 512  # a power of two
+N_ADOPTERS = 64  # words of 64 bits
+MAX_ADOPTED = 512  # bits set before they are cleared
 
 
 class Work(NamedTuple):
     """Scratch of one search: nothing in it outlives a chunk of frames, but `counts`.
 
     What every frame reads of every beam lies in arrays of its own, which the processor takes several at a
-    time; the rest lies in BEAM.
+    time. The rest lies in BEAM records, in slots that a beam keeps as long as it lives: in most frames
+    nothing in most of them changes. While frames are searched, these arrays count and not the records'
+    blank, symbol, factor, bound and parent.
 
     Attributes:
         tokens: int32 [vocab_size], the frame's tokens.
         probs: float64 [vocab_size + 1], their probabilities over the best one's; 0 for the others. The last
             place belongs to a prefix without a last token.
         columns: int32 [vocab_size + 1], the place of each of them among them; -1 for the others.
-        blanks, symbols, factors, bounds: float64 [beam_width], these fields of the beams.
+        blanks, symbols, factors, bounds, lms: float64 [beam_width], these fields of the beams.
         lasts: uint32 [beam_width], their last tokens; vocab_size for none.
+        parents: int32 [beam_width], which beam is one token shorter; -1; parent_keys: uint64, its hash.
+        slots: int32 [beam_width], where their records are.
+        free: int32 [2 * beam_width], the slots that no beam has; half of them always are free, so that
+            new beams are written beside all that they are made from.
         weights: float64 [beam_width], those of one token behind each beam.
-        taken: uint8 [beam_width * tokens], for each of the frame's tokens and each beam, whether the prefix
-            that is longer by that token is a beam itself.
-        picked: int32 [beam_width + 1], the beams worth extending by a token.
-        moved: int32 [beam_width], which of the next beams a beam stays as; -1 if it does not.
-        missing: uint64 [beam_width + 1], hashes of prefixes that beams lack as their parents.
+        taken: uint64 [tokens * words of 64 bits], for each of the frame's tokens a bit for each beam: whether
+            the prefix that is longer by that token is a beam itself.
+        reached, held: uint64 [words of 64 bits], a bit for each beam; see stay and rank_stays.
+        moved: int32 [beam_width + 1], behind a -1 which of the next beams a beam stays as; -1 if it does not.
         sources: int32 [beam_width], beam that a better alignment of a staying prefix came from; -1.
+        retimed: int32 [beam_width], the staying beams with such a source; and what their times become,
+            sums: float32, starts: int32 (for the end of a word, its new node).
+        dropped: int32 [beam_width + 1], slots of the beams that do not stay.
+        places: int32 [beam_width], for the end of a beam's word the place in `known`; -1 for none yet.
+        adopters: uint64 [N_ADOPTERS], a bit, by its hash, for each prefix that some beam is one token longer
+            than, and for some more: those of beams dropped since it was last cleared.
         candidates: CANDIDATE [beam_width * (tokens + 1)]; the first, one a beam, are the prefixes as they
             are, and have no record.
         ranks: float64 [len(candidates)], what pruning compares.
         new_blanks, new_symbols, new_factors: float64 [len(candidates)].
-        chosen: int32 [len(candidates)]; values: int64 [len(candidates)], their ranks' bits.
+        chosen: int32 [len(candidates)]; values: float64 [len(candidates)], their ranks.
         seen: int32 [power of two], hash table of states.
         table: int32 [N_KNOWN], place of what the language model said of a word in context, by its hash.
         known: KNOWN_SCORE, what it said; and contexts: CONTEXT, the contexts behind it.
@@ -220,13 +235,24 @@ class Work(NamedTuple):
     symbols: Any
     factors: Any
     bounds: Any
+    lms: Any
     lasts: Any
+    parents: Any
+    parent_keys: Any
+    slots: Any
+    free: Any
     weights: Any
     taken: Any
-    picked: Any
+    reached: Any
+    held: Any
     moved: Any
-    missing: Any
     sources: Any
+    retimed: Any
+    sums: Any
+    starts: Any
+    dropped: Any
+    places: Any
+    adopters: Any
     candidates: Any
     ranks: Any
     new_blanks: Any
@@ -241,4 +267,4 @@ class Work(NamedTuple):
     counts: Any
 
 
-N_CANDIDATES, N_CONTEXTS, N_TOKEN_NODES, N_WORD_NODES, N_COUNTS = 0, 1, 2, 3, 4
+N_CANDIDATES, N_CONTEXTS, N_TOKEN_NODES, N_WORD_NODES, N_FREE, N_ADOPTED, N_COUNTS = range(7)

@@ -137,6 +137,12 @@ def read_trie_weights(memory: Any, row: Any, bit: int, has_backoff: bool) -> Any
     return prob, memory[row[BACKOFF_TABLE] + np.int64(read_bits(memory, bit, row[BACKOFF_BITS]))]
 
 
+@kernel(inline="always")
+def extend_key(key: Any, word: Any) -> Any:
+    """The 64-bit key of an n-gram with one more word in front."""
+    return (key * _COMBINE_A) ^ ((_ONE + np.uint64(word)) * _COMBINE_B)
+
+
 @kernel
 def score_probing(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> Any:
     """One word's log10 probability from hash tables; see score_word."""
@@ -149,7 +155,7 @@ def score_probing(memory: Any, layout: Any, order: int, context: Any, word: Any,
     while matched <= context.length and (matched == 1 or matched < order):
         if prob & _SIGN:  # nothing longer ends in this
             break
-        node = (node * _COMBINE_A) ^ ((_ONE + np.uint64(context.words[matched - 1])) * _COMBINE_B)
+        node = extend_key(node, context.words[matched - 1])
         row = layout[matched + 1]
         stride = 3 if matched + 1 == order else 4
         position = find_bucket(memory, row[BASE], row[BUCKETS], stride, node)
@@ -229,6 +235,22 @@ def locate_unigram(memory: Any, layout: Any, word: int) -> Any:
     """The address of a word's unigram, where scoring it begins."""
     stride = 2 if layout[0, KIND] == PROBING else 4
     return memory.ctypes.data + 4 * (layout[1, BASE] + stride * np.int64(word))
+
+
+@kernel(forceinline=True)
+def locate_ngram(memory: Any, layout: Any, size: int, order: int, context: Any, word: int) -> Any:
+    """The address where the search for the n-gram begins that is `size` words of a context and a word.
+
+    0 in a trie, where it depends on what is read before.
+    """
+    if layout[0, KIND] != PROBING:
+        return 0
+    node = np.uint64(word)
+    for i in range(size - 1):
+        node = extend_key(node, context.words[i])
+    stride = 3 if size == order else 4
+    bucket = np.int64(node % np.uint64(layout[size, BUCKETS]))
+    return memory.ctypes.data + 4 * (layout[size, BASE] + stride * bucket)
 
 
 @kernel

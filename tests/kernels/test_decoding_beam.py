@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engine.decoding import CtcBeamDecoder, decode_greedy
 from engine.kernels.ctc_extend import hash_context, mix_hash
 from engine.kernels.ctc_prune import keep_best
+from engine.kernels.lanes import LANES
 from engine.kernels.ngram import CONTEXT
 from tests.reference.ctc_beam_reference import ArpaReference, BeamReference
 
@@ -235,7 +236,7 @@ def test_hashes_of_contexts_and_the_word_after_them_do_not_collide():
 @given(st.lists(st.sampled_from([0.0, 1e-300, 1e-9, 0.1, 0.2, 0.2000001, 1.0, 7.0]), min_size=2), st.data())
 def test_the_best_are_kept_and_of_equal_ones_the_first(ranks, data):
     limit = data.draw(st.integers(1, len(ranks) - 1))
-    chosen, values = np.arange(len(ranks), dtype=np.int32), np.zeros(len(ranks), np.int64)
+    chosen, values = np.arange(len(ranks), dtype=np.int32), np.zeros(len(ranks) + LANES)
     n = keep_best(np.array(ranks), chosen, len(ranks), limit, values)
     wanted = sorted(sorted(range(len(ranks)), key=lambda i: (-ranks[i], i))[:limit])
     assert chosen[:n].tolist() == wanted
