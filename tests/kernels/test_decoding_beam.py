@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.decoding import CtcBeamDecoder, decode_greedy
+from engine.errors import DecodingError
 from engine.kernels.ctc_extend import hash_context, mix_hash
 from engine.kernels.ctc_prune import keep_best
 from engine.kernels.lanes import LANES
@@ -217,6 +218,22 @@ def test_batch_and_pickle_and_threads_agree():
     expected = [decoder.decode(log_probs) for log_probs in batch]
     assert decoder.decode_batch(batch, threads=3) == expected
     assert pickle.loads(pickle.dumps(decoder)).decode_batch(batch) == expected
+
+
+def test_threads_search_several_utterances_a_call_and_change_nothing():
+    decoder = CtcBeamDecoder(["", " ", "a", "b"], frame_s=0.02)
+    rng = np.random.default_rng(7)
+    lengths = [0, 1, 30, 4, 0, 200, *rng.integers(1, 60, 70)]
+    batch = [np.log(rng.dirichlet(np.full(4, 0.3), n)).astype(np.float32).reshape(n, 4) for n in lengths]
+    expected = [decoder.decode(each, n_best=5, beam_width=8) for each in batch]
+    assert decoder.decode_batch(batch, threads=2, n_best=5, beam_width=8) == expected
+    raw = [each + 3 for each in batch]
+    assert len(decoder.decode_batch(raw, threads=2, logits=True)) == len(batch)
+    batch[41] = np.full((3, 4), np.nan, np.float32)
+    with pytest.raises(DecodingError, match="NaN"):
+        decoder.decode_batch(batch, threads=2)
+    with pytest.raises(DecodingError, match="above 0"):
+        decoder.decode_batch(raw, threads=2)
 
 
 def test_hashes_of_contexts_and_the_word_after_them_do_not_collide():
