@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,6 @@ def test_interrupt_from_the_keyboard_ends_an_export_at_once(checkpoint: Path, ou
         seen.append(line)
         if "measuring" in line:
             break
-    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130, "".join(seen) + rest
