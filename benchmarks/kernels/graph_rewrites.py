@@ -84,7 +84,11 @@ def rewrites(seconds: float) -> dict[str, Rewrite]:
     n_samples = int(seconds * SAMPLE_RATE)
     frames, waveform = _random(1, n_samples // 320, HIDDEN), _random(1, n_samples)
     first, second = _random(N_CHANNELS, 1, 10), _random(N_CHANNELS, N_CHANNELS, 3) * np.float32(0.02)
-    by_time = (WaveformConv(first, None, 5, _norm(N_CHANNELS), "time"),)
+    last = _random(N_CHANNELS, N_CHANNELS, 2) * np.float32(0.02)
+    by_time = (
+        WaveformConv(first, None, 5, _norm(N_CHANNELS), "time"),
+        *(WaveformConv(weight, None, 2) for weight in (second,) * 4 + (last,) * 2),
+    )
     by_channel = tuple(
         WaveformConv(w, None, s, _norm(N_CHANNELS), "channels") for w, s in ((first, 5), (second, 2))
     )
@@ -104,7 +108,7 @@ def rewrites(seconds: float) -> dict[str, Rewrite]:
             "waveform_convs.py", _plain_convs(by_channel), lambda g, x: emit_waveform_convs(g, x, by_channel),
             waveform, channels_first=True, precision="int8", tolerance=ROUNDED,
         ),
-        "group norm folded into the first convolution": Rewrite(
+        "all seven convolutions, float32: group norm folded": Rewrite(
             "group_norm.py", _plain_convs(by_time), lambda g, x: emit_waveform_convs(g, x, by_time),
             waveform, channels_first=True,
         ),
@@ -199,7 +203,8 @@ def _convolve_int8(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
 
 def _plain_norm(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
     norm = conv.norm
-    assert norm is not None
+    if norm is None:
+        return rows
     if conv.norm_over == "time":
         weight, bias = graph.constant(norm.weight), graph.constant(norm.bias)
         return graph.op("InstanceNormalization", rows, weight, bias, epsilon=norm.epsilon)
