@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import commands, text
-from benchmarks.provenance import command_line
+from benchmarks.provenance import provenance
 from benchmarks.run import PARTIAL_SUFFIX
 from engine.errors import EngineError
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(name, purpose)
     configure(parser)
     options = parser.parse_args(arguments[1:] if name else arguments)
-    options.command = command_line("engine-bench", arguments)
+    options.provenance = provenance("engine-bench", arguments)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     try:
         return command(options)

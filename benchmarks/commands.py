@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.against:
         others = lambda first: [_peer(options, first)]  # noqa: E731
     first, *rest = measure_engine(options, settings, others)
-    result = {**first, "command": options.command}
+    result = {**first, **options.provenance}
     if rest:
         result["comparison"] = compare_results(first, rest[0])
     if options.cascade:
@@ -192,7 +192,7 @@ def gate(options: argparse.Namespace) -> int:
     path = Path(options.baseline)
     if options.update:
         result = measure_engine(options, settings_of(options, repeats=GATE_REPEATS))[0]
-        write_json({**result, "command": options.command}, path)
+        write_json({**result, **options.provenance}, path)
         print(render_result(result), f"\nbaseline: {path}", sep="\n")
         return EXIT_FAILED if result["failures"] else EXIT_OK
     check_extras(*SCORING)
@@ -203,7 +203,7 @@ def gate(options: argparse.Namespace) -> int:
         known = {**baseline["settings"], "task": baseline["task"]}
         current = measure_engine(options, settings_of(options, **known))[0]
         if options.json:
-            write_json({**current, "command": options.command}, Path(options.json))
+            write_json({**current, **options.provenance}, Path(options.json))
     limits = Limits(
         options.max_wer_increase, options.max_bleu_decrease, options.max_slowdown, options.machine_tolerance
     )
@@ -243,11 +243,11 @@ def sweep(options: argparse.Namespace) -> int:
     progress = Progress(options.quiet)
     grid = Grid(options.threads_list, options.batch_size, options.concurrency, options.lengths)
     try:
-        result = run_sweep(settings, data, grid, progress(len(grid), "sweep"))
+        result = run_sweep(settings, data, grid, progress(len(grid) * settings.repeats, "sweep"))
     finally:
         progress.close()
     if options.json:
-        write_json({**result, "command": options.command}, Path(options.json))
+        write_json({**result, **options.provenance}, Path(options.json))
     print(render_sweep(result))
     return EXIT_OK
 

@@ -74,32 +74,47 @@ class Grid:
 def run_sweep(
     settings: RunSettings, data: Data, grid: Grid, progress: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """Measure every combination; the model is loaded once for each number of threads.
+    """Measure every combination, pass by pass in turn: a slow minute of the machine is everybody's.
+
+    The model is loaded once for each number of threads.
 
     Args:
         settings: model, device, beams, warm-up and repeats (passes; 2 or more tell the noise).
         data: the audio; with lengths, what the cuts are made of.
         grid: the combinations.
-        progress: called after each combination.
+        progress: called after each pass of a combination.
     Returns:
         A JSON object: `rows`, one for each combination, and the signature and environment of all.
     Raises:
         EngineError: the model, or a recording.
     """
-    rows, signatures = [], []
-    for threads in grid.threads:
-        system = load_engine(replace(settings, threads=threads, task="transcribe"), data.utterances)
-        first_s = warm_up(system, data.utterances, "transcribe", settings.warmup)
-        signatures.append(system.signature)
-        for length_s in grid.lengths_s or (None,):
-            sources = _sources(system, data.utterances, length_s)
-            for batch_size, callers in grid.inner:
-                passes = [_measure(system, sources, batch_size, callers) for _ in range(settings.repeats)]
-                where = {"threads": threads, "batch_size": batch_size, "concurrency": callers}
-                rows.append({**where, "length_s": length_s, "n": len(sources), **_row(sources, passes)})
-                progress()
-        rows[-1] |= {"load_time_s": system.load_time_s, "first_result_s": first_s}
-    return {"rows": rows, **_about(settings, data, signatures)}
+    systems, firsts = _load(settings, data, grid.threads)
+    decoded = {
+        length_s: _sources(systems[0], data.utterances, length_s) for length_s in grid.lengths_s or (None,)
+    }
+    cases = list(itertools.product(systems, decoded, grid.inner))
+    passes: list[list[Pass]] = [[] for _ in cases]
+    for _ in range(settings.repeats):
+        for measured, (system, length_s, (batch_size, callers)) in zip(passes, cases, strict=True):
+            measured.append(_measure(system, decoded[length_s], batch_size, callers))
+            progress()
+    rows = []
+    for measured, (system, length_s, (batch_size, callers)) in zip(passes, cases, strict=True):
+        index = systems.index(system)
+        where = {"threads": grid.threads[index], "batch_size": batch_size, "concurrency": callers}
+        load = {"load_time_s": system.load_time_s, "first_result_s": firsts[index]}
+        sources = decoded[length_s]
+        rows.append({**where, "length_s": length_s, "n": len(sources), **_row(sources, measured), **load})
+    return {"rows": rows, **_about(settings, data, [system.signature for system in systems])}
+
+
+def _load(
+    settings: RunSettings, data: Data, threads: Sequence[int]
+) -> tuple[list[EngineSystem], list[float | None]]:
+    """A warm system for each number of threads, and the seconds of each one's first result."""
+    every = [replace(settings, threads=number, task="transcribe") for number in threads]
+    systems = [load_engine(one, data.utterances) for one in every]
+    return systems, [warm_up(one, data.utterances, "transcribe", settings.warmup) for one in systems]
 
 
 def _about(settings: RunSettings, data: Data, signatures: Sequence[str]) -> dict[str, Any]:
