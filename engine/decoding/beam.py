@@ -27,7 +27,7 @@ from engine.decoding.state import DecoderState, Partial, read_hypotheses, read_p
 from engine.errors import DecodingError
 from engine.kernels.ctc_batch import search_several
 from engine.kernels.ctc_emissions import FINE
-from engine.kernels.ctc_pack import pack_search
+from engine.kernels.ctc_pack import Prepared, pack_search
 from engine.kernels.ctc_search import advance, finish, search_whole
 from engine.kernels.ctc_state import N_WORD_NODES
 from engine.types import Hypothesis
@@ -116,7 +116,7 @@ class CtcBeamDecoder:
         self._arguments = (language_model, known, lexicon)
         self.language_model = NgramModel(language_model) if language_model is not None else None
         self._trie = self._load_trie(known, lexicon)
-        self._cache: dict[Any, Any] = {}
+        self._cache: dict[Any, Prepared] = {}
 
     def _load_trie(self, unigrams: Sequence[str] | None, lexicon: Pathlike | None) -> WordTrie:
         if lexicon is not None and self.language_model is not None:
@@ -183,11 +183,14 @@ class CtcBeamDecoder:
         if logits or len(emissions) > MAX_FRAMES_AT_ONCE:  # of others the search checks the values
             emissions = check_values(emissions, logits=logits)
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        pack = self._prepare(key)[0]
+        prepared = self._prepare(
+            key
+        )  # held here until the search is done: other calls may make _cache forget it
         if len(emissions) > MAX_FRAMES_AT_ONCE:
-            return self.finish(self._search(start_state(key, pack), emissions, whole=True), n_best)
+            return self.finish(self._search(start_state(key, prepared), emissions, whole=True), n_best)
         arena = getattr(_scratch, "arena", _NO_ARENA)
-        fault, n_bytes, found = search_whole(pack, emissions, n_best, float(self.settings.frame_s), arena)
+        frame_s = float(self.settings.frame_s)
+        fault, n_bytes, found = search_whole(prepared.pack, emissions, n_best, frame_s, arena)
         if fault != FINE:
             refuse_emissions(fault)
         if len(arena) < n_bytes <= _MAX_ARENA:
@@ -222,11 +225,11 @@ class CtcBeamDecoder:
         if logits or max(map(len, emissions)) > MAX_FRAMES_AT_ONCE:
             return [self.decode(log_probs, n_best=n_best, logits=logits, **options) for log_probs in batch]
         _check_n_best(n_best)
-        pack = self._prepare(_make_key(n_best=n_best, **options))[0]
+        prepared = self._prepare(_make_key(n_best=n_best, **options))
         offsets = np.cumsum([0, *map(len, emissions)])
         arena = getattr(_scratch, "arena", _NO_ARENA)
         heads, numbers, values, n_bytes = search_several(
-            pack, np.concatenate(emissions), offsets, n_best, float(self.settings.frame_s), arena
+            prepared.pack, np.concatenate(emissions), offsets, n_best, float(self.settings.frame_s), arena
         )
         if len(arena) < n_bytes <= _MAX_ARENA:
             _scratch.arena = np.empty(n_bytes, np.uint8)
@@ -250,7 +253,7 @@ class CtcBeamDecoder:
     ) -> DecoderState:
         """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        return start_state(key, self._prepare(key)[0])
+        return start_state(key, self._prepare(key))
 
     def advance(self, state: DecoderState, log_probs: Any, *, logits: bool = False) -> DecoderState:
         """Search one more chunk: a new state; the one given may be used again.
@@ -268,8 +271,9 @@ class CtcBeamDecoder:
         _check_n_best(n_best)
         words = np.empty(state.counts[N_WORD_NODES] + state.n_beams, state.word_nodes.dtype)
         words[: state.counts[N_WORD_NODES]] = state.word_nodes[: state.counts[N_WORD_NODES]]
+        prepared = self._prepare(state.key)
         found = finish(
-            self._prepare(state.key)[0],
+            prepared.pack,
             state.beams,
             state.contexts,
             state.n_beams,
@@ -286,12 +290,12 @@ class CtcBeamDecoder:
         return self._search(state, check_emissions(log_probs, len(self.labels), logits=logits), whole)
 
     def _search(self, state: DecoderState, emissions: FloatArray, whole: bool) -> DecoderState:
-        pack = self._prepare(state.key)[0]
+        prepared = self._prepare(state.key)
         for begin in range(0, len(emissions), MAX_FRAMES_AT_ONCE):
             chunk = emissions[begin : begin + MAX_FRAMES_AT_ONCE]
             state = state.grow(len(chunk))
             state.n_beams, state.scale = advance(
-                pack,
+                prepared.pack,
                 chunk,
                 state.n_frames,
                 state.beams,
@@ -307,7 +311,7 @@ class CtcBeamDecoder:
                 state.compact(self.labels, self.settings.frame_s)
         return state
 
-    def _prepare(self, key: Any) -> Any:
+    def _prepare(self, key: Any) -> Prepared:
         """The kernels' view of one set of options, and what it points to; the last few are remembered."""
         prepared = self._cache.get(key)
         if prepared is None:
@@ -322,9 +326,10 @@ class CtcBeamDecoder:
                 build_hotwords(self.labels, phrases, excuse=settings.merging == "prefix"),
                 self.labels.spoken,
             )
-            while len(self._cache) >= _MAX_CACHED:
-                self._cache.pop(next(iter(self._cache)), None)
-            self._cache[key] = prepared
+            last = list(self._cache.items())[1 - _MAX_CACHED :]
+            self._cache = dict(
+                [*last, (key, prepared)]
+            )  # another dict: other threads may be reading this one
         return prepared
 
 

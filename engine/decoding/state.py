@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.decoding.labels import Labels
+from engine.kernels.ctc_pack import Prepared
 from engine.kernels.ctc_search import begin
 from engine.kernels.ctc_state import (
     BEAM,
@@ -98,11 +99,11 @@ class DecoderState:
         self.contexts = _extend(self.contexts, self.n_beams, width - self.n_beams)
 
 
-def start_state(key: Any, pack: Any) -> DecoderState:
-    """The state before the first frame; see engine.kernels.ctc_pack for `pack`."""
-    beam_width = int(pack["beam_width"][0])
+def start_state(key: Any, prepared: Prepared) -> DecoderState:
+    """The state before the first frame."""
+    beam_width = int(prepared.pack["beam_width"][0])
     beams, contexts = np.zeros(beam_width, BEAM), np.zeros(beam_width, CONTEXT)
-    begin(pack, beams, contexts)
+    begin(prepared.pack, beams, contexts)
     nothing = np.empty(0, TOKEN_NODE), np.empty(0, WORD_NODE)
     return DecoderState(key, 0, (), beams, contexts, 1, 0.0, *nothing, np.zeros(N_COUNTS, np.int64))
 

@@ -3,19 +3,19 @@
 numba counts references to an array wherever it is passed on, with an atomic instruction each time;
 in the inner loops of the search that was a third of the work. A view made from an address owns
 nothing, so there is nothing to count. It also costs a call one argument instead of twenty. Whoever
-calls a kernel with a pack holds the arrays; views never leave the kernel.
+calls a kernel with a pack holds the arrays (see Prepared); views never leave the kernel.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_state import (
     LEXICON_NODE,
     N_LOOKAHEAD,
@@ -42,12 +42,20 @@ PACK = np.dtype(
 )
 
 
-def pack_search(search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotwords, spoken: Any) -> Any:
-    """Write down where the arrays of a search are.
+class Prepared(NamedTuple):
+    """A search as kernels take it: `pack`, PACK [1]; and the arrays that it holds the addresses of.
 
-    Returns:
-        PACK [1], and the arrays that must be held as long as it is used.
+    Whoever runs a kernel on the pack has to keep the whole until the kernel is back.
     """
+
+    pack: Any
+    arrays: tuple[Any, ...]
+
+
+def pack_search(
+    search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotwords, spoken: Any
+) -> Prepared:
+    """Write down where the arrays of a search are."""
     pack = np.zeros(1, PACK)
     arrays = {"spoken": spoken, **scorer._asdict(), **lexicon._asdict(), **hotwords._asdict()}
     arrays["factors"], arrays["hot_factors"] = lexicon.factors, hotwords.factors
@@ -67,7 +75,7 @@ def pack_search(search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotw
         lexicon.highest,
         hotwords.highest,
     )
-    return pack, tuple(held.values())
+    return Prepared(pack, tuple(held.values()))
 
 
 def _to_pointer(_context: Any, address: Any) -> Any:
@@ -89,7 +97,7 @@ def borrow(array: Any, dtype: Any) -> Any:
     return carray(to_pointer(array.ctypes.data), len(array), dtype)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def unpack_search(pack: Any) -> Any:
     """The Search of a PACK record."""
     return Search(
@@ -98,13 +106,13 @@ def unpack_search(pack: Any) -> Any:
     )  # fmt: skip
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def unpack_spoken(pack: Any) -> Any:
     """uint8 [vocab_size] of a PACK record."""
     return carray(to_pointer(pack.spoken_at), pack.vocab_size, np.uint8)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def unpack_scorer(pack: Any) -> Any:
     """The Scorer of a PACK record."""
     return Scorer(
@@ -115,7 +123,7 @@ def unpack_scorer(pack: Any) -> Any:
     )
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def unpack_lexicon(pack: Any) -> Any:
     """The Lexicon of a PACK record."""
     n_nodes = pack.n_nodes
@@ -130,7 +138,7 @@ def unpack_lexicon(pack: Any) -> Any:
     )
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def unpack_hotwords(pack: Any) -> Any:
     """The Hotwords of a PACK record."""
     n_nodes = pack.n_hotwords

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.decoding import CtcBeamDecoder, decode_greedy
+from engine.decoding import CtcBeamDecoder, beam, decode_greedy, state
 from engine.errors import DecodingError
 from engine.kernels.ctc_extend import hash_context, mix_hash
 from engine.kernels.ctc_prune import keep_best
@@ -234,6 +235,43 @@ def test_threads_search_several_utterances_a_call_and_change_nothing():
         decoder.decode_batch(batch, threads=2)
     with pytest.raises(DecodingError, match="above 0"):
         decoder.decode_batch(raw, threads=2)
+
+
+@pytest.mark.parametrize("options", [{}, {"hotwords": HOTWORDS}], ids=["plain", "hotwords"])
+def test_a_call_holds_all_that_the_search_reads(monkeypatch, options):
+    batch = [make_log_probs(seed, 25) for seed in range(6)]
+    expected = [load(language_model=BINARY, beam_width=8).decode(e, n_best=3, **options) for e in batch]
+    held, seen = [], []
+
+    def watch(pack):
+        def call(*arguments):
+            prepared = pack(*arguments)
+            held.append([weakref.ref(array) for array in prepared[1]])
+            return prepared
+
+        return call
+
+    def check(kernel):
+        def call(*arguments):
+            seen.append(all(array() is not None for array in held[-1]))
+            return kernel(*arguments)
+
+        return call
+
+    monkeypatch.setattr(beam, "pack_search", watch(beam.pack_search))
+    for name in ("search_whole", "search_several", "advance", "finish"):
+        monkeypatch.setattr(beam, name, check(getattr(beam, name)))
+    monkeypatch.setattr(state, "begin", check(state.begin))
+    forgetful = property(lambda self: {}, lambda self, value: None)  # as when other threads fill it
+    monkeypatch.setattr(CtcBeamDecoder, "_cache", forgetful, raising=False)
+    decoder = CtcBeamDecoder(LETTERS, language_model=BINARY, beam_width=8)
+    assert [decoder.decode(log_probs, n_best=3, **options) for log_probs in batch] == expected
+    assert decoder.decode_batch(batch, threads=2, n_best=3, **options) == expected
+    running = decoder.start(n_best=3, **options)
+    for chunk in (batch[0][:9], batch[0][9:]):
+        running = decoder.advance(running, chunk)
+    assert decoder.finish(running, 3) == expected[0]
+    assert len(seen) > 8 and all(seen)
 
 
 def test_hashes_of_contexts_and_the_word_after_them_do_not_collide():
