@@ -6,21 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_search import search_whole
+from engine.kernels.ctc_trace import put
 
 N_HEADS = 4
 _FIRST_SIZE = 1024
 
 
-@kernel
+@inner
 def append(target: Any, used: int, more: Any) -> Any:
     """target with `more` behind its first `used` numbers; another array where it has no room."""
     if used + len(more) > len(target):
         grown = np.empty(2 * (used + len(more)), target.dtype)
-        grown[:used] = target[:used]
+        put(grown, 0, target[:used])
         target = grown
-    target[used : used + len(more)] = more
+    put(target, used, more)
     return target
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_extend import (
     EMPTY,
     enter_node,
@@ -38,7 +38,7 @@ FINAL = np.dtype(
 )
 
 
-@kernel
+@inner
 def start_search(beams: Any, contexts: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any) -> None:
     """Make beam 0 the empty prefix at the start of an utterance."""
     beam = beams[0]
@@ -110,7 +110,7 @@ def run_frames(
     return n, scale
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def settle(n: int, blanks: Any, symbols: Any) -> None:
     """A frame of nothing but blank: every alignment ends in a blank, and no rank changes."""
     for i in range(n):
@@ -143,7 +143,7 @@ def extend(
     return best
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def rescale(n: int, best: float, blanks: Any, symbols: Any) -> float:
     """Bring weights back into a float's range when they leave it. Returns the natural log taken out."""
     if _TOO_SMALL < best < _TOO_LARGE or best <= 0.0:
@@ -154,7 +154,7 @@ def rescale(n: int, best: float, blanks: Any, symbols: Any) -> float:
     return math.log(best)
 
 
-@kernel
+@inner
 def finish_search(
     beams: Any, contexts: Any, n: int, search: Any, scorer: Any, hotwords: Any, word_nodes: Any, counts: Any
 ) -> Any:
@@ -166,7 +166,7 @@ def finish_search(
     finals = np.empty(n, FINAL)
     n_finals = 0
     scratch = np.empty(2, CONTEXT)
-    order = np.argsort(-weigh_lightest_ends(beams, n), kind="mergesort") if search.split else np.arange(n)
+    order = sort_heaviest(weigh_lightest_ends(beams, n)) if search.split else np.arange(n)
     for i in order:
         weight = beams[i].blank + beams[i].symbol
         if weight <= 0.0:
@@ -187,17 +187,42 @@ def finish_search(
             final.word_node = beams[i].word_node
             if beams[i].length > 0:
                 final.word_node = append_word(beams[i], counts, word_nodes)
-    scores = np.empty(n_finals)
-    for i in range(n_finals):
-        scores[i] = -(finals[i].acoustic + finals[i].lm)
-    finals = finals[np.argsort(scores, kind="mergesort")]
-    if search.split and n_finals:
-        scores.sort()
-        n_finals = np.sum(scores <= scores[0] - math.log(search.prune))
-    return finals[:n_finals]
+    return sort_finals(finals[:n_finals], math.log(search.prune) if search.split else -np.inf)
 
 
-@kernel
+@inner
+def sort_finals(finals: Any, prune: float) -> Any:
+    """FINAL records, best first, without those that lie more than -prune below the best."""
+    scores, ordered, n_kept = np.empty(len(finals)), np.empty(len(finals), FINAL), 0
+    for i in range(len(finals)):
+        scores[i] = finals[i].acoustic + finals[i].lm
+    order = sort_heaviest(scores)
+    for i in range(len(finals)):
+        ordered[i] = finals[order[i]]
+        n_kept += scores[order[i]] >= scores[order[0]] + prune
+    return ordered[:n_kept]
+
+
+@inner
+def sort_heaviest(weights: Any) -> Any:
+    """Indices of weights from the highest to the lowest, equal ones in their order, by merging runs.
+
+    numpy's sorts would take longer to compile than to write.
+    """
+    order, merged, run = np.arange(len(weights)), np.empty(len(weights), np.int64), 1
+    while run < len(weights):
+        for begin in range(0, len(weights), 2 * run):
+            middle, end = min(begin + run, len(weights)), min(begin + 2 * run, len(weights))
+            left, right = begin, middle
+            for at in range(begin, end):
+                first = right == end or (left < middle and weights[order[left]] >= weights[order[right]])
+                merged[at] = order[left if first else right]
+                left, right = left + first, right + (not first)
+        order, merged, run = merged, order, 2 * run
+    return order
+
+
+@inner
 def weigh_lightest_ends(beams: Any, n: int) -> Any:
     """The lower of the weights of each beam's blank and symbol ends, passing over zeros."""
     weights = np.empty(n)
@@ -207,7 +232,7 @@ def weigh_lightest_ends(beams: Any, n: int) -> Any:
     return weights
 
 
-@kernel
+@inner
 def score_end(beam: Any, context: Any, split: bool, scorer: Any, hotwords: Any, scratch: Any) -> float:
     """Natural log of what the end of the utterance adds to a beam.
 
@@ -233,7 +258,7 @@ def score_end(beam: Any, context: Any, split: bool, scorer: Any, hotwords: Any, 
     return score
 
 
-@kernel
+@inner
 def add_logs(a: float, b: float) -> float:
     """log(exp(a) + exp(b)), also of -inf."""
     high, low = max(a, b), min(a, b)

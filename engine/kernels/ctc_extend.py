@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from engine.kernels import lanes
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_state import (
     CHAR_LM,
     LEXICON_NODE,
@@ -47,7 +47,7 @@ def hash_token(word: Any, token: int) -> Any:
     return mix_hash(word, np.uint64(token + 1))
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def enter_node(beam: Any, node: int, lexicon: Any, scorer: Any) -> None:
     """Move a beam to a node of the lexicon, or outside for -1.
 
@@ -83,7 +83,7 @@ def _prefetch(_context: Any, address: Any) -> Any:
 prefetch: Any = intrinsic(_prefetch)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def pick(first: int, n: int, column: int, floor: float, highest: float, work: Any) -> Any:
     """Choose the beams that the frame's token number `column` can extend to a rank of `floor` or more.
 
@@ -150,7 +150,7 @@ def find_child(nodes: Any, label: Any, distinct: bool, node: int, token: int) ->
     return -1
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def follow_lexicon(beam: Any, token: int, nodes: Any, label: Any, distinct: bool) -> Any:
     """The lexicon's node behind a beam's by a token; -1 if there is none."""
     bit = _ONE << (np.uint64(token) & _LAST_BIT)
@@ -161,7 +161,7 @@ def follow_lexicon(beam: Any, token: int, nodes: Any, label: Any, distinct: bool
     return find_child(nodes, label, distinct, beam.lexicon, token)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def extend_letter(
     beams: Any, n: int, column: int, best: float, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     work: Any, highest: float,
@@ -231,7 +231,7 @@ def add_candidate(index: int, rank: float, weight: float, factor: float, work: A
     work.new_blanks[index], work.new_symbols[index] = 0.0, weight
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def score_letter(token: int, context: int, scorer: Any, work: Any) -> Any:
     """A character model's weighted score of one token, and the place that holds the context after it."""
     place, contexts, weights = work.counts[N_CONTEXTS], work.contexts, scorer.weights[0]
@@ -243,7 +243,7 @@ def score_letter(token: int, context: int, scorer: Any, work: Any) -> Any:
     return weights.weight * log10_prob, place
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def identify_word(beam: Any, kind: int, token_words: Any) -> Any:
     """The language model's id of what ends a beam's unfinished word."""
     if kind == CHAR_LM:
@@ -251,7 +251,7 @@ def identify_word(beam: Any, kind: int, token_words: Any) -> Any:
     return np.int64(beam.word_id)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: Any, ends_word: Any) -> Any:
     """Natural log of what finishing a beam's word adds, of which the model says log10_prob."""
     score = complete[beam.hotword] if beam.hotword >= 0 else 0.0
@@ -264,7 +264,7 @@ def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: 
     return score
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def look_up_word(beam: Any, word: int, weights: Any, memory: Any, layout: Any, work: Any) -> Any:
     """The place in work.known and work.contexts of a word after a beam's context.
 
@@ -288,7 +288,7 @@ def look_up_word(beam: Any, word: int, weights: Any, memory: Any, layout: Any, w
     return place
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def find_words(beams: Any, first: int, bits: Any, scorer: Any, work: Any) -> None:
     """Look for the ends of words of the beams with a bit in what is known: work.places.
 
@@ -324,13 +324,13 @@ def hash_context(context: Any) -> Any:
     return key
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def follow_delimiter(follows: Any, node: int, delimiter: int) -> int:
     """The hotwords' node at the start of the next word."""
     return follows[node, delimiter] if node >= 0 and delimiter >= 0 else 0
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def extend_word(
     beams: Any, n: int, column: int, best: float, search: Any, scorer: Any, hotwords: Any, work: Any,
     letter_highest: float, highest: float,

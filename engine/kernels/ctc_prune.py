@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from engine.kernels import lanes
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_extend import EMPTY, count_ones, hash_token, mix_hash
 from engine.kernels.ctc_state import N_CANDIDATES
 from engine.kernels.ctc_stay import lowest_bits
@@ -22,7 +22,7 @@ for _bits in range(256):
     _PLACES[_bits, : len(_set)] = _set
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def prune(beams: Any, n_before: int, best: float, search: Any, work: Any) -> Any:
     """Choose the candidates that live on: work.chosen[:n] in ascending order. Returns n."""
     floor = best * search.prune
@@ -79,7 +79,7 @@ def keep_best(ranks: Any, chosen: Any, n: int, limit: int, values: Any) -> int:
     return kept
 
 
-@kernel
+@inner
 def part(address: int, n: int, limit: int, lowest: float, highest: float) -> Any:
     """Find the rank that parts the `limit` highest of n from the rest.
 
@@ -130,17 +130,20 @@ float_to_bits: Any = intrinsic(_float_to_bits)
 bits_to_float: Any = intrinsic(_bits_to_float)
 
 
-@kernel
+@inner
 def prune_split(floor: float, limit: int, work: Any) -> int:
     """Prune blank and symbol ends of the prefixes apart: `limit` ends in all; see Search.split."""
     blanks, symbols, factors, chosen = work.new_blanks, work.new_symbols, work.new_factors, work.chosen
     n_candidates = work.counts[N_CANDIDATES]
-    ranks = np.empty(2 * n_candidates)
+    ranks = np.zeros(2 * n_candidates + lanes.LANES)
+    lowest, highest, kept = max(floor, _SMALLEST), 0.0, 0
     for i in range(n_candidates):
         ranks[2 * i], ranks[2 * i + 1] = blanks[i] * factors[i], symbols[i] * factors[i]
-    lowest = floor
-    if len(ranks) > limit:
-        lowest = max(floor, np.partition(ranks, len(ranks) - limit)[len(ranks) - limit])
+        kept += (ranks[2 * i] >= lowest) + (ranks[2 * i + 1] >= lowest)
+        highest = max(highest, ranks[2 * i], ranks[2 * i + 1])
+    if kept > limit:
+        least, above, n_high = part(ranks.ctypes.data, 2 * n_candidates, limit, lowest, highest)
+        lowest = above if n_high == limit else least
     kept = 0
     for i in range(n_candidates):
         if blanks[i] * factors[i] < lowest:
@@ -153,7 +156,7 @@ def prune_split(floor: float, limit: int, work: Any) -> int:
     return min(kept, limit)
 
 
-@kernel
+@inner
 def recombine(beams: Any, n_before: int, n: int, delimiter: int, work: Any) -> int:
     """Keep the best of the candidates that no later frame or word can tell apart. Returns how many.
 
@@ -186,7 +189,7 @@ def recombine(beams: Any, n_before: int, n: int, delimiter: int, work: Any) -> i
     return kept
 
 
-@kernel
+@inner
 def hash_future(beams: Any, n_before: int, index: int, work: Any, delimiter: int) -> Any:
     """Hash of all that the rest of the search depends on: context, unfinished word, hotwords, last token."""
     candidate = work.candidates[index]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_extend import EMPTY, enter_node, hash_token, mix_hash
 from engine.kernels.ctc_state import (
     MAX_ADOPTED,
@@ -47,7 +47,7 @@ def rebuild(
     spread(n, work)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def number_stays(n_before: int, n: int, work: Any) -> int:
     """Find the new places of the beams that stay: work.moved[i + 1] for beam i. Returns how many stay."""
     chosen, moved = work.chosen, work.moved
@@ -60,7 +60,7 @@ def number_stays(n_before: int, n: int, work: Any) -> int:
     return n_stay
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def gather_times(beams: Any, n_before: int, frame: int, delimiter: int, work: Any, word_nodes: Any) -> int:
     """Find the staying prefixes whose times move with their best alignment. Returns how many.
 
@@ -90,7 +90,7 @@ def gather_times(beams: Any, n_before: int, frame: int, delimiter: int, work: An
     return n
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def write_times(beams: Any, n_retimed: int, frame: int, best_prob: float, delimiter: int, work: Any) -> None:
     """Give staying beams the times that gather_times found."""
     retimed, starts, sums, probs = work.retimed, work.starts, work.sums, work.probs
@@ -107,7 +107,7 @@ def write_times(beams: Any, n_retimed: int, frame: int, best_prob: float, delimi
             beam.start, beam.prob_sum, beam.peak = starts[i], sums[i], prob
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def move_stays(n_before: int, n_stay: int, work: Any) -> int:
     """Close the gaps that dropped beams leave. Returns how many; work.dropped receives their slots."""
     chosen, moved, dropped, slots = work.chosen, work.moved, work.dropped, work.slots
@@ -128,7 +128,7 @@ def move_stays(n_before: int, n_stay: int, work: Any) -> int:
     return n_dropped
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def add_beams(
     beams: Any, n_stay: int, n: int, frame: int, best_prob: float, search: Any, work: Any, scorer: Any,
     lexicon: Any, token_nodes: Any, word_nodes: Any,
@@ -175,14 +175,14 @@ def bit_of_key(key: Any) -> Any:
     return _ONE << ((key >> _BIT) & _LAST_BIT)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def list_adopter(key: Any, work: Any) -> None:
     """Set a prefix's bit in work.adopters."""
     work.adopters[key >> _WORD] |= bit_of_key(key)
     work.counts[N_ADOPTED] += 1
 
 
-@kernel
+@inner
 def list_adopters(n: int, work: Any) -> None:
     """Begin work.adopters anew, with what n beams are one token longer than."""
     work.adopters[:] = _NOTHING
@@ -201,7 +201,7 @@ def time_letter(beam: Any, shorter: Any, frame: int, prob: float) -> None:
     beam.end, beam.peak = frame + 1, prob
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def adopt(key: Any, parent: int, n_stay: int, work: Any) -> None:
     """Link the staying children of a prefix that is a beam again, having been dropped before."""
     parents, address, found = work.parents, work.parent_keys.ctypes.data, np.int64(0)
@@ -214,7 +214,7 @@ def adopt(key: Any, parent: int, n_stay: int, work: Any) -> None:
             parents[i] = parent
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def spread(n: int, work: Any) -> None:
     """Take over the chosen candidates' weights."""
     chosen = work.chosen
@@ -225,7 +225,7 @@ def spread(n: int, work: Any) -> None:
         blanks[i], symbols[i], factors[i] = new_blanks[index], new_symbols[index], new_factors[index]
 
 
-@kernel
+@inner
 def open_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> None:
     """Take beams over from records and contexts of their own, at the start of a chunk.
 
@@ -248,7 +248,7 @@ def open_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> No
     list_adopters(n, work)
 
 
-@kernel
+@inner
 def close_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> None:
     """Give beams back as open_beams took them."""
     for i in range(n):
@@ -259,7 +259,7 @@ def close_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> N
         contexts[i] = work.contexts[record.context]
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def make_room(beams: Any, n: int, n_more: int, spare: Any, work: Any) -> None:
     """Drop the contexts that no beam needs when there is no place for n_more."""
     contexts, slots = work.contexts, work.slots
@@ -274,7 +274,7 @@ def make_room(beams: Any, n: int, n_more: int, spare: Any, work: Any) -> None:
     work.counts[N_CONTEXTS] = n
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     """Store one more token behind a chain of them. Returns its node."""
     node = counts[N_TOKEN_NODES]
@@ -284,7 +284,7 @@ def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
     return node
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def append_word(beam: Any, counts: Any, word_nodes: Any) -> Any:
     """Store a beam's unfinished word as finished. Returns its node."""
     index = counts[N_WORD_NODES]

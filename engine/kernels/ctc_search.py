@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba.np.numpy_support import carray
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_beam import finish_search, run_frames, start_search
 from engine.kernels.ctc_emissions import FINE, check_log_probs
 from engine.kernels.ctc_pack import (
@@ -44,7 +44,7 @@ _LINE = 64  # every array of the arena begins on a cache line
 _N_ARRAYS = 39
 
 
-@kernel
+@inner
 def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
     """The most tokens that any frame offers; at least 1."""
     most = 1
@@ -56,7 +56,7 @@ def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
     return most
 
 
-@kernel
+@inner
 def size_work(log_probs: Any, spoken: Any, search: Any) -> Any:
     """How many words of bits, candidates, contexts and states a search needs; bytes of scratch."""
     width, vocab_size = search.beam_width, log_probs.shape[1]
@@ -74,13 +74,13 @@ def size_work(log_probs: Any, spoken: Any, search: Any) -> Any:
     return n_words * n_tokens, n_candidates, n_contexts, n_seen, n_bytes + _N_ARRAYS * _LINE
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def carve(address: int, length: int, dtype: Any, itemsize: int) -> Any:
     """A view of the arena's next `length` items, and the address behind them."""
     return carray(to_pointer(address), length, dtype), (address + length * itemsize + _LINE - 1) & -_LINE
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def carve_work(arena: Any, vocab_size: int, width: int, sizes: Any, counts: Any) -> Any:
     """Scratch of one search as views of the arena: Work, the beams' slots and spare contexts."""
     n_taken, n_candidates, n_contexts, n_seen, _ = sizes
@@ -167,13 +167,13 @@ def advance(
     return n, scale
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def size_pack(pack: Any, log_probs: Any) -> Any:
     """size_work of a PACK."""
     return size_work(log_probs, unpack_spoken(pack[0]), unpack_search(pack[0]))
 
 
-@kernel
+@inner
 def advance_in(
     arena: Any, sizes: Any, pack: Any, log_probs: Any, first_frame: int, records: Any, contexts: Any, n: int,
     scale: float, token_nodes: Any, word_nodes: Any, counts: Any,
@@ -245,7 +245,18 @@ def search_whole(pack: Any, log_probs: Any, n_best: int, frame_s: float, arena: 
     counts[:] = 0
     begin(pack, beams, contexts)
     n, scale = advance_in(
-        scratch, sizes, pack, log_probs, 0, beams, contexts, 1, 0.0, token_nodes, word_nodes, counts
+        scratch,
+        sizes,
+        pack,
+        log_probs,
+        np.int64(0),
+        beams,
+        contexts,
+        np.int64(1),
+        0.0,
+        token_nodes,
+        word_nodes,
+        counts,
     )
     found = finish(pack, beams, contexts, n, token_nodes, word_nodes, counts, n_best, scale, frame_s)
     arena[0] = 0  # it has to live until here

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels import lanes
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_state import N_CANDIDATES
 
 _NONE, _ONE, _ALL = np.uint64(0), np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -42,7 +42,7 @@ def select_tokens(row: Any, spoken: Any, blank: int, token_min: float, tokens: A
     return n, np.float64(largest)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def list_tokens(row: Any, spoken: Any, token_min: float, tokens: Any) -> Any:
     """Write the labels of `token_min` or more that may be text to `tokens`. Returns how many there are."""
     n, size, lowest = 0, len(row), lanes.splat(token_min)
@@ -64,7 +64,7 @@ def list_tokens(row: Any, spoken: Any, token_min: float, tokens: Any) -> Any:
     return n
 
 
-@kernel
+@inner
 def find_best(row: Any, spoken: Any, blank: int) -> Any:
     """The best of the labels that may be text; the blank, unless another is better."""
     best = blank
@@ -74,7 +74,7 @@ def find_best(row: Any, spoken: Any, blank: int) -> Any:
     return best
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def stay(n: int, n_tokens: int, search: Any, work: Any) -> None:
     """Candidates 0 to n: every prefix as it is, by a blank or its last token once more.
 
@@ -105,7 +105,7 @@ def stay(n: int, n_tokens: int, search: Any, work: Any) -> None:
     work.counts[N_CANDIDATES] = n
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def realign(n: int, n_tokens: int, work: Any) -> None:
     """Add to every staying prefix the ways to it from the prefix one token shorter, if that is a beam.
 
@@ -140,7 +140,7 @@ def realign(n: int, n_tokens: int, work: Any) -> None:
         columns[tokens[k]] = -1
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def rank_stays(n: int, split: bool, work: Any) -> float:
     """Rank the staying prefixes. Returns the best rank.
 
@@ -163,7 +163,7 @@ def rank_stays(n: int, split: bool, work: Any) -> float:
     return np.float64(lanes.largest(best))
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def lanes_to_word(words: Any, first: int, bits: int) -> None:
     """Store the bits of lanes `first` to first + 7; those of a word's first lanes begin it anew."""
     shift = np.uint64(first & 63)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_extend import mix_hash
 from engine.kernels.ctc_state import N_TOKEN_NODES, N_WORD_NODES
 
@@ -60,7 +60,7 @@ def trace_words(
         begin += n_words[i]
     tokens, ends = spell_words(distinct[:n_distinct], word_nodes, token_nodes)
     values = np.empty(len(scores) + 3 * n_distinct)
-    values[: len(scores)] = scores
+    put(values, 0, scores)
     starts_s = values[len(scores) :]
     ends_s, confidences = starts_s[n_distinct:], starts_s[2 * n_distinct :]
     for i in range(n_distinct):
@@ -70,20 +70,29 @@ def trace_words(
     return join_numbers(n_words, words, ends, tokens), values
 
 
-@kernel
+@inner
 def join_numbers(n_words: Any, words: Any, ends: Any, tokens: Any) -> Any:
     """Four arrays of whole numbers as one."""
     numbers = np.empty(len(n_words) + len(words) + len(ends) + len(tokens), np.int64)
-    at = len(n_words)
-    numbers[:at] = n_words
-    numbers[at : at + len(words)] = words
-    at += len(words)
-    numbers[at : at + len(ends)] = ends
-    numbers[at + len(ends) :] = tokens
+    at = put(numbers, 0, n_words)
+    at = put(numbers, at, words)
+    at = put(numbers, at, ends)
+    put(numbers, at, tokens)
     return numbers
 
 
-@kernel
+@inner
+def put(target: Any, at: int, source: Any) -> int:
+    """Write an array into another at a place. Returns the place behind it.
+
+    Assigning to a slice does the same, but its message for other lengths takes two seconds to compile.
+    """
+    for i in range(len(source)):
+        target[at + i] = source[i]
+    return at + len(source)
+
+
+@inner
 def hash_word_node(word: Any, token_nodes: Any) -> Any:
     """Hash of a word's tokens, times and confidence, whatever came before it."""
     key = mix_hash(np.uint64(word.start), np.uint64(word.end))
@@ -95,7 +104,7 @@ def hash_word_node(word: Any, token_nodes: Any) -> Any:
     return key
 
 
-@kernel
+@inner
 def spell_words(distinct: Any, word_nodes: Any, token_nodes: Any) -> Any:
     """Token ids of word nodes, one word after the other, and where each ends."""
     ends = np.empty(len(distinct), np.int64)
@@ -163,7 +172,7 @@ def compact(beams: Any, n: int, stable: int, token_nodes: Any, word_nodes: Any, 
     return tokens, words
 
 
-@kernel
+@inner
 def mark_tokens(node: int, length: int, token_nodes: Any, keep: Any) -> None:
     """Mark the last `length` tokens of a chain as needed."""
     for _ in range(length):
@@ -173,7 +182,7 @@ def mark_tokens(node: int, length: int, token_nodes: Any, keep: Any) -> None:
         node = token_nodes[node].parent
 
 
-@kernel
+@inner
 def number_kept(keep: Any) -> int:
     """Number the marked nodes in their order; the others stay -1. Returns how many there are."""
     n = 0
@@ -184,7 +193,7 @@ def number_kept(keep: Any) -> int:
     return n
 
 
-@kernel
+@inner
 def renumber(node: int, keep: Any) -> int:
     """A node's new number; -1 for none, or one that was cut away."""
     return keep[node] if node >= 0 else -1
