@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.extending import register_jitable
 
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn"})
@@ -80,3 +81,12 @@ def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return register_jitable(
         nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath=set(FASTMATH), **options
     )(function)
+
+
+@kernel(inline="always")
+def address(array: Any) -> Any:
+    """Where an array begins, as int64.
+
+    numba gives it as uint64; a variable that holds now the one, now the other becomes a float.
+    """
+    return np.int64(array.ctypes.data)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels import simd
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, kernel
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, bf16_tile
 from engine.kernels.rows import scale_row, softmax_row
 
@@ -39,7 +39,7 @@ def pack_keys(source: int, n_heads: int, head_dim: int, position: int, n_positio
     for head in range(n_heads):
         base = keys + 2 * ((head * n_positions + panel * TILE_COLUMNS) * head_dim + STEP * column)
         for at in range(0, head_dim, 16):
-            place = rounded.ctypes.data  # inside: numba frees an array behind its last use
+            place = address(rounded)  # inside: numba frees an array behind its last use
             simd.store_bf16(place, simd.load_f32(source + 4 * (head * head_dim + at)))
             for step in range(8):
                 simd.copy_i32(base + 2 * PANEL * (at // 2 + step), place + 4 * step)
@@ -96,19 +96,19 @@ def attend(
                 right = key_base + 2 * column * head_dim
                 bf16_tile(
                     left, query_stride, right, head_dim // STEP,
-                    scores.ctypes.data + 4 * column, 4 * n_positions, right, bias + 4 * column,
+                    address(scores) + 4 * column, 4 * n_positions, right, bias + 4 * column,
                 )  # fmt: skip
             for line in range(TILE_ROWS):
                 place = line * n_positions
                 sums[line] = softmax_row(
-                    scores.ctypes.data + 4 * place, n_positions, weights.ctypes.data + 2 * place
+                    address(scores) + 4 * place, n_positions, address(weights) + 2 * place
                 )
             target = out + row * out_stride + 4 * head * head_dim
             for panel in range(n_panels):
                 right = value_base + 2 * panel * n_positions * TILE_COLUMNS
                 bf16_tile(
-                    weights.ctypes.data, 2 * n_positions, right, n_positions // STEP,
-                    target + 4 * panel * TILE_COLUMNS, out_stride, right, zeros.ctypes.data,
+                    address(weights), 2 * n_positions, right, n_positions // STEP,
+                    target + 4 * panel * TILE_COLUMNS, out_stride, right, address(zeros),
                 )  # fmt: skip
             for line in range(TILE_ROWS):
                 scale_row(target + line * out_stride, head_dim, np.float32(1.0) / sums[line])

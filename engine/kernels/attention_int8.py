@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels import simd, simd_int8
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, inner, kernel
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, mix_tile, score_tile
 
 F32Array = NDArray[np.float32]
@@ -67,7 +67,7 @@ class Int8Rows(NamedTuple):
     value_rate: F32Array
 
 
-@kernel
+@inner
 def largest_magnitude(source: int, n: int) -> Any:
     """Of float32 [n] at an address, n a multiple of 16; at least 1e-12."""
     top = simd.splat(_SMALLEST)
@@ -86,7 +86,7 @@ def quantize_queries(
     """
     factor = LOG2_E / np.sqrt(np.float32(head_dim)) / _TOP_CODE
     middle = simd.splat(np.float32(CODE_OFFSET))
-    codes = rows.queries.ctypes.data
+    codes = address(rows.queries)
     for row in range(n_rows):
         for head in range(n_heads):
             start = source + row * stride + 4 * head * head_dim
@@ -105,7 +105,7 @@ def quantize_keys(
 ) -> None:
     """Keys of the positions from `first` on."""
     n_positions = rows.key_scale.shape[1]
-    keys = rows.keys.ctypes.data
+    keys = address(rows.keys)
     for row in range(n_rows):
         position = first + row
         panel, column = position // TILE_COLUMNS, position % TILE_COLUMNS
@@ -118,7 +118,7 @@ def quantize_keys(
             rows.key_start[head, position] = -CODE_OFFSET * np.int32(total)
 
 
-@kernel
+@inner
 def scatter_key(source: int, n: int, rate: float, target: int) -> Any:
     """Codes of float32 [n], four by four into places a panel apart; returns their sum."""
     rates = simd.splat(np.float32(rate))
@@ -138,7 +138,7 @@ def quantize_values(
     shift, zero = simd.splat(-_LOG_TOP_CODE), simd.splat(np.float32(0.0))
     n_positions = rows.value_log.shape[1]
     n_panels = (head_dim + TILE_COLUMNS - 1) // TILE_COLUMNS
-    values = rows.values.ctypes.data
+    values = address(rows.values)
     rates = np.zeros(STEP, np.float32)
     for row in range(0, n_rows, STEP):
         for head in range(n_heads):
@@ -155,7 +155,7 @@ def quantize_values(
             interleave_values(start, stride, n, head_dim, n_positions, rates, place)
 
 
-@kernel
+@inner
 def interleave_values(
     source: int, stride: int, n: int, head_dim: int, n_positions: int, rates: F32Array, target: int
 ) -> None:
@@ -176,7 +176,7 @@ def interleave_values(
         )
 
 
-@kernel
+@inner
 def weigh_row(scores: int, n: int, top: int, rates: int, weights: int, total: int, new: int) -> None:
     """2^(scores - top) as bytes, and times `new` and the rates added to the 16 lanes at total.
 
@@ -191,7 +191,7 @@ def weigh_row(scores: int, n: int, top: int, rates: int, weights: int, total: in
     simd.store_f32(total, simd.fma(sums, simd_int8.splat_f32(new), simd.load_f32(total)))
 
 
-@kernel
+@inner
 def score_segment(
     queries: int, query_stride: int, head_dim: int, query_scale: int, keys: int, key_scale: int,
     key_start: int, bias: int, n: int, work: int,
@@ -208,7 +208,7 @@ def score_segment(
         )  # fmt: skip
 
 
-@kernel
+@inner
 def weigh_segment(work: int, n: int, rates: int) -> None:
     """Weights of a segment, their sums, and how much the results so far and the new ones count."""
     highest = simd_int8.max_rows(work + 4 * _TOPS)
@@ -229,7 +229,7 @@ def weigh_segment(work: int, n: int, rates: int) -> None:
         )  # fmt: skip
 
 
-@kernel
+@inner
 def divide_by_totals(work: int) -> None:
     """The factors of the last segment also divide by the sums of all weights."""
     rate = simd_int8.reciprocal(simd_int8.sum_rows(work + 4 * _TOTALS))
@@ -253,11 +253,11 @@ def attend_int8(
     d, n_positions, n_query_scales = n_heads * head_dim, rows.key_scale.shape[1], rows.query_scale.shape[1]
     n_panels = (head_dim + TILE_COLUMNS - 1) // TILE_COLUMNS
     # Bare addresses: to hand arrays over would count their references up and down at every call.
-    queries, query_scale = rows.queries.ctypes.data + first * d, rows.query_scale.ctypes.data + 4 * first
+    queries, query_scale = address(rows.queries) + first * d, address(rows.query_scale) + 4 * first
     keys, key_scale, key_start = (
-        rows.keys.ctypes.data, rows.key_scale.ctypes.data, rows.key_start.ctypes.data
+        address(rows.keys), address(rows.key_scale), address(rows.key_start)
     )  # fmt: skip
-    values, logs, rates = rows.values.ctypes.data, rows.value_log.ctypes.data, rows.value_rate.ctypes.data
+    values, logs, rates = address(rows.values), address(rows.value_log), address(rows.value_rate)
     for head in range(n_heads):
         for row in range(0, n_rows, TILE_ROWS):
             target = out + row * out_stride + 4 * head * head_dim
@@ -280,7 +280,7 @@ def attend_int8(
                     )  # fmt: skip
 
 
-@kernel
+@inner
 def clear_rows(target: int, stride: int, n: int, work: int) -> None:
     """Before the first segment: n columns of 12 rows, the sums of the weights, and what they refer to."""
     zero = simd.splat(np.float32(0.0))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 
 NEVER = np.float32(-1e9)
 
 
-@kernel(inline="never")
+@inner(inline="never")
 def _insert(scores, steps, parents, tokens, count, score, step, parent, token):  # type: ignore[no-untyped-def]
     """Put a finished hypothesis among the best of its sentence; returns how many there are now."""
     size = len(scores)
@@ -27,7 +27,7 @@ def _insert(scores, steps, parents, tokens, count, score, step, parent, token): 
     return min(count + 1, size)
 
 
-@kernel(inline="never")
+@inner(inline="never")
 def _best_candidates(log_probs, running, first_row, rows, picked):  # type: ignore[no-untyped-def]
     """Merge the sorted candidates of a sentence's rows; picked int64 [n, 2] gets (row, column)."""
     heads = np.zeros(rows, np.int64)
@@ -105,7 +105,8 @@ def select_beams(  # type: ignore[no-untyped-def]
         hopeless = full and beams > 0 and scores[0] / norm <= finished_scores[sentence, n_beams - 1]
         if last_step or beams < n_beams or hopeless:
             continue
-        running[sentence, :] = scores
+        for beam in range(n_beams):
+            running[sentence, beam] = scores[beam]
         keep[going_on] = position
         going_on += 1
     return going_on

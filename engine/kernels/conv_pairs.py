@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels import simd
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.dense import quantize_row
 from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, int8_tile_add, int8_tile_twice
 from engine.kernels.rows import copy_row
@@ -33,7 +33,7 @@ def plane_rows(n_rows: int) -> int:
     return (n_rows + 1) // ROWS_A_PAIR + TILE_ROWS
 
 
-@kernel
+@inner
 def subtract_row(left: int, right: int, n: int, target: int) -> None:
     """target = left - right; addresses of float32 [n], n a multiple of 16."""
     for at in range(0, n, 16):
@@ -41,7 +41,7 @@ def subtract_row(left: int, right: int, n: int, target: int) -> None:
         simd.store_f32(target + 4 * at, value)
 
 
-@kernel
+@inner
 def prepare_pairs(
     block: int, stride: int, start: int, n_rows: int, n: int, edge: int, plane: int,
     target: int, scale: F32Array, offset: F32Array,
@@ -75,7 +75,7 @@ def prepare_pairs(
         copy_row(block + (n_rows - 2) * stride, n, edge)
 
 
-@kernel
+@inner
 def convolve_pairs(
     rows: int, n: int, plane: int, scale: int, offset: int, start: int, n_pairs: int, n_out: int,
     weight: int, column_scale: int, middle_scale: int, sums: int, bias: int, out: int, out_stride: int,

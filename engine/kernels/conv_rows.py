@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, inner, kernel
 from engine.kernels.conv_pairs import convolve_pairs, plane_rows, prepare_pairs
 from engine.kernels.dense import BF16, INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
@@ -105,10 +105,10 @@ def convolve_block(
             at = (start + row) * conv.stride + tap
             buffers.tap_scale[tap, row] = scale[at]
             buffers.tap_offset[tap, row] = offset[at]
-    scales, sums = buffers.tap_scale.ctypes.data, buffers.tap_offset.ctypes.data
+    scales, sums = address(buffers.tap_scale), address(buffers.tap_offset)
     tap_stride, n_out = buffers.tap_scale.strides[0], conv.dense.padded
     weight, bias = conv.dense.weight, conv.dense.bias
-    factors, totals = conv.dense.scale, conv.tap_sums.ctypes.data
+    factors, totals = conv.dense.scale, address(conv.tap_sums)
     for panel in range(n_out // TILE_COLUMNS):
         column = 4 * TILE_COLUMNS * panel
         for row in range(0, n_rows, TILE_ROWS):
@@ -138,9 +138,9 @@ def convolve_pair_block(
     """As convolve_block, where PAIRED; start is even, total all output rows that the planes were made for."""
     plane = plane_rows((total - 1) * conv.stride + conv.width)
     convolve_pairs(
-        rows.ctypes.data, conv.n_channels, plane, scale.ctypes.data, offset.ctypes.data, start // 2,
+        address(rows), conv.n_channels, plane, address(scale), address(offset), start // 2,
         (n_rows + 1) // 2, conv.dense.padded, conv.dense.weight, conv.dense.scale,
-        conv.middle_scale.ctypes.data, conv.tap_sums.ctypes.data, conv.dense.bias, out, out_stride,
+        address(conv.middle_scale), address(conv.tap_sums), conv.dense.bias, out, out_stride,
     )  # fmt: skip
 
 
@@ -150,17 +150,17 @@ def prepare_block(
     offset: F32Array, buffers: ConvBuffers,
 ) -> None:  # fmt: skip
     """Rows start to start + n_rows of total, from the block, for a convolution that takes them as kind."""
-    block, stride = buffers.block.ctypes.data, buffers.block.strides[0]
-    target = rows.ctypes.data
+    block, stride = address(buffers.block), buffers.block.strides[0]
+    target = address(rows)
     if kind == PAIRED:
-        edge, plane = buffers.edge.ctypes.data, plane_rows(total)
+        edge, plane = address(buffers.edge), plane_rows(total)
         prepare_pairs(block, stride, start, n_rows, n, edge, plane, target, scale, offset)
     else:
         target += start * n * (2 if kind == BF16 else 1)
         prepare_rows(kind, block, stride, n_rows, n, target, scale[start:], offset[start:])
 
 
-@kernel
+@inner
 def activate_block(
     has_norm: bool, norm: Norm, block: int, stride: int, n_rows: int, n_channels: int
 ) -> None:  # fmt: skip
@@ -168,12 +168,12 @@ def activate_block(
     for row in range(n_rows):
         place = block + row * stride
         if has_norm:
-            weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
+            weight, bias = address(norm.weight), address(norm.bias)
             normalize_row(place, n_channels, weight, bias, norm.epsilon, place)
         gelu_row(place, n_channels)
 
 
-@kernel
+@inner
 def start_rows(
     conv: FirstConv, waveform: F32Array, start: int, n_rows: int, kind: int,
     rows: U8Array, scale: F32Array, offset: F32Array, buffers: ConvBuffers,
@@ -183,14 +183,14 @@ def start_rows(
     waveform is followed by slack for 12 more rows.
     """
     stride = buffers.block.strides[0]
-    block = buffers.block.ctypes.data
-    weight, bias = conv.weight.ctypes.data, conv.bias.ctypes.data
+    block = address(buffers.block)
+    weight, bias = address(conv.weight), address(conv.bias)
     for at in range(0, n_rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, n_rows - at)
         for panel in range(conv.n_out // TILE_COLUMNS):
             column = 4 * TILE_COLUMNS * panel
             for row in range(0, count, TILE_ROWS):
-                left = waveform.ctypes.data + 4 * conv.stride * (start + at + row)
+                left = address(waveform) + 4 * conv.stride * (start + at + row)
                 right = weight + column * conv.width
                 f32_tile(
                     left, 4 * conv.stride, right, conv.width,
@@ -207,13 +207,13 @@ def convolve_rows(
 ) -> None:  # fmt: skip
     """All n_rows output rows of a convolution, activated and prepared for the next one."""
     stride, n_out = buffers.block.strides[0], conv.dense.padded
-    block = buffers.block.ctypes.data
+    block = address(buffers.block)
     for at in range(0, n_rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, n_rows - at)
         if conv.kind == PAIRED:
             convolve_pair_block(conv, rows, scale, offset, at, count, n_rows, block, stride)
         else:
-            convolve_block(conv, rows.ctypes.data, scale, offset, at, count, buffers, block, stride)
+            convolve_block(conv, address(rows), scale, offset, at, count, buffers, block, stride)
         activate_block(conv.has_norm, conv.norm, block, stride, count, n_out)
         prepare_block(kind, at, count, n_rows, n_out, next_rows, next_scale, next_offset, buffers)
 
@@ -224,10 +224,10 @@ def convolve_last(
 ) -> None:
     """All rows of the last convolution, activated, as float32 rows at the address out."""
     stride, n_out = buffers.block.strides[0], conv.dense.padded
-    block = buffers.block.ctypes.data
+    block = address(buffers.block)
     for at in range(0, n_rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, n_rows - at)
-        convolve_block(conv, rows.ctypes.data, scale, offset, at, count, buffers, block, stride)
+        convolve_block(conv, address(rows), scale, offset, at, count, buffers, block, stride)
         activate_block(conv.has_norm, conv.norm, block, stride, count, n_out)
         for row in range(count):
             copy_row(block + row * stride, n_out, out + 4 * n_out * (at + row))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels import simd
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.gemm import (
     TILE_COLUMNS,
     TILE_ROWS,
@@ -165,7 +165,7 @@ def multiply_rows(
             )  # fmt: skip
 
 
-@kernel
+@inner
 def multiply_tile(
     n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
     row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int,

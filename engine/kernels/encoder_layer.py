@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, inner, kernel
 from engine.kernels.attention import attend, pack_keys, pack_queries, pack_values
 from engine.kernels.attention_int8 import (
     Int8Rows,
@@ -102,7 +102,7 @@ def dense_rows(
     layer: Dense, source: int, stride: int, n_rows: int, scratch: Scratch, out: int, out_stride: int
 ) -> None:
     """Prepare a block of float32 rows and multiply it. Addresses and strides in bytes."""
-    prepared = scratch.prepared.ctypes.data
+    prepared = address(scratch.prepared)
     prepare_rows(
         layer.kind, source, stride, n_rows, layer.n_in, prepared, scratch.scale, scratch.offset
     )  # fmt: skip
@@ -115,7 +115,7 @@ def normalize_rows(
     norm: Norm, source: int, stride: int, n_rows: int, n: int, out: int, out_stride: int
 ) -> None:
     """Layer norm of rows of n channels. Addresses and strides in bytes."""
-    weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
+    weight, bias = address(norm.weight), address(norm.bias)
     for row in range(n_rows):
         normalize_row(source + row * stride, n, weight, bias, norm.epsilon, out + row * out_stride)
 
@@ -124,12 +124,12 @@ def normalize_rows(
 def project_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start: int, end: int) -> None:
     """First pass: queries, keys and values of rows start to end; start is a multiple of BLOCK_ROWS."""
     d = state.hidden.shape[1]
-    stride, wide = scratch.wide.strides[0], scratch.wide.ctypes.data
+    stride, wide = scratch.wide.strides[0], address(scratch.wide)
     for first in range(start, end, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, end - first)
-        source, source_stride = state.hidden.ctypes.data + 4 * d * first, 4 * d
+        source, source_stride = address(state.hidden) + 4 * d * first, 4 * d
         if layer.norm_first:
-            target, target_stride = scratch.narrow.ctypes.data, scratch.narrow.strides[0]
+            target, target_stride = address(scratch.narrow), scratch.narrow.strides[0]
             normalize_rows(layer.attention_norm, source, source_stride, n_rows, d, target, target_stride)
             source, source_stride = target, target_stride
         dense_rows(layer.qkv, source, source_stride, n_rows, scratch, wide, stride)
@@ -142,17 +142,17 @@ def project_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start:
             scatter_rows(layer.n_heads, d, state, wide, stride, first, n_rows)
 
 
-@kernel
+@inner
 def scatter_rows(
     n_heads: int, d: int, state: Utterance, source: int, stride: int, first: int, n_rows: int
 ) -> None:
     """Rows of queries, keys and values to where attention in bfloat16 reads them."""
     n_positions, head_dim = len(state.bias), d // n_heads
-    keys, values = state.keys.ctypes.data, state.values.ctypes.data
+    keys, values = address(state.keys), address(state.values)
     factor = np.float32(1.0) / np.sqrt(np.float32(head_dim))
     for row in range(n_rows):
         place, position = source + row * stride, first + row
-        pack_queries(place, d, head_dim, factor, state.queries.ctypes.data + 2 * d * position)
+        pack_queries(place, d, head_dim, factor, address(state.queries) + 2 * d * position)
         pack_keys(place + 4 * d, n_heads, head_dim, position, n_positions, keys)
         if row % 2 == 0:
             odd = place + stride + 8 * d if row + 1 < n_rows else 0
@@ -164,20 +164,20 @@ def finish_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start: 
     """Second pass: attention, output projection and feed-forward block, in place on state.hidden."""
     d = state.hidden.shape[1]
     head_dim = d // layer.n_heads
-    mixed, mixed_stride = scratch.mixed.ctypes.data, scratch.mixed.strides[0]
-    narrow, narrow_stride = scratch.narrow.ctypes.data, scratch.narrow.strides[0]
+    mixed, mixed_stride = address(scratch.mixed), scratch.mixed.strides[0]
+    narrow, narrow_stride = address(scratch.narrow), scratch.narrow.strides[0]
     for first in range(start, end, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, end - first)
-        hidden = state.hidden.ctypes.data + 4 * d * first
+        hidden = address(state.hidden) + 4 * d * first
         if layer.qkv.kind == INT8:
             attend_int8(
-                state.codes, first, n_rows, layer.n_heads, head_dim, scratch.scores.ctypes.data,
+                state.codes, first, n_rows, layer.n_heads, head_dim, address(scratch.scores),
                 mixed, mixed_stride,
             )  # fmt: skip
         else:
             attend(
-                state.queries.ctypes.data + 2 * d * first, 2 * d, n_rows, state.keys.ctypes.data,
-                state.values.ctypes.data, state.bias.ctypes.data, len(state.bias), layer.n_heads, head_dim,
+                address(state.queries) + 2 * d * first, 2 * d, n_rows, address(state.keys),
+                address(state.values), address(state.bias), len(state.bias), layer.n_heads, head_dim,
                 scratch.scores, scratch.weights, mixed, mixed_stride,
             )  # fmt: skip
         dense_rows(layer.output, mixed, mixed_stride, n_rows, scratch, narrow, narrow_stride)
@@ -194,8 +194,8 @@ def finish_rows(layer: LayerWeights, state: Utterance, scratch: Scratch, start: 
 def feed_forward(layer: LayerWeights, hidden: int, n_rows: int, d: int, scratch: Scratch) -> None:
     """Add the feed-forward block of a block of rows to them. hidden: address of float32 [n_rows, d]."""
     source, stride = hidden, 4 * d
-    mixed, mixed_stride = scratch.mixed.ctypes.data, scratch.mixed.strides[0]
-    narrow, narrow_stride = scratch.narrow.ctypes.data, scratch.narrow.strides[0]
+    mixed, mixed_stride = address(scratch.mixed), scratch.mixed.strides[0]
+    narrow, narrow_stride = address(scratch.narrow), scratch.narrow.strides[0]
     if layer.norm_first:
         normalize_rows(layer.feed_norm, hidden, 4 * d, n_rows, d, narrow, narrow_stride)
         source, stride = narrow, narrow_stride
@@ -203,7 +203,7 @@ def feed_forward(layer: LayerWeights, hidden: int, n_rows: int, d: int, scratch:
         activated_pair(
             layer.outlier_in, layer.outlier_out, source, stride, n_rows, scratch, mixed, mixed_stride
         )
-    wide, wide_stride = scratch.wide.ctypes.data, scratch.wide.strides[0]
+    wide, wide_stride = address(scratch.wide), scratch.wide.strides[0]
     activated(layer.feed_in, source, stride, n_rows, scratch)
     dense_rows(layer.feed_out, wide, wide_stride, n_rows, scratch, narrow, narrow_stride)
     for row in range(n_rows):
@@ -212,16 +212,16 @@ def feed_forward(layer: LayerWeights, hidden: int, n_rows: int, d: int, scratch:
             add_row(hidden + 4 * d * row, mixed + row * mixed_stride, d)
 
 
-@kernel
+@inner
 def activated(layer: Dense, source: int, stride: int, n_rows: int, scratch: Scratch) -> None:
     """GELU of a linear layer, to the rows of scratch.wide."""
-    out, out_stride = scratch.wide.ctypes.data, scratch.wide.strides[0]
+    out, out_stride = address(scratch.wide), scratch.wide.strides[0]
     dense_rows(layer, source, stride, n_rows, scratch, out, out_stride)
     for row in range(n_rows):
         gelu_row(out + row * out_stride, layer.padded)
 
 
-@kernel
+@inner
 def activated_pair(
     first: Dense,
     second: Dense,
@@ -235,5 +235,5 @@ def activated_pair(
     """Two linear layers with a GELU between them; the units between fill one panel."""
     activated(first, source, stride, n_rows, scratch)
     dense_rows(
-        second, scratch.wide.ctypes.data, scratch.wide.strides[0], n_rows, scratch, out, out_stride
+        second, address(scratch.wide), scratch.wide.strides[0], n_rows, scratch, out, out_stride
     )  # fmt: skip

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.kernels._jit import kernel
-from engine.kernels.log_mel import HOP_LENGTH, WIDTH, FloatArray, IntArray, apply_filters, log_affine
+from engine.kernels._jit import inner, kernel
+from engine.kernels.log_mel import (
+    HOP_LENGTH,
+    WIDTH,
+    FloatArray,
+    IntArray,
+    apply_filters,
+    log_affine,
+    write_columns,
+)
 from engine.kernels.real_fft import LANES
 from engine.kernels.real_fft512 import BLOCK, HALF, compute_power_block_512
 
@@ -26,7 +34,7 @@ def mirror_index(index: int, n_samples: int) -> int:
     return index
 
 
-@kernel
+@inner
 def split_frames(waveform: FloatArray, first: int, offset: int, scale: float, hops: FloatArray) -> None:
     """Write the hops that LANES frames from `first` on touch.
 
@@ -48,7 +56,7 @@ def split_frames(waveform: FloatArray, first: int, offset: int, scale: float, ho
                 hops[row * WIDTH + hop] = waveform[mirror_index(start + row, n_samples)] * factor
 
 
-@kernel
+@inner
 def lane_means(hops: FloatArray, means: FloatArray) -> None:
     """The mean of each frame's 400 samples: means float32 [LANES], written."""
     means[:] = np.float32(0.0)
@@ -60,7 +68,7 @@ def lane_means(hops: FloatArray, means: FloatArray) -> None:
         means[lane] *= np.float32(1.0 / FRAME_LENGTH)
 
 
-@kernel
+@inner
 def lane_energies(hops: FloatArray, means: FloatArray, energies: FloatArray) -> None:
     """The sum of squares of each frame less its mean: energies float32 [LANES], written."""
     energies[:] = np.float32(0.0)
@@ -71,7 +79,7 @@ def lane_energies(hops: FloatArray, means: FloatArray, energies: FloatArray) -> 
             energies[lane] += value * value
 
 
-@kernel
+@inner
 def load_emphasised(
     hops: FloatArray, means: FloatArray, window: FloatArray, preemphasis: float, samples: FloatArray
 ) -> None:
@@ -137,5 +145,5 @@ def compute_fbank_into(
         load_emphasised(hops, means, window, preemphasis, samples)
         compute_power_block_512(samples, scratch, power)
         apply_filters(power, filters, bounds, mel, peaks)
-        out[n_before:, first : first + width] = mel[:, :width]
+        write_columns(mel, width, out, first)
     log_affine(out.reshape(-1), EPSILON, _ONE, _LN_2, np.float32(0.0))

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 
 LOOKAHEAD_STEP = 1.0 / 32.0  # log10 per step of the lookahead byte
 _MAX_STEPS = 255
 
 
-@kernel
+@inner
 def count_shared(tokens: Any, ends: Any) -> Any:
     """How many leading tokens each word of a sorted list shares with the one before: int32 [n_words]."""
     shared = np.zeros(len(ends), np.int32)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 from engine.kernels.real_fft import BLOCK, HALF, LANES, N_BINS, compute_power_block
 
 HOP_LENGTH = 160
@@ -39,7 +39,7 @@ def reflect_index(index: int, n_samples: int) -> int:
     return period - index if index >= n_samples else index
 
 
-@kernel
+@inner
 def split_hops(waveform: FloatArray, first: int, hops: FloatArray) -> None:
     """Write the hops that LANES frames from `first` on touch.
 
@@ -60,7 +60,7 @@ def split_hops(waveform: FloatArray, first: int, hops: FloatArray) -> None:
                 hops[row * WIDTH + hop] = waveform[reflect_index(start + row, n_samples)]
 
 
-@kernel
+@inner
 def load_windows(hops: FloatArray, window: FloatArray, samples: FloatArray) -> None:
     """Window the frames of a block: even samples to the front of `samples`, odd ones behind."""
     for pair in range(HALF):
@@ -74,7 +74,7 @@ def load_windows(hops: FloatArray, window: FloatArray, samples: FloatArray) -> N
             samples[pair * LANES + BLOCK + lane] = hops[from_odd + lane] * weight_odd
 
 
-@kernel
+@inner
 def apply_filters(
     power: FloatArray, filters: FloatArray, bounds: IntArray, mel: FloatArray, peaks: FloatArray
 ) -> None:
@@ -91,13 +91,33 @@ def apply_filters(
             peaks[lane] = target[lane] if target[lane] > peaks[lane] else peaks[lane]
 
 
+@inner
+def clear_lanes(power: FloatArray, width: int) -> None:
+    """Set all lanes from `width` on to 0. power: float32 [N_BINS * LANES]."""
+    for at in range(0, power.size, LANES):
+        for lane in range(width, LANES):
+            power[at + lane] = np.float32(0.0)
+
+
+@inner
+def write_columns(mel: FloatArray, width: int, out: FloatArray, first: int) -> None:
+    """Write the first `width` lanes of mel [n_mels, LANES] to columns of the last n_mels rows of `out`.
+
+    Loops, since an assignment to a slice takes seconds to compile.
+    """
+    above = out.shape[0] - mel.shape[0]
+    for band in range(mel.shape[0]):
+        for lane in range(width):
+            out[above + band, first + lane] = mel[band, lane]
+
+
 @kernel
 def scale_log10(values: FloatArray, floor: float) -> None:
     """Replace every value by (log10(max(value, floor)) + 4) / 4, in place; arguments as for log_affine."""
     log_affine(values, floor, _LOG10_E, _LOG10_2, np.float32(1.0))
 
 
-@kernel(error_model="numpy")  # no test for division by zero, which would keep the loop scalar
+@inner(error_model="numpy")  # no test for division by zero, which would keep the loop scalar
 def log_affine(values: FloatArray, floor: float, per_e: float, per_2: float, offset: float) -> None:
     """Replace every value by a multiple of its logarithm plus an offset, in place.
 
@@ -151,7 +171,10 @@ def compute_log_mel_into(
         compute_power_block(samples, scratch, power)
         width = min(LANES, n_frames - first)
         if width < LANES:  # frames behind the end must not count as the loudest
-            power.reshape(N_BINS, LANES)[:, width:] = np.float32(0.0)
+            clear_lanes(power, width)
         apply_filters(power, filters, bounds, mel, peaks)
-        out[:, first : first + width] = mel[:, :width]
-    scale_log10(out.reshape(-1), max(FLOOR, peaks.max() * DYNAMIC_RANGE))
+        write_columns(mel, width, out, first)
+    highest = np.float32(0.0)
+    for lane in range(LANES):
+        highest = max(highest, peaks[lane])
+    scale_log10(out.reshape(-1), max(FLOOR, highest * DYNAMIC_RANGE))

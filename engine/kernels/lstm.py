@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels import simd
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, kernel
 from engine.kernels.gemm import VECTOR_COLUMNS, bf16_vector_tile
 
 F32Array = NDArray[np.float32]
@@ -31,14 +31,14 @@ def run_direction(
     cell, state = np.zeros(size, np.float32), np.zeros(size, np.uint16)
     n_steps = size // 2
     for index in range(n_frames):
-        g, c = gates.ctypes.data, cell.ctypes.data  # inside: numba frees an array behind its last use
+        g, c = address(gates), address(cell)  # inside: numba frees an array behind its last use
         frame = index if direction == 0 else n_frames - 1 - index
-        start = projected[frame, direction * 4 * size :].ctypes.data
+        start = address(projected[frame, direction * 4 * size :])
         for panel in range(4 * size // VECTOR_COLUMNS):
             column = 4 * VECTOR_COLUMNS * panel
-            right = weight.ctypes.data + column * n_steps
-            bf16_vector_tile(state.ctypes.data, 0, right, n_steps, g + column, 0, right, start + column)
-        target = out[frame, direction * size :].ctypes.data
+            right = address(weight) + column * n_steps
+            bf16_vector_tile(address(state), 0, right, n_steps, g + column, 0, right, start + column)
+        target = address(out[frame, direction * size :])
         for at in range(0, size, 16):
             place = 4 * at
             enter = simd.sigmoid(simd.load_f32(g + place))
@@ -49,4 +49,4 @@ def run_direction(
             value = simd.multiply(leave, simd.tanh(total))
             simd.store_f32(c + place, total)
             simd.store_f32(target + place, value)
-            simd.store_bf16(state.ctypes.data + 2 * at, value)
+            simd.store_bf16(address(state) + 2 * at, value)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, inner, kernel
 from engine.kernels.dense import INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
 from engine.kernels.rows import add_row, normalize_row
@@ -64,24 +64,24 @@ class Work(NamedTuple):
 def dense(layer: Dense, rows: F32Array, n_rows: int, work: Work, out: F32Array) -> None:
     """out = layer(rows) for the first n_rows; the arrays may have more columns than the layer."""
     n_bytes = layer.n_in * (1 if layer.kind == INT8 else 2)
-    prepared = work.prepared.ctypes.data
+    prepared = address(work.prepared)
     for at in range(0, n_rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, n_rows - at)
-        source, target = rows[at:].ctypes.data, out[at:].ctypes.data
+        source, target = address(rows[at:]), address(out[at:])
         prepare_rows(
             layer.kind, source, rows.strides[0], count, layer.n_in, prepared, work.scale, work.offset
         )  # fmt: skip
         multiply_rows(layer, prepared, n_bytes, count, work.scale, work.offset, target, out.strides[0])
 
 
-@kernel
+@inner
 def add_and_normalize(hidden: F32Array, branch: F32Array, n_rows: int, norm: Norm) -> None:
     """hidden = norm(hidden + branch) for the first n_rows."""
     d = hidden.shape[1]
-    weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
+    weight, bias = address(norm.weight), address(norm.bias)
     for row in range(n_rows):
-        place = hidden[row:].ctypes.data
-        add_row(place, branch[row:].ctypes.data, d)
+        place = address(hidden[row:])
+        add_row(place, address(branch[row:]), d)
         normalize_row(place, d, weight, bias, norm.epsilon, place)
 
 
@@ -90,12 +90,12 @@ def feed_forward(layer: EncoderLayer, hidden: F32Array, n_rows: int, work: Work)
     """The feed-forward block with its norm, in place."""
     dense(layer.feed_in, hidden, n_rows, work, work.wide)
     for row in range(n_rows):
-        activate_row(layer.activation, work.wide[row:].ctypes.data, layer.feed_in.padded)
+        activate_row(layer.activation, address(work.wide[row:]), layer.feed_in.padded)
     dense(layer.feed_out, work.wide, n_rows, work, work.branch)
     add_and_normalize(hidden, work.branch, n_rows, layer.feed_norm)
 
 
-@kernel
+@inner
 def encode_layer(layer: EncoderLayer, hidden: F32Array, offsets: I64Array, work: Work) -> None:
     """One layer over the rows of several sentences, in place.
 
@@ -106,11 +106,11 @@ def encode_layer(layer: EncoderLayer, hidden: F32Array, offsets: I64Array, work:
     for sentence in range(len(offsets) - 1):
         start, end = offsets[sentence], offsets[sentence + 1]
         for row in range(start, end):
-            work.places[row - start] = work.wide[row:].ctypes.data + 4 * d
+            work.places[row - start] = address(work.wide[row:]) + 4 * d
         for row in range(start, end):
             attend_places(
-                work.wide[row:].ctypes.data, work.places, end - start, layer.n_heads, d // layer.n_heads,
-                work.weights, work.mixed[row:].ctypes.data,
+                address(work.wide[row:]), work.places, end - start, layer.n_heads, d // layer.n_heads,
+                work.weights, address(work.mixed[row:]),
             )  # fmt: skip
     dense(layer.output, work.mixed, n_rows, work, work.branch)
     add_and_normalize(hidden, work.branch, n_rows, layer.attention_norm)
@@ -132,12 +132,12 @@ def embed_rows(
     for row in range(len(ids)):
         token = ids[row]
         embed_row(
-            codes[token:].ctypes.data, scales[token], positions[first[row] :].ctypes.data, out.shape[1],
-            out[row:].ctypes.data,
+            address(codes[token:]), scales[token], address(positions[first[row] :]), out.shape[1],
+            address(out[row:]),
         )  # fmt: skip
 
 
-@kernel
+@inner
 def decode_layer(
     layer: EncoderLayer, cross: CrossAttention, hidden: F32Array, n_rows: int, step: int,
     cache: F32Array, ancestors: I32Array, memory: F32Array, offsets: I64Array, sentences: I64Array,
@@ -157,14 +157,15 @@ def decode_layer(
     head_dim = d // layer.n_heads
     dense(layer.qkv, hidden, n_rows, work, work.wide)
     for row in range(n_rows):
-        cache[step, row, :] = work.wide[row, d : 3 * d]
+        for at in range(2 * d):
+            cache[step, row, at] = work.wide[row, d + at]
     for row in range(n_rows):
         for at in range(step):
-            work.places[at] = cache[at, ancestors[row, at] :].ctypes.data
-        work.places[step] = cache[step, row:].ctypes.data
+            work.places[at] = address(cache[at, ancestors[row, at] :])
+        work.places[step] = address(cache[step, row:])
         attend_places(
-            work.wide[row:].ctypes.data, work.places, step + 1, layer.n_heads, head_dim, work.weights,
-            work.mixed[row:].ctypes.data,
+            address(work.wide[row:]), work.places, step + 1, layer.n_heads, head_dim, work.weights,
+            address(work.mixed[row:]),
         )  # fmt: skip
     dense(layer.output, work.mixed, n_rows, work, work.branch)
     add_and_normalize(hidden, work.branch, n_rows, layer.attention_norm)
@@ -172,10 +173,10 @@ def decode_layer(
     for row in range(n_rows):
         start, end = offsets[sentences[row]], offsets[sentences[row] + 1]
         for at in range(start, end):
-            work.places[at - start] = memory[at:].ctypes.data
+            work.places[at - start] = address(memory[at:])
         attend_places(
-            work.wide[row:].ctypes.data, work.places, end - start, layer.n_heads, head_dim, work.weights,
-            work.mixed[row:].ctypes.data,
+            address(work.wide[row:]), work.places, end - start, layer.n_heads, head_dim, work.weights,
+            address(work.mixed[row:]),
         )  # fmt: skip
     dense(cross.output, work.mixed, n_rows, work, work.branch)
     add_and_normalize(hidden, work.branch, n_rows, cross.norm)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 
 MAX_ORDER = 6
 UNKNOWN = 0  # KenLM's id of <unk>
@@ -57,13 +57,13 @@ def _bits_to_float(_context: Any, bits: Any) -> Any:
 bits_to_float: Any = intrinsic(_bits_to_float)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def read_u64(memory: Any, position: int) -> Any:
     """Two uint32 words as one uint64."""
     return np.uint64(memory[position]) | (np.uint64(memory[position + 1]) << _WORD)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def read_bits(memory: Any, bit: int, n_bits: int) -> Any:
     """Up to 33 bits from any bit offset, as uint64."""
     position = bit >> 5
@@ -71,7 +71,7 @@ def read_bits(memory: Any, bit: int, n_bits: int) -> Any:
     return value & ((_ONE << np.uint64(n_bits)) - _ONE)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -> Any:
     """Position of a 64-bit key in a linearly probed table of `stride` words an entry; -1 if absent."""
     bucket: Any = np.int64(key % np.uint64(n_buckets))
@@ -88,7 +88,7 @@ def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -
     return -1
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
     """Index of `word` among the sorted entries begin to end of one order; -1 if absent."""
     low, length, base, total, n_bits = begin, end - begin, row[BASE], row[TOTAL_BITS], row[WORD_BITS]
@@ -102,7 +102,7 @@ def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
     return low if read_bits(memory, base + low * total, n_bits) == wanted else -1
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def read_trie_range(memory: Any, row: Any, entry: int, bit: int) -> Any:
     """First and end index of an entry's continuations, one order up; `bit` is where its pointer lies."""
     n_bits, table, n_pointers = row[NEXT_BITS], row[POINTER_TABLE], row[N_POINTERS]
@@ -123,7 +123,7 @@ def read_trie_range(memory: Any, row: Any, entry: int, bit: int) -> Any:
     return ((low - 1) << n_bits) | begin, ((above - 1) << n_bits) | end
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def read_trie_weights(memory: Any, row: Any, bit: int, has_backoff: bool) -> Any:
     """Probability and backoff as float32 bits; `bit` is where an entry's weights begin."""
     if row[PROB_TABLE] < 0:
@@ -143,7 +143,7 @@ def extend_key(key: Any, word: Any) -> Any:
     return (key * _COMBINE_A) ^ ((_ONE + np.uint64(word)) * _COMBINE_B)
 
 
-@kernel
+@inner
 def score_probing(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> Any:
     """One word's log10 probability from hash tables; see score_word."""
     position = layout[1, BASE] + 2 * np.int64(word)
@@ -172,7 +172,7 @@ def score_probing(memory: Any, layout: Any, order: int, context: Any, word: Any,
     return finish_score(context, extended, bits_to_float(prob | _SIGN), matched, useful)
 
 
-@kernel
+@inner
 def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> Any:
     """One word's log10 probability from a trie; see score_word."""
     position = layout[1, BASE] + 4 * np.int64(word)
@@ -201,7 +201,7 @@ def score_trie(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     return finish_score(context, extended, bits_to_float(prob | _SIGN), matched, useful)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def finish_score(context: Any, extended: Any, prob: float, matched: int, useful: int) -> Any:
     """Add the backoffs of the context that did not match, and write the words of the new context."""
     score = np.float64(prob)
@@ -213,7 +213,7 @@ def finish_score(context: Any, extended: Any, prob: float, matched: int, useful:
     return score
 
 
-@kernel
+@inner
 def score_word(memory: Any, layout: Any, order: int, context: Any, word: Any, extended: Any) -> Any:
     """Score one word after a context, as KenLM's FullScore does.
 
@@ -230,14 +230,14 @@ def score_word(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     return score_trie(memory, layout, order, context, np.uint32(word), extended)
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def locate_unigram(memory: Any, layout: Any, word: int) -> Any:
     """The address of a word's unigram, where scoring it begins."""
     stride = 2 if layout[0, KIND] == PROBING else 4
     return memory.ctypes.data + 4 * (layout[1, BASE] + stride * np.int64(word))
 
 
-@kernel(forceinline=True)
+@inner(forceinline=True)
 def locate_ngram(memory: Any, layout: Any, size: int, order: int, context: Any, word: int) -> Any:
     """The address where the search for the n-gram begins that is `size` words of a context and a word.
 
@@ -253,7 +253,7 @@ def locate_ngram(memory: Any, layout: Any, size: int, order: int, context: Any, 
     return memory.ctypes.data + 4 * (layout[size, BASE] + stride * bucket)
 
 
-@kernel
+@inner
 def start_context(memory: Any, layout: Any, word: int, context: Any) -> None:
     """Make the context hold only `word`: <s> at the start of a sentence; nothing for word < 0."""
     context.length = 0
@@ -290,7 +290,7 @@ def score_words(memory: Any, layout: Any, order: int, words: Any, bos: int, eos:
     return scores
 
 
-@kernel
+@inner
 def hash_word(text: Any, begin: int, end: int) -> Any:
     """KenLM's 64-bit hash of a word's UTF-8 bytes: MurmurHash64A with seed 0."""
     length = end - begin
@@ -312,7 +312,7 @@ def hash_word(text: Any, begin: int, end: int) -> Any:
     return state ^ (state >> _MURMUR_SHIFT)
 
 
-@kernel
+@inner
 def find_word(memory: Any, layout: Any, key: Any) -> Any:
     """Id of the word with a 64-bit hash; UNKNOWN if the vocabulary lacks it."""
     base = layout[0, BASE]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels import simd
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, inner, kernel
 from engine.kernels.channel_fft import LENGTH, N_BINS, POINT_BYTES, transform, transform_back
 from engine.kernels.gemm import NARROW_ROWS, TILE_COLUMNS, TILE_ROWS, bf16_narrow_tile, bf16_tile
 from engine.kernels.rows import copy_row
@@ -61,20 +61,20 @@ class SpectrumBuffers(NamedTuple):
     zeros: U8Array
 
 
-@kernel
+@inner
 def take_rows(hidden: F32Array, channel: int, size: int, start: int, n_rows: int, rows: int) -> None:
     """Channels of frames start to start + n_rows to the address rows; zeros where there is no such frame."""
     zero = simd.splat(np.float32(0.0))
     for row in range(n_rows):
         frame, target = start + row, rows + 4 * size * row
         if 0 <= frame < len(hidden):
-            copy_row(hidden[frame, channel:].ctypes.data, size, target)
+            copy_row(address(hidden[frame, channel:]), size, target)
         else:
             for at in range(0, size, LANES):
                 simd.store_f32(target + 4 * at, zero)
 
 
-@kernel
+@inner
 def multiply_bins(weight: int, size: int, n_rows: int, pairs: int, sums: int, zeros: int) -> None:
     """For each bin, n_rows rows of pairs times a group's matrix. Addresses."""
     columns = NARROW_COLUMNS if size % NARROW_COLUMNS == 0 else TILE_COLUMNS
@@ -94,7 +94,7 @@ def multiply_bins(weight: int, size: int, n_rows: int, pairs: int, sums: int, ze
             right = following
 
 
-@kernel
+@inner
 def activate_frames(values: int, n_rows: int, bias: int, out: int, stride: int) -> None:
     """GELU of 16 channels of n_rows points' parts from the address values on, to rows stride apart."""
     shift = simd.load_f32(bias)
@@ -113,10 +113,10 @@ def convolve_spectrum(
     columns = NARROW_COLUMNS if size % NARROW_COLUMNS == 0 else TILE_COLUMNS
     most = NARROW_ROWS // ROWS_A_PAIR if columns == NARROW_COLUMNS else MOST_PAIRS
     row_bytes, sum_bytes = 4 * size, 4 * columns * ((size + columns - 1) // columns)
-    points, rows = buffers.points.ctypes.data, buffers.rows.ctypes.data
-    pairs, sums = buffers.pairs.ctypes.data, buffers.sums.ctypes.data
+    points, rows = address(buffers.points), address(buffers.rows)
+    pairs, sums = address(buffers.pairs), address(buffers.sums)
     for group in range(start, end):
-        weight = conv.weight.ctypes.data + group * N_BINS * size * sum_bytes
+        weight = address(conv.weight) + group * N_BINS * size * sum_bytes
         for begin in range(0, n_frames, 2 * HOP * most):
             count = min(most, (n_frames - begin + 2 * HOP - 1) // (2 * HOP))
             n_rows = ROWS_A_PAIR * count
@@ -128,7 +128,7 @@ def convolve_spectrum(
                     transform(
                         real, real + HOP * row_bytes, row_bytes, points, place, row_bytes, n_rows * row_bytes
                     )
-            multiply_bins(weight, size, n_rows, pairs, sums, buffers.zeros.ctypes.data)
+            multiply_bins(weight, size, n_rows, pairs, sums, address(buffers.zeros))
             for pair in range(count):
                 for at in range(0, size, LANES):
                     place = sums + ROWS_A_PAIR * pair * sum_bytes + 4 * at
@@ -139,8 +139,8 @@ def convolve_spectrum(
                         n_kept = min(HOP, n_frames - frame)
                         if n_kept > 0:
                             activate_frames(
-                                points + part * (POINT_BYTES // 2), n_kept, conv.bias[channel:].ctypes.data,
-                                out[frame:, channel:].ctypes.data, 4 * d,
+                                points + part * (POINT_BYTES // 2), n_kept, address(conv.bias[channel:]),
+                                address(out[frame:, channel:]), 4 * d,
                             )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def pack_bins(spectrum: F32Array, size: int, weight: int) -> None:
     """float32 [129, 2 (real, imaginary), inputs, outputs] to a group's part of the weight, zeroed before."""
     columns = NARROW_COLUMNS if size % NARROW_COLUMNS == 0 else TILE_COLUMNS
     n_panels = (size + columns - 1) // columns
-    source = spectrum.ctypes.data
+    source = address(spectrum)
     for index in range(N_BINS):
         for channel in range(size):
             real = source + 4 * size * (2 * index * size + channel)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels import simd
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, inner, kernel
 
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
@@ -20,7 +20,7 @@ LANES = 16
 ABSENT = np.float32(-1e30)
 
 
-@kernel
+@inner
 def attend_places(
     query: int, places: I64Array, n: int, n_heads: int, head_dim: int, weights: F32Array, out: int
 ) -> None:
@@ -35,7 +35,7 @@ def attend_places(
     factor = np.float32(1.0) / np.sqrt(np.float32(head_dim))
     to_value = 4 * n_heads * head_dim
     padded = (n + LANES - 1) // LANES * LANES
-    base = weights.ctypes.data
+    base = address(weights)
     for head in range(n_heads):
         shift = 4 * head * head_dim
         for index in range(n):
@@ -55,7 +55,7 @@ def attend_places(
             simd.store_f32(out + shift + at, simd.multiply(mixed, inverse))
 
 
-@kernel
+@inner
 def exponentiate(scores: int, n: int) -> Any:
     """exp(scores - max) in place over n floats, a multiple of 16; returns their sum."""
     top = simd.load_f32(scores)
@@ -70,7 +70,7 @@ def exponentiate(scores: int, n: int) -> Any:
     return simd.sum_lanes(total)
 
 
-@kernel
+@inner
 def activate_row(kind: int, row: int, n: int) -> None:
     """An activation in place: 0 ReLU, 1 swish, 2 GELU."""
     for at in range(0, n, LANES):
@@ -83,7 +83,7 @@ def activate_row(kind: int, row: int, n: int) -> None:
             simd.store_f32(row + 4 * at, simd.gelu(value))
 
 
-@kernel
+@inner
 def embed_row(codes: int, scale: float, position: int, n: int, out: int) -> None:
     """out = scale * codes + position: int8 [n] and float32 [n] at addresses, n a multiple of 16."""
     factor = simd.splat(np.float32(scale))
@@ -102,7 +102,7 @@ def log_softmax_rows(logits: F32Array, n_rows: int, vocab_size: int, normalizers
     padded = logits.shape[1]
     for row in range(n_rows):
         logits[row, vocab_size:] = ABSENT
-        base = logits[row:].ctypes.data
+        base = address(logits[row:])
         top = simd.load_f32(base)
         for at in range(LANES, padded, LANES):
             top = simd.maximum(simd.load_f32(base + 4 * at), top)

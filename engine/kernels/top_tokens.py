@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import inner, kernel
 
 LANES = 64
 
 
-@kernel
+@inner
 def _lane_maxima(row, lanes):  # type: ignore[no-untyped-def]
     """lanes[j] = max of row[j], row[j + LANES], ...; written so that it becomes vector code."""
     whole = len(row) // LANES * LANES
@@ -27,7 +27,7 @@ def _lane_maxima(row, lanes):  # type: ignore[no-untyped-def]
         lanes[at - whole] = max(lanes[at - whole], row[at])
 
 
-@kernel
+@inner
 def _take_best(row, lanes):  # type: ignore[no-untyped-def]
     """Position of the greatest value; removes it from row and lanes."""
     best = 0

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import kernel
+from engine.kernels._jit import address, kernel
 from engine.kernels.attention import pack_queries
 from engine.kernels.conv_rows import Conv, ConvBuffers, FirstConv, convolve_last, convolve_rows, start_rows
 from engine.kernels.dense import Dense
@@ -58,7 +58,7 @@ def convolve_frames(
                     buffers.second, buffers.second_scale, buffers.second_offset, buffers,
                 )  # fmt: skip
             swap = not swap
-        target = out[frame:].ctypes.data
+        target = address(out[frame:])
         last, count = convs[n_convs - 1], counts[n_convs]
         if swap:
             convolve_last(
@@ -80,12 +80,12 @@ def project_frames(
     stride = scratch.narrow.strides[0]
     for at in range(start, end, BLOCK_ROWS):
         count = min(BLOCK_ROWS, end - at)
-        source, target = frames[at:].ctypes.data, scratch.narrow.ctypes.data
+        source, target = address(frames[at:]), address(scratch.narrow)
         if has_norm:
             normalize_rows(norm, source, 4 * n, count, n, source, 4 * n)
         dense_rows(layer, source, 4 * n, count, scratch, target, stride)
         for row in range(count):
-            copy_row(target + row * stride, d, hidden[at + row :].ctypes.data)
+            copy_row(target + row * stride, d, address(hidden[at + row :]))
 
 
 class PositionalConv(NamedTuple):
@@ -122,22 +122,22 @@ def convolve_positions(
     stride = 4 * columns * n_panels
     for group in range(start, end):
         for frame in range(n_frames):
-            target = rows[(frame + conv.width // 2) * size :].ctypes.data
-            pack_queries(hidden[frame, group * size :].ctypes.data, size, 0, np.float32(1.0), target)
+            target = address(rows[(frame + conv.width // 2) * size :])
+            pack_queries(address(hidden[frame, group * size :]), size, 0, np.float32(1.0), target)
         for row in range(0, n_frames, tile_rows):
-            left = rows[row * size :].ctypes.data
-            base = tile.ctypes.data  # inside: numba frees an array behind its last use
+            left = address(rows[row * size :])
+            base = address(tile)  # inside: numba frees an array behind its last use
             for panel in range(n_panels):
-                right = conv.weight.ctypes.data + 4 * (group * n_panels + panel) * n_steps * columns
+                right = address(conv.weight) + 4 * (group * n_panels + panel) * n_steps * columns
                 place = base + 4 * panel * columns
                 if columns == NARROW_COLUMNS:
-                    bf16_narrow_tile(left, 2 * size, right, n_steps, place, stride, right, zeros.ctypes.data)
+                    bf16_narrow_tile(left, 2 * size, right, n_steps, place, stride, right, address(zeros))
                 else:
-                    bf16_tile(left, 2 * size, right, n_steps, place, stride, right, zeros.ctypes.data)
+                    bf16_tile(left, 2 * size, right, n_steps, place, stride, right, address(zeros))
             for line in range(min(tile_rows, n_frames - row)):
-                add_row(base + line * stride, conv.bias[group * size :].ctypes.data, size)
+                add_row(base + line * stride, address(conv.bias[group * size :]), size)
                 gelu_row(base + line * stride, size)
-                copy_row(base + line * stride, size, out[row + line, group * size :].ctypes.data)
+                copy_row(base + line * stride, size, address(out[row + line, group * size :]))
 
 
 @kernel
@@ -147,7 +147,7 @@ def add_positions(
     """hidden += positions for rows start to end, and the norm behind it where it comes before the layers."""
     d = hidden.shape[1]
     for row in range(start, end):
-        add_row(hidden[row:].ctypes.data, positions[row:].ctypes.data, d)
+        add_row(address(hidden[row:]), address(positions[row:]), d)
     if has_norm:
-        source = hidden[start:].ctypes.data
+        source = address(hidden[start:])
         normalize_rows(norm, source, 4 * d, end - start, d, source, 4 * d)
