@@ -183,7 +183,7 @@ class CtcBeamDecoder:
         if logits or len(emissions) > MAX_FRAMES_AT_ONCE:  # of others the search checks the values
             emissions = check_values(emissions, logits=logits)
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        pack = self._prepare(key)[0]
+        pack, _held = self._prepare(key)  # another thread may drop the arrays from the cache meanwhile
         if len(emissions) > MAX_FRAMES_AT_ONCE:
             return self.finish(self._search(start_state(key, pack), emissions, whole=True), n_best)
         arena = getattr(_scratch, "arena", _NO_ARENA)
@@ -222,7 +222,7 @@ class CtcBeamDecoder:
         if logits or max(map(len, emissions)) > MAX_FRAMES_AT_ONCE:
             return [self.decode(log_probs, n_best=n_best, logits=logits, **options) for log_probs in batch]
         _check_n_best(n_best)
-        pack = self._prepare(_make_key(n_best=n_best, **options))[0]
+        pack, _held = self._prepare(_make_key(n_best=n_best, **options))
         offsets = np.cumsum([0, *map(len, emissions)])
         arena = getattr(_scratch, "arena", _NO_ARENA)
         heads, numbers, values, n_bytes = search_several(
@@ -250,7 +250,8 @@ class CtcBeamDecoder:
     ) -> DecoderState:
         """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        return start_state(key, self._prepare(key)[0])
+        pack, _held = self._prepare(key)
+        return start_state(key, pack)
 
     def advance(self, state: DecoderState, log_probs: Any, *, logits: bool = False) -> DecoderState:
         """Search one more chunk: a new state; the one given may be used again.
@@ -266,10 +267,11 @@ class CtcBeamDecoder:
     def finish(self, state: DecoderState, n_best: int = 1) -> list[Hypothesis]:
         """End an utterance: its readings, best first."""
         _check_n_best(n_best)
+        pack, _held = self._prepare(state.key)
         words = np.empty(state.counts[N_WORD_NODES] + state.n_beams, state.word_nodes.dtype)
         words[: state.counts[N_WORD_NODES]] = state.word_nodes[: state.counts[N_WORD_NODES]]
         found = finish(
-            self._prepare(state.key)[0],
+            pack,
             state.beams,
             state.contexts,
             state.n_beams,
@@ -286,7 +288,7 @@ class CtcBeamDecoder:
         return self._search(state, check_emissions(log_probs, len(self.labels), logits=logits), whole)
 
     def _search(self, state: DecoderState, emissions: FloatArray, whole: bool) -> DecoderState:
-        pack = self._prepare(state.key)[0]
+        pack, _held = self._prepare(state.key)
         for begin in range(0, len(emissions), MAX_FRAMES_AT_ONCE):
             chunk = emissions[begin : begin + MAX_FRAMES_AT_ONCE]
             state = state.grow(len(chunk))
@@ -308,7 +310,10 @@ class CtcBeamDecoder:
         return state
 
     def _prepare(self, key: Any) -> Any:
-        """The kernels' view of one set of options, and what it points to; the last few are remembered."""
+        """The kernels' view of one set of options, and what it points to; the last few are remembered.
+
+        The caller holds both for as long as a kernel runs.
+        """
         prepared = self._cache.get(key)
         if prepared is None:
             beam_width, several, phrases, weight, lm_alpha, lm_beta = key
@@ -322,8 +327,8 @@ class CtcBeamDecoder:
                 build_hotwords(self.labels, phrases, excuse=settings.merging == "prefix"),
                 self.labels.spoken,
             )
-            while len(self._cache) >= _MAX_CACHED:
-                self._cache.pop(next(iter(self._cache)), None)
+            for oldest in list(self._cache)[: 1 - _MAX_CACHED]:
+                self._cache.pop(oldest, None)
             self._cache[key] = prepared
         return prepared
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
+import itertools
 import pickle
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.decoding import CtcBeamDecoder, decode_greedy
+from engine.decoding import CtcBeamDecoder, beam, decode_greedy
 from engine.errors import DecodingError
 from engine.kernels.ctc_extend import hash_context, mix_hash
 from engine.kernels.ctc_prune import keep_best
@@ -234,6 +239,57 @@ def test_threads_search_several_utterances_a_call_and_change_nothing():
         decoder.decode_batch(batch, threads=2)
     with pytest.raises(DecodingError, match="above 0"):
         decoder.decode_batch(raw, threads=2)
+
+
+@pytest.mark.parametrize("name", ["search_whole", "search_several", "advance", "finish"])
+def test_a_search_holds_its_arrays_though_the_cache_drops_them(name, monkeypatch):
+    decoder, kernel, calls = CtcBeamDecoder(LETTERS, BINARY), getattr(beam, name), []
+
+    def evict(*arguments):
+        (arrays,) = [arrays for pack, arrays in decoder._cache.values() if pack is arguments[0]]
+        held = [weakref.ref(array) for array in arrays]
+        del arrays
+        decoder._cache.clear()
+        gc.collect()
+        calls.append(all(array() is not None for array in held))
+        return kernel(*arguments)
+
+    monkeypatch.setattr(beam, name, evict)
+    log_probs = make_log_probs(1)
+    decoder.decode_batch([log_probs] * 3, threads=2 if name == "search_several" else 1)
+    state = decoder.advance(decoder.start(hotwords=["zug"]), log_probs)
+    decoder.finish(state)
+    assert calls and all(calls)
+
+
+def test_threads_with_more_options_than_are_remembered():
+    decoder = CtcBeamDecoder(LETTERS, BINARY)
+    options = [
+        {"beam_width": width, "n_best": n_best, "hotwords": words}
+        for width, n_best, words in itertools.product((4, 9), (1, 3), ((), ("zug",), ("der zug", "xylo")))
+    ]
+    log_probs = make_log_probs(3, 30)
+    expected = [CtcBeamDecoder(LETTERS, BINARY).decode(log_probs, **each) for each in options]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda each: decoder.decode(log_probs, **each), options * 40))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == expected * 40
+
+
+def test_a_word_said_twice_in_the_same_way_has_its_own_times_each():
+    """Frames 0 to 1, 4 to 5 and so on differ in the same bits; the probabilities are the same too."""
+    text = "a|a|a|a|b|a"
+    log_probs = np.full((2 * len(text), len(LETTERS)), -20.0, np.float32)
+    for i, char in enumerate(text):
+        log_probs[2 * i, LETTERS.index(char)] = log_probs[2 * i + 1, 0] = 0.0
+    decoder = load(frame_s=1.0)
+    for hypothesis in decoder.decode(log_probs, n_best=3)[:1] + decoder.decode(log_probs):
+        times = [(word.start_s, word.end_s) for word in hypothesis.words]
+        assert times == [(4.0 * i, 4.0 * i + 1) for i in range(6)]
 
 
 def test_hashes_of_contexts_and_the_word_after_them_do_not_collide():
