@@ -22,7 +22,14 @@ from engine.decoding.labels import (
 )
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
-from engine.decoding.settings import BeamSettings, check_settings, make_lexicon, make_scorer, make_search
+from engine.decoding.settings import (
+    BeamSettings,
+    check_settings,
+    identify,
+    make_lexicon,
+    make_scorer,
+    make_search,
+)
 from engine.decoding.state import DecoderState, Partial, read_hypotheses, read_partial, start_state
 from engine.errors import DecodingError
 from engine.kernels.ctc_batch import search_several
@@ -117,6 +124,7 @@ class CtcBeamDecoder:
         self.language_model = NgramModel(language_model) if language_model is not None else None
         self._trie = self._load_trie(known, lexicon)
         self._cache: dict[Any, Any] = {}
+        self._identity = ""
 
     def _load_trie(self, unigrams: Sequence[str] | None, lexicon: Pathlike | None) -> WordTrie:
         if lexicon is not None and self.language_model is not None:
@@ -140,7 +148,7 @@ class CtcBeamDecoder:
         other = object.__new__(CtcBeamDecoder)
         other.__dict__.update(self.__dict__)
         other.settings = check_settings(replace(self.settings, **changes))
-        other._cache = {}
+        other._cache, other._identity = {}, ""
         return other
 
     def save_lexicon(self, path: Pathlike) -> None:
@@ -174,7 +182,7 @@ class CtcBeamDecoder:
         Returns:
             Hypotheses, best first, with different texts; at least one (which may be empty).
         Raises:
-            DecodingError: emissions, hotwords or options that cannot be used.
+            DecodingError: emissions, hotwords or options that cannot be used, or another decoder's state.
         """
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
@@ -185,7 +193,8 @@ class CtcBeamDecoder:
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
         pack, _held = self._prepare(key)  # another thread may drop the arrays from the cache meanwhile
         if len(emissions) > MAX_FRAMES_AT_ONCE:
-            return self.finish(self._search(start_state(key, pack), emissions, whole=True), n_best)
+            state = start_state(key, pack, self._identify())
+            return self.finish(self._search(state, emissions, whole=True), n_best)
         arena = getattr(_scratch, "arena", _NO_ARENA)
         fault, n_bytes, found = search_whole(pack, emissions, n_best, float(self.settings.frame_s), arena)
         if fault != FINE:
@@ -251,22 +260,25 @@ class CtcBeamDecoder:
         """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
         pack, _held = self._prepare(key)
-        return start_state(key, pack)
+        return start_state(key, pack, self._identify())
 
     def advance(self, state: DecoderState, log_probs: Any, *, logits: bool = False) -> DecoderState:
         """Search one more chunk: a new state; the one given may be used again.
 
-        Decoding in chunks of any size gives exactly the result of decoding at once.
+        Decoding in chunks of any size gives exactly the result of decoding at once. The state may
+        come from another process, of a decoder built alike; of any other it is a DecodingError.
         """
         return self._advance(state, log_probs, logits, whole=False)
 
     def read_partial(self, state: DecoderState) -> Partial:
         """What a running utterance says so far: words that are settled, and a tentative tail."""
+        self._check_state(state)
         return read_partial(state, self.labels, self.settings.frame_s)
 
     def finish(self, state: DecoderState, n_best: int = 1) -> list[Hypothesis]:
         """End an utterance: its readings, best first."""
         _check_n_best(n_best)
+        self._check_state(state)
         pack, _held = self._prepare(state.key)
         words = np.empty(state.counts[N_WORD_NODES] + state.n_beams, state.word_nodes.dtype)
         words[: state.counts[N_WORD_NODES]] = state.word_nodes[: state.counts[N_WORD_NODES]]
@@ -285,6 +297,7 @@ class CtcBeamDecoder:
         return read_hypotheses(found, state.words, self.labels)
 
     def _advance(self, state: DecoderState, log_probs: Any, logits: bool, whole: bool) -> DecoderState:
+        self._check_state(state)
         return self._search(state, check_emissions(log_probs, len(self.labels), logits=logits), whole)
 
     def _search(self, state: DecoderState, emissions: FloatArray, whole: bool) -> DecoderState:
@@ -308,6 +321,18 @@ class CtcBeamDecoder:
             if not whole or len(emissions) > MAX_FRAMES_AT_ONCE:
                 state.compact(self.labels, self.settings.frame_s)
         return state
+
+    def _check_state(self, state: Any) -> None:
+        """Refuse what the kernels would follow out of their arrays: the nodes and ids of another decoder."""
+        if not isinstance(state, DecoderState) or state.decoder != self._identify():
+            got = "another decoder's state" if isinstance(state, DecoderState) else type(state).__name__
+            fix = "go on with the same vocabulary, language model and settings"
+            raise DecodingError(got, "a state that start or advance of this decoder returned", fix)
+
+    def _identify(self) -> str:
+        if not self._identity:
+            self._identity = identify(self.settings, self.labels, self._trie, self.language_model)
+        return self._identity
 
     def _prepare(self, key: Any) -> Any:
         """The kernels' view of one set of options, and what it points to; the last few are remembered.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -80,6 +81,13 @@ def check_settings(settings: BeamSettings) -> BeamSettings:
     if problems:
         raise DecodingError("decoder settings: " + "; ".join(problems))
     return settings
+
+
+def identify(settings: BeamSettings, labels: Labels, trie: WordTrie, model: NgramModel | None) -> str:
+    """What the decoders have in common that can go on with each other's states."""
+    scored = (model.counts, model.layout.tobytes()) if model is not None else ()
+    parts = labels.vocabulary, labels.blank_id, labels.delimiter_id, settings, scored, len(trie)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 def make_search(settings: BeamSettings, labels: Labels, recombine: bool) -> Search:

@@ -185,6 +185,33 @@ def test_advance_leaves_the_state_it_was_given():
     assert decoder.finish(first) == decoder.finish(second)
 
 
+def test_a_state_goes_on_only_with_decoders_built_alike():
+    log_probs = make_log_probs(1, 20)
+    decoder = CtcBeamDecoder(LETTERS, BINARY, beam_width=4)
+    state = pickle.loads(pickle.dumps(decoder.advance(decoder.start(), log_probs[:10])))
+    alike = pickle.loads(pickle.dumps(decoder))
+    assert alike.decode(log_probs[10:], state=state) == decoder.decode(log_probs)
+    many = ("<pad>", "|", *(chr(0x4E00 + i) for i in range(31)))
+    others = [
+        CtcBeamDecoder(LETTERS, BINARY, beam_width=512),
+        CtcBeamDecoder(LETTERS, FIXTURES / "tiny.trie.bin", beam_width=4),
+        CtcBeamDecoder(LETTERS, beam_width=4),
+        CtcBeamDecoder(many, beam_width=4),
+        decoder.with_settings(lm_alpha=0.7),
+    ]
+    uses = [
+        lambda other: other.decode(log_probs[10:], state=state),
+        lambda other: other.advance(state, log_probs[10:]),
+        lambda other: other.finish(state),
+        lambda other: other.read_partial(state),
+    ]
+    for other, use in itertools.product(others, uses):
+        with pytest.raises(DecodingError, match="another decoder"):
+            use(other)
+    with pytest.raises(DecodingError, match="str"):
+        decoder.decode(log_probs, state="state")
+
+
 def test_long_streams_keep_a_small_state():
     decoder = load(language_model=BINARY)
     state = decoder.start(beam_width=16)
