@@ -128,7 +128,7 @@ class CtcBeamDecoder:
 
     def _load_trie(self, unigrams: Sequence[str] | None, lexicon: Pathlike | None) -> WordTrie:
         if lexicon is not None and self.language_model is not None:
-            return load_lexicon(lexicon, self.labels, self.language_model.n_words)
+            return load_lexicon(lexicon, self.labels, self.language_model)
         if self.language_model is None or self.settings.unit == "character":
             return build_lexicon(self.labels, None, ())
         return build_lexicon(self.labels, self.language_model, unigrams)

@@ -201,6 +201,17 @@ def test_lexicons_that_do_not_fit(tmp_path):
         CtcBeamDecoder(labels, model, lexicon=tmp_path / "missing.npz")
 
 
+def test_lexicons_of_another_file_of_the_same_model_are_refused(tmp_path):
+    """A probing file numbers the same words otherwise than a trie."""
+    labels = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
+    path = tmp_path / "lexicon.npz"
+    CtcBeamDecoder(labels, FIXTURES / "tiny.probing.bin").save_lexicon(path)
+    assert CtcBeamDecoder(labels, FIXTURES / "tiny.arpa", lexicon=path)
+    for name in ("trie", "quantised", "array"):
+        with pytest.raises(LanguageModelError, match="other word ids"):
+            CtcBeamDecoder(labels, FIXTURES / f"tiny.{name}.bin", lexicon=path)
+
+
 def test_damaged_lexicon_arrays_are_refused(tmp_path):
     labels = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
     model = FIXTURES / "tiny.trie.bin"
