@@ -25,6 +25,7 @@ from engine.kernels.ctc_state import (
 )
 from engine.kernels.lexicon import LOOKAHEAD_STEP
 
+_MOST = 300.0  # natural log, as for the kernels' scores of whole words
 LN_10 = math.log(10.0)
 MAX_BEAM_WIDTH = 4096
 LOWEST_PRUNE_LOGP = -690.0  # beams further below the best would leave a float's range
@@ -174,4 +175,4 @@ def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | Non
 
 
 def _exp(values: Any) -> Any:
-    return np.exp(np.clip(values, -600.0, 600.0))
+    return np.exp(np.clip(values, -_MOST, _MOST))

@@ -88,6 +88,31 @@ def test_n_best_must_be_positive(n_best):
         CtcBeamDecoder(LABELS).decode(GOOD, n_best=n_best)
 
 
+@pytest.mark.parametrize("merging", ["prefix", "pyctcdecode"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lm_alpha": 1000.0, "unk_score_offset": -1000.0},
+        {"lm_alpha": 1000.0, "lm_beta": 1000.0},
+        {"lm_beta": -1000.0},
+        {"unk_letter_score": -1000.0},
+        {"unk_letter_score": 1000.0, "unk_score_offset": 1000.0, "lm_beta": 1000.0},
+        {"unk_score_offset": -1000.0, "lookahead": False},
+    ],
+)
+def test_extreme_weights_leave_a_reading(merging, options):
+    """Frames that allow one token only: no other prefix can take the place of one that sinks."""
+    labels = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
+    text = "der|q|zug|xqxqx|liegt|a|"
+    emissions = np.full((len(text), len(labels)), -np.inf, np.float32)
+    emissions[range(len(text)), [labels.index(char) for char in text]] = 0.0
+    decoder = CtcBeamDecoder(labels, FIXTURES / "tiny.trie.bin", merging=merging, **options)
+    for n_best in (1, 3):
+        (hypothesis,) = decoder.decode(emissions, n_best=n_best)
+        assert hypothesis.text == text.replace("|", " ").strip()
+        assert np.isfinite([hypothesis.acoustic_score, hypothesis.lm_score]).all()
+
+
 def test_silence_in_every_form_is_empty_text():
     decoder = CtcBeamDecoder(("<pad>", "|", "z", "u", "g"), FIXTURES / "tiny.trie.bin")
     blank = np.full((5, 5), -20.0, np.float32)

@@ -84,6 +84,14 @@ def test_with_language_model_equals_twin(seed, lookahead, unk_letter_score):
     assert_like_twin(decoder, twin, make_log_probs(seed), beam_width=16)
 
 
+@pytest.mark.parametrize(("seed", "lookahead"), [(10, False), (4, True)])
+def test_unknown_words_may_be_favoured(seed, lookahead):
+    options = {"lookahead": lookahead, "unk_score_offset": 3.0, "beam_prune_logp": -3.0}
+    decoder = load(language_model=BINARY, **options)
+    twin = BeamReference(LETTERS, language_model(), beam_width=16, **options)
+    assert_like_twin(decoder, twin, make_log_probs(seed), beam_width=16)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("lm", [False, True])
 def test_hotwords_equal_twin(seed, lm):
