@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.decoding.hotwords import Phrases, build_hotwords, weigh_phrases
+from engine.decoding.hotwords import Phrases, build_hotwords, freeze_phrases
 from engine.decoding.labels import (
     FloatArray,
     build_labels,
@@ -56,7 +56,8 @@ class CtcBeamDecoder:
     and spawn (the language model's file is mapped, and shared between processes).
 
     Args:
-        vocabulary: label of each token id; marks such as <s> are never read.
+        vocabulary: label of each token id, a character of words or the delimiter; marks such as
+            <s> are never read. Labels that begin a word, as SentencePiece makes them, are refused.
         language_model: a KenLM binary (probing or trie) or an ARPA file; None for none.
         unigrams: known words, where the model's file does not name them.
         lm_alpha: weight of the language model's natural-log score.
@@ -160,7 +161,7 @@ class CtcBeamDecoder:
         log_probs: Any,
         beam_width: int | None = None,
         n_best: int = 1,
-        hotwords: Phrases = (),
+        hotwords: Phrases | None = (),
         hotword_weight: float = HOTWORD_WEIGHT,
         state: DecoderState | None = None,
         lm_alpha: float | None = None,
@@ -252,7 +253,7 @@ class CtcBeamDecoder:
         self,
         beam_width: int | None = None,
         n_best: int = 1,
-        hotwords: Phrases = (),
+        hotwords: Phrases | None = (),
         hotword_weight: float = HOTWORD_WEIGHT,
         lm_alpha: float | None = None,
         lm_beta: float | None = None,
@@ -342,7 +343,8 @@ class CtcBeamDecoder:
         prepared = self._cache.get(key)
         if prepared is None:
             beam_width, several, phrases, weight, lm_alpha, lm_beta = key
-            phrases = phrases if weight is None else weigh_phrases(phrases, weight)
+            # to pair each with the weight in every call would take as long as a tenth of the search
+            phrases = phrases if weight is None else [(phrase, weight) for phrase in phrases]
             settings = check_settings(self.settings.override(beam_width, lm_alpha, lm_beta))
             scorer = make_scorer(settings, self.labels, self.language_model)
             prepared = pack_search(
@@ -361,18 +363,13 @@ class CtcBeamDecoder:
 def _make_key(
     beam_width: int | None = None,
     n_best: int = 1,
-    hotwords: Phrases = (),
+    hotwords: Phrases | None = (),
     hotword_weight: float = HOTWORD_WEIGHT,
     lm_alpha: float | None = None,
     lm_beta: float | None = None,
 ) -> Any:
     """What _prepare needs to know of a call's options."""
-    phrases: Any = ()
-    weight = None
-    if isinstance(hotwords, str | Mapping):
-        phrases = weigh_phrases(hotwords, hotword_weight)
-    elif hotwords:  # to pair each with the weight here would take as long as a tenth of the search
-        phrases, weight = tuple(hotwords), hotword_weight
+    phrases, weight = freeze_phrases(hotwords, hotword_weight)
     return beam_width, n_best > 1, phrases, weight, lm_alpha, lm_beta
 
 

@@ -140,7 +140,7 @@ class BeamSearchDecoderCTC:
             fix = "go on with an utterance by CtcBeamDecoder.start, advance and finish"
             raise DecodingError(f"lm_start_state of type {type(lm_start_state).__name__}", "None", fix)
         decoder = self.decoder.with_settings(beam_prune_logp=beam_prune_logp, token_min_logp=token_min_logp)
-        phrases = hotwords if isinstance(hotwords, str) else tuple(hotwords or ())
+        phrases = hotwords if hotwords is None or isinstance(hotwords, str) else tuple(hotwords)
         return decoder.decode(_take_log(logits), beam_width, n_best, phrases, hotword_weight, logits=True)
 
 

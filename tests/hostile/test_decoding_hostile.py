@@ -54,6 +54,11 @@ def test_infinite_logits_are_refused():
         (LABELS, {"blank_id": 9}, "blank_id"),
         (LABELS, {"blank_id": -1}, "blank_id"),
         (LABELS, {"word_delimiter": "<pad>"}, "one label"),
+        (("<pad>", " ", "a"), {}, "' ' begins a word.*word_delimiter=' '"),
+        (("<pad>", "▁", "a"), {}, "word_delimiter='▁'"),
+        (("<pad>", "|", " ", "a"), {}, "' ' begins a word"),
+        (("<pad>", "▁", "▁der", "a"), {"word_delimiter": "▁"}, "'▁der' begins a word.*characters"),
+        (("<pad>", "▁der", "en"), {}, "'▁der' begins a word.*characters"),
         (LABELS, {"beam_width": 0}, "beam_width"),
         (LABELS, {"lm_alpha": float("nan")}, "lm_alpha"),
         (LABELS, {"beam_prune_logp": 1.0}, "beam_prune_logp"),
@@ -74,12 +79,34 @@ def test_hotwords_that_cannot_be_spelled_are_named(phrase):
 
 def test_hotwords_of_wrong_kind():
     decoder = CtcBeamDecoder(LABELS)
-    with pytest.raises(DecodingError, match="one string"):
-        decoder.decode(GOOD, hotwords="ab")
-    for weight in (float("nan"), 1e6):
-        with pytest.raises(DecodingError, match="weight"):
-            decoder.decode(GOOD, hotwords={"ab": weight})
+    for hotwords in ("ab", b"ab", 5, [["ab"]]):
+        with pytest.raises(DecodingError, match=r"hotwords as .*list of words"):
+            decoder.decode(GOOD, hotwords=hotwords)
+    for weight in (float("nan"), 1e6, float("-inf"), "9", None):
+        for arguments in ({"hotwords": {"ab": weight}}, {"hotwords": ["ab"], "hotword_weight": weight}):
+            with pytest.raises(DecodingError, match="'ab' with weight"):
+                decoder.decode(GOOD, **arguments)
     assert decoder.decode(GOOD, hotwords=["AB Ü"])  # the other case can spell it
+    plain = decoder.decode(GOOD, hotwords=["ab", "b"])
+    assert decoder.decode(GOOD, hotwords=np.array(["ab", "b"])) == plain
+    assert decoder.decode(GOOD, hotwords=None) == decoder.decode(GOOD, hotwords=())
+
+
+def test_hotwords_given_twice_count_once():
+    decoder = CtcBeamDecoder(LABELS)
+    once, twice = (decoder.decode(GOOD, hotwords=words) for words in (["ab"], ["ab", "AB", " ab "]))
+    assert once == twice
+    assert decoder.decode(GOOD, hotwords={"ab": 3, "AB": 10}) == once
+
+
+def test_hotwords_within_each_other_have_a_limit():
+    """Each weight is fine, but the words that end together earn more than a float can hold."""
+    decoder = CtcBeamDecoder(LABELS)
+    for weight in (100.0, -100.0):
+        phrases = {" ".join(["a"] * n): weight for n in range(1, 9)}
+        with pytest.raises(DecodingError, match="800 together"):
+            decoder.decode(GOOD, hotwords=phrases)
+    assert decoder.decode(GOOD, hotwords={" ".join(["a"] * n): 100.0 for n in range(1, 4)})[0].text
 
 
 @pytest.mark.parametrize("n_best", [0, -1])

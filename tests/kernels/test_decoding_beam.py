@@ -261,7 +261,7 @@ def test_batch_and_pickle_and_threads_agree():
 
 
 def test_threads_search_several_utterances_a_call_and_change_nothing():
-    decoder = CtcBeamDecoder(["", " ", "a", "b"], frame_s=0.02)
+    decoder = CtcBeamDecoder(["", " ", "a", "b"], word_delimiter=" ")
     rng = np.random.default_rng(7)
     lengths = [0, 1, 30, 4, 0, 200, *rng.integers(1, 60, 70)]
     batch = [np.log(rng.dirichlet(np.full(4, 0.3), n)).astype(np.float32).reshape(n, 4) for n in lengths]
