@@ -241,6 +241,16 @@ def test_word_times_and_confidence_follow_the_emissions():
         np.testing.assert_allclose([w.confidence for w in hypothesis.words], np.exp(-0.1), atol=1e-5)
 
 
+def test_labels_of_several_letters_spell_one_text_once():
+    probs = [[0.01, 0.01, 0.5, 0.01, 0.47], [0.3, 0.01, 0.01, 0.67, 0.01]]
+    found = CtcBeamDecoder(("<pad>", "|", "a", "b", "ab")).decode(np.log(probs), n_best=9)
+    texts = [hypothesis.text for hypothesis in found]
+    assert len(set(texts)) == len(texts)
+    scores = [hypothesis.score for hypothesis in found]
+    assert scores == sorted(scores, reverse=True)
+    assert texts[0] == "ab" and scores[0] == pytest.approx(np.log(0.5 * 0.67 + 0.47 * (0.3 + 0.01)), abs=0.02)
+
+
 def test_a_thousand_labels():
     labels = ["<pad>", "|", *(chr(0x4E00 + i) for i in range(998))]
     rng = np.random.default_rng(0)
