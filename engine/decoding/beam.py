@@ -23,7 +23,9 @@ from engine.decoding.labels import (
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.decoding.settings import (
+    MAX_BEAM_WIDTH,
     BeamSettings,
+    check_count,
     check_settings,
     identify,
     make_lexicon,
@@ -187,7 +189,7 @@ class CtcBeamDecoder:
         """
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
-        _check_n_best(n_best)
+        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
         emissions = shape_emissions(log_probs, len(self.labels))
         if logits or len(emissions) > MAX_FRAMES_AT_ONCE:  # of others the search checks the values
             emissions = check_values(emissions, logits=logits)
@@ -206,8 +208,7 @@ class CtcBeamDecoder:
 
     def decode_batch(self, batch: Sequence[Any], threads: int = 1, **options: Any) -> list[list[Hypothesis]]:
         """Decode utterances in parallel; `options` as for decode. The search runs without the GIL."""
-        if threads < 1:
-            raise DecodingError(f"threads={threads}", "1 or more")
+        threads = check_count("threads", threads, max(1, len(batch)))
         if threads == 1 or len(batch) < 2:
             return [self.decode(log_probs, **options) for log_probs in batch]
         size = max(1, min(_CHUNK, len(batch) // (4 * threads)))
@@ -218,8 +219,8 @@ class CtcBeamDecoder:
             for at in starts:
                 results[at : at + size] = self._decode_several(batch[at : at + size], **options)
 
-        with ThreadPoolExecutor(min(threads, len(batch))) as pool:
-            for done in [pool.submit(work) for _ in range(min(threads, len(batch)))]:
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(work) for _ in range(threads)]:
                 done.result()
         return results
 
@@ -231,7 +232,7 @@ class CtcBeamDecoder:
         logits = options.pop("logits", False)
         if logits or max(map(len, emissions)) > MAX_FRAMES_AT_ONCE:
             return [self.decode(log_probs, n_best=n_best, logits=logits, **options) for log_probs in batch]
-        _check_n_best(n_best)
+        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
         pack, _held = self._prepare(_make_key(n_best=n_best, **options))
         offsets = np.cumsum([0, *map(len, emissions)])
         arena = getattr(_scratch, "arena", _NO_ARENA)
@@ -278,7 +279,7 @@ class CtcBeamDecoder:
 
     def finish(self, state: DecoderState, n_best: int = 1) -> list[Hypothesis]:
         """End an utterance: its readings, best first."""
-        _check_n_best(n_best)
+        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
         self._check_state(state)
         pack, _held = self._prepare(state.key)
         words = np.empty(state.counts[N_WORD_NODES] + state.n_beams, state.word_nodes.dtype)
@@ -371,11 +372,6 @@ def _make_key(
     """What _prepare needs to know of a call's options."""
     phrases, weight = freeze_phrases(hotwords, hotword_weight)
     return beam_width, n_best > 1, phrases, weight, lm_alpha, lm_beta
-
-
-def _check_n_best(n_best: int) -> None:
-    if n_best < 1:
-        raise DecodingError(f"n_best={n_best}", "1 or more")
 
 
 def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) -> CtcBeamDecoder:

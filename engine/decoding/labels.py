@@ -159,7 +159,12 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
     Raises:
         DecodingError: wrong dtype or shape; the message says which.
     """
-    array = np.asarray(log_probs)
+    try:
+        array = np.asarray(log_probs)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that only torch can read
+        got = f"emissions of type {type(log_probs).__name__} that numpy cannot read ({error})"
+        fix = "of a torch tensor, pass tensor.detach().float().cpu().numpy()"
+        raise DecodingError(got, "a floating point array", fix) from error
     if array.dtype.kind != "f":
         fix = "pass natural-log probabilities"
         raise DecodingError(f"emissions of dtype {array.dtype}", "floating point", fix)
@@ -169,7 +174,10 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
     if array.shape[1] != vocab_size:
         fix = "use the vocabulary the model was trained with"
         raise DecodingError(f"emissions over {array.shape[1]} tokens", f"{vocab_size} labels", fix)
-    return np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype.itemsize <= 4:
+        return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # the lowest of float64 stands for -inf
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def check_values(array: FloatArray, *, logits: bool = False) -> FloatArray:

@@ -60,6 +60,9 @@ def test_infinite_logits_are_refused():
         (("<pad>", "▁", "▁der", "a"), {"word_delimiter": "▁"}, "'▁der' begins a word.*characters"),
         (("<pad>", "▁der", "en"), {}, "'▁der' begins a word.*characters"),
         (LABELS, {"beam_width": 0}, "beam_width"),
+        (LABELS, {"beam_width": 8.0}, "beam_width"),
+        (LABELS, {"frame_s": 0}, "frame_s"),
+        (LABELS, {"token_min_logp": None, "beam_prune_logp": "x"}, "token_min_logp.*beam_prune_logp"),
         (LABELS, {"lm_alpha": float("nan")}, "lm_alpha"),
         (LABELS, {"beam_prune_logp": 1.0}, "beam_prune_logp"),
         (LABELS, {"merging": "other", "unit": "word?"}, "merging.*unit"),
@@ -109,10 +112,61 @@ def test_hotwords_within_each_other_have_a_limit():
     assert decoder.decode(GOOD, hotwords={" ".join(["a"] * n): 100.0 for n in range(1, 4)})[0].text
 
 
-@pytest.mark.parametrize("n_best", [0, -1])
-def test_n_best_must_be_positive(n_best):
+@pytest.mark.parametrize("count", [0, -1, 2.5, "2", None])
+def test_counts_must_be_positive_and_whole(count):
+    decoder = CtcBeamDecoder(LABELS)
     with pytest.raises(DecodingError, match="n_best"):
-        CtcBeamDecoder(LABELS).decode(GOOD, n_best=n_best)
+        decoder.decode(GOOD, n_best=count)
+    with pytest.raises(DecodingError, match="n_best"):
+        decoder.finish(decoder.start(), n_best=count)
+    with pytest.raises(DecodingError, match="threads"):
+        decoder.decode_batch([GOOD, GOOD], threads=count)
+
+
+def test_numbers_of_numpy_are_numbers():
+    plain = CtcBeamDecoder(LABELS, FIXTURES / "tiny.arpa", lm_alpha=0.25, beam_width=9)
+    numpys = CtcBeamDecoder(
+        LABELS,
+        FIXTURES / "tiny.arpa",
+        lm_alpha=np.float32(0.25),
+        beam_width=np.int64(9),
+        frame_s=np.float32(1),
+    )
+    assert plain.with_settings(frame_s=1).settings == numpys.settings
+    assert len(plain.decode(GOOD, n_best=10**30)) == len(plain.decode(GOOD, n_best=np.int64(9)))
+    given = {"beam_width": np.int32(4), "lm_alpha": np.float16(1), "lm_beta": np.int64(2)}
+    assert plain.decode(GOOD, **given) == plain.decode(GOOD, beam_width=4, lm_alpha=1.0, lm_beta=2.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_emissions_of_every_float_type_and_layout_are_alike():
+    decoder = CtcBeamDecoder(LABELS)
+    rng = np.random.default_rng(2)
+    wanted = np.log(rng.dirichlet(np.ones(len(LABELS)), 9)).astype(np.float16).astype(np.float32)
+    wanted[4, 3] = -np.inf
+    lowest = np.where(np.isinf(wanted), np.finfo(np.float64).min, wanted.astype(np.float64))
+    frozen = wanted.copy()
+    frozen.setflags(write=False)
+    expected = decoder.decode(wanted, n_best=5)
+    for same in (
+        *(wanted.astype(kind) for kind in ("float16", "float64", "longdouble", ">f4", "<f8")),
+        *(np.asfortranarray(wanted), wanted[::-1].copy()[::-1], np.repeat(wanted, 2, 1)[:, ::2]),
+        *(lowest, frozen, wanted.tolist()),
+    ):
+        assert decoder.decode(same, n_best=5) == expected
+
+
+class Tensor:
+    """Like a tensor of torch that numpy cannot read."""
+
+    def __array__(self, *_arguments, **_options):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+@pytest.mark.parametrize("emissions", [Tensor(), [[-1.0], [-1.0, -2.0]]])
+def test_emissions_that_numpy_cannot_read(emissions):
+    with pytest.raises(DecodingError, match="numpy cannot read"):
+        CtcBeamDecoder(LABELS).decode(emissions)
 
 
 @pytest.mark.parametrize("merging", ["prefix", "pyctcdecode"])
