@@ -122,6 +122,8 @@ class CtcBeamDecoder:
                 frame_s,
             )
         )
+        if isinstance(unigrams, str | bytes):
+            raise DecodingError(f"unigrams as one string, {unigrams[:40]!r}", "a list of words")
         known = None if unigrams is None else tuple(unigrams)
         self._arguments = (language_model, known, lexicon)
         self.language_model = NgramModel(language_model) if language_model is not None else None
@@ -145,13 +147,15 @@ class CtcBeamDecoder:
         return self.labels.vocabulary
 
     def with_settings(self, **changes: Any) -> CtcBeamDecoder:
-        """The same decoder with other values of BeamSettings; model and lexicon are shared."""
+        """The same decoder with other values of BeamSettings; model and, of one unit, lexicon are shared."""
         if all(getattr(self.settings, name) == value for name, value in changes.items()):
             return self
         other = object.__new__(CtcBeamDecoder)
         other.__dict__.update(self.__dict__)
         other.settings = check_settings(replace(self.settings, **changes))
         other._cache, other._identity = {}, ""
+        if other.settings.unit != self.settings.unit:
+            other._trie = other._load_trie(*self._arguments[1:])
         return other
 
     def save_lexicon(self, path: Pathlike) -> None:

@@ -82,6 +82,9 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
         DecodingError: empty or too large, not strings, a label twice, blank_id outside it, or
             pieces of words as SentencePiece makes them.
     """
+    if isinstance(vocabulary, Mapping):
+        fix = "pass sorted(vocabulary, key=vocabulary.get)"
+        raise DecodingError("a vocabulary that is a mapping, in any order", "a list of labels", fix)
     labels = tuple(vocabulary)
     problems = _find_problems(labels, blank_id)
     if problems:

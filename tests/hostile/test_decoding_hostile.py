@@ -61,6 +61,8 @@ def test_infinite_logits_are_refused():
         (("<pad>", "▁der", "en"), {}, "'▁der' begins a word.*characters"),
         (LABELS, {"beam_width": 0}, "beam_width"),
         (LABELS, {"beam_width": 8.0}, "beam_width"),
+        (dict.fromkeys(LABELS, 1), {}, "mapping"),
+        (LABELS, {"unigrams": "ab"}, "unigrams"),
         (LABELS, {"frame_s": 0}, "frame_s"),
         (LABELS, {"token_min_logp": None, "beam_prune_logp": "x"}, "token_min_logp.*beam_prune_logp"),
         (LABELS, {"lm_alpha": float("nan")}, "lm_alpha"),

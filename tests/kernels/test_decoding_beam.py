@@ -262,6 +262,17 @@ def test_a_thousand_labels():
     np.testing.assert_allclose([h.score for h in ours], [row[2] for row in theirs[:3]], atol=2e-3)
 
 
+def test_other_settings_may_be_of_another_unit(tmp_path):
+    write_character_model(tmp_path / "letters.arpa")
+    words, letters = (
+        CtcBeamDecoder(LETTERS, tmp_path / "letters.arpa", unit=unit) for unit in ("word", "character")
+    )
+    for seed in range(3):
+        log_probs = make_log_probs(seed)
+        assert letters.with_settings(unit="word").decode(log_probs) == words.decode(log_probs)
+        assert words.with_settings(unit="character").decode(log_probs) == letters.decode(log_probs)
+
+
 def test_batch_and_pickle_and_threads_agree():
     decoder = load(language_model=BINARY, lookahead=True, beam_width=8)
     batch = [make_log_probs(seed, 25) for seed in range(12)]
