@@ -280,6 +280,8 @@ def test_no_model_and_no_words(tmp_path):
         "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\n-1\ta\n\\3-grams:\n\\end\\\n",
         "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\nnan\ta\n\\2-grams:\n\\end\\\n",
         "\\data\\\nngram 1=1\n\\1-grams:\n-1\ta\n\\end\\\n",
+        "\\data\\\nngram 1=2\nngram 2=0\n\\1-grams:\n-1\ta\n\\2-grams:\n\\end\\\n",
+        "\\data\\\nngram 1=1\nngram 3=0\n\\1-grams:\n-1\ta\n\\2-grams:\n\\end\\\n",
     ],
 )
 def test_malformed_arpa_files_are_refused(text, tmp_path):
@@ -287,6 +289,32 @@ def test_malformed_arpa_files_are_refused(text, tmp_path):
     path.write_text(text)
     with pytest.raises(LanguageModelError):
         NgramModel(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: "made by hand\n\n" + text.replace("\\data\\", "\\data\\ "),
+        lambda text: text + "\n" * 9,
+        lambda text: text.rstrip(),
+        lambda text: text.replace("\t", " "),
+        lambda text: text.replace(" ", "\t"),
+        lambda text: text.replace("zug", "zug\u00a0und\u2028so\x85weiter\u3000"),
+    ],
+)
+def test_arpa_files_as_other_tools_write_them(change, tmp_path):
+    """Only blanks, tabs and ends of lines part words, as for KenLM."""
+    plain = (FIXTURES / "tiny.arpa").read_text(encoding="utf-8")
+    path = tmp_path / "other.arpa"
+    path.write_bytes(change(plain).encode())
+    words = NgramModel(FIXTURES / "tiny.arpa").read_vocabulary()
+    model = NgramModel(path)
+    assert [
+        word.replace("\u00a0und\u2028so\x85weiter\u3000", "") for word in model.read_vocabulary()
+    ] == words
+    assert model.score("die katze liegt") == NgramModel(FIXTURES / "tiny.arpa").score("die katze liegt")
 
 
 def test_lexicons_that_do_not_fit(tmp_path):
