@@ -162,12 +162,7 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
     Raises:
         DecodingError: wrong dtype or shape; the message says which.
     """
-    try:
-        array = np.asarray(log_probs)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that only torch can read
-        got = f"emissions of type {type(log_probs).__name__} that numpy cannot read ({error})"
-        fix = "of a torch tensor, pass tensor.detach().float().cpu().numpy()"
-        raise DecodingError(got, "a floating point array", fix) from error
+    array = read_array(log_probs)
     if array.dtype.kind != "f":
         fix = "pass natural-log probabilities"
         raise DecodingError(f"emissions of dtype {array.dtype}", "floating point", fix)
@@ -181,6 +176,20 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
         return np.ascontiguousarray(array, dtype=np.float32)
     with np.errstate(over="ignore"):  # the lowest of float64 stands for -inf
         return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def read_array(emissions: Any) -> npt.NDArray[Any]:
+    """Emissions as numpy reads them.
+
+    Raises:
+        DecodingError: ragged lists, or a tensor that only its own library can read.
+    """
+    try:
+        return np.asarray(emissions)
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = f"emissions of type {type(emissions).__name__} that numpy cannot read ({error})"
+        fix = "of a torch tensor, pass tensor.detach().float().cpu().numpy()"
+        raise DecodingError(got, "a floating point array", fix) from error
 
 
 def check_values(array: FloatArray, *, logits: bool = False) -> FloatArray:
