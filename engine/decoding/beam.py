@@ -380,7 +380,8 @@ def _make_key(
 
 def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) -> CtcBeamDecoder:
     language_model, unigrams, lexicon = arguments
-    delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else "|"
+    none = "".join(labels.vocabulary) + "|"  # longer than every label
+    delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else none
     return CtcBeamDecoder(
         labels.vocabulary,
         language_model,

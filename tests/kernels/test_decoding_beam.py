@@ -281,6 +281,13 @@ def test_batch_and_pickle_and_threads_agree():
     assert pickle.loads(pickle.dumps(decoder)).decode_batch(batch) == expected
 
 
+def test_pickles_keep_a_missing_delimiter_missing():
+    decoder = CtcBeamDecoder(LETTERS, word_delimiter="_")
+    again = pickle.loads(pickle.dumps(decoder))
+    assert (decoder.labels.delimiter_id, again.labels.delimiter_id) == (-1, -1)
+    assert again.decode(make_log_probs(1), n_best=3) == decoder.decode(make_log_probs(1), n_best=3)
+
+
 def test_threads_search_several_utterances_a_call_and_change_nothing():
     decoder = CtcBeamDecoder(["", " ", "a", "b"], word_delimiter=" ")
     rng = np.random.default_rng(7)
