@@ -188,12 +188,19 @@ def build_lexicon(
         unigrams: the known words; those in the model's own vocabulary where None. A word
             that the model lacks may be spelled, but is scored as unknown.
     Raises:
-        LanguageModelError: neither the caller nor the model's file names any words.
+        LanguageModelError: neither the caller nor the model's file names any words, or the labels
+            can spell none of them.
     """
     words = _list_words(model, unigrams)
     ids = model.find_words(words) if model is not None else np.zeros(len(words), np.int32)
     spelled = sorted(zip(_encode(labels, words), ids.tolist(), strict=True))
     spelled = [pair for pair in spelled if pair[0]]
+    if words and not spelled:
+        raise LanguageModelError(
+            f"{len(words)} words of which the labels can spell none, such as {words[len(words) // 2]!r}",
+            "words of the vocabulary's letters",
+            "look at upper and lower case",
+        )
     pieces = [pair[0] for pair in spelled]
     ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
     tokens = (np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4") - _PRIVATE).astype(np.int16)

@@ -126,18 +126,17 @@ def test_counts_must_be_positive_and_whole(count):
 
 
 def test_numbers_of_numpy_are_numbers():
-    plain = CtcBeamDecoder(LABELS, FIXTURES / "tiny.arpa", lm_alpha=0.25, beam_width=9)
+    labels, model = ("<pad>", "|", *"derzug"), FIXTURES / "tiny.arpa"
+    emissions = np.full((4, len(labels)), -np.log(len(labels)), np.float32)
+    plain = CtcBeamDecoder(labels, model, lm_alpha=0.25, beam_width=9)
     numpys = CtcBeamDecoder(
-        LABELS,
-        FIXTURES / "tiny.arpa",
-        lm_alpha=np.float32(0.25),
-        beam_width=np.int64(9),
-        frame_s=np.float32(1),
+        labels, model, lm_alpha=np.float32(0.25), beam_width=np.int64(9), frame_s=np.float32(1)
     )
     assert plain.with_settings(frame_s=1).settings == numpys.settings
-    assert len(plain.decode(GOOD, n_best=10**30)) == len(plain.decode(GOOD, n_best=np.int64(9)))
+    assert len(plain.decode(emissions, n_best=10**30)) == len(plain.decode(emissions, n_best=np.int64(9)))
     given = {"beam_width": np.int32(4), "lm_alpha": np.float16(1), "lm_beta": np.int64(2)}
-    assert plain.decode(GOOD, **given) == plain.decode(GOOD, beam_width=4, lm_alpha=1.0, lm_beta=2.0)
+    same = plain.decode(emissions, beam_width=4, lm_alpha=1.0, lm_beta=2.0)
+    assert plain.decode(emissions, **given) == same
 
 
 @pytest.mark.filterwarnings("error")
@@ -315,6 +314,18 @@ def test_arpa_files_as_other_tools_write_them(change, tmp_path):
         word.replace("\u00a0und\u2028so\x85weiter\u3000", "") for word in model.read_vocabulary()
     ] == words
     assert model.score("die katze liegt") == NgramModel(FIXTURES / "tiny.arpa").score("die katze liegt")
+
+
+@pytest.mark.parametrize("name", ["tiny.arpa", "tiny.trie.bin"])
+def test_models_of_which_no_word_can_be_spelled(name):
+    """Every word would be unknown, and nothing else would tell."""
+    labels = ("<pad>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜ")
+    with pytest.raises(LanguageModelError, match=r"spell none.*case"):
+        CtcBeamDecoder(labels, FIXTURES / name)
+    with pytest.raises(LanguageModelError, match="spell none, such as 'zug'"):
+        CtcBeamDecoder(labels, FIXTURES / name, unigrams=["zug"])
+    assert CtcBeamDecoder(labels, FIXTURES / name, unigrams=["zug", "ZUG"])
+    assert CtcBeamDecoder(labels, FIXTURES / name, unigrams=[])
 
 
 def test_lexicons_that_do_not_fit(tmp_path):
