@@ -15,6 +15,7 @@ from engine.kernels.ctc_state import Hotwords
 
 Phrases = Sequence[str] | Mapping[str, float]
 MAX_WEIGHT = 100.0  # natural log; exp of more outgrows the search's numbers
+_NONE: tuple[str, ...] = ()
 MAX_TOGETHER = 300.0  # natural log, of all phrases that end in the same word
 MAX_NODES = 200_000
 
@@ -25,7 +26,7 @@ def freeze_phrases(hotwords: Phrases | None, hotword_weight: float) -> tuple[Any
     Returns:
         A tuple of phrases and the weight of each; or (phrase, weight) pairs and None.
     """
-    if hotwords is None:
+    if hotwords is None or hotwords is _NONE:  # the default, which every call without hotwords passes
         return (), None
     if isinstance(hotwords, Mapping):
         _check_weights(hotwords.items())

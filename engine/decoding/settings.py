@@ -98,7 +98,7 @@ def check_count(name: str, value: Any, most: int) -> int:
     Raises:
         DecodingError: less, or no whole number.
     """
-    if not isinstance(value, Integral) or value < 1:
+    if (type(value) is not int and not isinstance(value, Integral)) or value < 1:
         raise DecodingError(f"{name}={value!r}", "1 or more")
     return min(int(value), most)
 
