@@ -7,6 +7,7 @@ for anything but small or one-off models.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,12 @@ def load_arpa(path: Path) -> ArpaModel:
         LanguageModelError: not an ARPA file, cut off, or with malformed lines.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").strip().split("\n")
     except UnicodeDecodeError:
         raise LanguageModelError(
-            f"{path} is neither a KenLM binary nor ARPA text", "a file that build_binary or lmplz wrote"
+            f"{path} is neither a KenLM binary nor ARPA text",
+            "a file that build_binary or lmplz wrote",
+            "unpack it, if it is compressed",
         ) from None
     words: dict[str, int] = {"<unk>": 0}
     tables = _parse(lines, words, path)
@@ -58,12 +61,12 @@ def load_arpa(path: Path) -> ArpaModel:
 
 
 def _parse(lines: list[str], words: dict[str, int], path: Path) -> list[Table]:
-    order = _read_counts(lines, path)
+    promised = _read_counts(lines, path)
+    order, counts = len(promised), [0] * len(promised)
     tables: list[Table] = [{} for _ in range(order)]
     for number, size, line in _iterate_entries(lines, order, path):
-        fields = line.split("\t") if "\t" in line else line.split()
-        spelled = fields[1].split() if "\t" in line else fields[1 : 1 + size]
-        backoff = fields[2:] if "\t" in line else fields[1 + size :]
+        fields = [field for field in line.replace("\t", " ").split(" ") if field]
+        spelled, backoff = fields[1 : 1 + size], fields[1 + size :]  # other kinds of space are part of words
         try:
             if len(spelled) != size or len(backoff) > 1:
                 raise ValueError
@@ -76,6 +79,11 @@ def _parse(lines: list[str], words: dict[str, int], path: Path) -> list[Table]:
                 f"line {number} of {path}: {line[:80]!r}", f"log10 probability, {size} known words, backoff"
             ) from None
         tables[size - 1][ids] = values
+        counts[size - 1] += 1
+    if counts != promised:
+        raise LanguageModelError(
+            f"{path} lists {counts} n-grams by order", f"{promised}, as its head says", "copy it again"
+        )
     return tables
 
 
@@ -84,15 +92,19 @@ def _identify(word: str, words: dict[str, int], new: bool) -> int:
     return words.setdefault(word, len(words)) if new else words[word]
 
 
-def _read_counts(lines: list[str], path: Path) -> int:
-    order = sum(line.startswith("ngram ") for line in lines[: MAX_ORDER + 20])
-    if "\\data\\" not in lines[:20] or not 2 <= order <= MAX_ORDER:
+def _read_counts(lines: list[str], path: Path) -> list[int]:
+    """How many n-grams the head of the file promises of each order."""
+    head = [line.strip() for line in lines[: MAX_ORDER + 20]]
+    found = [re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line) for line in head]
+    counts = [(int(match[1]), int(match[2])) for match in found if match]
+    orders = [order for order, _ in counts]
+    if "\\data\\" not in head or not 2 <= len(orders) <= MAX_ORDER or orders != [*range(1, len(orders) + 1)]:
         raise LanguageModelError(
             f"{path} is not a language model of order 2 to {MAX_ORDER}", "a KenLM binary or an ARPA file"
         )
-    if "\\end\\" not in (line.strip() for line in lines[-5:]):
+    if lines[-1].strip() != "\\end\\":
         raise LanguageModelError(f"{path} does not end with \\end\\", "a whole ARPA file", "copy it again")
-    return order
+    return [count for _, count in counts]
 
 
 def _iterate_entries(lines: list[str], order: int, path: Path) -> Iterator[tuple[int, int, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.decoding.hotwords import Phrases, build_hotwords, weigh_phrases
+from engine.decoding.hotwords import Phrases, build_hotwords, freeze_phrases
 from engine.decoding.labels import (
     FloatArray,
     build_labels,
@@ -22,7 +22,16 @@ from engine.decoding.labels import (
 )
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
-from engine.decoding.settings import BeamSettings, check_settings, make_lexicon, make_scorer, make_search
+from engine.decoding.settings import (
+    MAX_BEAM_WIDTH,
+    BeamSettings,
+    check_count,
+    check_settings,
+    identify,
+    make_lexicon,
+    make_scorer,
+    make_search,
+)
 from engine.decoding.state import DecoderState, Partial, read_hypotheses, read_partial, start_state
 from engine.errors import DecodingError
 from engine.kernels.ctc_batch import search_several
@@ -49,7 +58,8 @@ class CtcBeamDecoder:
     and spawn (the language model's file is mapped, and shared between processes).
 
     Args:
-        vocabulary: label of each token id; marks such as <s> are never read.
+        vocabulary: label of each token id, a character of words or the delimiter; marks such as
+            <s> are never read. Labels that begin a word, as SentencePiece makes them, are refused.
         language_model: a KenLM binary (probing or trie) or an ARPA file; None for none.
         unigrams: known words, where the model's file does not name them.
         lm_alpha: weight of the language model's natural-log score.
@@ -112,15 +122,18 @@ class CtcBeamDecoder:
                 frame_s,
             )
         )
+        if isinstance(unigrams, str | bytes):
+            raise DecodingError(f"unigrams as one string, {unigrams[:40]!r}", "a list of words")
         known = None if unigrams is None else tuple(unigrams)
         self._arguments = (language_model, known, lexicon)
         self.language_model = NgramModel(language_model) if language_model is not None else None
         self._trie = self._load_trie(known, lexicon)
         self._cache: dict[Any, Prepared] = {}
+        self._identity = ""
 
     def _load_trie(self, unigrams: Sequence[str] | None, lexicon: Pathlike | None) -> WordTrie:
         if lexicon is not None and self.language_model is not None:
-            return load_lexicon(lexicon, self.labels, self.language_model.n_words)
+            return load_lexicon(lexicon, self.labels, self.language_model)
         if self.language_model is None or self.settings.unit == "character":
             return build_lexicon(self.labels, None, ())
         return build_lexicon(self.labels, self.language_model, unigrams)
@@ -134,13 +147,15 @@ class CtcBeamDecoder:
         return self.labels.vocabulary
 
     def with_settings(self, **changes: Any) -> CtcBeamDecoder:
-        """The same decoder with other values of BeamSettings; model and lexicon are shared."""
+        """The same decoder with other values of BeamSettings; model and, of one unit, lexicon are shared."""
         if all(getattr(self.settings, name) == value for name, value in changes.items()):
             return self
         other = object.__new__(CtcBeamDecoder)
         other.__dict__.update(self.__dict__)
         other.settings = check_settings(replace(self.settings, **changes))
-        other._cache = {}
+        other._cache, other._identity = {}, ""
+        if other.settings.unit != self.settings.unit:
+            other._trie = other._load_trie(*self._arguments[1:])
         return other
 
     def save_lexicon(self, path: Pathlike) -> None:
@@ -152,7 +167,7 @@ class CtcBeamDecoder:
         log_probs: Any,
         beam_width: int | None = None,
         n_best: int = 1,
-        hotwords: Phrases = (),
+        hotwords: Phrases | None = (),
         hotword_weight: float = HOTWORD_WEIGHT,
         state: DecoderState | None = None,
         lm_alpha: float | None = None,
@@ -174,23 +189,21 @@ class CtcBeamDecoder:
         Returns:
             Hypotheses, best first, with different texts; at least one (which may be empty).
         Raises:
-            DecodingError: emissions, hotwords or options that cannot be used.
+            DecodingError: emissions, hotwords or options that cannot be used, or another decoder's state.
         """
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
-        _check_n_best(n_best)
+        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
         emissions = shape_emissions(log_probs, len(self.labels))
         if logits or len(emissions) > MAX_FRAMES_AT_ONCE:  # of others the search checks the values
             emissions = check_values(emissions, logits=logits)
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        prepared = self._prepare(
-            key
-        )  # held here until the search is done: other calls may make _cache forget it
+        pack, _held = self._prepare(key)  # another thread may drop the arrays from the cache meanwhile
         if len(emissions) > MAX_FRAMES_AT_ONCE:
-            return self.finish(self._search(start_state(key, prepared), emissions, whole=True), n_best)
+            state = start_state(key, pack, self._identify())
+            return self.finish(self._search(state, emissions, whole=True), n_best)
         arena = getattr(_scratch, "arena", _NO_ARENA)
-        frame_s = float(self.settings.frame_s)
-        fault, n_bytes, found = search_whole(prepared.pack, emissions, n_best, frame_s, arena)
+        fault, n_bytes, found = search_whole(pack, emissions, n_best, float(self.settings.frame_s), arena)
         if fault != FINE:
             refuse_emissions(fault)
         if len(arena) < n_bytes <= _MAX_ARENA:
@@ -199,8 +212,7 @@ class CtcBeamDecoder:
 
     def decode_batch(self, batch: Sequence[Any], threads: int = 1, **options: Any) -> list[list[Hypothesis]]:
         """Decode utterances in parallel; `options` as for decode. The search runs without the GIL."""
-        if threads < 1:
-            raise DecodingError(f"threads={threads}", "1 or more")
+        threads = check_count("threads", threads, max(1, len(batch)))
         if threads == 1 or len(batch) < 2:
             return [self.decode(log_probs, **options) for log_probs in batch]
         size = max(1, min(_CHUNK, len(batch) // (4 * threads)))
@@ -211,8 +223,8 @@ class CtcBeamDecoder:
             for at in starts:
                 results[at : at + size] = self._decode_several(batch[at : at + size], **options)
 
-        with ThreadPoolExecutor(min(threads, len(batch))) as pool:
-            for done in [pool.submit(work) for _ in range(min(threads, len(batch)))]:
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(work) for _ in range(threads)]:
                 done.result()
         return results
 
@@ -224,12 +236,12 @@ class CtcBeamDecoder:
         logits = options.pop("logits", False)
         if logits or max(map(len, emissions)) > MAX_FRAMES_AT_ONCE:
             return [self.decode(log_probs, n_best=n_best, logits=logits, **options) for log_probs in batch]
-        _check_n_best(n_best)
-        prepared = self._prepare(_make_key(n_best=n_best, **options))
+        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
+        pack, _held = self._prepare(_make_key(n_best=n_best, **options))
         offsets = np.cumsum([0, *map(len, emissions)])
         arena = getattr(_scratch, "arena", _NO_ARENA)
         heads, numbers, values, n_bytes = search_several(
-            prepared.pack, np.concatenate(emissions), offsets, n_best, float(self.settings.frame_s), arena
+            pack, np.concatenate(emissions), offsets, n_best, float(self.settings.frame_s), arena
         )
         if len(arena) < n_bytes <= _MAX_ARENA:
             _scratch.arena = np.empty(n_bytes, np.uint8)
@@ -246,34 +258,38 @@ class CtcBeamDecoder:
         self,
         beam_width: int | None = None,
         n_best: int = 1,
-        hotwords: Phrases = (),
+        hotwords: Phrases | None = (),
         hotword_weight: float = HOTWORD_WEIGHT,
         lm_alpha: float | None = None,
         lm_beta: float | None = None,
     ) -> DecoderState:
         """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        return start_state(key, self._prepare(key))
+        pack, _held = self._prepare(key)
+        return start_state(key, pack, self._identify())
 
     def advance(self, state: DecoderState, log_probs: Any, *, logits: bool = False) -> DecoderState:
         """Search one more chunk: a new state; the one given may be used again.
 
-        Decoding in chunks of any size gives exactly the result of decoding at once.
+        Decoding in chunks of any size gives exactly the result of decoding at once. The state may
+        come from another process, of a decoder built alike; of any other it is a DecodingError.
         """
         return self._advance(state, log_probs, logits, whole=False)
 
     def read_partial(self, state: DecoderState) -> Partial:
         """What a running utterance says so far: words that are settled, and a tentative tail."""
+        self._check_state(state)
         return read_partial(state, self.labels, self.settings.frame_s)
 
     def finish(self, state: DecoderState, n_best: int = 1) -> list[Hypothesis]:
         """End an utterance: its readings, best first."""
-        _check_n_best(n_best)
+        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
+        self._check_state(state)
+        pack, _held = self._prepare(state.key)
         words = np.empty(state.counts[N_WORD_NODES] + state.n_beams, state.word_nodes.dtype)
         words[: state.counts[N_WORD_NODES]] = state.word_nodes[: state.counts[N_WORD_NODES]]
-        prepared = self._prepare(state.key)
         found = finish(
-            prepared.pack,
+            pack,
             state.beams,
             state.contexts,
             state.n_beams,
@@ -287,15 +303,16 @@ class CtcBeamDecoder:
         return read_hypotheses(found, state.words, self.labels)
 
     def _advance(self, state: DecoderState, log_probs: Any, logits: bool, whole: bool) -> DecoderState:
+        self._check_state(state)
         return self._search(state, check_emissions(log_probs, len(self.labels), logits=logits), whole)
 
     def _search(self, state: DecoderState, emissions: FloatArray, whole: bool) -> DecoderState:
-        prepared = self._prepare(state.key)
+        pack, _held = self._prepare(state.key)
         for begin in range(0, len(emissions), MAX_FRAMES_AT_ONCE):
             chunk = emissions[begin : begin + MAX_FRAMES_AT_ONCE]
             state = state.grow(len(chunk))
             state.n_beams, state.scale = advance(
-                prepared.pack,
+                pack,
                 chunk,
                 state.n_frames,
                 state.beams,
@@ -311,12 +328,28 @@ class CtcBeamDecoder:
                 state.compact(self.labels, self.settings.frame_s)
         return state
 
+    def _check_state(self, state: Any) -> None:
+        """Refuse what the kernels would follow out of their arrays: the nodes and ids of another decoder."""
+        if not isinstance(state, DecoderState) or state.decoder != self._identify():
+            got = "another decoder's state" if isinstance(state, DecoderState) else type(state).__name__
+            fix = "go on with the same vocabulary, language model and settings"
+            raise DecodingError(got, "a state that start or advance of this decoder returned", fix)
+
+    def _identify(self) -> str:
+        if not self._identity:
+            self._identity = identify(self.settings, self.labels, self._trie, self.language_model)
+        return self._identity
+
     def _prepare(self, key: Any) -> Prepared:
-        """The kernels' view of one set of options, and what it points to; the last few are remembered."""
+        """The kernels' view of one set of options, and what it points to; the last few are remembered.
+
+        The caller holds both for as long as a kernel runs.
+        """
         prepared = self._cache.get(key)
         if prepared is None:
             beam_width, several, phrases, weight, lm_alpha, lm_beta = key
-            phrases = phrases if weight is None else weigh_phrases(phrases, weight)
+            # to pair each with the weight in every call would take as long as a tenth of the search
+            phrases = phrases if weight is None else [(phrase, weight) for phrase in phrases]
             settings = check_settings(self.settings.override(beam_width, lm_alpha, lm_beta))
             scorer = make_scorer(settings, self.labels, self.language_model)
             prepared = pack_search(
@@ -326,39 +359,29 @@ class CtcBeamDecoder:
                 build_hotwords(self.labels, phrases, excuse=settings.merging == "prefix"),
                 self.labels.spoken,
             )
-            last = list(self._cache.items())[1 - _MAX_CACHED :]
-            self._cache = dict(
-                [*last, (key, prepared)]
-            )  # another dict: other threads may be reading this one
+            for oldest in list(self._cache)[: 1 - _MAX_CACHED]:
+                self._cache.pop(oldest, None)
+            self._cache[key] = prepared
         return prepared
 
 
 def _make_key(
     beam_width: int | None = None,
     n_best: int = 1,
-    hotwords: Phrases = (),
+    hotwords: Phrases | None = (),
     hotword_weight: float = HOTWORD_WEIGHT,
     lm_alpha: float | None = None,
     lm_beta: float | None = None,
 ) -> Any:
     """What _prepare needs to know of a call's options."""
-    phrases: Any = ()
-    weight = None
-    if isinstance(hotwords, str | Mapping):
-        phrases = weigh_phrases(hotwords, hotword_weight)
-    elif hotwords:  # to pair each with the weight here would take as long as a tenth of the search
-        phrases, weight = tuple(hotwords), hotword_weight
+    phrases, weight = freeze_phrases(hotwords, hotword_weight)
     return beam_width, n_best > 1, phrases, weight, lm_alpha, lm_beta
-
-
-def _check_n_best(n_best: int) -> None:
-    if n_best < 1:
-        raise DecodingError(f"n_best={n_best}", "1 or more")
 
 
 def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) -> CtcBeamDecoder:
     language_model, unigrams, lexicon = arguments
-    delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else "|"
+    none = "".join(labels.vocabulary) + "|"  # longer than every label
+    delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else none
     return CtcBeamDecoder(
         labels.vocabulary,
         language_model,

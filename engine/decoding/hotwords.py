@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,39 @@ from engine.kernels.ctc_state import Hotwords
 
 Phrases = Sequence[str] | Mapping[str, float]
 MAX_WEIGHT = 100.0  # natural log; exp of more outgrows the search's numbers
+_NONE: tuple[str, ...] = ()
+MAX_TOGETHER = 300.0  # natural log, of all phrases that end in the same word
 MAX_NODES = 200_000
 
 
-def weigh_phrases(hotwords: Phrases, hotword_weight: float) -> tuple[tuple[str, float], ...]:
-    """Pair each phrase with its weight: its own where `hotwords` is a mapping."""
-    if isinstance(hotwords, str):
-        raise DecodingError(f"hotwords as one string, {hotwords!r}", "a list of words or phrases")
-    pairs = (
-        hotwords.items() if isinstance(hotwords, Mapping) else ((word, hotword_weight) for word in hotwords)
-    )
-    return tuple((phrase, float(weight)) for phrase, weight in pairs)
+def freeze_phrases(hotwords: Phrases | None, hotword_weight: float) -> tuple[Any, float | None]:
+    """Check the kinds of hotwords and weights; what comes out tells two calls apart.
+
+    Returns:
+        A tuple of phrases and the weight of each; or (phrase, weight) pairs and None.
+    """
+    if hotwords is None or hotwords is _NONE:  # the default, which every call without hotwords passes
+        return (), None
+    if isinstance(hotwords, Mapping):
+        _check_weights(hotwords.items())
+        return tuple((phrase, float(weight)) for phrase, weight in hotwords.items()), None
+    if isinstance(hotwords, str | bytes) or not isinstance(hotwords, Iterable):
+        raise DecodingError(f"hotwords as {hotwords!r}", "a list of words or phrases")
+    phrases = tuple(hotwords)
+    if not phrases:
+        return (), None
+    try:
+        hash(phrases)
+    except TypeError:
+        raise DecodingError(f"hotwords as {hotwords!r}", "a list of words or phrases") from None
+    _check_weights([(phrases[0], hotword_weight)])
+    return phrases, float(hotword_weight)
+
+
+def _check_weights(pairs: Iterable[tuple[Any, Any]]) -> None:
+    wrong = [f"{phrase!r} with weight {weight!r}" for phrase, weight in pairs if not isinstance(weight, Real)]
+    if wrong:
+        raise DecodingError("hotwords that cannot be used: " + ", ".join(wrong), "numbers as weights")
 
 
 def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excuse: bool = True) -> Hotwords:
@@ -33,18 +56,21 @@ def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excu
     Args:
         labels: the CTC vocabulary.
         phrases: (phrase, weight in natural log); words of a phrase separated by spaces. A
-            phrase that only the other case can spell is taken in that case.
+            phrase that only the other case can spell is taken in that case; of several that are
+            spelled alike, the one with the largest weight counts.
         excuse: words of the phrases are not charged as unknown to the language model.
     Returns:
         Hotwords; with no phrases, one that changes nothing.
     Raises:
         DecodingError: names every phrase that the vocabulary cannot spell, and wrong weights.
     """
-    spelled = _spell_all(labels, phrases)
+    spelled: dict[tuple[int, ...], float] = {}
+    for tokens, weight in _spell_all(labels, phrases):
+        spelled[tokens] = max(weight, spelled.get(tokens, weight))
     children: list[dict[int, int]] = [{}]
     own: list[float] = [0.0]
     credit: list[float] = [-math.inf]
-    for tokens, weight in spelled:
+    for tokens, weight in spelled.items():
         node = 0
         for depth, token in enumerate(tokens, 1):
             if token not in children[node]:
@@ -54,7 +80,7 @@ def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excu
                 credit.append(-math.inf)
             node = children[node][token]
             credit[node] = max(credit[node], weight * depth / len(tokens))
-        own[node] += weight
+        own[node] = weight
     if len(children) > MAX_NODES:
         raise DecodingError(f"hotwords of {len(children)} letters in all", f"at most {MAX_NODES}")
     return _link(labels, children, own, credit, excuse)
@@ -87,6 +113,9 @@ def _link(
             queue.append(child)
         for token, child in children[node].items():
             follow[node, token] = child
+    if np.abs(complete).max() > MAX_TOGETHER:
+        got = f"hotwords that end in each other and earn {complete[np.abs(complete).argmax()]:g} together"
+        raise DecodingError(got, f"at most {MAX_TOGETHER:g}", "give them lower weights")
     credits[0] = 0.0
     arrays: tuple[Any, ...] = (follow, np.exp(credits), complete, ends_word)
     for array in arrays:
@@ -96,7 +125,7 @@ def _link(
     return Hotwords(follow, factors, complete, ends_word, highest)
 
 
-def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[list[int], float]]:
+def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[tuple[int, ...], float]]:
     spelled, problems = [], []
     for phrase, weight in phrases:
         tokens = _spell(labels, phrase) if isinstance(phrase, str) else None
@@ -105,7 +134,7 @@ def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tup
         elif not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
             problems.append(f"{phrase!r} with weight {weight}")
         else:
-            spelled.append((tokens, weight))
+            spelled.append((tuple(tokens), weight))
     if problems:
         raise DecodingError(
             "hotwords that cannot be used: " + ", ".join(problems),

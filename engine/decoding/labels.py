@@ -15,6 +15,7 @@ from engine.kernels import ctc_emissions
 
 FloatArray = npt.NDArray[np.float32]
 NO_TOKEN = -1
+_WORD_START = "▁"  # SentencePiece's
 MAX_VOCABULARY = 1 << 15  # token ids are held in 16 bits
 
 
@@ -78,8 +79,12 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
         blank_id: index of the CTC blank.
         word_delimiter: the label that separates words; may be missing from the vocabulary.
     Raises:
-        DecodingError: empty or too large, not strings, a label twice, or blank_id outside it.
+        DecodingError: empty or too large, not strings, a label twice, blank_id outside it, or
+            pieces of words as SentencePiece makes them.
     """
+    if isinstance(vocabulary, Mapping):
+        fix = "pass sorted(vocabulary, key=vocabulary.get)"
+        raise DecodingError("a vocabulary that is a mapping, in any order", "a list of labels", fix)
     labels = tuple(vocabulary)
     problems = _find_problems(labels, blank_id)
     if problems:
@@ -87,6 +92,7 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
     delimiter_id = labels.index(word_delimiter) if word_delimiter in labels else NO_TOKEN
     if delimiter_id == blank_id:
         raise DecodingError(f"word delimiter {word_delimiter!r} and blank are one label", "two labels")
+    _refuse_word_starts(labels, blank_id, delimiter_id)
     spoken = np.array([not _is_mark(label) for label in labels], dtype=np.uint8)
     spoken[blank_id] = 1
     if delimiter_id != NO_TOKEN:
@@ -99,6 +105,23 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
         code_points = np.array([ord(label) if label in index else 0 for label in labels], "<u4")
         code_points.setflags(write=False)
     return Labels(labels, int(blank_id), delimiter_id, spoken, index, code_points)
+
+
+def _refuse_word_starts(labels: tuple[str, ...], blank_id: int, delimiter_id: int) -> None:
+    """One label parts words; others with a space in them, or that begin a word, would be read as letters."""
+    silent = (blank_id, delimiter_id)
+    wrong = [
+        label
+        for i, label in enumerate(labels)
+        if i not in silent and (label.startswith(_WORD_START) or any(char.isspace() for char in label))
+    ]
+    if not wrong:
+        return
+    got = f"a vocabulary whose label {wrong[0]!r} begins a word"
+    fix = f"pass word_delimiter={wrong[0]!r}" if len(wrong[0]) == 1 and delimiter_id < 0 else ""
+    raise DecodingError(
+        got, "labels of letters, and one that parts words", fix or "use a model of characters"
+    )
 
 
 def _is_mark(label: str) -> bool:
@@ -139,7 +162,7 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
     Raises:
         DecodingError: wrong dtype or shape; the message says which.
     """
-    array = np.asarray(log_probs)
+    array = read_array(log_probs)
     if array.dtype.kind != "f":
         fix = "pass natural-log probabilities"
         raise DecodingError(f"emissions of dtype {array.dtype}", "floating point", fix)
@@ -149,7 +172,24 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
     if array.shape[1] != vocab_size:
         fix = "use the vocabulary the model was trained with"
         raise DecodingError(f"emissions over {array.shape[1]} tokens", f"{vocab_size} labels", fix)
-    return np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype.itemsize <= 4:
+        return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # the lowest of float64 stands for -inf
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def read_array(emissions: Any) -> npt.NDArray[Any]:
+    """Emissions as numpy reads them.
+
+    Raises:
+        DecodingError: ragged lists, or a tensor that only its own library can read.
+    """
+    try:
+        return np.asarray(emissions)
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = f"emissions of type {type(emissions).__name__} that numpy cannot read ({error})"
+        fix = "of a torch tensor, pass tensor.detach().float().cpu().numpy()"
+        raise DecodingError(got, "a floating point array", fix) from error
 
 
 def check_values(array: FloatArray, *, logits: bool = False) -> FloatArray:

@@ -23,6 +23,7 @@ from engine.kernels.ctc_state import LEXICON_NODE
 
 FORMAT_VERSION = 1
 _PRIVATE = 0x10000  # token ids as characters that no label can contain unnoticed
+_N_CHECKED = 64  # words of a loaded trie that are looked up in the model
 _ARRAYS = ("n_children", "label", "ends_word", "ids", "lookahead", "vocabulary", "meta")
 
 
@@ -84,16 +85,16 @@ class WordTrie:
         beside.replace(target)
 
 
-def load_lexicon(path: str | PathLike[str], labels: Labels, n_lm_words: int) -> WordTrie:
+def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -> WordTrie:
     """Read a trie that WordTrie.save wrote, and check that it fits.
 
     Args:
         labels: the decoder's vocabulary.
-        n_lm_words: size of the language model's vocabulary.
+        model: the language model.
     Raises:
         LanguageModelError: missing, damaged, or made for another vocabulary or language model.
     """
-    arrays = _read_arrays(Path(path))
+    arrays, n_lm_words = _read_arrays(Path(path)), model.n_words
     vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "replace").split("\0")
     if tuple(vocabulary) != labels.vocabulary:
         raise LanguageModelError(
@@ -111,6 +112,12 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, n_lm_words: int) -> 
     if problem or int(arrays["label"].max(initial=0)) >= len(labels):
         raise LanguageModelError(f"a damaged lexicon at {path} {problem}", "an intact file", "build it again")
     label = arrays["label"].astype(np.int16)
+    if not _knows_words(model, labels, first, label, word):
+        raise LanguageModelError(
+            f"a lexicon at {path} with other word ids than {model.path}",
+            "the one written with this very file",
+            "build it again: probing and trie files number the words of one model differently",
+        )
     return WordTrie(first, label, word, np.ascontiguousarray(arrays["lookahead"]), vocabulary, n_lm_words)
 
 
@@ -150,6 +157,26 @@ def _unpack(
     return "", first, word
 
 
+def _knows_words(
+    model: NgramModel,
+    labels: Labels,
+    first: npt.NDArray[np.int32],
+    label: npt.NDArray[np.int16],
+    word: npt.NDArray[np.int32],
+) -> bool:
+    """Whether words from all over a trie have the ids that the language model gives them."""
+    ends = np.flatnonzero(word)
+    nodes = ends[:: len(ends) // _N_CHECKED + 1].astype(np.int32)
+    ids, spelled = word[nodes], [""] * len(nodes)
+    while nodes.any():
+        spelled = [
+            labels.vocabulary[token] + text if node else text
+            for node, token, text in zip(nodes.tolist(), label[nodes].tolist(), spelled, strict=True)
+        ]
+        nodes = np.where(nodes > 0, np.searchsorted(first, nodes, side="right") - 1, 0).astype(np.int32)
+    return bool((model.find_words(spelled) == ids).all())
+
+
 def build_lexicon(
     labels: Labels, model: NgramModel | None, unigrams: Iterable[str] | None = None
 ) -> WordTrie:
@@ -161,12 +188,19 @@ def build_lexicon(
         unigrams: the known words; those in the model's own vocabulary where None. A word
             that the model lacks may be spelled, but is scored as unknown.
     Raises:
-        LanguageModelError: neither the caller nor the model's file names any words.
+        LanguageModelError: neither the caller nor the model's file names any words, or the labels
+            can spell none of them.
     """
     words = _list_words(model, unigrams)
     ids = model.find_words(words) if model is not None else np.zeros(len(words), np.int32)
     spelled = sorted(zip(_encode(labels, words), ids.tolist(), strict=True))
     spelled = [pair for pair in spelled if pair[0]]
+    if words and not spelled:
+        raise LanguageModelError(
+            f"{len(words)} words of which the labels can spell none, such as {words[len(words) // 2]!r}",
+            "words of the vocabulary's letters",
+            "look at upper and lower case",
+        )
     pieces = [pair[0] for pair in spelled]
     ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
     tokens = (np.frombuffer("".join(pieces).encode("utf-32-le"), "<u4") - _PRIVATE).astype(np.int16)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.decoding.beam import CtcBeamDecoder
+from engine.decoding.labels import read_array
 from engine.errors import DecodingError
 from engine.types import Hypothesis
 
@@ -140,7 +141,7 @@ class BeamSearchDecoderCTC:
             fix = "go on with an utterance by CtcBeamDecoder.start, advance and finish"
             raise DecodingError(f"lm_start_state of type {type(lm_start_state).__name__}", "None", fix)
         decoder = self.decoder.with_settings(beam_prune_logp=beam_prune_logp, token_min_logp=token_min_logp)
-        phrases = hotwords if isinstance(hotwords, str) else tuple(hotwords or ())
+        phrases = hotwords if hotwords is None or isinstance(hotwords, str) else tuple(hotwords)
         return decoder.decode(_take_log(logits), beam_width, n_best, phrases, hotword_weight, logits=True)
 
 
@@ -201,9 +202,10 @@ def build_ctcdecoder(
 
 def _take_log(logits: Any) -> Any:
     """Logits as they are; of what sums to 1, the logarithm."""
-    array = np.asarray(logits)
+    array = read_array(logits)
     if array.ndim == 2 and array.dtype.kind == "f" and array.size:
-        sums = array.sum(axis=1)
+        with np.errstate(invalid="ignore"):  # what cannot be used is said later
+            sums = array.sum(axis=1, dtype=np.float64)
         if np.isclose(sums.mean(), 1.0) and array.min() >= 0:
             return np.log(np.clip(array, 1e-15, 1.0))
     return array

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,13 @@ from engine.kernels.ctc_state import (
 )
 from engine.kernels.lexicon import LOOKAHEAD_STEP
 
+_MOST = 300.0  # natural log, as for the kernels' scores of whole words
 LN_10 = math.log(10.0)
 MAX_BEAM_WIDTH = 4096
 LOWEST_PRUNE_LOGP = -690.0  # beams further below the best would leave a float's range
 AVERAGE_WORD_LENGTH = 6  # pyctcdecode's: an unknown beginning longer than this costs more
+_WEIGHTS = ("lm_alpha", "lm_beta", "unk_score_offset", "unk_letter_score")
+_LEVELS = ("token_min_logp", "beam_prune_logp")
 MERGINGS, UNITS = ("prefix", "pyctcdecode"), ("word", "character")
 
 
@@ -60,18 +65,22 @@ class BeamSettings:
 
 def check_settings(settings: BeamSettings) -> BeamSettings:
     """Return the settings if they can be used; else raise DecodingError with all that is wrong."""
+    given: dict[str, Any] = {
+        name: getattr(settings, name) for name in (*_WEIGHTS, *_LEVELS, "frame_s", "beam_width")
+    }
     problems = []
-    for name in ("lm_alpha", "lm_beta", "unk_score_offset", "unk_letter_score", "frame_s"):
-        value = getattr(settings, name)
-        if not isinstance(value, float | int) or not math.isfinite(value) or abs(value) > 1e3:
-            problems.append(f"{name}={value!r}, want a number within 1000 of 0")
-    if isinstance(settings.lm_alpha, float | int) and settings.lm_alpha < 0:
-        problems.append(f"lm_alpha={settings.lm_alpha}, want 0 or more")
-    for name in ("token_min_logp", "beam_prune_logp"):
-        if not getattr(settings, name) <= 0:
-            problems.append(f"{name}={getattr(settings, name)}, want 0 or less")
-    width = settings.beam_width
-    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_BEAM_WIDTH:
+    for name in (*_WEIGHTS, "frame_s"):
+        if not isinstance(given[name], Real) or not math.isfinite(given[name]) or abs(given[name]) > 1e3:
+            problems.append(f"{name}={given[name]!r}, want a number within 1000 of 0")
+    if isinstance(given["lm_alpha"], Real) and given["lm_alpha"] < 0:
+        problems.append(f"lm_alpha={given['lm_alpha']}, want 0 or more")
+    if isinstance(given["frame_s"], Real) and given["frame_s"] <= 0:
+        problems.append(f"frame_s={given['frame_s']}, want more than 0")
+    for name in _LEVELS:
+        if not isinstance(given[name], Real) or not given[name] <= 0:
+            problems.append(f"{name}={given[name]!r}, want 0 or less")
+    width: Any = given["beam_width"]
+    if isinstance(width, bool) or not isinstance(width, Integral) or not 1 <= int(width) <= MAX_BEAM_WIDTH:
         problems.append(f"beam_width={width!r}, want 1 to {MAX_BEAM_WIDTH}")
     if settings.merging not in MERGINGS:
         problems.append(f"merging={settings.merging!r}, want one of {MERGINGS}")
@@ -79,7 +88,26 @@ def check_settings(settings: BeamSettings) -> BeamSettings:
         problems.append(f"unit={settings.unit!r}, want one of {UNITS}")
     if problems:
         raise DecodingError("decoder settings: " + "; ".join(problems))
-    return settings
+    given = {name: float(value) for name, value in given.items()}
+    return replace(settings, **{**given, "beam_width": int(width)})
+
+
+def check_count(name: str, value: Any, most: int) -> int:
+    """A number of things wanted: 1 or more, of which no more than `most` can be had.
+
+    Raises:
+        DecodingError: less, or no whole number.
+    """
+    if (type(value) is not int and not isinstance(value, Integral)) or value < 1:
+        raise DecodingError(f"{name}={value!r}", "1 or more")
+    return min(int(value), most)
+
+
+def identify(settings: BeamSettings, labels: Labels, trie: WordTrie, model: NgramModel | None) -> str:
+    """What the decoders have in common that can go on with each other's states."""
+    scored = (model.counts, model.layout.tobytes()) if model is not None else ()
+    parts = labels.vocabulary, labels.blank_id, labels.delimiter_id, settings, scored, len(trie)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 def make_search(settings: BeamSettings, labels: Labels, recombine: bool) -> Search:
@@ -166,4 +194,4 @@ def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | Non
 
 
 def _exp(values: Any) -> Any:
-    return np.exp(np.clip(values, -600.0, 600.0))
+    return np.exp(np.clip(values, -_MOST, _MOST))

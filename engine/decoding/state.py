@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.decoding.labels import Labels
-from engine.kernels.ctc_pack import Prepared
 from engine.kernels.ctc_search import begin
 from engine.kernels.ctc_state import (
     BEAM,
@@ -48,10 +47,12 @@ class DecoderState:
     """Everything an interrupted search needs; small and picklable. Treat it as opaque.
 
     Attributes:
+        decoder: which decoders may go on with it.
         n_frames: frames searched so far.
         words: words that all beams agreed on and that were cut from the search.
     """
 
+    decoder: str
     key: Any
     n_frames: int
     words: tuple[Word, ...]
@@ -99,13 +100,13 @@ class DecoderState:
         self.contexts = _extend(self.contexts, self.n_beams, width - self.n_beams)
 
 
-def start_state(key: Any, prepared: Prepared) -> DecoderState:
-    """The state before the first frame."""
-    beam_width = int(prepared.pack["beam_width"][0])
+def start_state(key: Any, pack: Any, decoder: str) -> DecoderState:
+    """The state of a decoder before the first frame; see engine.kernels.ctc_pack for `pack`."""
+    beam_width = int(pack["beam_width"][0])
     beams, contexts = np.zeros(beam_width, BEAM), np.zeros(beam_width, CONTEXT)
-    begin(prepared.pack, beams, contexts)
+    begin(pack, beams, contexts)
     nothing = np.empty(0, TOKEN_NODE), np.empty(0, WORD_NODE)
-    return DecoderState(key, 0, (), beams, contexts, 1, 0.0, *nothing, np.zeros(N_COUNTS, np.int64))
+    return DecoderState(decoder, key, 0, (), beams, contexts, 1, 0.0, *nothing, np.zeros(N_COUNTS, np.int64))
 
 
 def _extend(nodes: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
@@ -137,7 +138,19 @@ def read_hypotheses(found: Any, settled: tuple[Word, ...], labels: Labels) -> li
         draft.__class__ = Hypothesis
         hypotheses.append(draft)
         begin = end
-    return hypotheses
+    return hypotheses if labels.code_points is not None else _merge_texts(hypotheses)
+
+
+def _merge_texts(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+    """Add up readings that spell one text with different labels, such as "sch" and "s", "c", "h"."""
+    merged: dict[str, Hypothesis] = {}
+    for hypothesis in hypotheses:
+        best = merged.setdefault(hypothesis.text, hypothesis)
+        if best is not hypothesis:
+            acoustic = float(np.logaddexp(best.acoustic_score, hypothesis.acoustic_score))
+            score = acoustic + best.lm_score
+            merged[best.text] = replace(best, acoustic_score=acoustic, score=score)
+    return sorted(merged.values(), key=lambda hypothesis: -hypothesis.score)
 
 
 def _pick(items: list[Any], indices: list[int]) -> tuple[Any, ...]:

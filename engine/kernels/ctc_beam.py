@@ -15,12 +15,13 @@ from engine.kernels.ctc_extend import (
     extend_word,
     hash_context,
     identify_word,
+    limit_log,
     mix_hash,
     weigh_word,
 )
 from engine.kernels.ctc_prune import prune
 from engine.kernels.ctc_rebuild import append_word, close_beams, make_room, open_beams, rebuild
-from engine.kernels.ctc_state import NO_LM, WORD_LM
+from engine.kernels.ctc_state import N_OOV_FACTORS, NO_LM, WORD_LM
 from engine.kernels.ctc_stay import rank_stays, realign, select_tokens, stay
 from engine.kernels.ngram import CONTEXT, UNKNOWN, score_word, start_context
 
@@ -136,11 +137,18 @@ def extend(
     for i in range(n_tokens):
         token = work.tokens[i]
         if token == search.delimiter:
-            word_highest = math.exp(max(scorer.weights[0].word_bonus, 0.0)) * hot_highest
+            word_highest = highest_word(scorer.weights[0]) * hot_highest
             best = extend_word(beams, n, i, best, search, scorer, hotwords, work, highest, word_highest)
         elif token != search.blank:
             best = extend_letter(beams, n, i, best, search, scorer, lexicon, hotwords, work, hot_highest)
     return best
+
+
+@inner(forceinline=True)
+def highest_word(weights: Any) -> float:
+    """Without hotwords, no end of a word makes a weight larger by more than this."""
+    unknown = weights.unknown + max(weights.unknown_letter, 0.0) * (N_OOV_FACTORS - 1)
+    return math.exp(limit_log(max(weights.word_bonus + max(unknown, 0.0), 0.0)))
 
 
 @inner(forceinline=True)

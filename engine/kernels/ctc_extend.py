@@ -29,6 +29,7 @@ EMPTY = np.uint64(0x51ED27)  # hash of no letters
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _FOLD = np.uint64(29)
 _HALF = np.uint64(32)
+_MOST = 300.0  # natural log: what one word or letter may add, so that no product leaves a float's range
 _START = np.uint64(0xD1B54A32D192ED03)
 _NODE_BYTES = LEXICON_NODE.itemsize
 _ONE, _NOTHING, _LAST_BIT = np.uint64(1), np.uint64(0), np.uint64(63)
@@ -240,7 +241,13 @@ def score_letter(token: int, context: int, scorer: Any, work: Any) -> Any:
         scorer.memory, scorer.layout, weights.order, contexts[context], word, contexts[place]
     )
     work.known[place].history = hash_context(contexts[place])
-    return weights.weight * log10_prob, place
+    return limit_log(weights.weight * log10_prob), place
+
+
+@inner(forceinline=True)
+def limit_log(score: float) -> float:
+    """A natural logarithm, or one so far away that nothing comes of the difference."""
+    return min(max(score, -_MOST), _MOST)
 
 
 @inner(forceinline=True)
@@ -261,7 +268,7 @@ def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: 
     favoured = beam.hotword >= 0 and ends_word[beam.hotword] != 0
     if word == UNKNOWN and not favoured and weights.kind != CHAR_LM:
         score += weights.unknown + weights.unknown_letter * beam.length
-    return score
+    return limit_log(score)
 
 
 @inner(forceinline=True)
@@ -282,7 +289,7 @@ def look_up_word(beam: Any, word: int, weights: Any, memory: Any, layout: Any, w
     context, extended = contexts[beam.context], contexts[place]
     log10_prob = score_word(memory, layout, weights.order, context, word, extended)
     known[place].key, known[place].score = key, log10_prob
-    known[place].gain = math.exp(weights.weight * log10_prob + weights.word_bonus)
+    known[place].gain = math.exp(limit_log(weights.weight * log10_prob + weights.word_bonus))
     known[place].history = hash_context(extended)
     table[slot] = place
     return place

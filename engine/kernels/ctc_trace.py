@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from engine.kernels._jit import inner, kernel
-from engine.kernels.ctc_extend import mix_hash
+from engine.kernels.ctc_extend import EMPTY, mix_hash
 from engine.kernels.ctc_state import N_TOKEN_NODES, N_WORD_NODES
 
+_HALF = np.uint64(32)
 _CONFIDENCE_STEPS = np.float64(1 << 40)  # all of a float32's digits between 0.0001 and 1
 
 
@@ -95,8 +96,8 @@ def put(target: Any, at: int, source: Any) -> int:
 @inner
 def hash_word_node(word: Any, token_nodes: Any) -> Any:
     """Hash of a word's tokens, times and confidence, whatever came before it."""
-    key = mix_hash(np.uint64(word.start), np.uint64(word.end))
-    key = mix_hash(key, np.uint64(np.int64(word.confidence * _CONFIDENCE_STEPS)))
+    frames = (np.uint64(word.start) << _HALF) | np.uint64(word.end)
+    key = mix_hash(mix_hash(EMPTY, frames), np.uint64(np.int64(word.confidence * _CONFIDENCE_STEPS)))
     node = word.token_node
     for _ in range(word.length):
         key = mix_hash(key, np.uint64(token_nodes[node].token + 1))

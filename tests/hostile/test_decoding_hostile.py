@@ -54,7 +54,17 @@ def test_infinite_logits_are_refused():
         (LABELS, {"blank_id": 9}, "blank_id"),
         (LABELS, {"blank_id": -1}, "blank_id"),
         (LABELS, {"word_delimiter": "<pad>"}, "one label"),
+        (("<pad>", " ", "a"), {}, "' ' begins a word.*word_delimiter=' '"),
+        (("<pad>", "▁", "a"), {}, "word_delimiter='▁'"),
+        (("<pad>", "|", " ", "a"), {}, "' ' begins a word"),
+        (("<pad>", "▁", "▁der", "a"), {"word_delimiter": "▁"}, "'▁der' begins a word.*characters"),
+        (("<pad>", "▁der", "en"), {}, "'▁der' begins a word.*characters"),
         (LABELS, {"beam_width": 0}, "beam_width"),
+        (LABELS, {"beam_width": 8.0}, "beam_width"),
+        (dict.fromkeys(LABELS, 1), {}, "mapping"),
+        (LABELS, {"unigrams": "ab"}, "unigrams"),
+        (LABELS, {"frame_s": 0}, "frame_s"),
+        (LABELS, {"token_min_logp": None, "beam_prune_logp": "x"}, "token_min_logp.*beam_prune_logp"),
         (LABELS, {"lm_alpha": float("nan")}, "lm_alpha"),
         (LABELS, {"beam_prune_logp": 1.0}, "beam_prune_logp"),
         (LABELS, {"merging": "other", "unit": "word?"}, "merging.*unit"),
@@ -74,18 +84,115 @@ def test_hotwords_that_cannot_be_spelled_are_named(phrase):
 
 def test_hotwords_of_wrong_kind():
     decoder = CtcBeamDecoder(LABELS)
-    with pytest.raises(DecodingError, match="one string"):
-        decoder.decode(GOOD, hotwords="ab")
-    for weight in (float("nan"), 1e6):
-        with pytest.raises(DecodingError, match="weight"):
-            decoder.decode(GOOD, hotwords={"ab": weight})
+    for hotwords in ("ab", b"ab", 5, [["ab"]]):
+        with pytest.raises(DecodingError, match=r"hotwords as .*list of words"):
+            decoder.decode(GOOD, hotwords=hotwords)
+    for weight in (float("nan"), 1e6, float("-inf"), "9", None):
+        for arguments in ({"hotwords": {"ab": weight}}, {"hotwords": ["ab"], "hotword_weight": weight}):
+            with pytest.raises(DecodingError, match="'ab' with weight"):
+                decoder.decode(GOOD, **arguments)
     assert decoder.decode(GOOD, hotwords=["AB Ü"])  # the other case can spell it
+    plain = decoder.decode(GOOD, hotwords=["ab", "b"])
+    assert decoder.decode(GOOD, hotwords=np.array(["ab", "b"])) == plain
+    assert decoder.decode(GOOD, hotwords=None) == decoder.decode(GOOD, hotwords=())
 
 
-@pytest.mark.parametrize("n_best", [0, -1])
-def test_n_best_must_be_positive(n_best):
+def test_hotwords_given_twice_count_once():
+    decoder = CtcBeamDecoder(LABELS)
+    once, twice = (decoder.decode(GOOD, hotwords=words) for words in (["ab"], ["ab", "AB", " ab "]))
+    assert once == twice
+    assert decoder.decode(GOOD, hotwords={"ab": 3, "AB": 10}) == once
+
+
+def test_hotwords_within_each_other_have_a_limit():
+    """Each weight is fine, but the words that end together earn more than a float can hold."""
+    decoder = CtcBeamDecoder(LABELS)
+    for weight in (100.0, -100.0):
+        phrases = {" ".join(["a"] * n): weight for n in range(1, 9)}
+        with pytest.raises(DecodingError, match="800 together"):
+            decoder.decode(GOOD, hotwords=phrases)
+    assert decoder.decode(GOOD, hotwords={" ".join(["a"] * n): 100.0 for n in range(1, 4)})[0].text
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "2", None])
+def test_counts_must_be_positive_and_whole(count):
+    decoder = CtcBeamDecoder(LABELS)
     with pytest.raises(DecodingError, match="n_best"):
-        CtcBeamDecoder(LABELS).decode(GOOD, n_best=n_best)
+        decoder.decode(GOOD, n_best=count)
+    with pytest.raises(DecodingError, match="n_best"):
+        decoder.finish(decoder.start(), n_best=count)
+    with pytest.raises(DecodingError, match="threads"):
+        decoder.decode_batch([GOOD, GOOD], threads=count)
+
+
+def test_numbers_of_numpy_are_numbers():
+    labels, model = ("<pad>", "|", *"derzug"), FIXTURES / "tiny.arpa"
+    emissions = np.full((4, len(labels)), -np.log(len(labels)), np.float32)
+    plain = CtcBeamDecoder(labels, model, lm_alpha=0.25, beam_width=9)
+    numpys = CtcBeamDecoder(
+        labels, model, lm_alpha=np.float32(0.25), beam_width=np.int64(9), frame_s=np.float32(1)
+    )
+    assert plain.with_settings(frame_s=1).settings == numpys.settings
+    assert len(plain.decode(emissions, n_best=10**30)) == len(plain.decode(emissions, n_best=np.int64(9)))
+    given = {"beam_width": np.int32(4), "lm_alpha": np.float16(1), "lm_beta": np.int64(2)}
+    same = plain.decode(emissions, beam_width=4, lm_alpha=1.0, lm_beta=2.0)
+    assert plain.decode(emissions, **given) == same
+
+
+@pytest.mark.filterwarnings("error")
+def test_emissions_of_every_float_type_and_layout_are_alike():
+    decoder = CtcBeamDecoder(LABELS)
+    rng = np.random.default_rng(2)
+    wanted = np.log(rng.dirichlet(np.ones(len(LABELS)), 9)).astype(np.float16).astype(np.float32)
+    wanted[4, 3] = -np.inf
+    lowest = np.where(np.isinf(wanted), np.finfo(np.float64).min, wanted.astype(np.float64))
+    frozen = wanted.copy()
+    frozen.setflags(write=False)
+    expected = decoder.decode(wanted, n_best=5)
+    for same in (
+        *(wanted.astype(kind) for kind in ("float16", "float64", "longdouble", ">f4", "<f8")),
+        *(np.asfortranarray(wanted), wanted[::-1].copy()[::-1], np.repeat(wanted, 2, 1)[:, ::2]),
+        *(lowest, frozen, wanted.tolist()),
+    ):
+        assert decoder.decode(same, n_best=5) == expected
+
+
+class Tensor:
+    """Like a tensor of torch that numpy cannot read."""
+
+    def __array__(self, *_arguments, **_options):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+@pytest.mark.parametrize("emissions", [Tensor(), [[-1.0], [-1.0, -2.0]]])
+def test_emissions_that_numpy_cannot_read(emissions):
+    with pytest.raises(DecodingError, match="numpy cannot read"):
+        CtcBeamDecoder(LABELS).decode(emissions)
+
+
+@pytest.mark.parametrize("merging", ["prefix", "pyctcdecode"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lm_alpha": 1000.0, "unk_score_offset": -1000.0},
+        {"lm_alpha": 1000.0, "lm_beta": 1000.0},
+        {"lm_beta": -1000.0},
+        {"unk_letter_score": -1000.0},
+        {"unk_letter_score": 1000.0, "unk_score_offset": 1000.0, "lm_beta": 1000.0},
+        {"unk_score_offset": -1000.0, "lookahead": False},
+    ],
+)
+def test_extreme_weights_leave_a_reading(merging, options):
+    """Frames that allow one token only: no other prefix can take the place of one that sinks."""
+    labels = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
+    text = "der|q|zug|xqxqx|liegt|a|"
+    emissions = np.full((len(text), len(labels)), -np.inf, np.float32)
+    emissions[range(len(text)), [labels.index(char) for char in text]] = 0.0
+    decoder = CtcBeamDecoder(labels, FIXTURES / "tiny.trie.bin", merging=merging, **options)
+    for n_best in (1, 3):
+        (hypothesis,) = decoder.decode(emissions, n_best=n_best)
+        assert hypothesis.text == text.replace("|", " ").strip()
+        assert np.isfinite([hypothesis.acoustic_score, hypothesis.lm_score]).all()
 
 
 def test_silence_in_every_form_is_empty_text():
@@ -172,6 +279,8 @@ def test_no_model_and_no_words(tmp_path):
         "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\n-1\ta\n\\3-grams:\n\\end\\\n",
         "\\data\\\nngram 1=1\nngram 2=1\n\\1-grams:\nnan\ta\n\\2-grams:\n\\end\\\n",
         "\\data\\\nngram 1=1\n\\1-grams:\n-1\ta\n\\end\\\n",
+        "\\data\\\nngram 1=2\nngram 2=0\n\\1-grams:\n-1\ta\n\\2-grams:\n\\end\\\n",
+        "\\data\\\nngram 1=1\nngram 3=0\n\\1-grams:\n-1\ta\n\\2-grams:\n\\end\\\n",
     ],
 )
 def test_malformed_arpa_files_are_refused(text, tmp_path):
@@ -179,6 +288,44 @@ def test_malformed_arpa_files_are_refused(text, tmp_path):
     path.write_text(text)
     with pytest.raises(LanguageModelError):
         NgramModel(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: "made by hand\n\n" + text.replace("\\data\\", "\\data\\ "),
+        lambda text: text + "\n" * 9,
+        lambda text: text.rstrip(),
+        lambda text: text.replace("\t", " "),
+        lambda text: text.replace(" ", "\t"),
+        lambda text: text.replace("zug", "zug\u00a0und\u2028so\x85weiter\u3000"),
+    ],
+)
+def test_arpa_files_as_other_tools_write_them(change, tmp_path):
+    """Only blanks, tabs and ends of lines part words, as for KenLM."""
+    plain = (FIXTURES / "tiny.arpa").read_text(encoding="utf-8")
+    path = tmp_path / "other.arpa"
+    path.write_bytes(change(plain).encode())
+    words = NgramModel(FIXTURES / "tiny.arpa").read_vocabulary()
+    model = NgramModel(path)
+    assert [
+        word.replace("\u00a0und\u2028so\x85weiter\u3000", "") for word in model.read_vocabulary()
+    ] == words
+    assert model.score("die katze liegt") == NgramModel(FIXTURES / "tiny.arpa").score("die katze liegt")
+
+
+@pytest.mark.parametrize("name", ["tiny.arpa", "tiny.trie.bin"])
+def test_models_of_which_no_word_can_be_spelled(name):
+    """Every word would be unknown, and nothing else would tell."""
+    labels = ("<pad>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜ")
+    with pytest.raises(LanguageModelError, match=r"spell none.*case"):
+        CtcBeamDecoder(labels, FIXTURES / name)
+    with pytest.raises(LanguageModelError, match="spell none, such as 'zug'"):
+        CtcBeamDecoder(labels, FIXTURES / name, unigrams=["zug"])
+    assert CtcBeamDecoder(labels, FIXTURES / name, unigrams=["zug", "ZUG"])
+    assert CtcBeamDecoder(labels, FIXTURES / name, unigrams=[])
 
 
 def test_lexicons_that_do_not_fit(tmp_path):
@@ -199,6 +346,17 @@ def test_lexicons_that_do_not_fit(tmp_path):
             CtcBeamDecoder(labels, model, lexicon=path)
     with pytest.raises(LanguageModelError, match="no lexicon"):
         CtcBeamDecoder(labels, model, lexicon=tmp_path / "missing.npz")
+
+
+def test_lexicons_of_another_file_of_the_same_model_are_refused(tmp_path):
+    """A probing file numbers the same words otherwise than a trie."""
+    labels = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")
+    path = tmp_path / "lexicon.npz"
+    CtcBeamDecoder(labels, FIXTURES / "tiny.probing.bin").save_lexicon(path)
+    assert CtcBeamDecoder(labels, FIXTURES / "tiny.arpa", lexicon=path)
+    for name in ("trie", "quantised", "array"):
+        with pytest.raises(LanguageModelError, match="other word ids"):
+            CtcBeamDecoder(labels, FIXTURES / f"tiny.{name}.bin", lexicon=path)
 
 
 def test_damaged_lexicon_arrays_are_refused(tmp_path):

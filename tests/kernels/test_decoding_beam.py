@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
+import itertools
 import pickle
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.decoding import CtcBeamDecoder, beam, decode_greedy, state
+from engine.decoding import CtcBeamDecoder, beam, decode_greedy
 from engine.errors import DecodingError
 from engine.kernels.ctc_extend import hash_context, mix_hash
 from engine.kernels.ctc_prune import keep_best
@@ -75,6 +79,14 @@ def test_without_language_model_equals_twin(seed, beam_width):
 @pytest.mark.parametrize("unk_letter_score", [0.0, -0.7])
 def test_with_language_model_equals_twin(seed, lookahead, unk_letter_score):
     options = {"lookahead": lookahead, "unk_letter_score": unk_letter_score, "unk_score_offset": -3.0}
+    decoder = load(language_model=BINARY, **options)
+    twin = BeamReference(LETTERS, language_model(), beam_width=16, **options)
+    assert_like_twin(decoder, twin, make_log_probs(seed), beam_width=16)
+
+
+@pytest.mark.parametrize(("seed", "lookahead"), [(10, False), (4, True)])
+def test_unknown_words_may_be_favoured(seed, lookahead):
+    options = {"lookahead": lookahead, "unk_score_offset": 3.0, "beam_prune_logp": -3.0}
     decoder = load(language_model=BINARY, **options)
     twin = BeamReference(LETTERS, language_model(), beam_width=16, **options)
     assert_like_twin(decoder, twin, make_log_probs(seed), beam_width=16)
@@ -181,6 +193,33 @@ def test_advance_leaves_the_state_it_was_given():
     assert decoder.finish(first) == decoder.finish(second)
 
 
+def test_a_state_goes_on_only_with_decoders_built_alike():
+    log_probs = make_log_probs(1, 20)
+    decoder = CtcBeamDecoder(LETTERS, BINARY, beam_width=4)
+    state = pickle.loads(pickle.dumps(decoder.advance(decoder.start(), log_probs[:10])))
+    alike = pickle.loads(pickle.dumps(decoder))
+    assert alike.decode(log_probs[10:], state=state) == decoder.decode(log_probs)
+    many = ("<pad>", "|", *(chr(0x4E00 + i) for i in range(31)))
+    others = [
+        CtcBeamDecoder(LETTERS, BINARY, beam_width=512),
+        CtcBeamDecoder(LETTERS, FIXTURES / "tiny.trie.bin", beam_width=4),
+        CtcBeamDecoder(LETTERS, beam_width=4),
+        CtcBeamDecoder(many, beam_width=4),
+        decoder.with_settings(lm_alpha=0.7),
+    ]
+    uses = [
+        lambda other: other.decode(log_probs[10:], state=state),
+        lambda other: other.advance(state, log_probs[10:]),
+        lambda other: other.finish(state),
+        lambda other: other.read_partial(state),
+    ]
+    for other, use in itertools.product(others, uses):
+        with pytest.raises(DecodingError, match="another decoder"):
+            use(other)
+    with pytest.raises(DecodingError, match="str"):
+        decoder.decode(log_probs, state="state")
+
+
 def test_long_streams_keep_a_small_state():
     decoder = load(language_model=BINARY)
     state = decoder.start(beam_width=16)
@@ -202,6 +241,16 @@ def test_word_times_and_confidence_follow_the_emissions():
         np.testing.assert_allclose([w.confidence for w in hypothesis.words], np.exp(-0.1), atol=1e-5)
 
 
+def test_labels_of_several_letters_spell_one_text_once():
+    probs = [[0.01, 0.01, 0.5, 0.01, 0.47], [0.3, 0.01, 0.01, 0.67, 0.01]]
+    found = CtcBeamDecoder(("<pad>", "|", "a", "b", "ab")).decode(np.log(probs), n_best=9)
+    texts = [hypothesis.text for hypothesis in found]
+    assert len(set(texts)) == len(texts)
+    scores = [hypothesis.score for hypothesis in found]
+    assert scores == sorted(scores, reverse=True)
+    assert texts[0] == "ab" and scores[0] == pytest.approx(np.log(0.5 * 0.67 + 0.47 * (0.3 + 0.01)), abs=0.02)
+
+
 def test_a_thousand_labels():
     labels = ["<pad>", "|", *(chr(0x4E00 + i) for i in range(998))]
     rng = np.random.default_rng(0)
@@ -213,6 +262,17 @@ def test_a_thousand_labels():
     np.testing.assert_allclose([h.score for h in ours], [row[2] for row in theirs[:3]], atol=2e-3)
 
 
+def test_other_settings_may_be_of_another_unit(tmp_path):
+    write_character_model(tmp_path / "letters.arpa")
+    words, letters = (
+        CtcBeamDecoder(LETTERS, tmp_path / "letters.arpa", unit=unit) for unit in ("word", "character")
+    )
+    for seed in range(3):
+        log_probs = make_log_probs(seed)
+        assert letters.with_settings(unit="word").decode(log_probs) == words.decode(log_probs)
+        assert words.with_settings(unit="character").decode(log_probs) == letters.decode(log_probs)
+
+
 def test_batch_and_pickle_and_threads_agree():
     decoder = load(language_model=BINARY, lookahead=True, beam_width=8)
     batch = [make_log_probs(seed, 25) for seed in range(12)]
@@ -221,8 +281,15 @@ def test_batch_and_pickle_and_threads_agree():
     assert pickle.loads(pickle.dumps(decoder)).decode_batch(batch) == expected
 
 
+def test_pickles_keep_a_missing_delimiter_missing():
+    decoder = CtcBeamDecoder(LETTERS, word_delimiter="_")
+    again = pickle.loads(pickle.dumps(decoder))
+    assert (decoder.labels.delimiter_id, again.labels.delimiter_id) == (-1, -1)
+    assert again.decode(make_log_probs(1), n_best=3) == decoder.decode(make_log_probs(1), n_best=3)
+
+
 def test_threads_search_several_utterances_a_call_and_change_nothing():
-    decoder = CtcBeamDecoder(["", " ", "a", "b"], frame_s=0.02)
+    decoder = CtcBeamDecoder(["", " ", "a", "b"], word_delimiter=" ")
     rng = np.random.default_rng(7)
     lengths = [0, 1, 30, 4, 0, 200, *rng.integers(1, 60, 70)]
     batch = [np.log(rng.dirichlet(np.full(4, 0.3), n)).astype(np.float32).reshape(n, 4) for n in lengths]
@@ -237,41 +304,55 @@ def test_threads_search_several_utterances_a_call_and_change_nothing():
         decoder.decode_batch(raw, threads=2)
 
 
-@pytest.mark.parametrize("options", [{}, {"hotwords": HOTWORDS}], ids=["plain", "hotwords"])
-def test_a_call_holds_all_that_the_search_reads(monkeypatch, options):
-    batch = [make_log_probs(seed, 25) for seed in range(6)]
-    expected = [load(language_model=BINARY, beam_width=8).decode(e, n_best=3, **options) for e in batch]
-    held, seen = [], []
+@pytest.mark.parametrize("name", ["search_whole", "search_several", "advance", "finish"])
+def test_a_search_holds_its_arrays_though_the_cache_drops_them(name, monkeypatch):
+    decoder, kernel, calls = CtcBeamDecoder(LETTERS, BINARY), getattr(beam, name), []
 
-    def watch(pack):
-        def call(*arguments):
-            prepared = pack(*arguments)
-            held.append([weakref.ref(array) for array in prepared[1]])
-            return prepared
+    def evict(*arguments):
+        (arrays,) = [arrays for pack, arrays in decoder._cache.values() if pack is arguments[0]]
+        held = [weakref.ref(array) for array in arrays]
+        del arrays
+        decoder._cache.clear()
+        gc.collect()
+        calls.append(all(array() is not None for array in held))
+        return kernel(*arguments)
 
-        return call
+    monkeypatch.setattr(beam, name, evict)
+    log_probs = make_log_probs(1)
+    decoder.decode_batch([log_probs] * 3, threads=2 if name == "search_several" else 1)
+    state = decoder.advance(decoder.start(hotwords=["zug"]), log_probs)
+    decoder.finish(state)
+    assert calls and all(calls)
 
-    def check(kernel):
-        def call(*arguments):
-            seen.append(all(array() is not None for array in held[-1]))
-            return kernel(*arguments)
 
-        return call
+def test_threads_with_more_options_than_are_remembered():
+    decoder = CtcBeamDecoder(LETTERS, BINARY)
+    options = [
+        {"beam_width": width, "n_best": n_best, "hotwords": words}
+        for width, n_best, words in itertools.product((4, 9), (1, 3), ((), ("zug",), ("der zug", "xylo")))
+    ]
+    log_probs = make_log_probs(3, 30)
+    expected = [CtcBeamDecoder(LETTERS, BINARY).decode(log_probs, **each) for each in options]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda each: decoder.decode(log_probs, **each), options * 40))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == expected * 40
 
-    monkeypatch.setattr(beam, "pack_search", watch(beam.pack_search))
-    for name in ("search_whole", "search_several", "advance", "finish"):
-        monkeypatch.setattr(beam, name, check(getattr(beam, name)))
-    monkeypatch.setattr(state, "begin", check(state.begin))
-    forgetful = property(lambda self: {}, lambda self, value: None)  # as when other threads fill it
-    monkeypatch.setattr(CtcBeamDecoder, "_cache", forgetful, raising=False)
-    decoder = CtcBeamDecoder(LETTERS, language_model=BINARY, beam_width=8)
-    assert [decoder.decode(log_probs, n_best=3, **options) for log_probs in batch] == expected
-    assert decoder.decode_batch(batch, threads=2, n_best=3, **options) == expected
-    running = decoder.start(n_best=3, **options)
-    for chunk in (batch[0][:9], batch[0][9:]):
-        running = decoder.advance(running, chunk)
-    assert decoder.finish(running, 3) == expected[0]
-    assert len(seen) > 8 and all(seen)
+
+def test_a_word_said_twice_in_the_same_way_has_its_own_times_each():
+    """Frames 0 to 1, 4 to 5 and so on differ in the same bits; the probabilities are the same too."""
+    text = "a|a|a|a|b|a"
+    log_probs = np.full((2 * len(text), len(LETTERS)), -20.0, np.float32)
+    for i, char in enumerate(text):
+        log_probs[2 * i, LETTERS.index(char)] = log_probs[2 * i + 1, 0] = 0.0
+    decoder = load(frame_s=1.0)
+    for hypothesis in decoder.decode(log_probs, n_best=3)[:1] + decoder.decode(log_probs):
+        times = [(word.start_s, word.end_s) for word in hypothesis.words]
+        assert times == [(4.0 * i, 4.0 * i + 1) for i in range(6)]
 
 
 def test_hashes_of_contexts_and_the_word_after_them_do_not_collide():

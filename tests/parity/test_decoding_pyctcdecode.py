@@ -120,6 +120,16 @@ def test_settings_can_be_reset_and_states_are_refused():
         decoder.decode(batch[0], lm_start_state=object())
 
 
+@pytest.mark.filterwarnings("error")
+def test_logits_that_overflow_or_cannot_be_used_are_not_a_warning():
+    labels = ["", " ", "a", "b"]
+    decoder = build_ctcdecoder(labels)
+    assert decoder.decode(np.full((2, 4), 6e4, np.float16)) == decoder.decode(np.zeros((2, 4)))
+    for logits in ([[np.inf, -np.inf, 0.0, 0.0]], [[1.0], [1.0, 2.0]], [[np.nan] * 4]):
+        with pytest.raises(DecodingError):
+            decoder.decode(logits)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pool_of_processes_finds_the_same(method):
     labels, batch = emissions()

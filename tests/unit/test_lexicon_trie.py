@@ -78,11 +78,13 @@ def test_saved_lexicon_is_the_same(tmp_path):
     model = NgramModel(FIXTURES / "tiny.trie.bin")
     trie = build_lexicon(LABELS, model)
     trie.save(tmp_path / "lexicon.npz")
-    again = load_lexicon(tmp_path / "lexicon.npz", LABELS, model.n_words)
+    again = load_lexicon(tmp_path / "lexicon.npz", LABELS, model)
     for name in ("first", "label", "word", "lookahead"):
         assert getattr(again, name).tolist() == getattr(trie, name).tolist()
+    smaller = tmp_path / "smaller.arpa"
+    smaller.write_text("\\data\\\nngram 1=1\nngram 2=0\n\n\\1-grams:\n-1\ta\n\n\\2-grams:\n\n\\end\\\n")
     with pytest.raises(LanguageModelError, match="words"):
-        load_lexicon(tmp_path / "lexicon.npz", LABELS, model.n_words + 1)
+        load_lexicon(tmp_path / "lexicon.npz", LABELS, NgramModel(smaller))
 
 
 @settings(max_examples=60, deadline=None)
