@@ -16,7 +16,7 @@ from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.bundled import load_decoder
-from engine.kernels.ctc_search import search_whole
+from engine.kernels.ctc_batch import search_several
 from engine.translation import Translator
 
 NOTICE_AFTER_S = 1.5
@@ -53,9 +53,9 @@ def compile_beside(bundle: Bundle, threads: int) -> Iterator[None]:
 
 def _decoder_is_compiled() -> bool:
     """Whether numba's cache holds the search; True where that cannot be told."""
-    cache = getattr(search_whole, "_cache", None)
+    cache = getattr(search_several, "_cache", None)
     folder = getattr(cache, "cache_path", None)
-    return folder is None or any(Path(folder).glob("*search_whole*.nbi"))
+    return folder is None or any(Path(folder).glob("*search_several*.nbi"))
 
 
 def _start_compiling(bundle: Bundle) -> subprocess.Popen[bytes] | None:

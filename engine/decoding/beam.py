@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,7 @@ from engine.errors import DecodingError
 from engine.kernels.ctc_batch import search_several
 from engine.kernels.ctc_emissions import FINE
 from engine.kernels.ctc_pack import Prepared, pack_search
-from engine.kernels.ctc_search import advance, finish, search_whole
+from engine.kernels.ctc_search import advance, finish
 from engine.kernels.ctc_state import N_WORD_NODES
 from engine.types import Hypothesis
 
@@ -194,55 +195,61 @@ class CtcBeamDecoder:
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
         n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
-        emissions = shape_emissions(log_probs, len(self.labels))
-        if logits or len(emissions) > MAX_FRAMES_AT_ONCE:  # of others the search checks the values
-            emissions = check_values(emissions, logits=logits)
         key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
-        pack, _held = self._prepare(key)  # another thread may drop the arrays from the cache meanwhile
-        if len(emissions) > MAX_FRAMES_AT_ONCE:
-            state = start_state(key, pack, self._identify())
-            return self.finish(self._search(state, emissions, whole=True), n_best)
-        arena = getattr(_scratch, "arena", _NO_ARENA)
-        fault, n_bytes, found = search_whole(pack, emissions, n_best, float(self.settings.frame_s), arena)
-        if fault != FINE:
-            refuse_emissions(fault)
-        if len(arena) < n_bytes <= _MAX_ARENA:
-            _scratch.arena = np.empty(n_bytes, np.uint8)
-        return read_hypotheses(found, (), self.labels)
+        return self._decode_several([log_probs], key, n_best, logits)[0]
 
-    def decode_batch(self, batch: Sequence[Any], threads: int = 1, **options: Any) -> list[list[Hypothesis]]:
-        """Decode utterances in parallel; `options` as for decode. The search runs without the GIL."""
+    def decode_batch(
+        self, batch: Iterable[Any], threads: int = 1, *, n_best: int = 1, logits: bool = False, **options: Any
+    ) -> list[list[Hypothesis]]:
+        """Decode utterances in parallel; the search runs without the GIL.
+
+        Args:
+            batch: log_probs of each utterance, as for decode.
+            options: more of decode's, but for `state`.
+        """
+        batch = list(batch)
         threads = check_count("threads", threads, max(1, len(batch)))
-        if threads == 1 or len(batch) < 2:
-            return [self.decode(log_probs, **options) for log_probs in batch]
+        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
+        key = _make_key(n_best=n_best, **options)
         size = max(1, min(_CHUNK, len(batch) // (4 * threads)))
         starts = iter(range(0, len(batch), size))
         results: list[list[Hypothesis]] = [[] for _ in batch]
 
         def work() -> None:  # one task a thread: a task an utterance would cost as much as decoding it
             for at in starts:
-                results[at : at + size] = self._decode_several(batch[at : at + size], **options)
+                results[at : at + size] = self._decode_several(batch[at : at + size], key, n_best, logits)
 
+        if threads == 1:
+            work()
+            return results
         with ThreadPoolExecutor(threads) as pool:
             for done in [pool.submit(work) for _ in range(threads)]:
                 done.result()
         return results
 
     def _decode_several(
-        self, batch: Sequence[Any], n_best: int = 1, **options: Any
+        self, batch: Sequence[Any], key: Any, n_best: int, logits: bool
     ) -> list[list[Hypothesis]]:
-        """As decode for each, but in one call: threads that ask for the GIL less often wait less for it."""
         emissions = [shape_emissions(log_probs, len(self.labels)) for log_probs in batch]
-        logits = options.pop("logits", False)
-        if logits or max(map(len, emissions)) > MAX_FRAMES_AT_ONCE:
-            return [self.decode(log_probs, n_best=n_best, logits=logits, **options) for log_probs in batch]
-        n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
-        pack, _held = self._prepare(_make_key(n_best=n_best, **options))
-        offsets = np.cumsum([0, *map(len, emissions)])
+        if logits:  # of others the search checks the values
+            emissions = [check_values(each, logits=True) for each in emissions]
+        if max(map(len, emissions)) > MAX_FRAMES_AT_ONCE:
+            return [self._decode_long(each, key, n_best) for each in emissions]
+        return self._decode_short(emissions, key, n_best)
+
+    def _decode_long(self, emissions: FloatArray, key: Any, n_best: int) -> list[Hypothesis]:
+        pack, _held = self._prepare(key)
+        state = start_state(key, pack, self._identify())
+        return self.finish(self._search(state, check_values(emissions, logits=False), whole=True), n_best)
+
+    def _decode_short(self, emissions: Sequence[FloatArray], key: Any, n_best: int) -> list[list[Hypothesis]]:
+        """All in one call of the kernel: threads that ask for the GIL less often wait less for it."""
+        pack, _held = self._prepare(key)  # another thread may drop the arrays from the cache meanwhile
+        offsets = np.array((0, *itertools.accumulate(map(len, emissions))), np.int64)
+        whole = emissions[0] if len(emissions) == 1 else np.concatenate(emissions)
         arena = getattr(_scratch, "arena", _NO_ARENA)
-        heads, numbers, values, n_bytes = search_several(
-            pack, np.concatenate(emissions), offsets, n_best, float(self.settings.frame_s), arena
-        )
+        frame_s = float(self.settings.frame_s)
+        heads, numbers, values, n_bytes = search_several(pack, whole, offsets, n_best, frame_s, arena)
         if len(arena) < n_bytes <= _MAX_ARENA:
             _scratch.arena = np.empty(n_bytes, np.uint8)
         results, begin, first = [], 0, 0

@@ -105,8 +105,7 @@ def select_beams(  # type: ignore[no-untyped-def]
         hopeless = full and beams > 0 and scores[0] / norm <= finished_scores[sentence, n_beams - 1]
         if last_step or beams < n_beams or hopeless:
             continue
-        for beam in range(n_beams):
-            running[sentence, beam] = scores[beam]
+        running[sentence, :] = scores
         keep[going_on] = position
         going_on += 1
     return going_on

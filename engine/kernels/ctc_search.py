@@ -216,7 +216,7 @@ def finish(
     return n_finals, numbers, values
 
 
-@kernel
+@kernel(inline="always")
 def search_whole(pack: Any, log_probs: Any, n_best: int, frame_s: float, arena: Any) -> Any:
     """Search one whole utterance.
 

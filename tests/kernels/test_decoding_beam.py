@@ -304,7 +304,7 @@ def test_threads_search_several_utterances_a_call_and_change_nothing():
         decoder.decode_batch(raw, threads=2)
 
 
-@pytest.mark.parametrize("name", ["search_whole", "search_several", "advance", "finish"])
+@pytest.mark.parametrize("name", ["search_several", "advance", "finish"])
 def test_a_search_holds_its_arrays_though_the_cache_drops_them(name, monkeypatch):
     decoder, kernel, calls = CtcBeamDecoder(LETTERS, BINARY), getattr(beam, name), []
 
