@@ -1,5 +1,6 @@
 """Bad input on the command line: one line, the right exit code, nothing half-written, the rest done."""
 
+import io
 import json
 import os
 import subprocess
@@ -148,3 +149,17 @@ def test_an_output_in_ascii_loses_umlauts_and_no_more() -> None:
     command = [sys.executable, "-m", "engine", "transcribe", CLIP]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0 and "Gro?mutter" in done.stdout
+
+
+def test_a_live_stream_that_is_interrupted_still_says_its_last_words(monkeypatch, capsys) -> None:
+    samples, _ = sf.read(CLIP, dtype="int16")
+
+    class Microphone(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if block := super().read(size):
+                return block
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Microphone(samples.tobytes())))
+    assert main(["stream"]) == 0
+    assert capsys.readouterr().out.strip().endswith("blumen mit")
