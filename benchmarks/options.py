@@ -106,7 +106,7 @@ def settings_of(options: argparse.Namespace, **defaults: Any) -> RunSettings:
 
 
 class Progress:
-    """tqdm bars on standard error, one after the other."""
+    """tqdm bars on standard error, one after the other; on terminals only."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -117,7 +117,7 @@ class Progress:
         from tqdm import tqdm
 
         self.close()
-        bar = self._bar = tqdm(total=total, desc=description, disable=self._quiet, leave=False)
+        bar = self._bar = tqdm(total=total, desc=description, disable=self._quiet or None, leave=False)
         return lambda: bar.update(1)
 
     def close(self) -> None:

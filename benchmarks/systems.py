@@ -20,6 +20,7 @@ from benchmarks.reference import Clock
 STAGES = ("audio", "features", "encoder", "decode", "punctuate", "translate")
 TASKS = ("transcribe", "translate")
 PEERS = Path(__file__).parent / "peers" / "speech"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}  # a peer's models are local folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,9 @@ class PeerSystem:
         start = time.perf_counter()
         try:
             self._worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+                env={**os.environ, **OFFLINE},
+            )  # fmt: skip
         except OSError as error:
             raise PeerError(f"{python} cannot be run ({error})", fix="name another --peer_python") from error
         self.pid = self._worker.pid

@@ -2,12 +2,14 @@
 
 __version__ = "0.1.0"
 
+from engine.audio_limits import AudioLimits
 from engine.errors import EngineError
 from engine.formats import write
 from engine.pipeline import SpeechTranslator, load
+from engine.session import CancelToken
 from engine.types import DecodingOptions, Hypothesis, Segment, Transcript, Translation, Word
 
 __all__ = [
-    "DecodingOptions", "EngineError", "Hypothesis", "Segment", "SpeechTranslator",
-    "Transcript", "Translation", "Word", "load", "write",
+    "AudioLimits", "CancelToken", "DecodingOptions", "EngineError", "Hypothesis", "Segment",
+    "SpeechTranslator", "Transcript", "Translation", "Word", "load", "write",
 ]  # fmt: skip

@@ -209,14 +209,15 @@ def _open_file(name: str) -> BinaryIO:
         reason = getattr(error, "strerror", None) or str(error)
         fix = "download it first: the engine opens no network" if "://" in name else "check the path"
         raise AudioNotFoundError(f"{name!r} cannot be opened ({reason})", "an audio file", fix) from error
-    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-    raise AudioNotFoundError(f"{name!r} is {kind}", "an audio file", "pass the path of a file in it")
+    if stat.S_ISDIR(status.st_mode):
+        raise AudioNotFoundError(f"{name!r} is a folder", "an audio file", "pass the path of a file in it")
+    raise AudioNotFoundError(f"{name!r} is a pipe or device", "an audio file", "save what it holds to a file")
 
 
 def _read_object(source: Any, limits: AudioLimits) -> BinaryIO:
     content = bytearray()
     while True:
-        part = source.read(1 << 20)
+        part = "" if isinstance(source, io.TextIOBase) else source.read(1 << 20)
         if isinstance(part, str):
             raise AudioDecodeError("a file object opened as text", "a binary one", "open(path, 'rb')")
         if not part:

@@ -45,7 +45,7 @@ _CONTAINERS: Final = (
 _MPEG_TS: Final = Container("MPEG transport stream", b"", 0, False, "mpegts")
 _ADTS: Final = Container("AAC", b"", 0, False, "aac")
 _MPEG_AUDIO: Final = Container("MP3", b"", 0, True, "mp3")
-KINDS: Final = "wav, flac, ogg, opus, mp3, or with the package av: m4a, mp4, webm, mkv, ..."
+KINDS: Final = "wav, flac, ogg, opus, mp3, or with the package av: m4a, mp4, webm, mkv and others"
 
 
 def sniff(head: bytes) -> Container | None:

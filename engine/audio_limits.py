@@ -48,7 +48,7 @@ def downmix(samples: NDArray[Any], limits: AudioLimits | None = None) -> Wavefor
     Returns:
         float32 [n_samples] at the array's own rate; may be empty.
     Raises:
-        AudioShapeError: wrong dtype, more than two axes, too many channels.
+        AudioShapeError: no array, wrong dtype, more than two axes, too many channels.
         AudioValueError: samples that are not finite, or floats far outside [-1, 1].
     """
     max_channels = (limits or AudioLimits()).max_channels
@@ -64,7 +64,13 @@ def downmix(samples: NDArray[Any], limits: AudioLimits | None = None) -> Wavefor
     return np.ascontiguousarray(waveform, np.float32)
 
 
-def _check_array(samples: NDArray[Any], max_channels: int) -> None:
+def _check_array(samples: Any, max_channels: int) -> None:
+    if not isinstance(samples, np.ndarray):
+        raise AudioShapeError(
+            f"audio of type {type(samples).__name__}",
+            "a numpy array",
+            "convert it: np.frombuffer(data, np.int16) for bytes, np.asarray(samples, np.float32) for lists",
+        )
     if samples.dtype.kind not in "fiu" or (samples.dtype.itemsize > 4 and samples.dtype.kind != "f"):
         raise AudioShapeError(
             f"an array of dtype {samples.dtype}",

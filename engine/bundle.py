@@ -38,6 +38,7 @@ __all__ = [
     "FeatureConfig",
     "Manifest",
     "TranslationConfig",
+    "check_target",
     "open_bundle",
     "write_bundle",
 ]
@@ -317,7 +318,8 @@ def write_bundle(
         BundleError: an unknown role, a missing source, or a folder that is not a bundle.
     """
     target = Path(folder)
-    _check_sources(target, files)
+    check_target(target)
+    _check_sources(files)
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -343,15 +345,30 @@ def write_bundle(
     return target
 
 
-def _check_sources(target: Path, files: Mapping[str, str | os.PathLike[str]]) -> None:
+def check_target(folder: Path) -> None:
+    """Refuse to replace anything but a bundle; called before long work as well.
+
+    Raises:
+        BundleError: folder is a file, or holds files that no bundle has.
+    """
+    ours = {MANIFEST, CARD, *FILE_NAMES.values()}
+    names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else (folder.name,)
+    foreign = sorted(set(names) - ours)
+    if folder.exists() and foreign:
+        raise BundleError(
+            f"{str(folder)!r} exists and is not a bundle ({foreign[0]!r})",
+            "a new or empty folder, or that of a bundle",
+            "name another one",
+        )
+
+
+def _check_sources(files: Mapping[str, str | os.PathLike[str]]) -> None:
     problems = [f"unknown role {role!r}" for role in files if role not in FILE_NAMES]
     problems += [
         f"{role}: {os.fspath(source)!r} is missing"
         for role, source in files.items()
         if not Path(source).is_file()
     ]
-    if target.exists() and not (target / MANIFEST).is_file():
-        problems.append(f"{str(target)!r} exists and is not a bundle")
     if problems:
         raise BundleError("; ".join(problems), f"roles {', '.join(FILE_NAMES)}", "correct the arguments")
 

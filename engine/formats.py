@@ -66,8 +66,9 @@ def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(os.path.realpath(path))
     try:
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_text(text, encoding="utf-8", newline="\n")  # a pipe or terminal takes no renaming
+        if _is_stream(path, target):
+            with open(path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(text)
         else:
             _replace(text, target)
     except OSError as error:
@@ -118,6 +119,12 @@ def _segment_dict(index: int, segment: Segment) -> dict[str, Any]:
 
 def _round(value: float) -> float:
     return round(float(value), DECIMALS)
+
+
+def _is_stream(path: str | os.PathLike[str], target: Path) -> bool:
+    """A pipe or terminal takes no renaming; nor does /dev/stdout, whatever file it is redirected to."""
+    opened = os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return target.exists() and not target.is_dir() and (opened or not target.is_file())
 
 
 def _replace(text: str, target: Path) -> None:

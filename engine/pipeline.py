@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine import audio, groups, longform, vad
 from engine.acoustic import AcousticModel
+from engine.audio_limits import AudioLimits
 from engine.bundle import Bundle, open_bundle
 from engine.clock import StageClock
 from engine.decoding.bundled import decode_best, load_decoder
@@ -51,6 +51,7 @@ class SpeechTranslator:
         """
         self.bundle = bundle
         self.options = options or RuntimeOptions()
+        self.limits = AudioLimits()  # of the audio it takes; set others before it is shared
         self.threads = self.options.threads or available_cores()
         with compile_beside(bundle, self.threads):
             self.acoustic = AcousticModel(bundle, self.options)
@@ -60,6 +61,10 @@ class SpeechTranslator:
         self._punctuator = Punctuator(bundle) if bundle.has("punctuation") else None
         self._translator_lock = threading.Lock()
         self.has_language_model = bundle.has("language_model")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is its bundle and options: the process that unpickles it loads the models anew."""
+        return type(self), (self.bundle, self.options), {"limits": self.limits}
 
     @cached_property
     def _translator(self) -> Translator:
@@ -87,7 +92,7 @@ class SpeechTranslator:
 
     def load_audio(self, source: AudioSource, sample_rate: int | None = None) -> Waveform:
         """Decode a file, bytes or array to float32 [n_samples], mono, at the model's rate."""
-        return audio.load_audio(source, sample_rate)
+        return audio.load_audio(source, sample_rate, limits=self.limits)
 
     def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
         """Find speech as [(start_s, end_s)], none longer than the encoder's window."""
@@ -156,7 +161,7 @@ class SpeechTranslator:
         Raises:
             AudioError and its kinds, DecodingError, CancelledError.
         """
-        options = _with_hotwords(options, hotwords)
+        options = (options or DecodingOptions()).with_hotwords(hotwords)
         return self._transcribe(source, sample_rate, options, self.threads, progress, cancel)
 
     def translate(
@@ -391,8 +396,3 @@ def load(
         BundleError and its kinds, DeviceError, DependencyError, OptionError.
     """
     return SpeechTranslator(open_bundle(model), RuntimeOptions(device, compute_type, threads, backend))
-
-
-def _with_hotwords(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
-    options = options or DecodingOptions()
-    return replace(options, hotwords=(*options.hotwords, *hotwords)) if hotwords else options

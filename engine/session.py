@@ -322,10 +322,13 @@ def _onnxruntime() -> Any:
             "one of them",
             ONNXRUNTIME_FIX,
         )
+    # Since 1.29 it reports sessions to its makers over the network, unless this is set while it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
         raise DependencyError(f"onnxruntime cannot be imported ({error})", fix=ONNXRUNTIME_FIX) from error
+    onnxruntime.disable_telemetry_events()  # where the host had imported it before
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
 

@@ -21,7 +21,8 @@ MAX_ROWS = 128  # sentences times beams of one batch
 LENGTH_RATIO, LENGTH_SLACK = 2.0, 10  # a translation may have so many tokens for its source's
 MAX_UNKNOWN = 0.5  # with more unknown stretches a word, a sentence is copied, not translated
 MAX_BEAMS = 64
-MAX_LOOP_WORDS = 8  # longest repeated phrase that is looked for
+MAX_LOOP_WORDS = 8  # longest repeated phrase that is cut
+MAX_SOURCE_WORDS = 3 * MAX_LOOP_WORDS  # a German phrase may be longer than the English one that it became
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 EMPTY = TranslationHypothesis("", 0.0, 1.0)
@@ -246,7 +247,7 @@ def longest_run(text: str) -> int:
     """How often the most repeated phrase of a text stands in a row, 1 when none is repeated."""
     words = [word.strip(".,!?;:").lower() for word in text.split()]
     best = 1
-    for size in range(1, MAX_LOOP_WORDS + 1):
+    for size in range(1, MAX_SOURCE_WORDS + 1):
         equal = 0  # words in a row that equal the word `size` before them
         for at in range(size, len(words)):
             equal = equal + 1 if words[at] == words[at - size] else 0

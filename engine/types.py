@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from engine.errors import OptionError
 
 Device = Literal["auto", "cpu", "cuda"]
 ComputeType = Literal["auto", "int8", "bf16", "fp16", "fp32"]
@@ -151,6 +153,8 @@ class DecodingOptions:
         length_penalty: exponent of the length that a translation's score is divided by.
         vad_filter: cut at pauses and skip what holds no speech.
         punctuation: restore capitals and marks, where the bundle has a model for it.
+    Raises:
+        OptionError: hotwords is a string, which would count as its letters.
     """
 
     beam_width: int | None = None
@@ -162,6 +166,19 @@ class DecodingOptions:
     length_penalty: float | None = None
     vad_filter: bool = True
     punctuation: bool = True
+
+    def __post_init__(self) -> None:
+        _refuse_string(self.hotwords)
+
+    def with_hotwords(self, hotwords: Sequence[str]) -> DecodingOptions:
+        """The same with more hotwords."""
+        _refuse_string(hotwords)
+        return replace(self, hotwords=(*self.hotwords, *hotwords)) if hotwords else self
+
+
+def _refuse_string(hotwords: Sequence[str]) -> None:
+    if isinstance(hotwords, str):
+        raise OptionError(f"hotwords {hotwords!r}", "a list of words", f"pass [{hotwords!r}]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,11 @@ from engine.kernels.ctc_batch import search_several
 from engine.translation import Translator
 
 NOTICE_AFTER_S = 1.5
-COMPILING = "compiling kernels for this processor, once; it takes about half a minute"
+COMPILING = "compiling kernels for this processor, once; it takes half a minute, on a single core one"
+UNCACHED = (
+    "compiling kernels, in every process anew since no folder can hold them; "
+    "fix: set NUMBA_CACHE_DIR to one that can be written"
+)
 logger = logging.getLogger("engine")
 
 
@@ -51,10 +55,18 @@ def compile_beside(bundle: Bundle, threads: int) -> Iterator[None]:
             process.wait()
 
 
+def _compiling() -> str:
+    return COMPILING if _cache_folder() else UNCACHED
+
+
+def _cache_folder() -> str | None:
+    """Where numba keeps compiled kernels; None where it found no folder that it may write to."""
+    return getattr(getattr(search_several, "_cache", None), "cache_path", None)
+
+
 def _decoder_is_compiled() -> bool:
     """Whether numba's cache holds the search; True where that cannot be told."""
-    cache = getattr(search_several, "_cache", None)
-    folder = getattr(cache, "cache_path", None)
+    folder = _cache_folder()
     return folder is None or any(Path(folder).glob("*search_several*.nbi"))
 
 
@@ -74,7 +86,7 @@ def warm_up_acoustic(acoustic: AcousticModel) -> None:
 
     From numba's cache this takes milliseconds; without it, once per machine, about half a minute.
     """
-    with notice(COMPILING):
+    with notice(_compiling()):
         features = acoustic.compute_features(np.zeros(acoustic.sample_rate // 2, np.float32))
         if acoustic.encoder.backend == "kernels":
             acoustic.compute_log_probs(features)
@@ -82,7 +94,7 @@ def warm_up_acoustic(acoustic: AcousticModel) -> None:
 
 def warm_up_decoder(decoder: CtcBeamDecoder) -> None:
     """Decode four frames, for the same reason."""
-    with notice(COMPILING):
+    with notice(_compiling()):
         n_tokens = len(decoder.vocabulary)
         log_probs = np.full((4, n_tokens), -np.log(n_tokens), np.float32)
         decoder.decode(log_probs, beam_width=4)
@@ -90,7 +102,7 @@ def warm_up_decoder(decoder: CtcBeamDecoder) -> None:
 
 def warm_up_translator(translator: Translator) -> None:
     """Translate one word greedily and with two beams, for the same reason."""
-    with notice(COMPILING):
+    with notice(_compiling()):
         for beam_size in (1, 2):
             translator.translate(["ja"], beam_size=beam_size)
 

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 import onnx
 
-from engine.bundle import AcousticConfig, open_bundle, write_bundle
+from engine.bundle import AcousticConfig, check_target, open_bundle, write_bundle
 from engine.session import cuda_usable
 from engine.types import RuntimeOptions
 from export.audio_cases import Case, build_cases
@@ -108,6 +108,7 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
     Raises:
         ExportError: the comparison failed, or the disk is full; nothing is left behind.
     """
+    check_target(folder)
     cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
     float_model, blocks = source.build(lambda block: "float32", None)
     model, kept = float_model, list(blocks)

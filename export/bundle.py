@@ -22,9 +22,9 @@ class Parts:
     """Where the parts are; None for what the bundle does without.
 
     Attributes:
-        acoustic: a bundle with an acoustic model. translation: a folder that `export marian` wrote.
+        acoustic: a bundle with an acoustic model. translation: a folder that `engine-export marian` wrote.
         language_model: KenLM's probing binary. lexicon: the decoder's word list.
-        punctuation: a graph that `export punctuation` wrote.
+        punctuation: a graph that `engine-export punctuation` wrote.
     """
 
     acoustic: Path | None = None
@@ -82,7 +82,9 @@ def assemble_bundle(
 def _take_acoustic(folder: Path, files: dict[str, Path], cards: dict[str, str]) -> AcousticConfig:
     bundle = open_bundle(folder)
     if bundle.manifest.acoustic is None:
-        raise ExportError(f"{str(folder)!r} has no acoustic model", "what `export log-mel` or wav2vec2 wrote")
+        raise ExportError(
+            f"{str(folder)!r} has no acoustic model", "what `engine-export log-mel` or wav2vec2 wrote"
+        )
     files |= {role: bundle.file(role) for role in ("acoustic", "vocabulary")}
     cards["Acoustic model"] = _card(folder)
     return bundle.manifest.acoustic
@@ -96,7 +98,7 @@ def _take_translation(folder: Path, files: dict[str, Path], cards: dict[str, str
     except (OSError, msgspec.DecodeError) as error:
         raise ExportError(
             f"{str(folder)!r} has no usable {TRANSLATION_CONFIG} ({error})",
-            "a folder that `export marian` wrote",
+            "a folder that `engine-export marian` wrote",
             "export the translator again",
         ) from error
     files |= {role: folder / name for role, name in FILES.items() if (folder / name).is_file()}

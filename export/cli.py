@@ -1,4 +1,4 @@
-"""`export`: checkpoints in, verified ONNX out."""
+"""`engine-export`: checkpoints in, verified ONNX out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from engine.errors import EngineError
+from engine.errors import DependencyError, EngineError
 from export import commands
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -16,7 +16,24 @@ EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="export", description=__doc__)
+    try:
+        return _run(arguments)
+    except ModuleNotFoundError as error:
+        missing = DependencyError(
+            f"{error.name} is not installed", "the extra [export]", "pip install 'speech-engine[export]'"
+        )
+        print(f"engine-export: {missing}", file=sys.stderr)
+        return EXIT_FAILED
+    except EngineError as error:
+        print(f"engine-export: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("engine-export: interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="engine-export", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands.COMMANDS:
         subparser = subparsers.add_parser(command.name, help=command.summary, description=command.summary)
@@ -25,11 +42,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        return int(options.run(options))
-    except EngineError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("export: interrupted; nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return int(options.run(options))

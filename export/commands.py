@@ -162,12 +162,12 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `bundle`."""
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
     parser.add_argument(
-        "--acoustic", type=Path, help="folder that `export wav2vec2` or `export log-mel` wrote"
+        "--acoustic", type=Path, help="folder that `engine-export wav2vec2` or `engine-export log-mel` wrote"
     )
-    parser.add_argument("--translation", type=Path, help="folder that `export marian` wrote")
+    parser.add_argument("--translation", type=Path, help="folder that `engine-export marian` wrote")
     parser.add_argument("--language-model", type=Path, help="KenLM probing binary")
     parser.add_argument("--lexicon", type=Path, help="the decoder's word list")
-    parser.add_argument("--punctuation", type=Path, help="graph that `export punctuation` wrote")
+    parser.add_argument("--punctuation", type=Path, help="graph that `engine-export punctuation` wrote")
     parser.add_argument("--decoding", type=Path, help='JSON of tuned settings: {"lm_alpha": 0.6, ...}')
     parser.add_argument("--name", required=True)
     parser.add_argument("--licence", required=True)

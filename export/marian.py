@@ -133,11 +133,12 @@ def export_marian(
     Raises:
         ExportError: no Marian model, an unsupported setting, or a failed check.
     """
+    out = Path(out_dir)
+    _check_out(out)
     folder = _locate(checkpoint)
     model = _load(folder)
     tokenizer = _load_tokenizer(folder)
     sentences = [*CALIBRATION, *(verify_sources or ())][:MAX_CALIBRATION]
-    out = Path(out_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         exact = _write(model, Path(scratch) / "fp32", None)
@@ -362,13 +363,18 @@ def translate(
     return outputs
 
 
+def _check_out(out: Path) -> None:
+    """Refuse to replace what no export wrote."""
+    ours = {*FILES.values(), "translation.json", "README.md"}
+    if out.is_dir() and any(entry.name not in ours for entry in out.iterdir()):
+        raise ExportError(
+            f"{out} holds other files", "an empty or earlier export's folder", "choose another one"
+        )
+
+
 def _replace(folder: Path, out: Path) -> None:
     """Put a finished folder in its place at once."""
+    _check_out(out)
     if out.is_dir():
-        ours = {*FILES.values(), "translation.json", "README.md"}
-        if any(entry.name not in ours for entry in out.iterdir()):
-            raise ExportError(
-                f"{out} holds other files", "an empty or earlier export's folder", "choose another one"
-            )
         shutil.rmtree(out)
     folder.replace(out)

@@ -26,7 +26,7 @@ def export_punctuation(checkpoint: Path, out: Path) -> dict[str, float]:
     """Write the graph of a checkpoint, once it agrees with the original.
 
     Args:
-        checkpoint: folder of `training punctuation`. out: path of the .onnx file.
+        checkpoint: folder of `engine-train punctuation`. out: path of the .onnx file.
     Returns:
         Relative L2 error of the logits, and the shares of words with the same case and mark.
     Raises:
@@ -38,8 +38,8 @@ def export_punctuation(checkpoint: Path, out: Path) -> dict[str, float]:
         model, _ = load_tagger(checkpoint)
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(
-            f"{str(checkpoint)!r} cannot be loaded ({error})", "a folder that `training punctuation` wrote",
-            "train it again",
+            f"{str(checkpoint)!r} cannot be loaded ({error})",
+            "a folder that `engine-train punctuation` wrote", "train it again",
         ) from error  # fmt: skip
     building = out.with_name(f".{out.name}.building")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,8 @@ def compare(model: Any, path: Path) -> dict[str, float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `export punctuation`."""
-    parser.add_argument("checkpoint", type=Path, help="folder that `training punctuation` wrote")
+    """Options of `engine-export punctuation`."""
+    parser.add_argument("checkpoint", type=Path, help="folder that `engine-train punctuation` wrote")
     parser.add_argument("out", type=Path, help="path of the .onnx file")
 
 

@@ -123,7 +123,12 @@ def load_config(path: Path, **changes: Any) -> AsrConfig:
     Raises:
         ConfigError: unknown keys or impossible values, all of them at once.
     """
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, want keys and values")
     values |= {key: value for key, value in changes.items() if value is not None}
     fields = {field.name for field in dataclasses.fields(AsrConfig)}
     unknown = sorted(set(values) - fields)

@@ -1,4 +1,4 @@
-"""`training`: one command for everything that makes or judges a checkpoint."""
+"""`engine-train`: one command for everything that makes or judges a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from engine.errors import EngineError
+from engine.errors import DependencyError, EngineError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 COMMANDS = {
@@ -25,24 +25,34 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="training", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module_name, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name in arguments[:1]:  # only the chosen command's module is imported: torch takes seconds
-            importlib.import_module(module_name).add_arguments(command)
-    options = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
     try:
-        return int(importlib.import_module(COMMANDS[options.command][0]).run(options))
+        return _run(arguments)
+    except ModuleNotFoundError as error:
+        missing = DependencyError(
+            f"{error.name} is not installed", "the extra [train]", "pip install 'speech-engine[train]'"
+        )
+        logging.getLogger("training").error("%s", missing)
+        return EXIT_FAILED
     except (EngineError, OSError) as error:
         logging.getLogger("training").error("%s", error)
         return EXIT_FAILED
     except KeyboardInterrupt:
         logging.getLogger("training").error("interrupted")
         return EXIT_INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="engine-train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module_name, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in arguments[:1]:  # only the chosen command's module is imported: torch takes seconds
+            importlib.import_module(module_name).add_arguments(command)
+    options = parser.parse_args(arguments)
+    return int(importlib.import_module(COMMANDS[options.command][0]).run(options))
 
 
 if __name__ == "__main__":

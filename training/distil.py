@@ -1,4 +1,4 @@
-"""`training from-whisper --form wav2vec2`: a Wav2Vec2's front end and positions, learned from Whisper."""
+"""`engine-train from-whisper --form wav2vec2`: a Wav2Vec2's front end and positions, learned from Whisper."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Distiller:
 
 
 def run_distillation(options: argparse.Namespace, whisper: LogMelCtc) -> int:
-    """Distil, measure on --eval and save output_dir/model for `training asr`; returns the exit code."""
+    """Distil, measure on --eval and save output_dir/model for `engine-train asr`; returns the exit code."""
     samples = [sample for source in options.train for sample in read_manifest(source)]
     config = DistilConfig(
         options.stem_steps, options.position_steps, options.batch_s, max_minutes=options.max_minutes,
@@ -172,5 +172,5 @@ def run_distillation(options: argparse.Namespace, whisper: LogMelCtc) -> int:
     (options.output_dir / "distillation.json").write_text(
         json.dumps(figures, indent=1) + "\n", encoding="utf-8"
     )
-    LOGGER.info("%s: go on with `training asr`, model: %s", folder, folder)
+    LOGGER.info("%s: go on with `engine-train asr`, model: %s", folder, folder)
     return 0

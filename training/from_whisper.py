@@ -1,4 +1,4 @@
-"""`training from-whisper`: a CTC recogniser on Whisper's encoder, from speech that no person spoke.
+"""`engine-train from-whisper`: a CTC recogniser on Whisper's encoder, from speech that no person spoke.
 
 Two forms: the log-mel form, here, and the Wav2Vec2 form, in distil.py. In the log-mel form the lower
 layers stay as Whisper left them and run once per clip; the upper layers and a new head are trained on
@@ -40,7 +40,7 @@ SLOW_EVERY = 4  # steps between two passes over all weights for what changes slo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `training from-whisper`."""
+    """Declare the options of `engine-train from-whisper`."""
     parser.add_argument(
         "--whisper", type=Path, required=True,
         help="folder of Whisper: CTranslate2's (float16 or float32) or transformers'",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--form", choices=("log-mel", "wav2vec2"), default="log-mel",
         help="log-mel: Whisper's stem and positions, a CTC head. wav2vec2: a Wav2Vec2ForCTC whose front end "
-        "and positions are distilled from Whisper without labels, to go on with in `training asr`",
+        "and positions are distilled from Whisper without labels, to go on with in `engine-train asr`",
     )  # fmt: skip
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="manifests")
     parser.add_argument(

@@ -172,7 +172,8 @@ def _build_selection(
     for share in shares:
         _estimate(domain + further[: int(share * len(further))], options, work, vocabulary)
         found[share] = measure_perplexity(NgramModel(work / "lm.bin"), dev).perplexity if dev else 0.0
-        logger.info("share %.2f: perplexity %.1f", share, found[share])
+        if dev:
+            logger.info("share %.2f: perplexity %.1f", share, found[share])
     best = min(found, key=found.__getitem__)
     if best != shares[-1]:
         _estimate(domain + further[: int(best * len(further))], options, work, vocabulary)
@@ -342,4 +343,7 @@ def _publish(options: argparse.Namespace, corpora: Sequence[Corpus], work: Path,
         shutil.move(work / name, options.out / name)
     (options.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(work)
-    logger.info("wrote %s: %s", options.out, json.dumps(card["development"]))
+    judged = how["development"]
+    logger.info(
+        "wrote %s: %s", options.out, json.dumps(judged) if judged else "not judged, for want of --dev"
+    )

@@ -93,7 +93,10 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     import yaml
 
     with open(path, encoding="utf-8") as file:
-        tree = yaml.safe_load(file)
+        try:
+            tree = yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     for key, value in (overrides or {}).items():
         node, *parents = key.split(".")[::-1]
         place = tree

@@ -27,6 +27,8 @@ def run_files(options: argparse.Namespace) -> int:
         return run_text(options)
     if not options.files:
         raise OptionError("no input", "audio files, or --text_file", "name at least one file")
+    if options.task == "translate" and options.output:
+        raise OptionError("--output without --text_file", "--output_dir for audio", "add --output_dir DIR")
     outputs = plan_outputs(options.files, options.output_dir, options.output_format)
     translator = load_model(options)
     failures = 0
@@ -107,9 +109,10 @@ def _one_with_progress(
 def _deliver(source: str, result: Result, paths: Sequence[Path], options: argparse.Namespace) -> None:
     for path in paths:
         write(result, path, word_timestamps=options.word_timestamps)
+    printed = not paths and (options.output_format is not None or not options.verbose)
     if options.verbose:
-        say(describe(source, result))
-    elif not paths:
+        (complain if printed else say)(describe(source, result))
+    if printed:
         text = render(result, options.output_format or "txt", word_timestamps=options.word_timestamps)
         say(text.rstrip("\n"))
 

@@ -7,6 +7,8 @@ import argparse
 from engine import __version__
 from engine.formats import FORMATS
 
+SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line as a parser."""
@@ -38,7 +40,11 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--output_format", choices=(*FORMATS, "all"), default=None, help="txt, or with --output_dir: all"
     )
-    parser.add_argument("--word_timestamps", action="store_true", help="times of single words")
+    parser.add_argument(
+        "--word_timestamps",
+        action="store_true",
+        help="times of single words in srt, vtt and tsv; json always has them",
+    )
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
     parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
     parser.add_argument(
@@ -70,7 +76,7 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     purpose = "raw 16-bit mono samples on standard input to German text as it arrives"
     parser = commands.add_parser("stream", help=purpose, description=purpose)
     parser.add_argument("--sample_rate", type=_positive, default=16_000, metavar="HZ")
-    parser.add_argument("--chunk_s", type=float, default=0.5, metavar="S", help="seconds read at a time")
+    parser.add_argument("--chunk_s", type=_chunk, default=0.5, metavar="S", help="seconds read at a time")
     _add_model(parser)
     parser.set_defaults(run=run_stream)
 
@@ -93,25 +99,46 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     purpose = "HTTP service with OpenAI's audio endpoints"
     parser = commands.add_parser("serve", help=purpose, description=purpose)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=_positive, default=8000)
-    parser.add_argument("--max_upload_mb", type=_positive, default=25, help="of one request")
-    parser.add_argument("--max_duration_s", type=_positive, default=3600, help="of one recording")
-    parser.add_argument("--max_pending", type=_positive, default=32, help="requests waiting; more get 503")
+    parser.add_argument("--port", type=_port, default=8000)
+    parser.add_argument("--max_upload_mb", type=_positive, default=25, metavar="N", help="of one request")
+    parser.add_argument(
+        "--max_duration_s", type=_positive, default=3600, metavar="S", help="of one recording"
+    )
+    parser.add_argument(
+        "--max_pending", type=_positive, default=32, metavar="N", help="requests waiting; more get 503"
+    )
     _add_model(parser)
     parser.set_defaults(run=run_serve)
 
 
 def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative; expected 0 or more")
-    return value
+    return _integer(text, 0)
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive; expected 1 or more")
+    return _integer(text, 1)
+
+
+def _port(text: str) -> int:
+    return _integer(text, 0, 65_535)
+
+
+def _integer(text: str, least: int, most: int | None = None) -> int:
+    wanted = f"{least} or more" if most is None else f"{least} to {most}"
+    if not text.isascii() or not text.isdecimal() or int(text) < least or (most and int(text) > most):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, {wanted}")
+    return int(text)
+
+
+def _chunk(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not SHORTEST_CHUNK_S <= value <= LONGEST_CHUNK_S:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected seconds, {SHORTEST_CHUNK_S:g} to {LONGEST_CHUNK_S:g}"
+        )
     return value
 
 

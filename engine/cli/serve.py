@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
-from engine.cli.settings import load_model
+from engine.cli.settings import decoding_options, load_model
 from engine.errors import DependencyError
 
 
@@ -24,8 +25,9 @@ def run_serve(options: argparse.Namespace) -> int:
         max_upload_bytes=options.max_upload_mb << 20,
         max_duration_s=options.max_duration_s,
         max_pending=options.max_pending,
+        decoding=decoding_options(options),
     )
-    uvicorn.run(
-        create_app(load_model(options), settings), host=options.host, port=options.port, log_level="info"
-    )
+    translator = load_model(options)
+    translator.limits = replace(translator.limits, max_duration_s=options.max_duration_s)
+    uvicorn.run(create_app(translator, settings), host=options.host, port=options.port, log_level="info")
     return 0

@@ -34,8 +34,15 @@ def run_stream(options: argparse.Namespace) -> int:
 
 def _read_chunks(n_samples: int) -> Iterator[NDArray[Any]]:
     left = b""
-    while block := sys.stdin.buffer.read(2 * n_samples - len(left)):
+    while block := _read(2 * n_samples - len(left)):
         block = left + block
         whole = len(block) // 2 * 2
         left = block[whole:]
         yield np.frombuffer(block[:whole], dtype="<i2")
+
+
+def _read(n_bytes: int) -> bytes:
+    try:
+        return sys.stdin.buffer.read(n_bytes)
+    except KeyboardInterrupt:  # how a live stream is ended; what was said until then still counts
+        return b""

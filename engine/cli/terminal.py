@@ -7,11 +7,25 @@ from typing import Never
 
 from tqdm import tqdm
 
+from engine.errors import OutputError
+
 
 def say(text: str, end: str = "\n") -> None:
-    """Write a result to standard output."""
-    tqdm.write(text, file=sys.stdout, end=end)
-    sys.stdout.flush()
+    """Write a result to standard output; what its encoding lacks becomes a question mark.
+
+    Raises:
+        OutputError: it is closed or full. BrokenPipeError: its reader left.
+    """
+    if sys.stdout is None:
+        raise OutputError("standard output is closed", "a place for the text", "add --output_dir DIR")
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        tqdm.write(text.encode(encoding, "replace").decode(encoding), file=sys.stdout, end=end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written ({error.strerror})", "room for it") from error
 
 
 def complain(text: str, end: str = "\n") -> None:

@@ -19,6 +19,8 @@ def run_text(options: argparse.Namespace) -> int:
     """Translate a text file line by line; empty lines stay empty, broken UTF-8 is replaced."""
     if options.files:
         raise OptionError("--text_file together with audio files", "one of them", "run the command twice")
+    if options.output_dir or options.output_format:
+        raise OptionError("--text_file with --output_dir or --output_format", "--output OUT", "name a file")
     lines = read_lines(options.text_file)
     translator = load_model(options)
     translated = _translated(translator, lines, options)

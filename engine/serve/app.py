@@ -102,7 +102,7 @@ def _job(
     def job(cancel: CancelToken) -> Transcript | Translation:
         waveform = load_audio(wanted.audio, limits=AudioLimits(max_duration_s=settings.max_duration_s))
         cancel.raise_if_cancelled()
-        return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, cancel=cancel)
+        return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=settings.decoding, cancel=cancel)
 
     return job
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,12 +20,13 @@ class ServeSettings:
     Attributes:
         model_name: shown by /v1/models; the bundle's name when empty.
         max_upload_bytes: of a whole request (OpenAI takes 25 MB).
-        max_duration_s: of the audio in it, whatever its compression.
+        max_duration_s: of the audio in it, whatever its compression; the model's own limits hold as well.
         max_running: requests recognised at a time; 0 takes the model's threads.
         max_pending: requests in the house, uploading, waiting or running; more get 503.
         upload_timeout_s: for a body to arrive.
         health_deadline_s: for the tiny inference of /health.
         stuck_after_s: a request that runs longer makes /health fail.
+        decoding: how every request is decoded, but for its own hotwords.
     """
 
     model_name: str = ""
@@ -36,6 +37,7 @@ class ServeSettings:
     upload_timeout_s: float = 120.0
     health_deadline_s: float = 10.0
     stuck_after_s: float = 900.0
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
 
 class Recogniser(Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,5 +118,13 @@ def test_command_line_says_one_line_and_fails(tmp_path: Path, capsys: pytest.Cap
     assert main(["log-mel", str(tmp_path / "missing"), str(tmp_path / "out")]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("export: ")
+    assert lines[0].startswith("engine-export: ")
     assert "fix:" in lines[0]
+
+
+def test_a_missing_extra_names_its_mend() -> None:
+    code = "import sys; sys.modules['onnx'] = None; from export.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "wav2vec2", "checkpoint", "out"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "onnx is not installed" in done.stderr and "'speech-engine[export]'" in done.stderr

@@ -78,7 +78,7 @@ def test_full_disk_leaves_the_bundle_that_was_there(
     no_space_after(monkeypatch, 1)
     assert main(["wav2vec2", str(checkpoint), str(out), "--precision", "fp32"]) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("export: ")
+    assert message.startswith("engine-export: ")
     assert "No space left" in message
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in out.parent.iterdir()] == ["mine"]
@@ -108,7 +108,7 @@ def test_interruption_between_two_files_leaves_nothing(
 
     monkeypatch.setattr(engine_bundle, "_open_folder", interrupt)  # the last check before the rename
     assert main(["wav2vec2", str(checkpoint), str(out), "--precision", "fp32"]) == 130
-    assert capsys.readouterr().err.strip().endswith("export: interrupted; nothing was written")
+    assert capsys.readouterr().err.strip().endswith("engine-export: interrupted; nothing was written")
     assert list(out.parent.iterdir()) == []
 
 
@@ -156,3 +156,15 @@ def test_head_of_another_size_than_the_configuration_says_is_refused(checkpoint:
     save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ExportError, match="cannot be loaded"):
         load_wav2vec2(str(checkpoint))
+
+
+def test_an_occupied_folder_is_refused_before_the_work(
+    checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out.mkdir()
+    (out / "manifest.json").write_text("a corpus'")
+    (out / "clip.wav").write_bytes(b"precious")
+    monkeypatch.setattr("export.acoustic.build_cases", lambda *_: pytest.fail("the work began"))
+    assert main(["wav2vec2", str(checkpoint), str(out), "--precision", "fp32"]) == 1
+    assert "is not a bundle ('clip.wav')" in capsys.readouterr().err
+    assert (out / "clip.wav").read_bytes() == b"precious"

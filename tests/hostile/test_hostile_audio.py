@@ -84,8 +84,14 @@ def test_a_url_is_named_as_such() -> None:
 
 def test_a_pipe_or_device_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    refused(AudioNotFoundError, tmp_path / "pipe", "no regular file")
-    refused(AudioNotFoundError, "/dev/zero", "no regular file")
+    refused(AudioNotFoundError, tmp_path / "pipe", "pipe or device", "to a file")
+    refused(AudioNotFoundError, "/dev/zero", "pipe or device", "to a file")
+
+
+def test_a_file_opened_as_text_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "clip.wav").write_bytes(b"RIFF\xff\xc4")
+    with (tmp_path / "clip.wav").open(encoding="utf-8") as file:
+        refused(AudioDecodeError, file, "opened as text", "'rb'")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

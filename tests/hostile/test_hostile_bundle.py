@@ -199,6 +199,22 @@ def test_writing_replaces_a_bundle_but_never_another_folder(folder: Path, tmp_pa
     assert (photos / "holiday.jpg").read_text() == "precious"
 
 
+def test_a_folder_of_data_with_a_manifest_of_its_own_is_no_bundle(folder: Path, tmp_path: Path) -> None:
+    (folder / "clip.wav").write_bytes(b"precious")
+    with pytest.raises(BundleError, match=r"not a bundle.*clip\.wav"):
+        write_bundle(folder, name="x", licence="CC0", files={"acoustic": tmp_path / "model.bin"}, card="")
+    assert (folder / "clip.wav").read_bytes() == b"precious"
+
+
+def test_an_empty_folder_may_become_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+    (tmp_path / "new").mkdir()
+    write_bundle(
+        tmp_path / "new", name="x", licence="CC0", files={"acoustic": tmp_path / "model.bin"}, card=""
+    )
+    assert open_bundle(tmp_path / "new").name == "x"
+
+
 def test_a_failed_write_leaves_the_old_bundle(folder: Path, tmp_path: Path, monkeypatch) -> None:
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -1,5 +1,10 @@
 """Bad input on the command line: one line, the right exit code, nothing half-written, the rest done."""
 
+import io
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +114,52 @@ def test_info_of_the_embedded_bundle(capsys) -> None:
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
     assert "acoustic.onnx" in shown and "onnxruntime" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["translate", CLIP, "--output", "en.txt"], "--output_dir"),
+        (["translate", "--text_file", CLIP, "--output_dir", "out"], "--output OUT"),
+        (["translate", "--text_file", CLIP, "--output_format", "srt"], "--output OUT"),
+    ],
+)
+def test_an_output_that_would_be_ignored_is_refused(arguments: list[str], word: str, capsys) -> None:
+    assert main(arguments) == 1
+    assert word in errors_of(capsys)[0]
+
+
+def test_verbose_leaves_the_format_that_was_asked_for(capsys) -> None:
+    assert main(["transcribe", CLIP, "--verbose", "--output_format", "json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["text"] and "x real time" in shown.err
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
+def test_an_output_that_is_full_or_closed_is_one_line(redirection: str) -> None:
+    command = f"{sys.executable} -m engine transcribe {CLIP} {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert "engine: error" in done.stderr and "standard output" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_output_in_ascii_loses_umlauts_and_no_more() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "engine", "transcribe", CLIP]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0 and "Gro?mutter" in done.stdout
+
+
+def test_a_live_stream_that_is_interrupted_still_says_its_last_words(monkeypatch, capsys) -> None:
+    samples, _ = sf.read(CLIP, dtype="int16")
+
+    class Microphone(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if block := super().read(size):
+                return block
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Microphone(samples.tobytes())))
+    assert main(["stream"]) == 0
+    assert capsys.readouterr().out.strip().endswith("blumen mit")

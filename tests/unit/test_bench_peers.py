@@ -120,6 +120,15 @@ def test_a_peer_that_does_not_load_says_why(arguments: list[str], expected: str)
         start("onnxruntime_ctc", *arguments)
 
 
+def test_a_folder_that_is_not_there_is_said_at_once_and_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    script = tmp_path / "asks.py"
+    script.write_text(
+        "import json, os\nprint(json.dumps({'error': 'offline ' + os.environ['HF_HUB_OFFLINE']}))\n"
+    )
+    with pytest.raises(PeerError, match="offline 1"):
+        PeerSystem(str(script), python=sys.executable, arguments=[], threads=1)
+
+
 def test_an_interpreter_that_is_not_there_is_one_line() -> None:
     with pytest.raises(PeerError, match="/no/such/python cannot be run"):
         start("whisper", python="/no/such/python")

@@ -54,6 +54,10 @@ def test_all_formats_need_a_folder() -> None:
         ["transcribe", "x.wav", "--device", "tpu"],
         ["transcribe", "x.wav", "--vad_filter", "perhaps"],
         ["transcribe", "x.wav", "--text_file", "t"],
+        ["stream", "--chunk_s", "nan"],
+        ["stream", "--chunk_s", "-1"],
+        ["stream", "--chunk_s", "1e9"],
+        ["serve", "--port", "65536"],
     ],
 )
 def test_wrong_usage_exits_with_two(arguments: list[str], capsys) -> None:
@@ -80,3 +84,9 @@ def test_lines_survive_broken_utf8_and_windows_line_ends(tmp_path: Path) -> None
 def test_a_text_file_that_is_missing() -> None:
     with pytest.raises(TranslationError, match="nowhere"):
         read_lines("/nowhere/in.txt")
+
+
+def test_a_wrong_number_is_told_in_words_of_the_user(capsys) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["transcribe", "x.wav", "--threads", "many"])
+    assert "'many'; expected a whole number, 0 or more" in capsys.readouterr().err

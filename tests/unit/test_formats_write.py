@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -205,3 +207,12 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
 
 def test_write_text_is_atomic_too(tmp_path: Path) -> None:
     assert formats.write_text("grün\n", tmp_path / "a.en").read_bytes() == "grün\n".encode()
+
+
+def test_a_redirected_standard_output_is_written_into_and_never_replaced(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("before\n")
+    code = "from engine.formats import write_text; write_text('here\\n', '/dev/stdout'); print('after')"
+    with log.open("a") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert log.read_text() == "before\nhere\nafter\n"

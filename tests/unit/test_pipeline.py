@@ -1,6 +1,7 @@
 """The main job on the embedded bundle: speech in, German and English out."""
 
 import itertools
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,16 @@ import jiwer
 import numpy as np
 import pytest
 
-from engine.errors import AudioNotFoundError, CancelledError, DecodingError, EngineError
+from engine.audio import AudioLimits
+from engine.errors import (
+    AudioLimitError,
+    AudioNotFoundError,
+    CancelledError,
+    DecodingError,
+    EngineError,
+    OptionError,
+)
+from engine.pipeline import SpeechTranslator
 from engine.session import CancelToken
 from engine.text import normalize_text
 from engine.types import DecodingOptions, Transcript, Translation
@@ -169,3 +179,28 @@ def test_text_alone_a_line_for_a_line(translator) -> None:
 def test_the_signature_names_everything_a_figure_depends_on(translator) -> None:
     for part in ("model:", "acoustic:", "beam:", "lm:", "mt:", "device:", "threads:2", "ort:", "cpu:"):
         assert part in translator.signature
+
+
+def test_a_string_as_hotwords_is_refused_and_never_taken_as_letters(translator, clip) -> None:
+    for call in (
+        lambda: translator.transcribe(clip, hotwords="Rothenburg"),
+        lambda: translator.translate(clip, hotwords="Rothenburg"),
+        lambda: DecodingOptions(hotwords="Rothenburg"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(OptionError, match=r"a list of words.*\['Rothenburg'\]"):
+            call()
+
+
+def test_longer_audio_is_taken_where_the_limits_allow_it(translator) -> None:
+    short = SpeechTranslator.__new__(SpeechTranslator)  # the models play no part
+    short.limits = AudioLimits(max_duration_s=2)
+    with pytest.raises(AudioLimitError, match="raise AudioLimits"):
+        short.load_audio(np.zeros(48_000, np.float32))
+    short.limits = AudioLimits(max_duration_s=4)
+    assert len(short.load_audio(np.zeros(48_000, np.float32))) == 48_000
+
+
+def test_it_can_be_sent_to_another_process(translator, clip) -> None:
+    copy = pickle.loads(pickle.dumps(translator))
+    assert copy.threads == translator.threads and copy.limits == translator.limits
+    assert copy.transcribe(clip) == translator.transcribe(clip)

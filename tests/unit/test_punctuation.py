@@ -199,7 +199,7 @@ def test_scores_by_mark() -> None:
 def test_what_is_no_such_model_is_refused(tmp_path: Path, punctuator: Punctuator) -> None:
     with pytest.raises(ModelCapabilityError):
         Punctuator(open_bundle(write_bundle(tmp_path / "none", name="n", licence="x", files={}, card="")))
-    with pytest.raises(ExportError, match="training punctuation"):
+    with pytest.raises(ExportError, match="engine-train punctuation"):
         export_punctuation(tmp_path, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
     (tmp_path / "config.json").write_text('{"architecture": "Other"}', encoding="utf-8")

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from engine.audio import AudioLimits
+from engine.cli import main
 from engine.errors import CancelledError, ModelCapabilityError
 from engine.longform import transcribe_regions
-from engine.types import Segment, Transcript, Translation
+from engine.types import DecodingOptions, Segment, Transcript, Translation
 from engine.vad import detect_speech
 from tests.reference.tone_speech import recognise, silence, speak
 
@@ -45,6 +47,8 @@ class ToneTranslator:
         self.gate.set()
         self.started, self.cancelled = threading.Semaphore(0), threading.Event()
         self.hotwords: tuple[str, ...] = ()
+        self.options: Any = None
+        self.limits = AudioLimits()
         self.error: Exception | None = None
 
     def transcribe(
@@ -56,7 +60,7 @@ class ToneTranslator:
         options: Any = None,
         cancel: Any = None,
     ) -> Transcript:
-        self.hotwords = tuple(hotwords)
+        self.hotwords, self.options = tuple(hotwords), options
         self.started.release()
         if self.error:
             raise self.error
@@ -150,6 +154,24 @@ def test_other_formats(client: TestClient, form: str) -> None:
 def test_hotwords_arrive(client: TestClient, translator: ToneTranslator) -> None:
     post(client, hotwords="Rothenburg, ob der Tauber ,")
     assert translator.hotwords == ("Rothenburg", "ob der Tauber")
+
+
+def test_the_settings_say_how_requests_are_decoded(translator: ToneTranslator) -> None:
+    settings = ServeSettings(decoding=DecodingOptions(beam_width=1))
+    with TestClient(create_app(translator, settings)) as client:
+        post(client)
+    assert translator.options == DecodingOptions(beam_width=1)
+
+
+def test_the_command_hands_its_options_on(translator: ToneTranslator, monkeypatch: Any) -> None:
+    served: dict[str, Any] = {}
+    monkeypatch.setattr("engine.cli.serve.load_model", lambda options: translator)
+    monkeypatch.setattr("engine.serve.create_app", lambda model, settings: served.update(settings=settings))
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: served.update(options))
+    assert main(["serve", "--beam_size", "3", "--max_duration_s", "20000", "--port", "9000"]) == 0
+    assert served["settings"].decoding.beam_width == 3
+    assert served["settings"].max_duration_s == translator.limits.max_duration_s == 20_000
+    assert served["port"] == 9000
 
 
 def refused(response: Any, status: int, *words: str) -> None:

@@ -1,6 +1,10 @@
 """Devices, provider options, two wheels that overwrite each other. The CUDA path itself is not run."""
 
 import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +84,15 @@ def test_both_wheels_at_once_are_reported_with_the_mend(monkeypatch) -> None:
         monkeypatch.undo()
         session._onnxruntime.cache_clear()
         session._onnxruntime()
+
+
+def test_onnxruntime_reports_nothing_to_its_makers(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = "from engine.session import PROBE, open_session; open_session(PROBE)"
+    subprocess.run([sys.executable, "-c", code], env={**environment, "CI": ""}, check=True)
+    left = [str(path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any("onnxruntime" in path for path in left), left  # a device id, and events to be sent
 
 
 def test_a_cancelled_token_stops_before_it_starts() -> None:

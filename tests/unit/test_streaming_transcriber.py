@@ -107,6 +107,9 @@ def test_a_bad_chunk_is_refused_and_the_stream_goes_on() -> None:
         transcriber.feed(np.array([np.nan], np.float32))
     with pytest.raises(AudioShapeError, match="complex"):
         transcriber.feed(np.zeros(10, complex))
+    for chunk in (b"raw samples", [0.1, 0.2]):
+        with pytest.raises(AudioShapeError, match=f"{type(chunk).__name__}.*frombuffer"):
+            transcriber.feed(chunk)  # type: ignore[arg-type]
     transcriber.feed(SPEECH)
     assert transcriber.finish().stable_text == TEXT.replace(" .", "")
 

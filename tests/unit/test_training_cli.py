@@ -1,6 +1,8 @@
 """`training asr` and `training evaluate` from the command line, on clips that are partly bad."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,3 +120,19 @@ def test_evaluation_names_a_missing_column(corpus):
         LogMelCtc(LogMelCtcConfig(hidden_size=16, n_layers=1, n_heads=2, intermediate_size=16)), corpus / "m"
     )
     assert main(["evaluate", str(corpus / "m"), "--data", str(corpus / "good.tsv"), "--by", "dialect"]) == 2
+
+
+def test_a_missing_extra_names_its_mend():
+    code = "import sys; sys.modules['torch'] = None; from training.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "asr", "--config", "asr.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "torch is not installed" in done.stderr and "'speech-engine[train]'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["asr", "mt"])
+@pytest.mark.parametrize("content", ["a: `b`", "- a\n- b", "only words"])
+def test_a_configuration_that_is_none(command, content, tmp_path, caplog):
+    (tmp_path / "c.yaml").write_text(content, encoding="utf-8")
+    assert main([command, "--config", str(tmp_path / "c.yaml")]) != 0
+    assert "c.yaml" in caplog.text and "Traceback" not in caplog.text

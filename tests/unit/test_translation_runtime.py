@@ -121,6 +121,13 @@ def test_loops_are_cut(text: str, most: int, trimmed: str) -> None:
     assert trim_loops(text, most) == trimmed
 
 
+def test_a_refrain_is_not_taken_for_a_loop() -> None:
+    refrain = "Ich gehe heute in die große Stadt und kaufe dort Brot."  # 11 words; 8 in English
+    most = longest_run(" ".join([refrain] * 6))
+    english = " ".join(["I go to town and buy some bread."] * 6)
+    assert most == 6 and trim_loops(english, most) == english
+
+
 def test_longest_run() -> None:
     assert longest_run("") == 1
     assert longest_run("Nein, nein, nein!") == 3

@@ -47,3 +47,9 @@ def test_the_process_is_waited_for_also_after_an_error(monkeypatch: pytest.Monke
 def test_without_an_interpreter_nothing_happens(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
     monkeypatch.setattr(sys, "executable", executable)
     assert warmup._start_compiling(open_bundle(None)) is None
+
+
+def test_the_notice_says_what_to_do_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "once" in warmup._compiling()
+    monkeypatch.setattr(warmup, "_cache_folder", lambda: None)
+    assert "every process" in warmup._compiling() and "NUMBA_CACHE_DIR" in warmup._compiling()
