@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.bundled import load_decoder
+from engine.kernels._disk_cache import FOLDER
 from engine.kernels.ctc_batch import search_several
 from engine.translation import Translator
 
@@ -31,13 +33,18 @@ logger = logging.getLogger("engine")
 @contextmanager
 def notice(message: str, after_s: float = NOTICE_AFTER_S) -> Iterator[None]:
     """Log a message when the block takes longer than after_s seconds."""
-    timer = threading.Timer(after_s, logger.warning, (message,))
+    timer = threading.Timer(after_s, _say_once, (message,))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
 
 
 @contextmanager
@@ -56,18 +63,12 @@ def compile_beside(bundle: Bundle, threads: int) -> Iterator[None]:
 
 
 def _compiling() -> str:
-    return COMPILING if _cache_folder() else UNCACHED
-
-
-def _cache_folder() -> str | None:
-    """Where numba keeps compiled kernels; None where it found no folder that it may write to."""
-    return getattr(getattr(search_several, "_cache", None), "cache_path", None)
+    return COMPILING if FOLDER else UNCACHED
 
 
 def _decoder_is_compiled() -> bool:
-    """Whether numba's cache holds the search; True where that cannot be told."""
-    folder = _cache_folder()
-    return folder is None or any(Path(folder).glob("*search_several*.nbi"))
+    """Whether the cache holds the search; True where there is no cache to hold it."""
+    return FOLDER is None or any(FOLDER.glob(f"*{search_several.__name__}*.nbi"))
 
 
 def _start_compiling(bundle: Bundle) -> subprocess.Popen[bytes] | None:

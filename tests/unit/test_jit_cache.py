@@ -1,20 +1,79 @@
-"""The kernels' disk cache: dropped when any source changed, kept otherwise."""
+"""The kernels' disk cache: a folder for each state of the sources, also where nothing can be written."""
 
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from engine.kernels._jit import drop_stale_cache
+import pytest
+
+from engine.kernels import _disk_cache
+from engine.kernels._disk_cache import digest_sources, drop_other_states, find_folder, list_places
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import numpy as np
+from engine.kernels._disk_cache import FOLDER
+from engine.kernels.normalize import normalize_into
+normalize_into(np.ones(32, np.float32), np.empty(32, np.float32))
+stats = normalize_into.stats
+print(FOLDER, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
 
 
-def test_a_changed_source_drops_every_cached_kernel(tmp_path: Path) -> None:
+def test_a_change_of_any_source_is_another_state(tmp_path: Path) -> None:
     caller, callee = tmp_path / "caller.py", tmp_path / "callee.py"
     caller.write_text("1")
     callee.write_text("1")
-    drop_stale_cache(tmp_path)
-    cached = [tmp_path / "__pycache__" / name for name in ("caller.f-1.py311.nbi", "caller.f-1.py311.1.nbc")]
-    for path in cached:
-        path.write_text("code")
-    drop_stale_cache(tmp_path)
-    assert all(path.exists() for path in cached)
-    callee.write_text("22")
-    drop_stale_cache(tmp_path)
-    assert not any(path.exists() for path in cached)
+    before, times = digest_sources(tmp_path), callee.stat()
+    assert digest_sources(tmp_path) == before
+    callee.write_text("2")
+    os.utime(callee, ns=(times.st_atime_ns, times.st_mtime_ns))  # an image's layers have one time for all
+    assert digest_sources(tmp_path) != before
+
+
+def test_the_folder_that_holds_kernels_comes_before_one_that_can_be_written(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert find_folder([first, second], "a") == first / "kernels-a"
+    compiled = second / "kernels-a"
+    compiled.mkdir(parents=True)
+    (compiled / "f.nbi").write_text("code")
+    assert find_folder([first, second], "a") == compiled
+    assert find_folder([first, second], "b") == first / "kernels-b"
+
+
+def test_where_nothing_can_be_written_there_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert find_folder([tmp_path / "file" / "below"], "a") is None
+    assert find_folder([tmp_path / "file" / "below", tmp_path], "a") == tmp_path / "kernels-a"
+
+
+def test_earlier_states_are_dropped(tmp_path: Path) -> None:
+    for name in ("kernels-a", "kernels-b", "other"):
+        (tmp_path / name).mkdir()
+    drop_other_states(tmp_path, "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels-b", "other"]
+
+
+def test_the_variable_names_the_only_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert len(list_places(tmp_path)) == 2 or os.environ.get("NUMBA_CACHE_DIR")
+    monkeypatch.setattr(_disk_cache.config, "CACHE_DIR", str(tmp_path))
+    assert list_places(Path("sources")) == [tmp_path]
+
+
+def run(cache: Path) -> list[str]:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_second_process_compiles_nothing_and_a_lost_disk_stops_nobody(tmp_path: Path) -> None:
+    folder, hits, misses = run(tmp_path / "cache")
+    assert Path(folder).parent == tmp_path / "cache" and (int(hits), int(misses)) == (0, 1)
+    assert run(tmp_path / "cache") == [folder, "1", "0"]
+    for path in Path(folder).glob("*.nb*"):  # what is left cannot be read, and cannot be replaced
+        path.unlink()
+        path.mkdir()
+    assert run(tmp_path / "cache")[0] == folder

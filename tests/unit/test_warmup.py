@@ -51,5 +51,5 @@ def test_without_an_interpreter_nothing_happens(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_notice_says_what_to_do_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "once" in warmup._compiling()
-    monkeypatch.setattr(warmup, "_cache_folder", lambda: None)
+    monkeypatch.setattr(warmup, "FOLDER", None)
     assert "every process" in warmup._compiling() and "NUMBA_CACHE_DIR" in warmup._compiling()
