@@ -46,8 +46,7 @@ Pathlike = str | PathLike[str]
 MAX_FRAMES_AT_ONCE = 4096  # longer emissions are searched in chunks, which bounds the memory
 HOTWORD_WEIGHT = 10.0  # natural-log bonus
 _MAX_CACHED = 8
-_MAX_ARENA = 1 << 24  # bytes of scratch that a thread keeps between calls
-_NO_ARENA = np.empty(0, np.uint8)
+_MAX_ARENA, _NO_ARENA = 1 << 24, np.empty(0, np.uint8)  # bytes of scratch that a thread keeps between calls
 _CHUNK = 8  # utterances that a thread of decode_batch searches in one call
 _scratch = threading.local()
 
@@ -130,6 +129,7 @@ class CtcBeamDecoder:
         self.language_model = NgramModel(language_model) if language_model is not None else None
         self._trie = self._load_trie(known, lexicon)
         self._cache: dict[Any, Prepared] = {}
+        self._prepare(_make_key())  # refuses a model that does not fit
         self._identity = ""
 
     def _load_trie(self, unigrams: Sequence[str] | None, lexicon: Pathlike | None) -> WordTrie:
@@ -243,7 +243,7 @@ class CtcBeamDecoder:
         return self.finish(self._search(state, check_values(emissions, logits=False), whole=True), n_best)
 
     def _decode_short(self, emissions: Sequence[FloatArray], key: Any, n_best: int) -> list[list[Hypothesis]]:
-        """All in one call of the kernel: threads that ask for the GIL less often wait less for it."""
+        """All in one call: threads that ask for the GIL less often wait less for it."""
         pack, _held = self._prepare(key)  # another thread may drop the arrays from the cache meanwhile
         offsets = np.array((0, *itertools.accumulate(map(len, emissions))), np.int64)
         whole = emissions[0] if len(emissions) == 1 else np.concatenate(emissions)

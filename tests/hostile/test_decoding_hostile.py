@@ -377,3 +377,15 @@ def test_damaged_lexicon_arrays_are_refused(tmp_path):
         np.savez(path, **{**arrays, name: value})
         with pytest.raises(LanguageModelError):
             CtcBeamDecoder(labels, model, lexicon=path)
+
+
+def test_a_word_model_as_one_of_characters_is_refused_when_built(tmp_path):
+    path = tmp_path / "words.arpa"
+    unigrams = "".join(f"-1\t{word}\t-1\n" for word in ("<unk>", "<s>", "</s>", "baab"))
+    bigrams = "-1\t<s> baab\n"
+    path.write_text(
+        f"\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n{unigrams}\n\\2-grams:\n{bigrams}\n\\end\\\n"
+    )
+    CtcBeamDecoder(LABELS, path)
+    with pytest.raises(LanguageModelError, match="none of the labels"):
+        CtcBeamDecoder(LABELS, path, unit="character")
