@@ -18,7 +18,6 @@ from engine.decoding.labels import (
     build_labels,
     check_emissions,
     check_values,
-    refuse_emissions,
     shape_emissions,
 )
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
@@ -33,10 +32,16 @@ from engine.decoding.settings import (
     make_scorer,
     make_search,
 )
-from engine.decoding.state import DecoderState, Partial, read_hypotheses, read_partial, start_state
+from engine.decoding.state import (
+    DecoderState,
+    Partial,
+    read_hypotheses,
+    read_partial,
+    read_several,
+    start_state,
+)
 from engine.errors import DecodingError
 from engine.kernels.ctc_batch import search_several
-from engine.kernels.ctc_emissions import FINE
 from engine.kernels.ctc_pack import Prepared, pack_search
 from engine.kernels.ctc_search import advance, finish
 from engine.kernels.ctc_state import N_WORD_NODES
@@ -47,6 +52,7 @@ MAX_FRAMES_AT_ONCE = 4096  # longer emissions are searched in chunks, which boun
 HOTWORD_WEIGHT = 10.0  # natural-log bonus
 _MAX_CACHED = 8
 _MAX_ARENA, _NO_ARENA = 1 << 24, np.empty(0, np.uint8)  # bytes of scratch that a thread keeps between calls
+_NO_OFFSETS = np.empty(0, np.int64)
 _CHUNK = 8  # utterances that a thread of decode_batch searches in one call
 _scratch = threading.local()
 
@@ -245,21 +251,15 @@ class CtcBeamDecoder:
     def _decode_short(self, emissions: Sequence[FloatArray], key: Any, n_best: int) -> list[list[Hypothesis]]:
         """All in one call: threads that ask for the GIL less often wait less for it."""
         pack, _held = self._prepare(key)  # another thread may drop the arrays from the cache meanwhile
-        offsets = np.array((0, *itertools.accumulate(map(len, emissions))), np.int64)
-        whole = emissions[0] if len(emissions) == 1 else np.concatenate(emissions)
-        arena = getattr(_scratch, "arena", _NO_ARENA)
-        frame_s = float(self.settings.frame_s)
+        whole, offsets = emissions[0], _NO_OFFSETS
+        if len(emissions) > 1:
+            whole = np.concatenate(emissions)
+            offsets = np.array((0, *itertools.accumulate(map(len, emissions))), np.int64)
+        arena, frame_s = getattr(_scratch, "arena", _NO_ARENA), float(self.settings.frame_s)
         heads, numbers, values, n_bytes = search_several(pack, whole, offsets, n_best, frame_s, arena)
         if len(arena) < n_bytes <= _MAX_ARENA:
             _scratch.arena = np.empty(n_bytes, np.uint8)
-        results, begin, first = [], 0, 0
-        for fault, n, n_numbers, n_values in heads.tolist():
-            if fault != FINE:
-                refuse_emissions(fault)
-            found = n, numbers[begin : begin + n_numbers], values[first : first + n_values]
-            results.append(read_hypotheses(found, (), self.labels))
-            begin, first = begin + n_numbers, first + n_values
-        return results
+        return read_several(heads.tolist(), numbers, values, self.labels)
 
     def start(
         self,

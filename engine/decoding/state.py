@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.decoding.labels import Labels
+from engine.decoding.labels import Labels, refuse_emissions
+from engine.kernels.ctc_emissions import FINE
 from engine.kernels.ctc_search import begin
 from engine.kernels.ctc_state import (
     BEAM,
@@ -113,6 +114,22 @@ def _extend(nodes: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
     grown = np.empty(used + more, nodes.dtype)
     grown[:used] = nodes[:used]
     return grown
+
+
+def read_several(heads: Any, numbers: Any, values: Any, labels: Labels) -> list[list[Hypothesis]]:
+    """The readings of each utterance from the result of engine.kernels.ctc_batch.search_several.
+
+    Raises:
+        DecodingError: the emissions of one were not log probabilities.
+    """
+    results, begin, first = [], 0, 0
+    for fault, n, n_numbers, n_values in heads:
+        if fault != FINE:
+            refuse_emissions(fault)
+        found = n, numbers[begin : begin + n_numbers], values[first : first + n_values]
+        results.append(read_hypotheses(found, (), labels))
+        begin, first = begin + n_numbers, first + n_values
+    return results
 
 
 def read_hypotheses(found: Any, settled: tuple[Word, ...], labels: Labels) -> list[Hypothesis]:

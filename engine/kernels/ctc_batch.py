@@ -11,7 +11,6 @@ from engine.kernels.ctc_search import search_whole
 from engine.kernels.ctc_trace import put
 
 N_HEADS = 4
-_FIRST_SIZE = 1024
 
 
 @inner
@@ -32,23 +31,27 @@ def search_several(
     """Search whole utterances that lie one after the other.
 
     Args:
-        log_probs: float32 [n_frames, vocab_size] of all. offsets: int64 [n + 1], where each begins.
+        log_probs: float32 [n_frames, vocab_size] of all.
+        offsets: int64 [n + 1], where each begins; empty for one utterance.
         arena: as for search_whole.
     Returns:
         int64 [n, 4]: what check_log_probs says of each, how many hypotheses it has, and how many numbers of
         the two arrays that follow are its; those of all, int64 and float64; the size that the arena should
         have had.
     """
-    heads = np.zeros((len(offsets) - 1, N_HEADS), np.int64)
-    numbers, values = np.empty(_FIRST_SIZE, np.int64), np.empty(_FIRST_SIZE, np.float64)
+    heads = np.empty((max(1, len(offsets) - 1), N_HEADS), np.int64)
+    numbers, values = np.empty(0, np.int64), np.empty(0, np.float64)
     n_numbers, n_values, most = 0, 0, 0
     for index in range(len(heads)):
-        part = log_probs[offsets[index] : offsets[index + 1]]
+        part = log_probs[offsets[index] : offsets[index + 1]] if len(offsets) else log_probs
         fault, n_bytes, (n, some, others) = search_whole(pack, part, n_best, frame_s, arena)
         if n_bytes > len(arena):
             arena = np.empty(n_bytes, np.uint8)
         most = max(most, n_bytes)
-        numbers, values = append(numbers, n_numbers, some), append(values, n_values, others)
+        if index == 0:
+            numbers, values = some, others
+        else:
+            numbers, values = append(numbers, n_numbers, some), append(values, n_values, others)
         n_numbers, n_values = n_numbers + len(some), n_values + len(others)
         heads[index, 0], heads[index, 1] = fault, n
         heads[index, 2], heads[index, 3] = len(some), len(others)
