@@ -13,6 +13,7 @@ option for how many: they make those of all beams, of which ten are taken.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import itertools
 import json
@@ -173,6 +174,8 @@ def time_threads(emissions: list[Any], labels: list[str], options: argparse.Name
     """
     decoder = _build_engine("engine", labels, options)
     batch = emissions * THREAD_REPEATS
+    gc.collect()
+    gc.freeze()  # or one pass or the other pays for looking through all that was imported
     ratios, cores = [], []
     for _ in range(THREAD_ROUNDS + 1):
         wall_s, cpu_s = [], []

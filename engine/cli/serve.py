@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from dataclasses import replace
 
 from engine.cli.settings import decoding_options, load_model
@@ -29,5 +30,6 @@ def run_serve(options: argparse.Namespace) -> int:
     )
     translator = load_model(options)
     translator.limits = replace(translator.limits, max_duration_s=options.max_duration_s)
+    gc.freeze()  # a look of the collector through all that was imported stops every request for 0.1 s
     uvicorn.run(create_app(translator, settings), host=options.host, port=options.port, log_level="info")
     return 0
