@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: a folder for each state of the sources, which may also be read-only.
+"""Compiled kernels on disk: a folder for each state of the sources and processor, which may be read-only.
 
 numba's own cache looks at the time of a function's file only. It keeps code whose callees in other
 files have changed, which would then read outside of arrays with a new layout; and it needs a folder
@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
@@ -32,6 +33,14 @@ def digest_sources(sources: Path) -> str:
     return state.hexdigest()[:16]
 
 
+def digest_processor() -> str:
+    """A name for what code is compiled for: 8 hexadecimal digits."""
+    features = llvm.get_host_cpu_features().flatten()
+    name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
+    target = name, config.CPU_FEATURES or features  # type: ignore[attr-defined]
+    return hashlib.sha256(repr(target).encode()).hexdigest()[:8]
+
+
 def list_places(sources: Path) -> list[Path]:
     """Folders that may hold the cache, best first: NUMBA_CACHE_DIR alone, or the package's and the user's."""
     if config.CACHE_DIR:  # type: ignore[attr-defined]
@@ -40,16 +49,16 @@ def list_places(sources: Path) -> list[Path]:
     return [sources / "__pycache__", Path(users.user_cache_dir)]
 
 
-def find_folder(places: Sequence[Path], digest: str) -> Path | None:
+def find_folder(places: Sequence[Path], state: str) -> Path | None:
     """The first folder that holds kernels of this state, else the first that can be written.
 
     Args:
         places: folders that the cache's own may lie in.
-        digest: of the sources.
+        state: digests of sources and processor.
     Returns:
         None where nothing is compiled and nothing can be written.
     """
-    folders = [place / f"{_PREFIX}{digest}" for place in places]
+    folders = [place / f"{_PREFIX}{state}" for place in places]
     for folder in folders:
         with suppress(OSError):
             if any(folder.glob("*.nbi")):
@@ -65,12 +74,12 @@ def find_folder(places: Sequence[Path], digest: str) -> Path | None:
 def drop_other_states(place: Path, digest: str) -> None:
     """Delete what was compiled from earlier sources in a place that no other installation uses."""
     for folder in place.glob(f"{_PREFIX}*"):
-        if folder.name != f"{_PREFIX}{digest}":
+        if not folder.name.startswith(f"{_PREFIX}{digest}"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 DIGEST = digest_sources(_SOURCES)
-FOLDER = find_folder(list_places(_SOURCES), DIGEST)
+FOLDER = find_folder(list_places(_SOURCES), f"{DIGEST}-{digest_processor()}")
 if FOLDER is not None and FOLDER.parent == _SOURCES / "__pycache__":
     drop_other_states(FOLDER.parent, DIGEST)
 

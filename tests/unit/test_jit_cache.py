@@ -51,10 +51,17 @@ def test_where_nothing_can_be_written_there_is_no_folder(tmp_path: Path) -> None
 
 
 def test_earlier_states_are_dropped(tmp_path: Path) -> None:
-    for name in ("kernels-a", "kernels-b", "other"):
+    for name in ("kernels-a-1", "kernels-b-1", "kernels-b-2", "other"):
         (tmp_path / name).mkdir()
-    drop_other_states(tmp_path, "b")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels-b", "other"]
+    drop_other_states(tmp_path, "b")  # a shared folder may serve several kinds of processors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels-b-1", "kernels-b-2", "other"]
+
+
+def test_another_processor_is_another_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _disk_cache.digest_processor()
+    assert _disk_cache.digest_processor() == before
+    monkeypatch.setattr(_disk_cache.config, "CPU_NAME", "generic")
+    assert _disk_cache.digest_processor() != before
 
 
 def test_the_variable_names_the_only_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
