@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import AcousticConfig, Bundle
 from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError, OptionError
-from engine.kernels.cpu import has_matrix_unit, has_vector_kernels
+from engine.kernels.vector.levels import has_matrix_unit, has_vector_kernels
 from engine.session import CancelToken, Session, available_cores, open_session, resolve_device
 from engine.types import RuntimeOptions
 

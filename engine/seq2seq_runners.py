@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import Bundle
 from engine.errors import OptionError
-from engine.kernels.cpu import has_matrix_unit, has_vector_kernels
+from engine.kernels.vector.levels import has_matrix_unit, has_vector_kernels
 from engine.manifest import TranslationConfig
 from engine.seq2seq import Runner, Steps, padded_length
 from engine.session import CancelToken, Session, open_session, resolve_device

@@ -17,7 +17,7 @@ from engine.acoustic import AcousticModel
 from engine.bundle import Bundle, open_bundle
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.bundled import load_decoder
-from engine.kernels._disk_cache import FOLDER
+from engine.kernels._disk_cache import find_cache
 from engine.kernels.ctc_batch import search_several
 from engine.translation import Translator
 
@@ -63,12 +63,14 @@ def compile_beside(bundle: Bundle, threads: int) -> Iterator[None]:
 
 
 def _compiling() -> str:
-    return COMPILING if FOLDER else UNCACHED
+    return COMPILING if find_cache().own else UNCACHED
 
 
 def _decoder_is_compiled() -> bool:
     """Whether the cache holds the search; True where there is no cache to hold it."""
-    return FOLDER is None or any(FOLDER.glob(f"*{search_several.__name__}*.nbi"))
+    places = find_cache()
+    pattern = f"*{search_several.__name__}*.nbi"
+    return places.own is None or any(place and any(place.glob(pattern)) for place in places)
 
 
 def _start_compiling(bundle: Bundle) -> subprocess.Popen[bytes] | None:

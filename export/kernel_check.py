@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from engine.kernels.cpu import has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 from engine.manifest import AcousticConfig
 from engine.native.encoder import NativeEncoder
 from engine.native.scopes import UnknownGraphError

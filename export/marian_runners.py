@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.kernels.cpu import has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 from engine.manifest import TranslationConfig
 from engine.native.scopes import UnknownGraphError
 from engine.seq2seq_runners import KernelRunner, SessionRunner

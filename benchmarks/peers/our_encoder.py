@@ -19,7 +19,7 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
         model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
         calibration: normalised utterances [n_samples], none of them among those that are timed.
     """
-    from engine.kernels.cpu import has_vector_kernels
+    from engine.kernels.vector.levels import has_vector_kernels
     from engine.native.encoder import NativeEncoder
     from engine.native.scopes import UnknownGraphError
     from export.quantize import choose, measure_ranges

@@ -1,44 +1,66 @@
-"""Compiled kernels on disk: a folder for each state of the sources and processor, which may be read-only.
+"""Compiled kernels on disk: a folder for each state of the sources and each target, which may be read-only.
 
 numba's own cache looks at the time of a function's file only. It keeps code whose callees in other
 files have changed, which would then read outside of arrays with a new layout; and it needs a folder
 that can be written, so that kernels compiled into a container's image were of no use there.
+
+A package may carry compiled kernels (engine.kernels.shipped). They are read first; what they do not hold
+is compiled into a folder that can be written.
 """
 
 from __future__ import annotations
 
 import hashlib
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numba
 from numba.core import config
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 from numba.misc.appdirs import AppDirs
+
+from engine.kernels.vector.levels import NONE, Level, active
 
 _PREFIX = "kernels-"
 _SOURCES = Path(__file__).parent
+SHIPPED = _SOURCES / "compiled"
+
+
+class Places(NamedTuple):
+    """Folders of one state.
+
+    Attributes:
+        shipped: comes with the package; None where it has nothing for this state.
+        own: what is compiled here is kept there; None where no folder can hold it.
+    """
+
+    shipped: Path | None
+    own: Path | None
 
 
 def digest_sources(sources: Path) -> str:
     """A name for the state of all sources in a folder and of numba: 16 hexadecimal digits."""
     state = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(sources.glob("*.py")):
-        state.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(sources.rglob("*.py")):
+        state.update(path.relative_to(sources).as_posix().encode() + b"\0" + path.read_bytes())
     return state.hexdigest()[:16]
 
 
-def digest_processor() -> str:
-    """A name for what code is compiled for: 8 hexadecimal digits."""
-    features = llvm.get_host_cpu_features().flatten()
-    name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
-    target = name, config.CPU_FEATURES or features  # type: ignore[attr-defined]
-    return hashlib.sha256(repr(target).encode()).hexdigest()[:8]
+def name_target(level: Level) -> str:
+    """A name for what code is compiled for: the level, and 8 hexadecimal digits of its exact form."""
+    if level.name == NONE:
+        name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
+        features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
+    else:
+        name, features = level.processor, ",".join(level.features)
+    return f"{level.name}-{hashlib.sha256(repr((name, features)).encode()).hexdigest()[:8]}"
 
 
 def list_places(sources: Path) -> list[Path]:
@@ -78,57 +100,108 @@ def drop_other_states(place: Path, digest: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-DIGEST = digest_sources(_SOURCES)
-FOLDER = find_folder(list_places(_SOURCES), f"{DIGEST}-{digest_processor()}")
-if FOLDER is not None and FOLDER.parent == _SOURCES / "__pycache__":
-    drop_other_states(FOLDER.parent, DIGEST)
+@cache
+def state_of_sources() -> str:
+    """The digest of this package's kernels."""
+    return digest_sources(_SOURCES)
+
+
+def name_state(level: Level) -> str:
+    """Sources and target."""
+    return f"{state_of_sources()}-{name_target(level)}"
+
+
+@cache
+def find_cache() -> Places:
+    """Where the kernels of this process are kept."""
+    state = name_state(active())
+    shipped = SHIPPED / f"{_PREFIX}{state}"
+    own = find_folder(list_places(_SOURCES), state)
+    if own is not None and own.parent == _SOURCES / "__pycache__":
+        drop_other_states(own.parent, state_of_sources())
+    return Places(shipped if shipped.is_dir() else None, own)
 
 
 class _Locator:
-    """What numba asks where a function's code is kept."""
+    """What numba asks where a function's code is kept; _Implementation sets the folder."""
 
     def __init__(self, function: Callable[..., Any], path: str) -> None:
         self._py_file = path
         self._line = function.__code__.co_firstlineno
+        self.folder = Path()
 
     @classmethod
-    def from_function(cls, function: Callable[..., Any], path: str) -> _Locator | None:
-        """None where there is no folder."""
-        return None if FOLDER is None else cls(function, path)
+    def from_function(cls, function: Callable[..., Any], path: str) -> _Locator:
+        """numba's constructor."""
+        return cls(function, path)
 
     def get_cache_path(self) -> str:
         """The folder."""
-        return str(FOLDER)
+        return str(self.folder)
 
     def get_source_stamp(self) -> str:
         """Code of another stamp is not read."""
-        return DIGEST
+        return state_of_sources()
 
     def get_disambiguator(self) -> str:
         """Tells functions of one name apart."""
-        return str(self._line)
+        return f"{Path(self._py_file).parent.name}-{self._line}"
 
     def ensure_cache_path(self) -> None:
         """Called before code is written."""
-        Path(self.get_cache_path()).mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
 
 class _Implementation(CompileResultCacheImpl):
     _locator_classes = [_Locator]  # noqa: RUF012 (as numba declares it)
 
 
-class KernelCache(FunctionCache):
-    """numba's cache of one function, in FOLDER. What cannot be read or written is compiled anew."""
+class _FolderCache(FunctionCache):
+    """numba's cache of one function in one folder. What cannot be read is not there."""
 
     _impl_class = _Implementation
 
+    def __init__(self, function: Callable[..., Any], folder: Path) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        self._impl.locator.folder = folder
+        self._cache_path = str(folder)
+        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, state_of_sources())  # type: ignore[no-untyped-call]
+
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The code of one signature, or None."""
-        with suppress(OSError):
+        with suppress(OSError, EOFError, pickle.UnpicklingError):
             return super().load_overload(signature, target_context)  # type: ignore[no-untyped-call]
+        return None
+
+
+class KernelCache:
+    """numba's cache of one function in two places. What cannot be read or written is compiled anew."""
+
+    def __init__(self, function: Callable[..., Any], places: Places) -> None:
+        self._shipped, self._own = (
+            _FolderCache(function, folder) if folder is not None else None for folder in places
+        )
+
+    @property
+    def cache_path(self) -> str | None:
+        """The folder that is written."""
+        return self._own.cache_path if self._own else None
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """The code of one signature, or None."""
+        for place in (self._shipped, self._own):
+            code = place.load_overload(signature, target_context) if place else None
+            if code is not None:
+                return code
         return None
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Write the code of one signature, unless the folder is read-only or its disk is full."""
         with suppress(OSError):
-            super().save_overload(signature, data)  # type: ignore[no-untyped-call]
+            if self._own:
+                self._own.save_overload(signature, data)  # type: ignore[no-untyped-call]
+
+    def flush(self) -> None:
+        """Forget what was compiled here."""
+        if self._own:
+            self._own.flush()  # type: ignore[no-untyped-call]

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from engine.kernels._disk_cache import FOLDER, KernelCache
+from engine.kernels._dispatch import KernelDispatcher
 
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn"})
 
@@ -30,11 +29,8 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda inner: kernel(inner, **options)
-    dispatcher = numba.njit(**{"nogil": True, "fastmath": set(FASTMATH), **options})(function)
-    if FOLDER is not None:
-        # what its enable_caching does with numba's own cache
-        dispatcher._cache = KernelCache(function)  # type: ignore[no-untyped-call]
-    return dispatcher
+    settings = {"nopython": True, "nogil": True, "boundscheck": None, "fastmath": set(FASTMATH), **options}
+    return KernelDispatcher(function, targetoptions=settings)  # type: ignore[no-untyped-call]
 
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels import simd, simd_int8
+from engine.kernels.vector import simd, simd_int8
 from engine.kernels._jit import address, inner, kernel
-from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, mix_tile, score_tile
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, mix_tile, score_tile
 
 F32Array = NDArray[np.float32]
 STEP = 4  # int8 elements a step of a tile

@@ -16,17 +16,8 @@ from numba.core import types
 from numpy.typing import NDArray
 
 from engine.kernels._jit import kernel
-from engine.kernels.simd import (
-    F32,
-    F32X16,
-    I64,
-    broadcast,
-    emit_bf16_pairs,
-    intrinsic,
-    load,
-    multiply_add,
-    store,
-)
+from engine.kernels.vector.build import F32, F32X16, I64, broadcast, fused, load, offset, store
+from engine.kernels.vector.simd import emit_bf16_pairs, intrinsic
 
 LENGTH = 256
 N_BINS = LENGTH // 2 + 1
@@ -76,36 +67,32 @@ def _four_points(builder: Any, x: list[Complex], inverse: bool) -> list[Complex]
     ]  # fmt: skip
 
 
-def _offset(builder: Any, address: Any, size: int) -> Any:
-    return builder.add(address, ir.Constant(I64, size))
-
-
 def _turn(builder: Any, points: list[Complex], roots: Any, conjugate: bool) -> list[Complex]:
     """The second to the fourth point times their factors."""
     turned = points[:1]
     for index, (real, imaginary) in enumerate(points[1:]):
-        place = _offset(builder, roots, 8 * index)
+        place = offset(builder, roots, 8 * index)
         wr = broadcast(builder, load(builder, place, F32))
-        wi = broadcast(builder, load(builder, _offset(builder, place, 4), F32))
+        wi = broadcast(builder, load(builder, offset(builder, place, 4), F32))
         wi = builder.fneg(wi) if conjugate else wi
         cross = builder.fneg(builder.fmul(imaginary, wi))
         turned.append(
             (
-                multiply_add(builder, real, wr, cross),
-                multiply_add(builder, real, wi, builder.fmul(imaginary, wr)),
+                fused(builder, real, wr, cross),
+                fused(builder, real, wi, builder.fmul(imaginary, wr)),
             )
         )
     return turned
 
 
 def _load_points(builder: Any, real: Any, imaginary: Any, step: Any) -> list[Complex]:
-    offsets = [builder.mul(step, ir.Constant(I64, index)) for index in range(4)]
+    steps = [builder.mul(step, ir.Constant(I64, index)) for index in range(4)]
     return [
         (
-            load(builder, builder.add(real, offset), F32X16),
-            load(builder, builder.add(imaginary, offset), F32X16),
+            load(builder, builder.add(real, at), F32X16),
+            load(builder, builder.add(imaginary, at), F32X16),
         )
-        for offset in offsets
+        for at in steps
     ]
 
 
@@ -113,7 +100,7 @@ def _store_points(builder: Any, points: list[Complex], target: Any, step: Any) -
     for index, (real, imaginary) in enumerate(points):
         place = builder.add(target, builder.mul(step, ir.Constant(I64, index)))
         store(builder, real, place)
-        store(builder, imaginary, _offset(builder, place, POINT_BYTES // 2))
+        store(builder, imaginary, offset(builder, place, POINT_BYTES // 2))
 
 
 @intrinsic
@@ -143,7 +130,7 @@ def _forward_to_rows(
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, row, *places = arguments
-        middle = _offset(builder, source, POINT_BYTES // 2)
+        middle = offset(builder, source, POINT_BYTES // 2)
         loaded = _load_points(builder, source, middle, ir.Constant(I64, POINT_BYTES))
         for index, (real, imaginary) in enumerate(_four_points(builder, loaded, False)):
             conjugate, place = index >= 2, places[index]
@@ -182,7 +169,7 @@ def _inverse(n_kept: int) -> Any:
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             points, step, roots = arguments
-            loaded = _load_points(builder, points, _offset(builder, points, POINT_BYTES // 2), step)
+            loaded = _load_points(builder, points, offset(builder, points, POINT_BYTES // 2), step)
             turned = _turn(builder, loaded, roots, True)
             _store_points(builder, _four_points(builder, turned, True)[:n_kept], points, step)
             return context.get_dummy_value()

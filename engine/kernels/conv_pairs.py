@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels import simd
+from engine.kernels.vector import simd
 from engine.kernels._jit import inner, kernel
 from engine.kernels.dense import quantize_row
-from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, int8_tile_add, int8_tile_twice
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, int8_tile_add, int8_tile_twice
 from engine.kernels.rows import copy_row
 
 PAIR_WIDTH, PAIR_STRIDE = 3, 2

@@ -16,7 +16,7 @@ from engine.kernels._jit import address, inner, kernel
 from engine.kernels.conv_pairs import convolve_pairs, plane_rows, prepare_pairs
 from engine.kernels.dense import BF16, INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS, f32_tile, int8_tile, int8_tile_add
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, f32_tile, int8_tile, int8_tile_add
 from engine.kernels.rows import copy_row, gelu_row, normalize_row
 
 F32Array = NDArray[np.float32]

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from engine.kernels import lanes
+from engine.kernels.vector import lanes
 from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_state import (
     CHAR_LM,

@@ -17,7 +17,7 @@ from engine.kernels.ctc_state import (
     N_WORD_NODES,
 )
 from engine.kernels.ctc_stay import lowest_bits
-from engine.kernels.lanes import LANES, equal_64, first_bit
+from engine.kernels.vector.lanes import LANES, equal_64, first_bit
 
 _ONE, _NOTHING = np.uint64(1), np.uint64(0)
 _WORD, _BIT, _LAST_BIT = np.uint64(58), np.uint64(52), np.uint64(63)  # of a key in work.adopters

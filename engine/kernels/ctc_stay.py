@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels import lanes
+from engine.kernels.vector import lanes
 from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_state import N_CANDIDATES
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels import simd
+from engine.kernels.vector import simd
 from engine.kernels._jit import inner, kernel
-from engine.kernels.gemm import (
+from engine.kernels.vector.gemm import (
     TILE_COLUMNS,
     TILE_ROWS,
     bf16_tile,
@@ -170,7 +170,7 @@ def multiply_tile(
     n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
     row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int,
 ) -> None:  # fmt: skip
-    """The narrowest integer tile that covers n_rows, at most 12; see engine.kernels.gemm."""
+    """The narrowest integer tile that covers n_rows, at most 12; see engine.kernels.vector.gemm."""
     if n_rows > 8:
         int8_tile(
             left, row_stride, right, n_steps, out, out_stride, ahead,

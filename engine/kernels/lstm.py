@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels import simd
+from engine.kernels.vector import simd
 from engine.kernels._jit import address, kernel
-from engine.kernels.gemm import VECTOR_COLUMNS, bf16_vector_tile
+from engine.kernels.vector.gemm import VECTOR_COLUMNS, bf16_vector_tile
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels import simd
+from engine.kernels.vector import simd
 from engine.kernels._jit import kernel
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels import simd
+from engine.kernels.vector import simd
 from engine.kernels._jit import address, inner, kernel
 
 F32Array = NDArray[np.float32]

@@ -11,7 +11,7 @@ from engine.kernels.conv_pairs import PLANES
 from engine.kernels.conv_rows import MAX_WIDTH, Conv, ConvBuffers, FirstConv
 from engine.kernels.dense import INT8, to_bf16
 from engine.kernels.encoder_layer import BLOCK_ROWS, LayerWeights, Scratch, Utterance
-from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.waveform_encoder import CHUNK_FRAMES
 from engine.native.layers import Layer, Sinks
 from engine.native.packing import aligned_bytes

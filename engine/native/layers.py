@@ -12,7 +12,7 @@ from engine.kernels.conv_pairs import PAIR_STRIDE, PAIR_WIDTH
 from engine.kernels.conv_rows import MAX_WIDTH, PAIRED, Conv, FirstConv
 from engine.kernels.dense import INT8, Dense
 from engine.kernels.encoder_layer import LayerWeights, Norm
-from engine.kernels.gemm import TILE_COLUMNS
+from engine.kernels.vector.gemm import TILE_COLUMNS
 from engine.native.packing import MAX_CODE, aligned, no_layer, pack_bf16, pack_int8
 from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
 

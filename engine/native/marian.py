@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.errors import TranslationError
 from engine.kernels.dense import Dense
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.marian import (
     CrossAttention,
     EncoderLayer,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.dense import BF16, INT8, Dense, pack_weight, to_bf16
-from engine.kernels.gemm import TILE_COLUMNS
+from engine.kernels.vector.gemm import TILE_COLUMNS
 
 ALIGNMENT = 64
 MAX_CODE = 127

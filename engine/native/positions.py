@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from engine.kernels.channel_fft import LENGTH, N_BINS
 from engine.kernels.dense import to_bf16
-from engine.kernels.gemm import TILE_COLUMNS, TILE_ROWS
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.positional_fft import (
     FEWEST_TAPS,
     HOP,

@@ -18,7 +18,7 @@ FORBIDDEN = {
     "benchmarks": {"torch", "transformers", "onnx", "onnxruntime", "export", "training", "tests"},
 }
 ALLOWED = {
-    "engine/kernels": {"engine.kernels"},
+    "engine/kernels": {"engine.kernels", "engine.errors"},
     # Peers and kernels are measured against what they came from.
     "benchmarks/peers": None,
     "benchmarks/kernels": None,

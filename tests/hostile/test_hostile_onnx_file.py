@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.kernels.cpu import has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 from engine.native.onnx_file import OnnxFormatError, OnnxGraph, read_graph
 
 onnx = pytest.importorskip("onnx")

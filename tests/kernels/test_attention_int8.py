@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.kernels.cpu import has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 
 if not has_vector_kernels():
     pytest.skip("the vector kernels need AVX-512 VNNI and BF16", allow_module_level=True)
 
-from engine.kernels import simd, simd_int8
+from engine.kernels.vector import simd, simd_int8
 from engine.kernels._jit import FASTMATH
 from engine.kernels.attention_int8 import (
     SEGMENT,

@@ -20,7 +20,7 @@ from engine.decoding import CtcBeamDecoder, beam, decode_greedy
 from engine.errors import DecodingError
 from engine.kernels.ctc_extend import hash_context, mix_hash
 from engine.kernels.ctc_prune import keep_best
-from engine.kernels.lanes import LANES
+from engine.kernels.vector.lanes import LANES
 from engine.kernels.ngram import CONTEXT
 from tests.reference.ctc_beam_reference import ArpaReference, BeamReference
 

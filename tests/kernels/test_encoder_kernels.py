@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from engine.kernels.cpu import has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 
 if not has_vector_kernels():
     pytest.skip("the vector kernels need AVX-512 VNNI and BF16", allow_module_level=True)

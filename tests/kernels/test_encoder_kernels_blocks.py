@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.kernels.cpu import has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 
 if not has_vector_kernels():
     pytest.skip("the vector kernels need AVX-512 VNNI and BF16", allow_module_level=True)

@@ -7,7 +7,7 @@ import pytest
 
 from engine.bundle import open_bundle
 from engine.errors import CancelledError
-from engine.kernels.cpu import has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 from engine.seq2seq import EncoderDecoder
 from engine.session import CancelToken
 from engine.tokenizer import load_tokenizer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.kernels.cpu import has_matrix_unit, has_vector_kernels
+from engine.kernels.vector.levels import has_matrix_unit, has_vector_kernels
 
 for package in ("torch", "transformers", "onnx"):
     pytest.importorskip(package)

@@ -10,16 +10,23 @@ from pathlib import Path
 import pytest
 
 from engine.kernels import _disk_cache
-from engine.kernels._disk_cache import digest_sources, drop_other_states, find_folder, list_places
+from engine.kernels._disk_cache import (
+    digest_sources,
+    drop_other_states,
+    find_folder,
+    list_places,
+    name_target,
+)
+from engine.kernels.vector.levels import LEVELS, Level
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import numpy as np
-from engine.kernels._disk_cache import FOLDER
+from engine.kernels._disk_cache import find_cache
 from engine.kernels.normalize import normalize_into
 normalize_into(np.ones(32, np.float32), np.empty(32, np.float32))
 stats = normalize_into.stats
-print(FOLDER, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+print(find_cache().own, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
 
@@ -58,10 +65,13 @@ def test_earlier_states_are_dropped(tmp_path: Path) -> None:
 
 
 def test_another_processor_is_another_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _disk_cache.digest_processor()
-    assert _disk_cache.digest_processor() == before
+    none = Level("none", "", ())
+    names = {name_target(level) for level in (*LEVELS.values(), none)}
+    assert len(names) == len(LEVELS) + 1
+    before = name_target(none)  # made for the processor that compiles
     monkeypatch.setattr(_disk_cache.config, "CPU_NAME", "generic")
-    assert _disk_cache.digest_processor() != before
+    assert name_target(none) != before
+    assert name_target(LEVELS["avx2"]) in names  # made for a level, whichever processor compiles
 
 
 def test_the_variable_names_the_only_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

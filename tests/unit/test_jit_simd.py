@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator
-
-import llvmlite.binding
 import numba
 import numpy as np
 import pytest
 
-from engine.kernels import cpu, simd
+from engine.kernels.vector import levels, simd
 from engine.kernels._jit import FASTMATH
 from tests.reference import encoder_kernels_reference as reference
 
 needs_vectors = pytest.mark.skipif(
-    not cpu.has_vector_kernels(), reason="the vector kernels need AVX-512 VNNI and BF16"
+    not levels.has_vector_kernels(), reason="no vector kernels at this instruction set level"
 )
 F32 = np.float32
 NAMES = ("exp", "sigmoid", "tanh", "relu", "sum", "max", "min", "bytes")
@@ -96,31 +92,3 @@ def test_bytes_are_cut_to_whole_numbers() -> None:
     assert run("bytes", np.array([0, 0.99, 1, 127.5, 128, 254.99, 255, 255.5], F32)).tolist() == [
         0, 0, 1, 127, 128, 254, 255, 255,
     ]  # fmt: skip
-
-
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The two questions are answered once a process; here again, and after it."""
-    cpu.has_vector_kernels.cache_clear()
-    cpu.has_matrix_unit.cache_clear()
-    yield monkeypatch
-    monkeypatch.undo()
-    cpu.has_vector_kernels.cache_clear()
-    cpu.has_matrix_unit.cache_clear()
-
-
-@pytest.mark.parametrize("missing", [None, *cpu.BASE_FEATURES])
-def test_every_feature_is_asked_for(fresh: pytest.MonkeyPatch, missing: str | None) -> None:
-    features = {name: name != missing for name in cpu.BASE_FEATURES}
-    fresh.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
-    fresh.setattr(platform, "machine", lambda: "AMD64")
-    assert cpu.has_vector_kernels() is (missing is None)
-    assert cpu.has_matrix_unit() is False
-
-
-def test_another_architecture_has_none_of_it(fresh: pytest.MonkeyPatch) -> None:
-    features = dict.fromkeys([*cpu.BASE_FEATURES, cpu.MATRIX_FEATURE], True)
-    fresh.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
-    fresh.setattr(platform, "machine", lambda: "aarch64")
-    assert cpu.has_vector_kernels() is False
-    assert cpu.has_matrix_unit() is True

@@ -1,8 +1,8 @@
 """Vectors of 16 floats as values inside kernels, for loops that a compiler would not vectorise well.
 
-A vector lives in one 512-bit register. Addresses are plain integers (`array.ctypes.data` inside a kernel):
+A vector lives in one register of 512 bits or two of 256. Addresses are plain integers (`array.ctypes.data` inside a kernel):
 nothing checks bounds, so only kernels of this folder use them, on memory that their callers allocated.
-The code needs AVX-512; `engine.kernels.cpu` says where it may run.
+The code needs AVX-512; `engine.kernels.vector.levels` says where it may run.
 """
 
 from __future__ import annotations
@@ -11,14 +11,30 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic as numba_intrinsic
 from numba.extending import models, register_model
 
-LANES = 16
-I8, I16, I32, I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
-F32 = ir.FloatType()
-F32X16, I32X16 = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
+from engine.kernels.vector.build import (
+    F32X16,
+    I8,
+    I16,
+    I16X16,
+    I32,
+    I32X16,
+    LANES,
+    broadcast,
+    call,
+    constant,
+    fused,
+    horner,
+    integers,
+    larger,
+    load,
+    smaller,
+    store,
+)
+from engine.kernels.vector.instructions import instructions
 
 # Phi(x) - 1/2 = x * P(2 x^2 / 4.5^2 - 1) for |x| <= 4.5, highest power first; least maximum error of
 # x * Phi(x): 7e-6, and 5e-6 |x| where |x| is cut to 4.5.
@@ -41,22 +57,6 @@ def intrinsic(function: Callable[..., Any]) -> Any:
     return numba_intrinsic(function)
 
 
-class _BFloat(ir.Type):
-    """llvmlite has no bfloat; its name is all that is needed."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash("bfloat")
-
-
-BF16X16, BF16X32 = ir.VectorType(_BFloat(), LANES), ir.VectorType(_BFloat(), 2 * LANES)
-
-
 class _VectorType(types.Type):
     def __init__(self) -> None:
         super().__init__(name="f32x16")
@@ -71,72 +71,12 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, F32X16)  # type: ignore[no-untyped-call]
 
 
-def constant(value: float) -> ir.Constant:
-    """A vector of 16 equal floats."""
-    return ir.Constant(F32X16, [float(value)] * LANES)
-
-
-def pointer(builder: Any, address: Any, kind: Any) -> Any:
-    """An address as a typed pointer."""
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def load(builder: Any, address: Any, kind: Any) -> Any:
-    """Load without any promise of alignment."""
-    value = builder.load(pointer(builder, address, kind))
-    value.align = 1
-    return value
-
-
-def store(builder: Any, value: Any, address: Any) -> None:
-    """Store without any promise of alignment."""
-    builder.store(value, pointer(builder, address, value.type)).align = 1
-
-
-def call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
-    """Call one of LLVM's intrinsic functions."""
-    function = ir.FunctionType(kind, [argument.type for argument in arguments])
-    insert: Any = cgutils.get_or_insert_function
-    return builder.call(insert(builder.module, function, name), arguments)
-
-
-def broadcast(builder: Any, scalar: Any) -> Any:
-    """Copy a scalar to all lanes."""
-    kind = ir.VectorType(scalar.type, LANES)
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
-
-
-def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c with one rounding."""
-    return call(builder, "llvm.fma.v16f32", F32X16, a, b, c)
-
-
-def larger(builder: Any, a: Any, b: Any) -> Any:
-    """The larger of each pair of lanes; b where either is NaN."""
-    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
-
-def smaller(builder: Any, a: Any, b: Any) -> Any:
-    """The smaller of each pair of lanes; b where either is NaN."""
-    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
-
-
-def horner(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
-    """A polynomial, highest power first."""
-    total = constant(coefficients[0])
-    for coefficient in coefficients[1:]:
-        total = multiply_add(builder, total, x, constant(coefficient))
-    return total
-
-
 def emit_gelu(builder: Any, x: Any) -> Any:
     """x * Phi(x) with the normal distribution's Phi."""
     inside = smaller(builder, larger(builder, x, constant(-GELU_BOUND)), constant(GELU_BOUND))
     square = builder.fmul(inside, inside)
-    at = multiply_add(builder, square, constant(2 / GELU_BOUND**2), constant(-1.0))
-    phi = multiply_add(builder, inside, horner(builder, at, GELU_POLYNOMIAL), constant(0.5))
+    at = fused(builder, square, constant(2 / GELU_BOUND**2), constant(-1.0))
+    phi = fused(builder, inside, horner(builder, at, GELU_POLYNOMIAL), constant(0.5))
     return builder.fmul(x, phi)
 
 
@@ -145,17 +85,14 @@ def emit_exp(builder: Any, x: Any) -> Any:
     scaled = larger(builder, builder.fmul(x, constant(LOG2_E)), constant(LOWEST_EXPONENT))
     whole = call(builder, "llvm.rint.v16f32", F32X16, scaled)
     mantissa = horner(builder, builder.fsub(scaled, whole), EXP2_POLYNOMIAL)
-    bits = builder.shl(builder.fptosi(whole, I32X16), ir.Constant(I32X16, [23] * LANES))
+    bits = builder.shl(builder.fptosi(whole, I32X16), integers(I32X16, 23))
     return builder.bitcast(builder.add(builder.bitcast(mantissa, I32X16), bits), F32X16)
 
 
 def emit_bf16_pairs(builder: Any, address: Any, even: Any, odd: Any) -> None:
     """Store two vectors rounded to bfloat16 and interleaved."""
-    low, high = (
-        builder.zext(builder.bitcast(builder.fptrunc(v, BF16X16), ir.VectorType(I16, LANES)), I32X16)
-        for v in (even, odd)
-    )
-    store(builder, builder.or_(low, builder.shl(high, ir.Constant(I32X16, [16] * LANES))), address)
+    low, high = (builder.zext(instructions().round_bf16(builder, v), I32X16) for v in (even, odd))
+    store(builder, builder.or_(low, builder.shl(high, integers(I32X16, 16))), address)
 
 
 def emit_sigmoid(builder: Any, x: Any) -> Any:
@@ -168,7 +105,7 @@ def emit_sigmoid(builder: Any, x: Any) -> Any:
 def emit_tanh(builder: Any, x: Any) -> Any:
     """2 sigmoid(2x) - 1."""
     double = builder.fadd(x, x)
-    return multiply_add(builder, emit_sigmoid(builder, double), constant(2.0), constant(-1.0))
+    return fused(builder, emit_sigmoid(builder, double), constant(2.0), constant(-1.0))
 
 
 def vector_function(emit: Callable[..., Any], n_inputs: int) -> Any:
@@ -200,7 +137,7 @@ def vector_function(emit: Callable[..., Any], n_inputs: int) -> Any:
 add = vector_function(lambda builder, a, b: builder.fadd(a, b), 2)
 subtract = vector_function(lambda builder, a, b: builder.fsub(a, b), 2)
 multiply = vector_function(lambda builder, a, b: builder.fmul(a, b), 2)
-fma = vector_function(multiply_add, 3)
+fma = vector_function(fused, 3)
 maximum = vector_function(larger, 2)
 minimum = vector_function(smaller, 2)
 gelu = vector_function(emit_gelu, 1)
@@ -235,8 +172,8 @@ def load_bf16(typing: Any, address: Any) -> Any:
     """16 bfloat16 values from memory, as floats."""
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        half = builder.zext(load(builder, arguments[0], ir.VectorType(I16, LANES)), I32X16)
-        return builder.bitcast(builder.shl(half, ir.Constant(I32X16, [16] * LANES)), F32X16)
+        half = builder.zext(load(builder, arguments[0], I16X16), I32X16)
+        return builder.bitcast(builder.shl(half, integers(I32X16, 16)), F32X16)
 
     return f32x16(types.intp), implement
 
@@ -268,7 +205,7 @@ def store_bf16(typing: Any, address: Any, vector: Any) -> Any:
     """16 floats to memory, rounded to bfloat16."""
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        store(builder, builder.fptrunc(arguments[1], BF16X16), arguments[0])
+        store(builder, instructions().round_bf16(builder, arguments[1]), arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.intp, f32x16), implement

@@ -1,4 +1,4 @@
-"""What attention in int8 needs of `engine.kernels.simd`: rounding to codes, powers of two, sums of rows."""
+"""What attention in int8 needs of `engine.kernels.vector.simd`: rounding to codes, powers of two, sums of rows."""
 
 from __future__ import annotations
 
@@ -8,55 +8,44 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from engine.kernels.gemm import STEP_BYTES, TILE_COLUMNS, TILE_ROWS
-from engine.kernels.simd import (
+from engine.kernels.vector.build import (
     F32,
     F32X16,
     I8,
-    I16,
     I32,
     I32X16,
     I64,
     LANES,
     broadcast,
-    call,
     constant,
-    f32x16,
-    horner,
-    intrinsic,
+    fused,
+    integers,
     larger,
     load,
-    multiply_add,
     store,
-    vector_function,
 )
+from engine.kernels.vector.gemm import STEP_BYTES, TILE_COLUMNS, TILE_ROWS
+from engine.kernels.vector.instructions import instructions
+from engine.kernels.vector.simd import f32x16, intrinsic, vector_function
 
-# 2^x for 0 <= x <= 1, relative error 7.5e-5.
-EXP2_POLYNOMIAL = (0.07802452268953358, 0.22606715539708816, 0.6958335404792925, 0.9999252185659142)
 LOG2_SLACK = 0.0861  # log2(1 + m) - m is at most so much
 ROUNDER = 1.5 * 2**23  # added to x, leaves round(x) in the low bits
-FRACTION = 9  # of the instruction: x - floor(x)
-NEAREST = 4
 
 
 def emit_exp2(builder: Any, x: Any) -> Any:
     """2^x, relative error 7.5e-5; 0 where that is below the smallest normal number."""
-    arguments = (constant(0.0), ir.Constant(I16, -1), ir.Constant(I32, NEAREST))
-    name = "llvm.x86.avx512.mask.reduce.ps.512"
-    part = call(builder, name, F32X16, x, ir.Constant(I32, FRACTION), *arguments)
-    mantissa = horner(builder, part, EXP2_POLYNOMIAL)
-    return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", F32X16, mantissa, x, *arguments)
+    return instructions().exp2(builder, x)
 
 
 def emit_log2_above(builder: Any, x: Any) -> Any:
     """A number at most 0.0862 above log2(x), and not below it; x is positive and normal."""
     bits = builder.sitofp(builder.bitcast(x, I32X16), F32X16)
-    return multiply_add(builder, bits, constant(2.0**-23), constant(LOG2_SLACK - 127.0))
+    return fused(builder, bits, constant(2.0**-23), constant(LOG2_SLACK - 127.0))
 
 
 def emit_magnitude(builder: Any, x: Any, top: Any) -> Any:
     """The larger of |x| and top; top where x is not a number."""
-    bits = builder.and_(builder.bitcast(x, I32X16), ir.Constant(I32X16, [0x7FFFFFFF] * LANES))
+    bits = builder.and_(builder.bitcast(x, I32X16), integers(I32X16, 0x7FFFFFFF))
     return larger(builder, builder.bitcast(bits, F32X16), top)
 
 
@@ -129,10 +118,10 @@ def store_code_quads(typing: Any, address: Any, a: Any, b: Any, c: Any, d: Any) 
     """Four vectors rounded to int8 and interleaved: a[0], b[0], c[0], d[0], a[1], ... (64 bytes)."""
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte, total = ir.Constant(I32X16, [0xFF] * LANES), ir.Constant(I32X16, None)
+        byte, total = integers(I32X16, 0xFF), ir.Constant(I32X16, None)
         for index, vector in enumerate(arguments[1:]):
             part = builder.and_(_low_bytes(builder, vector), byte)
-            total = builder.or_(total, builder.shl(part, ir.Constant(I32X16, [8 * index] * LANES)))
+            total = builder.or_(total, builder.shl(part, integers(I32X16, 8 * index)))
         store(builder, total, arguments[0])
         return context.get_dummy_value()
 

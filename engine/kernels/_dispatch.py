@@ -1,0 +1,71 @@
+"""Compiles kernels for the active instruction set level instead of for the processor that compiles them.
+
+numba compiles everything for the processor it runs on. A kernel's own dispatcher hands numba another code
+generator while it compiles or loads a kernel, and gives numba's own back: what else a process compiles
+with numba is not affected.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numba.core.codegen import JITCPUCodegen
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher, cpu_target
+
+from engine.kernels._disk_cache import KernelCache, find_cache
+from engine.kernels.vector.levels import NONE, Level, active
+
+
+class _LevelCodegen(JITCPUCodegen):
+    """numba's code generator for a level's processor type and features."""
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+        super().__init__("engine.kernels")  # type: ignore[no-untyped-call]
+
+    def _get_host_cpu_name(self) -> str:
+        return self._level.processor
+
+    def _get_host_cpu_features(self) -> str:
+        return ",".join(self._level.features)
+
+
+@functools.cache
+def _codegen(level: Level) -> _LevelCodegen:
+    return _LevelCodegen(level)
+
+
+@contextmanager
+def compiling_for(level: Level) -> Iterator[None]:
+    """Within the block, numba makes code for a level. Other threads that compile wait."""
+    context: Any = cpu_target.target_context
+    with global_compiler_lock:
+        before = context._internal_codegen
+        if level.name != NONE:
+            context._internal_codegen = _codegen(level)
+        try:
+            yield
+        finally:
+            context._internal_codegen = before
+
+
+class KernelDispatcher(CPUDispatcher):
+    """numba's dispatcher of a function, with a level and a cache of our own; both are found at the first call."""
+
+    _has_cache = False
+
+    def compile(self, sig: Any) -> Any:
+        """Machine code of one signature: loaded, or compiled and saved.
+
+        Raises:
+            OptionError, DeviceError: ENGINE_CPU_LEVEL is wrong.
+        """
+        with compiling_for(active()):
+            if not self._has_cache:
+                self._has_cache = True
+                self._cache = KernelCache(self.py_func, find_cache())
+            return super().compile(sig)  # type: ignore[no-untyped-call]

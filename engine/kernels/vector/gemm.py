@@ -1,0 +1,355 @@
+"""The inner loop of every matrix product: a tile of 12 rows by 32 columns, summed in registers.
+
+A tile walks along the inner dimension in steps of four bytes a row: four uint8 against int8, two
+bfloat16 or one float32. How much of a tile is in registers at once, and what multiplies, is the
+instruction set's (engine.kernels.vector.instructions); panels and results are the same in all. Rows are
+`row_stride` bytes apart and may overlap, so a strided convolution over channels-last rows is a product
+without any copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from engine.kernels.vector.build import (
+    F32,
+    I8,
+    I32,
+    I64,
+    broadcast,
+    constant,
+    fused,
+    integers,
+    larger,
+    load,
+    offset,
+    pointer,
+    store,
+)
+from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, instructions
+from engine.kernels.vector.instructions import F32 as FLOAT
+from engine.kernels.vector.simd import intrinsic
+
+TILE_ROWS = 12
+TILE_COLUMNS = 32
+ROWS_A_POINTER = 3
+STEP_BYTES = 4
+COLUMN_BYTES = 4  # of a step, of a sum, and of what is known of a column
+PREFETCH_BYTES = 32  # a step: the four row tiles of a block fetch the next panel of columns between them
+
+
+class Panel(NamedTuple):
+    """Where a tile's operands begin, as values of llvmlite: addresses, and strides in bytes."""
+
+    left: Any
+    row_stride: Any
+    right: Any
+    n_steps: Any
+    out: Any
+    out_stride: Any
+    ahead: Any
+
+
+class Part(NamedTuple):
+    """A block of a tile: rows from `row` on, columns from `column` on, and its sums [rows][registers]."""
+
+    row: int
+    column: int
+    sums: list[list[Any]]
+
+
+class _Lanes:
+    """Loads and constants of a register's size."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder, self.n = builder, instructions().lanes
+        self.f32, self.i32 = ir.VectorType(F32, self.n), ir.VectorType(I32, self.n)
+
+    def column(self, place: Any, column: int, kind: Any = None) -> Any:
+        """What an array at an address holds for the columns of a register."""
+        return load(self.builder, offset(self.builder, place, COLUMN_BYTES * column), kind or self.f32)
+
+    def row(self, place: Any, row: int) -> Any:
+        """What an array of floats at an address holds for a row, in all lanes."""
+        value = load(self.builder, offset(self.builder, place, 4 * row), F32)
+        return broadcast(self.builder, value, self.n)
+
+    def floats(self, sums: Any) -> Any:
+        """Whole numbers as floats."""
+        return self.builder.sitofp(sums, self.f32)
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    """Ask for a cache line in the second-level cache; an address that does not exist is no error."""
+    place = pointer(builder, address, I8)
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    insert: Any = cgutils.get_or_insert_function
+    function = insert(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [place, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
+
+
+class _Loop:
+    """Emits the loop along the inner dimension for a block of rows by registers of columns.
+
+    n_columns: of the panel. n_chains: see Block. start: what the sums of columns begin with, an address
+    of int32; None is zero. prefetches: whether this block fetches what comes next.
+    """
+
+    def __init__(
+        self, builder: Any, kind: str, n_columns: int, n_chains: int, start: Any, prefetches: bool
+    ) -> None:
+        self.builder, self.kind, self.n_columns, self.n_chains = builder, kind, n_columns, n_chains
+        self.lanes, self.start, self.prefetches = _Lanes(builder), start, prefetches
+        self.whole = kind in (INT8, INT8_ANY)
+        self.sums_kind = self.lanes.i32 if self.whole else self.lanes.f32
+
+    def emit(self, panel: Panel, row: int, n_rows: int, column: int, n_vectors: int) -> list[list[Any]]:
+        """Sums [n_rows][n_vectors]; n_steps is at least 1 and a multiple of the chains."""
+        builder = self.builder
+        starts = self._starts(column, n_vectors)
+        before, loop = builder.basic_block, builder.append_basic_block("steps")
+        end = builder.append_basic_block("steps_end")
+        strides = [builder.mul(panel.row_stride, ir.Constant(I64, at)) for at in range(n_rows + row)]
+        offsets = strides[:ROWS_A_POINTER]
+        firsts = [builder.add(panel.left, strides[row + at]) for at in range(0, n_rows, ROWS_A_POINTER)]
+        right = offset(builder, panel.right, COLUMN_BYTES * column)
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        step, columns = self._phi(I64, ir.Constant(I64, 0), before), self._phi(I64, right, before)
+        rows = [self._phi(I64, first, before) for first in firsts]
+        chains = [
+            [[self._phi(self.sums_kind, start, before) for start in first] for _ in range(n_rows)]
+            for first in starts
+        ]
+        moving = [(columns, STEP_BYTES * self.n_columns), *((pointer, STEP_BYTES) for pointer in rows)]
+        if self.prefetches:
+            fetched = self._phi(I64, panel.ahead, before)
+            _prefetch(builder, fetched)
+            moving.append((fetched, PREFETCH_BYTES))
+        results = [self._step(rows, offsets, columns, sums, at) for at, sums in enumerate(chains)]
+        following = builder.add(step, ir.Constant(I64, self.n_chains))
+        step.add_incoming(following, loop)
+        for value, size in moving:
+            value.add_incoming(offset(builder, value, size * self.n_chains), loop)
+        for old, new in zip(_flat(chains), _flat(results), strict=True):
+            old.add_incoming(new, loop)
+        builder.cbranch(builder.icmp_signed("<", following, panel.n_steps), loop, end)
+        builder.position_at_end(end)
+        return self._join(results)
+
+    def _starts(self, column: int, n_vectors: int) -> list[list[Any]]:
+        """What the sums of each chain begin with, for each register of columns."""
+        zero = integers(self.lanes.i32, 0) if self.whole else constant(0.0, self.lanes.n)
+        zeros = [[zero] * n_vectors for _ in range(self.n_chains)]
+        if self.start is None:
+            return zeros
+        columns = [column + self.lanes.n * n for n in range(n_vectors)]
+        return [[self.lanes.column(self.start, at, self.lanes.i32) for at in columns], *zeros[1:]]
+
+    def _join(self, chains: list[Any]) -> list[list[Any]]:
+        add = self.builder.add if self.whole else self.builder.fadd
+        total: list[list[Any]] = chains[0]
+        for chain in chains[1:]:
+            total = [
+                [add(a, b) for a, b in zip(left, right, strict=True)]
+                for left, right in zip(total, chain, strict=True)
+            ]
+        return total
+
+    def _phi(self, kind: Any, start: Any, before: Any) -> Any:
+        value = self.builder.phi(kind)
+        value.add_incoming(start, before)
+        return value
+
+    def _step(
+        self, rows: list[Any], offsets: list[Any], columns: Any, sums: list[list[Any]], ahead: int
+    ) -> list[list[Any]]:
+        builder, supplied, kind = self.builder, instructions(), self.kind
+        base = STEP_BYTES * self.n_columns * ahead
+        right = [
+            supplied.right(
+                builder, kind, load(builder, offset(builder, columns, base + 4 * self.lanes.n * n), self.lanes.i32)
+            )
+            for n in range(len(sums[0]))
+        ]
+        results = []
+        for row, totals in enumerate(sums):
+            address = builder.add(rows[row // ROWS_A_POINTER], offsets[row % ROWS_A_POINTER])
+            value = load(builder, offset(builder, address, STEP_BYTES * ahead), I32)
+            left = supplied.left(builder, kind, broadcast(builder, value, self.lanes.n))
+            results.append(
+                [
+                    supplied.multiply_add(builder, kind, total, left, vector)
+                    for total, vector in zip(totals, right, strict=True)
+                ]
+            )
+        return results
+
+
+def _flat(chains: list[Any]) -> list[Any]:
+    return [value for chain in chains for row in chain for value in row]
+
+
+def _parts(
+    builder: Any, kind: str, panel: Panel, n_rows: int, n_columns: int, start: Any = None
+) -> Iterator[Part]:
+    """The sums of a tile, a block at a time; code emitted between two of them lies between their loops."""
+    n_vectors = n_columns // instructions().lanes
+    block = instructions().block(kind, n_rows, n_vectors)
+    for column in range(0, n_vectors, block.vectors):
+        for row in range(0, n_rows, block.rows):
+            loop = _Loop(builder, kind, n_columns, block.chains, start, prefetches=row == column == 0)
+            at = column * instructions().lanes
+            height, width = min(block.rows, n_rows - row), min(block.vectors, n_vectors - column)
+            yield Part(row, at, loop.emit(panel, row, height, at, width))
+
+
+def _place(builder: Any, panel: Panel, row: int, column: int) -> Any:
+    start = builder.add(panel.out, builder.mul(panel.out_stride, ir.Constant(I64, row)))
+    return offset(builder, start, COLUMN_BYTES * column)
+
+
+def _finish_each(
+    part: Part, lanes: _Lanes, columns: tuple[Any, ...], finish: Callable[[int, int, Any, list[Any]], None]
+) -> None:
+    """Call finish(row, column, sum, values of the columns) for every register of a block."""
+    for n in range(len(part.sums[0])):
+        column = part.column + lanes.n * n
+        values = [lanes.column(place, column) for place in columns]
+        for row, sums in enumerate(part.sums):
+            finish(part.row + row, column, sums[n], values)
+
+
+def _integer_tile(
+    accumulate: bool, n_rows: int = TILE_ROWS, n_columns: int = TILE_COLUMNS, twice: bool = False
+) -> Any:
+    @intrinsic
+    def tile(
+        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+        ahead: Any, row_scale: Any, row_offset: Any, column_scale: Any, column_sum: Any, bias: Any,
+    ) -> Any:  # fmt: skip
+        """out = row_scale * column_scale * sums + row_offset * column_sum + bias (or the old out).
+
+        All but the strides (bytes) and n_steps (of four elements) are addresses. Where `twice`, each row
+        goes to its place and to the one half a stride behind it.
+        """
+
+        def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            panel, (row_scale, row_offset, *columns) = Panel(*arguments[:7]), arguments[7:]
+            lanes = _Lanes(builder)
+
+            def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
+                factor, total, shift = values
+                target = _place(builder, panel, row, column)
+                start = load(builder, target, lanes.f32) if accumulate else shift
+                value = builder.fmul(lanes.floats(sums), factor)
+                start = fused(builder, lanes.row(row_offset, row), total, start)
+                result = fused(builder, value, lanes.row(row_scale, row), start)
+                store(builder, result, target)
+                if twice:
+                    half = builder.lshr(panel.out_stride, ir.Constant(I64, 1))
+                    store(builder, result, builder.add(target, half))
+
+            for part in _parts(builder, INT8, panel, n_rows, n_columns):
+                _finish_each(part, lanes, tuple(columns), finish)
+            return context.get_dummy_value()
+
+        return types.void(*([types.intp] * 12)), implement
+
+    return tile
+
+
+def _float_tile(
+    kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_columns: int = TILE_COLUMNS
+) -> Any:
+    @intrinsic
+    def tile(
+        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+        ahead: Any, bias: Any,
+    ) -> Any:  # fmt: skip
+        """out = sums + bias (or the old out); addresses but for the strides (bytes) and n_steps."""
+
+        def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            panel, lanes = Panel(*arguments[:7]), _Lanes(builder)
+
+            def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
+                target = _place(builder, panel, row, column)
+                start = load(builder, target, lanes.f32) if accumulate else values[0]
+                store(builder, builder.fadd(sums, start), target)
+
+            for part in _parts(builder, kind, panel, n_rows, n_columns):
+                _finish_each(part, lanes, (arguments[7],), finish)
+            return context.get_dummy_value()
+
+        return types.void(*([types.intp] * 8)), implement
+
+    return tile
+
+
+@intrinsic
+def score_tile(
+    typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+    ahead: Any, row_scale: Any, column_scale: Any, start: Any, bias: Any, tops: Any,
+) -> Any:  # fmt: skip
+    """out = row_scale * column_scale * (start + sums) + bias, and how far its rows reach.
+
+    start: address of int32 [32]. tops: address of float32 [12, 16], whose lanes are raised to the
+    largest results of their row. The others are as in the integer tile.
+    """
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        panel, (row_scale, column_scale, start, bias, tops) = Panel(*arguments[:7]), arguments[7:]
+        lanes = _Lanes(builder)
+
+        def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
+            value = builder.fmul(lanes.floats(sums), values[0])
+            value = fused(builder, value, lanes.row(row_scale, row), values[1])
+            store(builder, value, _place(builder, panel, row, column))
+            place = offset(builder, tops, 64 * row + 4 * (column % 16))
+            store(builder, larger(builder, value, load(builder, place, lanes.f32)), place)
+
+        for part in _parts(builder, INT8_ANY, panel, TILE_ROWS, TILE_COLUMNS, start):
+            _finish_each(part, lanes, (column_scale, bias), finish)
+        return context.get_dummy_value()
+
+    return types.void(*([types.intp] * 12)), implement
+
+
+@intrinsic
+def mix_tile(
+    typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
+    ahead: Any, old: Any, new: Any,
+) -> Any:  # fmt: skip
+    """out = old * out + new * sums; old and new are addresses of float32 [12], a factor for each row."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        panel, (old, new) = Panel(*arguments[:7]), arguments[7:]
+        lanes = _Lanes(builder)
+
+        def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
+            target = _place(builder, panel, row, column)
+            kept = builder.fmul(load(builder, target, lanes.f32), lanes.row(old, row))
+            store(builder, fused(builder, lanes.floats(sums), lanes.row(new, row), kept), target)
+
+        for part in _parts(builder, INT8_ANY, panel, TILE_ROWS, TILE_COLUMNS):
+            _finish_each(part, lanes, (), finish)
+        return context.get_dummy_value()
+
+    return types.void(*([types.intp] * 9)), implement
+
+
+int8_tile, int8_tile_add = _integer_tile(False), _integer_tile(True)
+int8_tile_twice = _integer_tile(False, twice=True)
+# For the last rows of a block, and for the few rows of a decoder's step.
+int8_tile_1, int8_tile_2 = _integer_tile(False, 1), _integer_tile(False, 2)
+int8_tile_4, int8_tile_8 = _integer_tile(False, 4), _integer_tile(False, 8)
+bf16_tile, bf16_tile_add = _float_tile(BF16, False), _float_tile(BF16, True)
+f32_tile = _float_tile(FLOAT, False)
+NARROW_ROWS, NARROW_COLUMNS = 8, 48  # for groups of 48 channels
+VECTOR_COLUMNS = 8 * 16  # a single row by 128 columns, for the steps of a recurrence
+bf16_vector_tile = _float_tile(BF16, False, 1, VECTOR_COLUMNS)
+bf16_narrow_tile = _float_tile(BF16, False, NARROW_ROWS, NARROW_COLUMNS)

@@ -1,0 +1,68 @@
+"""What an instruction set supplies to the tiles of `gemm` and the vectors of `simd`.
+
+Each set is one module: `avx2`, `avx_vnni`, `avx512`. `instructions()` gives that of the active level. A
+kernel's source does not know which it is; the products of whole numbers are the same numbers in all.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any, NamedTuple, Protocol
+
+from engine.kernels.vector.levels import active
+
+# What a tile multiplies. INT8: uint8 by int8 codes of which no two neighbours along the inner dimension sum
+# to more than 128 in magnitude (engine.quantization); INT8_ANY: uint8 by any int8 codes but -128.
+INT8, INT8_ANY, BF16, F32 = "int8", "int8_any", "bf16", "f32"
+
+
+class Block(NamedTuple):
+    """The part of a tile whose sums are held in registers at once.
+
+    Attributes:
+        rows: of the tile. vectors: registers of columns. chains: sums of every place that run side by
+            side, so that few rows do not wait for each result.
+    """
+
+    rows: int
+    vectors: int
+    chains: int
+
+
+class Instructions(Protocol):
+    """One instruction set. Values are of llvmlite; a register holds `lanes` 32-bit lanes."""
+
+    lanes: int
+
+    def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
+        """The largest block for a tile of n_rows by n_vectors registers."""
+
+    def left(self, builder: Any, kind: str, lanes: Any) -> Any:
+        """A step of a row in all int32 lanes, to what multiply_add takes."""
+
+    def right(self, builder: Any, kind: str, lanes: Any) -> Any:
+        """A step of columns in int32 lanes, to what multiply_add takes."""
+
+    def multiply_add(self, builder: Any, kind: str, total: Any, left: Any, right: Any) -> Any:
+        """total + left * right, summed over the elements of a step."""
+
+    def round_bf16(self, builder: Any, vector: Any) -> Any:
+        """16 floats to the nearest bfloat16 (of two the even one), as int16 lanes."""
+
+    def exp2(self, builder: Any, x: Any) -> Any:
+        """2^x of 16 floats, relative error 7.5e-5; 0 where that is below the smallest normal number."""
+
+
+@functools.cache
+def instructions() -> Instructions:
+    """Those of the active level.
+
+    Raises:
+        OptionError, DeviceError: ENGINE_CPU_LEVEL is wrong.
+    """
+    name = active().name
+    if name == "none":
+        raise RuntimeError("vector kernels are compiled for a level only")
+    supplied: Instructions = importlib.import_module(f"engine.kernels.vector.{name.replace('-', '_')}").SUPPLIED
+    return supplied

@@ -1,0 +1,120 @@
+"""Instruction set levels: what kernels are compiled for, and which of them this processor runs.
+
+A level is a set of instructions that many processors share. Code is made for a level and not for the
+processor that compiles it: what one machine has compiled runs on every machine of the level.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from typing import NamedTuple
+
+import llvmlite.binding
+
+from engine.errors import DeviceError, OptionError
+
+VARIABLE = "ENGINE_CPU_LEVEL"
+NONE = "none"
+MATRIX_FEATURE = "amx-int8"
+BF16_FEATURE = "avx512bf16"
+_AVX2 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512cd", "avx512vl", "avx512vnni")
+
+
+class Level(NamedTuple):
+    """What code is made for.
+
+    Attributes:
+        name: "avx2", "avx-vnni", "avx512" or "none".
+        processor: LLVM's name of the processor type; "" for the one that compiles.
+        features: LLVM's names of instruction sets beyond those of the processor type.
+    """
+
+    name: str
+    processor: str
+    features: tuple[str, ...]
+
+    def has(self, feature: str) -> bool:
+        """Whether the features hold one."""
+        return f"+{feature}" in self.features
+
+
+# Lowest first. LLVM's x86-64-v4 would rather not use registers of 512 bits.
+LEVELS = {
+    "avx2": Level("avx2", "x86-64-v3", ()),
+    "avx-vnni": Level("avx-vnni", "x86-64-v3", ("+avxvnni",)),
+    "avx512": Level("avx512", "x86-64-v4", ("+avx512vnni", "+avx512bf16", "-prefer-256-bit")),
+}
+NAMES = (*LEVELS, NONE)
+_HOST = Level(NONE, "", ())
+_NEEDS = {"avx2": _AVX2, "avx-vnni": (*_AVX2, "avxvnni"), "avx512": _AVX512}
+
+
+@functools.cache
+def host_features() -> dict[str, bool]:
+    """LLVM's names of what this processor and its operating system support."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return {}
+    return dict(llvmlite.binding.get_host_cpu_features())
+
+
+@functools.cache
+def available() -> tuple[str, ...]:
+    """The levels that this processor runs, lowest first."""
+    return tuple(name for name in LEVELS if _on_this_processor(name) is not None)
+
+
+def _on_this_processor(name: str) -> Level | None:
+    """A level in the form that this processor runs; None where there is none.
+
+    AVX-512 without bfloat16 (Ice Lake) multiplies bfloat16 as float32. A processor with AVX-512 VNNI but
+    not AVX-VNNI (Zen 4) has the 256-bit products in another encoding.
+    """
+    features = host_features()
+
+    def has(needed: tuple[str, ...]) -> bool:
+        return all(features.get(feature, False) for feature in needed)
+
+    level = LEVELS[name]
+    if name == "avx512" and has(_AVX512) and not features.get(BF16_FEATURE, False):
+        return level._replace(features=("+avx512vnni", "-prefer-256-bit"))
+    if name == "avx-vnni" and not has(_NEEDS[name]) and has(_AVX512):
+        return level._replace(features=("+avx512f", "+avx512vl", "+avx512vnni", "+prefer-256-bit"))
+    return level if has(_NEEDS[name]) else None
+
+
+@functools.cache
+def active() -> Level:
+    """The level that kernels are compiled for: the highest of this processor, or ENGINE_CPU_LEVEL.
+
+    Raises:
+        OptionError: the variable names no level. DeviceError: the processor lacks the level that it names.
+    """
+    wanted = os.environ.get(VARIABLE, "").strip()
+    if not wanted:
+        wanted = available()[-1] if available() else NONE
+    if wanted not in NAMES:
+        raise OptionError(f"{VARIABLE}={wanted!r}", f"one of {', '.join(NAMES)}", "unset the variable")
+    if wanted == NONE:
+        return _HOST
+    level = _on_this_processor(wanted)
+    if level is None:
+        raise DeviceError(
+            f"{VARIABLE}={wanted}, which this processor does not have",
+            f"one of {', '.join((*available(), NONE))}",
+            "unset the variable",
+        )
+    return level
+
+
+def has_vector_kernels() -> bool:
+    """Whether the kernels of the encoder and the translator run here."""
+    return active().name != NONE
+
+
+@functools.cache
+def has_matrix_unit() -> bool:
+    """Whether the processor multiplies matrices in a unit of its own (AMX), faster than these kernels."""
+    return host_features().get(MATRIX_FEATURE, False)
