@@ -46,6 +46,18 @@ def quantize_tensor(weight: F32Array) -> tuple[NDArray[np.int8], np.float32]:
     return _round(weight, scale), scale
 
 
+def quantize_stored(weight: F32Array) -> tuple[NDArray[np.int8], F32Array]:
+    """Round what is int8 in the file only and multiplied in float: the shortest steps, not pair-safe.
+
+    Args:
+        weight: float32 [n_in, n_out], or a table [n_rows, n_columns].
+    Returns:
+        int8 of the same shape in [-127, 127], and float32 scales of the columns.
+    """
+    scale = (np.abs(weight).max(axis=0, initial=_SMALLEST) / MAX_CODE).astype(np.float32)
+    return np.clip(np.rint(weight / scale), -MAX_CODE, MAX_CODE).astype(np.int8), scale
+
+
 def is_pair_safe(codes: NDArray[np.int8]) -> NDArray[np.bool_]:
     """Whether no pair of products with uint8 can leave 16 bits.
 
@@ -54,10 +66,9 @@ def is_pair_safe(codes: NDArray[np.int8]) -> NDArray[np.bool_]:
     Returns:
         bool [n_out], of each column.
     """
-    # The sum of products is extreme where the activations of all codes of one sign are 255 and others 0.
-    codes = codes.astype(np.int16)
-    positive, negative = _pair_sums(np.maximum(codes, 0)), _pair_sums(np.minimum(codes, 0))
-    safe: NDArray[np.bool_] = np.all((positive <= MAX_PAIR) & (negative >= -MAX_PAIR), axis=0)
+    # Codes of unlike signs cannot: at worst one of them is multiplied by zero.
+    sums = np.add(codes[0 : len(codes) - 1 : 2], codes[1::2], dtype=np.int16)
+    safe: NDArray[np.bool_] = np.all(np.abs(sums) <= MAX_PAIR, axis=0)
     return safe
 
 
