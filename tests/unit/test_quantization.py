@@ -1,4 +1,4 @@
-"""Pair-safe codes: exact in arithmetic that saturates at 16 bits, within half a step, whatever the weights."""
+"""Pair-safe codes: exact in arithmetic that saturates at 16 bits, and within half a step of any weight."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOW, HIGH = -(1 << 15), (1 << 15) - 1
 
 
 def saturating_product(activations: NDArray[np.uint8], codes: NDArray[np.int8]) -> NDArray[np.int64]:
-    """uint8 [m, n_in] by int8 [n_in, n_out] as pmaddubsw does it: sums of two products, cut off at 16 bits."""
+    """uint8 [m, n_in] by int8 [n_in, n_out] as pmaddubsw does: sums of two products, cut off at 16 bits."""
     total = np.zeros((len(activations), codes.shape[1]), np.int64)
     for start in range(0, codes.shape[0], 2):
         pair = slice(start, start + 2)
@@ -116,9 +116,8 @@ def test_plain_codes_are_not_exact_where_pair_safe_ones_are() -> None:
 def test_a_step_is_no_longer_than_the_bounds_ask_for() -> None:
     weight = np.array([[100, 1, 0, 3], [50, -1, 0, 3], [-128, 0.5, 0, 3]], np.float32)
     codes, scale = quantize_columns(weight)
-    np.testing.assert_allclose(
-        scale, [150 / MAX_PAIR, 1 / MAX_CODE, 1e-12 / MAX_CODE, 6 / MAX_PAIR], rtol=1e-6
-    )
+    steps = [150 / MAX_PAIR, 1 / MAX_CODE, 1e-12 / MAX_CODE, 6 / MAX_PAIR]
+    np.testing.assert_allclose(scale, steps, rtol=1e-6)
     np.testing.assert_array_equal(codes, [[85, 127, 0, 64], [43, -127, 0, 64], [-109, 64, 0, 64]])
     assert quantize_tensor(weight)[1] == pytest.approx(150 / MAX_PAIR)
 
