@@ -21,6 +21,7 @@ from engine.types import RuntimeOptions
 from export.audio_cases import Case, build_cases
 from export.card import render_acoustic_card
 from export.errors import ExportError
+from export.exactness import exact_on, prove_exact
 from export.graph.builder import OPSET
 from export.graph.half_arithmetic import KEEP, use_half
 from export.graph.half_storage import store_half
@@ -121,7 +122,7 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
     device = CUDA if options.precision == "fp16" and cuda_usable() else CPU
     run = onnx_run(model, device)
     report = verify(run, cases, source.config, source.vocabulary, options.batches)
-    report = dataclasses.replace(report, sensitivity=sensitivity)
+    report = dataclasses.replace(report, sensitivity=sensitivity, exact_on=prove_exact(model))
     report = _with_speed(report, run, float_model, cases, options.precision, device)
     logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
     limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
@@ -244,6 +245,7 @@ def verify_bundle(
     device = CUDA if config.precision == "fp16" and cuda_usable() else CPU
     run = onnx_run(bundle.read("acoustic"), device)
     report = verify(run, cases, config, bundle.vocabulary, batches)
+    report = dataclasses.replace(report, exact_on=exact_on(bundle.read("acoustic")))
     float_model = source.build(lambda block: "float32", None)[0]
     report = _with_speed(report, run, float_model, cases, config.precision, device)
     check(report, config.precision, min_agreement, allow_slower)

@@ -56,6 +56,8 @@ def parity_table(report: Report) -> list[str]:
             f"checkpoint {100 * report.wer_reference:.2f} %, graph {100 * report.wer_export:.2f} %."
         )
     lines.append(_speed_line(report))
+    if report.exact_on:
+        lines.append(f"Integer products are exact on: {report.exact_on}.")
     if report.kernels:
         lines += ["", _kernel_line(report)]
     return [*lines, "", *_batch_table(report), *_sensitivity_table(report)]

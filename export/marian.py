@@ -19,6 +19,7 @@ from engine.manifest import TranslationConfig
 from engine.seq2seq import EncoderDecoder, padded_length
 from engine.tokenizer import Tokenizer
 from export.errors import ExportError
+from export.exactness import prove_exact
 from export.graph.builder import OPSET
 from export.graph.marian import (
     ACTIVATIONS,
@@ -148,7 +149,8 @@ def export_marian(
             ranges = calibrate(model, lambda: _generate(model, tokenizer.encode(sentences), beam_size=1))
             texts = list(verify_sources or CALIBRATION)
             written, quality = _quantize(model, ranges, exact, tokenizer, texts, verify_references)
-            figures |= quality
+            exact_on = {prove_exact(written.folder / FILES[role]) for role in ("mt_encoder", "mt_decoder")}
+            figures |= {**quality, "exact_on": ", ".join(sorted(exact_on))}
         for role, source in TOKENIZER_SOURCES.items():
             shutil.copyfile(folder / source, written.folder / FILES[role])
         _replace(written.folder, out)

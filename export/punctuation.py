@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 
 from engine.punctuation import N_PIECES
+from engine.quantization import quantize_stored
 from engine.session import open_session
 from engine.types import RuntimeOptions
 from export.errors import ExportError
 from export.graph.builder import END, GraphBuilder
-from export.graph.linear import Linear, as_array, emit_linear, quantize_columns
+from export.graph.linear import Linear, as_array, emit_linear
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 
 MAX_ERROR = 0.1  # of a logit, relative L2: int8 weights against float32
@@ -73,7 +74,7 @@ def build_punctuation(model: Any) -> onnx.ModelProto:
 
 def _emit_embedding(graph: GraphBuilder, table: np.ndarray) -> str:
     """The sum of a word's pieces; the table is int8 with a scale for each of its columns."""
-    rounded, scale = quantize_columns(table)
+    rounded, scale = quantize_stored(table)
     picked = graph.op("Gather", graph.constant(rounded, "table"), "pieces", axis=0)
     wide = graph.op("Cast", picked, to=onnx.TensorProto.FLOAT)
     total = graph.op("ReduceSum", wide, graph.integers(1), keepdims=0)

@@ -54,6 +54,7 @@ class Report:
         batches: one utterance of each bucket in batches. A graph without a mask is run with one utterance a
             call by the engine, so there they tell only what another runtime would meet.
         masked: the graph takes a mask, so an utterance in a batch must be what it is alone.
+        exact_on: the processors on which its integer products are exact, by its weights; "" without any.
         sensitivity: block to the relative L2 error that it makes alone, in the reduced precision.
         device: where the speed was measured.
         kernels: agreement, error, speedup and wer of the same graph by the engine's own kernels; empty where
@@ -70,6 +71,7 @@ class Report:
     wer_export: float | None = None
     speedup: float | None = None
     device: str = "cpu"
+    exact_on: str = ""
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     kernels: Mapping[str, float] = field(default_factory=dict)
 

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.provenance import provenance
+from engine.quantization import quantize_columns
 from engine.session import open_session, runtime_version
 from engine.signature import cpu_model
 from engine.types import RuntimeOptions
 from export.graph.attention import Attention, emit_attention
 from export.graph.builder import MICROSOFT, GraphBuilder, Precision
-from export.graph.linear import Linear, emit_linear, quantize_columns
+from export.graph.linear import Linear, emit_linear
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 from export.graph.positional_conv import PositionalConv, emit_positional_conv, emit_positional_gemm
 from export.graph.waveform_convs import WaveformConv, emit_waveform_convs

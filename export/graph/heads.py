@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.quantization import quantize_columns
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.layer import Layer, emit_layer
-from export.graph.linear import FloatArray, Linear, emit_linear, quantize_columns
+from export.graph.linear import FloatArray, Linear, emit_linear
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 
 _GATE_ORDER = (0, 3, 1, 2)  # torch: input, forget, cell, output; ONNX: input, output, forget, cell

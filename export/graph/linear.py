@@ -2,6 +2,7 @@
 
 onnxruntime's integer GEMM is fast for unsigned activations with signed weights only, which is
 what DynamicQuantizeMatMul does: on a Xeon with VNNI 440 against 154 GOP/s in float32 (one core).
+Without VNNI it adds pairs of products in 16 bits: weights that multiply integers are rounded to fit these.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from engine.quantization import quantize_columns, quantize_stored
 from export.graph.builder import MICROSOFT, GraphBuilder
 
 FloatArray = NDArray[np.float32]
-_SMALLEST_SCALE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,6 @@ def as_array(tensor: Any) -> FloatArray:
     return array
 
 
-def quantize_columns(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
-    """Round each column to 255 levels around zero: int8 [n_in, n_out] and float32 scales [n_out]."""
-    scale = np.maximum(np.abs(weight).max(axis=0), _SMALLEST_SCALE).astype(np.float32) / np.float32(127)
-    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
-
-
 def emit_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
     """Add a linear layer over the last axis, in the precision of the current block.
 
@@ -77,9 +72,13 @@ def emit_float_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
     return _emit_product(graph, value, graph.constant(linear.weight, "weight"), linear.bias)
 
 
-def emit_stored_linear(graph: GraphBuilder, value: str, linear: Linear) -> str:
-    """Add a linear layer in float32 arithmetic, whose weights are int8 in the file."""
-    weight, scale = quantize_columns(linear.weight)
+def emit_stored_linear(graph: GraphBuilder, value: str, linear: Linear, pair_safe: bool = False) -> str:
+    """Add a linear layer in float32 arithmetic, whose weights are int8 in the file.
+
+    Args:
+        pair_safe: the engine's own kernels may multiply these weights as integers.
+    """
+    weight, scale = (quantize_columns if pair_safe else quantize_stored)(linear.weight)
     rounded = graph.op("Cast", graph.constant(weight, "weight"), to=onnx.TensorProto.FLOAT)
     unpacked = graph.op("Mul", rounded, graph.constant(scale, "scale"))
     return _emit_product(graph, value, unpacked, linear.bias)

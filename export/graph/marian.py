@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, helper
 
+from engine.quantization import quantize_columns, quantize_tensor
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, Array, GraphBuilder
-from export.graph.linear import FloatArray, Linear, as_array, quantize_columns
+from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 
 ACTIVATIONS = {"relu": "Relu", "swish": "swish", "silu": "swish", "gelu": "Gelu"}
@@ -113,8 +114,8 @@ class MarianGraph(GraphBuilder):
         """int8 codes of a weight [n_in, n_out], and its scale: one, or one a column."""
         if self.by_column:
             return quantize_columns(weight)
-        scale = np.float32(max(np.abs(weight).max(), 1e-12) / 127)
-        return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), np.array(scale)
+        codes, scale = quantize_tensor(weight)
+        return codes, np.array(scale)
 
     def _integer_matmul(self, value: str, span: ActivationRange, weight: str, scale: Array, bias: Any) -> str:
         step, zero = span.quantizer()

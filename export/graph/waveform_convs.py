@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from engine.quantization import quantize_columns
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.group_norm import emit_folded_group_norm
 from export.graph.linear import (
@@ -27,7 +28,6 @@ from export.graph.linear import (
     emit_float_linear,
     emit_linear,
     emit_stored_linear,
-    quantize_columns,
 )
 from export.graph.norm import LayerNorm, emit_layer_norm
 from export.graph.padding import Padding, emit_strided
@@ -91,8 +91,9 @@ def _emit_kernel(graph: GraphBuilder, weight: FloatArray) -> str:
     """A convolution's weight for float arithmetic, int8 in the file unless the block is float32."""
     if graph.precision() == "float32":
         return graph.constant(weight, "weight")
-    columns, scale = quantize_columns(weight.reshape(len(weight), -1).T)
-    codes = np.ascontiguousarray(columns.T).reshape(weight.shape)
+    n_out, n_in, width = weight.shape
+    columns, scale = quantize_columns(as_matrix(weight))  # pairs as our kernels multiply them
+    codes = np.ascontiguousarray(columns.reshape(width, n_in, n_out).transpose(2, 1, 0))
     rounded = graph.op("Cast", graph.constant(codes, "weight"), to=onnx.TensorProto.FLOAT)
     return graph.op("Mul", rounded, graph.constant(scale[:, None, None], "scale"))
 
@@ -110,9 +111,10 @@ def _emit_conv(
         hidden = _emit_int8(graph, rows, conv, linear)
     else:
         windows = emit_windows(graph, rows, width, conv.stride, n_in)
-        stored = n_in > 1 and graph.precision() != "float32"
-        emit = emit_stored_linear if stored else emit_float_linear
-        hidden = emit(graph, windows, linear)
+        if n_in > 1 and graph.precision() != "float32":
+            hidden = emit_stored_linear(graph, windows, linear, pair_safe=True)
+        else:
+            hidden = emit_float_linear(graph, windows, linear)
     return emit_layer_norm(graph, hidden, conv.norm) if conv.norm is not None else hidden
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +113,49 @@ def test_interruption_between_two_files_leaves_nothing(
     assert list(out.parent.iterdir()) == []
 
 
-def test_interrupt_from_the_keyboard_ends_an_export_at_once(checkpoint: Path, out: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_interrupt_from_the_keyboard_ends_an_export_at_once(
+    checkpoint: Path, out: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "recordings.tsv"
+    os.mkfifo(pipe)
     command = [sys.executable, "-m", "export", "wav2vec2", str(checkpoint), str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if "measuring" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, "".join(seen) + rest
-    assert "interrupted; nothing was written" in rest
-    assert "Traceback" not in rest
+    process = subprocess.Popen(
+        [*command, "--verify-data", str(pipe)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+    def release() -> None:  # whoever waits for a reader that has ended
+        process.wait()
+        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+
+    threading.Thread(target=release, daemon=True).start()
+    writer = os.open(pipe, os.O_WRONLY)  # returns once the export has opened the list of recordings
+    try:
+        process.send_signal(signal.SIGINT)  # it waits there: nothing is written and the pipe stays open
+        _, errors = process.communicate(timeout=60)
+    finally:
+        os.close(writer)
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "interrupted; nothing was written" in errors
+    assert "Traceback" not in errors
+    assert list(out.parent.iterdir()) == []
+
+
+def test_interrupt_while_blocks_are_measured_leaves_nothing(
+    checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from export import acoustic
+
+    measure = acoustic.measure_sensitivity
+
+    def interrupted(*arguments: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return measure(*arguments)
+
+    monkeypatch.setattr(acoustic, "measure_sensitivity", interrupted)
+    assert main(["wav2vec2", str(checkpoint), str(out)]) == 130
+    assert capsys.readouterr().err.strip().endswith("engine-export: interrupted; nothing was written")
     assert list(out.parent.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from export.graph.attention import Attention, Sinks, emit_attention  # noqa: E40
 from export.graph.builder import GraphBuilder  # noqa: E402
 from export.graph.group_norm import emit_folded_group_norm  # noqa: E402
 from export.graph.heads import LstmLayer, emit_lstm  # noqa: E402
-from export.graph.linear import Linear, as_array, emit_linear, quantize_columns  # noqa: E402
+from export.graph.linear import Linear, as_array, emit_linear  # noqa: E402
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual  # noqa: E402
 from export.graph.outliers import find_outlier_units, smooth, split_units  # noqa: E402
 from export.graph.positional_conv import (  # noqa: E402
@@ -190,14 +190,6 @@ def test_quantised_linear_is_close_and_of_the_fast_kind(precision: str, kind: st
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
     small = Linear(random_array(8, 4))
     assert node_kinds(lambda graph, value: emit_linear(graph, value, small), precision)[kind] == 1
-
-
-def test_columns_are_rounded_to_half_a_step_and_zero_columns_survive() -> None:
-    weight = random_array(30, 5) * np.array([1, 100, 1e-6, 0, 3], np.float32)
-    rounded, scale = quantize_columns(weight)
-    assert rounded.dtype == np.int8
-    assert (np.abs(rounded * scale - weight) <= scale * 0.5001).all()
-    assert (np.abs(rounded).max(axis=0) == [127, 127, 127, 0, 127]).all()
 
 
 def test_residual_does_not_become_skip_layer_normalization() -> None:
