@@ -23,16 +23,17 @@ _SMALLEST = 1e-12  # of a weight: a column of zeros needs a scale too
 F32Array = NDArray[np.float32]
 
 
-def quantize_columns(weight: F32Array) -> tuple[NDArray[np.int8], F32Array]:
+def quantize_columns(weight: F32Array, least_scale: float = 0.0) -> tuple[NDArray[np.int8], F32Array]:
     """Round a weight to pair-safe codes, with a scale for each column.
 
     Args:
         weight: float32 [n_in, n_out].
+        least_scale: no scale is smaller; 1 keeps whole numbers that are small enough as they are.
     Returns:
         int8 [n_in, n_out] in [-127, 127], and float32 scales [n_out]: weight is about codes * scale, with an
         error of at most half a scale.
     """
-    scale = _smallest_scales(weight)
+    scale = np.maximum(_smallest_scales(weight), np.float32(least_scale))
     return _round(weight, scale), scale
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.vector import simd
 from engine.kernels._jit import address, kernel
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, bf16_tile
 from engine.kernels.rows import scale_row, softmax_row
+from engine.kernels.vector import simd
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, bf16_tile
 
 F32Array = NDArray[np.float32]
 U16Array = NDArray[np.uint16]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.vector import simd, simd_int8
 from engine.kernels._jit import address, inner, kernel
+from engine.kernels.vector import simd, simd_int8
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, mix_tile, score_tile
 
 F32Array = NDArray[np.float32]

@@ -14,11 +14,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.vector import simd
 from engine.kernels._jit import inner, kernel
 from engine.kernels.dense import quantize_row
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, int8_tile_add, int8_tile_twice
 from engine.kernels.rows import copy_row
+from engine.kernels.vector import simd
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, int8_tile_add, int8_tile_twice
 
 PAIR_WIDTH, PAIR_STRIDE = 3, 2
 PLANES, MIDDLE = 5, 4
@@ -79,6 +79,7 @@ def prepare_pairs(
 def convolve_pairs(
     rows: int, n: int, plane: int, scale: int, offset: int, start: int, n_pairs: int, n_out: int,
     weight: int, column_scale: int, middle_scale: int, sums: int, bias: int, out: int, out_stride: int,
+    any_codes: int,
 ) -> None:  # fmt: skip
     """Pairs of outputs start to start + n_pairs.
 
@@ -99,7 +100,7 @@ def convolve_pairs(
             int8_tile_twice(
                 rows + at * n, n, right + (MATRICES - 1) * matrix, steps, target, 2 * out_stride, ahead,
                 scale + 4 * at, offset + 4 * at, middle_scale + column,
-                sums + 4 * (MATRICES - 1) * n_out + column, bias + column,
+                sums + 4 * (MATRICES - 1) * n_out + column, bias + column, any_codes,
             )  # fmt: skip
             for slot in range(MIDDLE):
                 at = slot * plane + start + pair
@@ -108,4 +109,5 @@ def convolve_pairs(
                     rows + at * n, n, right + index * matrix, steps, target + slot % 2 * out_stride,
                     2 * out_stride, ahead + (slot + 1) * 8 * n, scale + 4 * at, offset + 4 * at,
                     column_scale + column, sums + 4 * index * n_out + column, bias + column,
+                    any_codes,
                 )  # fmt: skip

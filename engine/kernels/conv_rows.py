@@ -16,8 +16,8 @@ from engine.kernels._jit import address, inner, kernel
 from engine.kernels.conv_pairs import convolve_pairs, plane_rows, prepare_pairs
 from engine.kernels.dense import BF16, INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, f32_tile, int8_tile, int8_tile_add
 from engine.kernels.rows import copy_row, gelu_row, normalize_row
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, f32_tile, int8_tile, int8_tile_add
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
@@ -122,11 +122,13 @@ def convolve_block(
                     int8_tile(
                         left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride, ahead,
                         rates, shifts, factors + column, totals + column, bias + column,
+                        conv.dense.any_codes,
                     )  # fmt: skip
                 else:
                     int8_tile_add(
                         left, conv.stride * row_bytes, right, row_bytes // 4, target, out_stride, ahead,
                         rates, shifts, factors + column, totals + 4 * tap * n_out + column, bias + column,
+                        conv.dense.any_codes,
                     )  # fmt: skip
 
 
@@ -140,7 +142,7 @@ def convolve_pair_block(
     convolve_pairs(
         address(rows), conv.n_channels, plane, address(scale), address(offset), start // 2,
         (n_rows + 1) // 2, conv.dense.padded, conv.dense.weight, conv.dense.scale,
-        address(conv.middle_scale), address(conv.tap_sums), conv.dense.bias, out, out_stride,
+        address(conv.middle_scale), address(conv.tap_sums), conv.dense.bias, out, out_stride, conv.dense.any_codes,
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from engine.kernels.vector import lanes
 from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_state import (
     CHAR_LM,
@@ -24,6 +23,7 @@ from engine.kernels.ctc_state import (
 )
 from engine.kernels.ctc_stay import lowest_bits
 from engine.kernels.ngram import UNKNOWN, locate_ngram, locate_unigram, score_word
+from engine.kernels.vector import lanes
 
 EMPTY = np.uint64(0x51ED27)  # hash of no letters
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)

@@ -8,11 +8,11 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from engine.kernels.vector import lanes
 from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_extend import EMPTY, count_ones, hash_token, mix_hash
 from engine.kernels.ctc_state import N_CANDIDATES
 from engine.kernels.ctc_stay import lowest_bits
+from engine.kernels.vector import lanes
 
 _HALF = np.uint64(32)
 _SMALLEST = 5e-324

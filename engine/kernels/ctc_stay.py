@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.vector import lanes
 from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc_state import N_CANDIDATES
+from engine.kernels.vector import lanes
 
 _NONE, _ONE, _ALL = np.uint64(0), np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF)
 

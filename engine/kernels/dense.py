@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.vector import simd
 from engine.kernels._jit import inner, kernel
+from engine.kernels.vector import simd
 from engine.kernels.vector.gemm import (
     TILE_COLUMNS,
     TILE_ROWS,
@@ -43,6 +43,7 @@ class DenseFields(NamedTuple):
             four bytes.
         scale, column_sum, bias: addresses of float32 [padded]; column_sum is already multiplied by scale
             (int8 only).
+        any_codes: 1 for int8 weights that are not pair-safe (engine.quantization), else 0.
     """
 
     kind: int
@@ -53,6 +54,7 @@ class DenseFields(NamedTuple):
     scale: int
     column_sum: int
     bias: int
+    any_codes: int
 
 
 class Dense(DenseFields):
@@ -73,10 +75,11 @@ class Dense(DenseFields):
         scale: F32Array,
         column_sum: F32Array,
         bias: F32Array,
+        any_codes: bool = False,
     ) -> Dense:  # fmt: skip
         """A layer over arrays of len(bias) padded columns."""
         arrays = (weight, scale, column_sum, bias)
-        layer = Dense(kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays))
+        layer = Dense(kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays), int(any_codes))
         layer.arrays = arrays
         return layer
 
@@ -161,7 +164,7 @@ def multiply_rows(
             rates, shifts = scale.ctypes.data + 4 * row, offset.ctypes.data + 4 * row
             multiply_tile(
                 n_rows - row, left, row_stride, right, n_bytes // 4, target, out_stride, ahead,
-                rates, shifts, scales + column, sums + column, bias + column,
+                rates, shifts, scales + column, sums + column, bias + column, layer.any_codes,
             )  # fmt: skip
 
 
@@ -169,32 +172,33 @@ def multiply_rows(
 def multiply_tile(
     n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
     row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int,
+    any_codes: int,
 ) -> None:  # fmt: skip
     """The narrowest integer tile that covers n_rows, at most 12; see engine.kernels.vector.gemm."""
     if n_rows > 8:
         int8_tile(
             left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
+            row_scale, row_offset, column_scale, column_sum, bias, any_codes,
         )  # fmt: skip
     elif n_rows > 4:
         int8_tile_8(
             left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
+            row_scale, row_offset, column_scale, column_sum, bias, any_codes,
         )  # fmt: skip
     elif n_rows > 2:
         int8_tile_4(
             left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
+            row_scale, row_offset, column_scale, column_sum, bias, any_codes,
         )  # fmt: skip
     elif n_rows == 2:
         int8_tile_2(
             left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
+            row_scale, row_offset, column_scale, column_sum, bias, any_codes,
         )  # fmt: skip
     else:
         int8_tile_1(
             left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
+            row_scale, row_offset, column_scale, column_sum, bias, any_codes,
         )  # fmt: skip
 
 

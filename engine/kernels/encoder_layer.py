@@ -22,8 +22,8 @@ from engine.kernels.attention_int8 import (
     quantize_values,
 )
 from engine.kernels.dense import INT8, Dense, multiply_rows, prepare_rows
-from engine.kernels.vector.gemm import TILE_ROWS
 from engine.kernels.rows import add_row, gelu_row, normalize_row
+from engine.kernels.vector.gemm import TILE_ROWS
 
 BLOCK_ROWS = 4 * TILE_ROWS
 F32Array = NDArray[np.float32]

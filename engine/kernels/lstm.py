@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.vector import simd
 from engine.kernels._jit import address, kernel
+from engine.kernels.vector import simd
 from engine.kernels.vector.gemm import VECTOR_COLUMNS, bf16_vector_tile
 
 F32Array = NDArray[np.float32]

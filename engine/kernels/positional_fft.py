@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.vector import simd
 from engine.kernels._jit import address, inner, kernel
 from engine.kernels.channel_fft import LENGTH, N_BINS, POINT_BYTES, transform, transform_back
-from engine.kernels.vector.gemm import NARROW_ROWS, TILE_COLUMNS, TILE_ROWS, bf16_narrow_tile, bf16_tile
 from engine.kernels.rows import copy_row
+from engine.kernels.vector import simd
+from engine.kernels.vector.gemm import NARROW_ROWS, TILE_COLUMNS, TILE_ROWS, bf16_narrow_tile, bf16_tile
 from engine.kernels.waveform_encoder import NARROW_COLUMNS
 
 HOP = LENGTH // 2

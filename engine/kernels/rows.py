@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.vector import simd
 from engine.kernels._jit import kernel
+from engine.kernels.vector import simd
 
 
 @kernel

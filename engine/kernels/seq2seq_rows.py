@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.vector import simd
 from engine.kernels._jit import address, inner, kernel
+from engine.kernels.vector import simd
 
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]

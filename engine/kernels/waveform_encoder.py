@@ -16,8 +16,8 @@ from engine.kernels.attention import pack_queries
 from engine.kernels.conv_rows import Conv, ConvBuffers, FirstConv, convolve_last, convolve_rows, start_rows
 from engine.kernels.dense import Dense
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, Scratch, dense_rows, normalize_rows
-from engine.kernels.vector.gemm import NARROW_ROWS, TILE_COLUMNS, TILE_ROWS, bf16_narrow_tile, bf16_tile
 from engine.kernels.rows import add_row, copy_row, gelu_row
+from engine.kernels.vector.gemm import NARROW_ROWS, TILE_COLUMNS, TILE_ROWS, bf16_narrow_tile, bf16_tile
 
 CHUNK_FRAMES = 24
 NARROW_COLUMNS = 48

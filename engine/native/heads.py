@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from engine.kernels.dense import Dense, to_bf16
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, Scratch, dense_rows, normalize_rows
-from engine.kernels.vector.gemm import TILE_ROWS, VECTOR_COLUMNS
 from engine.kernels.lstm import run_direction
+from engine.kernels.vector.gemm import TILE_ROWS, VECTOR_COLUMNS
 from engine.native.buffers import rows_of
 from engine.native.packing import aligned, pack_bf16, pack_int8
 from engine.native.scopes import Scopes, UnknownGraphError, expect_shape

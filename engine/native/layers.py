@@ -13,8 +13,9 @@ from engine.kernels.conv_rows import MAX_WIDTH, PAIRED, Conv, FirstConv
 from engine.kernels.dense import INT8, Dense
 from engine.kernels.encoder_layer import LayerWeights, Norm
 from engine.kernels.vector.gemm import TILE_COLUMNS
-from engine.native.packing import MAX_CODE, aligned, no_layer, pack_bf16, pack_int8
+from engine.native.packing import aligned, no_layer, pack_bf16, pack_int8
 from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
+from engine.quantization import quantize_columns
 
 F32Array = NDArray[np.float32]
 LANES = 16
@@ -236,8 +237,7 @@ def pair_conv(conv: Conv, product: Product) -> Conv:
     first, odd, last = product.weight.matrix.reshape(conv.width, conv.n_channels, -1)
     scale, bias = conv.dense.arrays[1], conv.dense.arrays[3]
     total = first.astype(np.int16) + last
-    factor = np.maximum(np.abs(total).max(axis=0), MAX_CODE).astype(np.float32) / np.float32(MAX_CODE)
-    middle = np.rint(total / factor).astype(np.int8)
+    middle, factor = quantize_columns(total.astype(np.float32), least_scale=1.0)
     codes = np.stack([odd, first, last, middle])
     dense = pack_int8(codes.reshape(-1, codes.shape[2]), scale, bias)
     scales = np.stack([scale, scale, scale, scale * factor])

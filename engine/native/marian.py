@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from engine.errors import TranslationError
 from engine.kernels.dense import Dense
 from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.marian import (
     CrossAttention,
     EncoderLayer,
@@ -23,6 +22,7 @@ from engine.kernels.marian import (
     inherit,
 )
 from engine.kernels.seq2seq_rows import log_softmax_rows
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.manifest import TranslationConfig
 from engine.native.onnx_file import read_graph
 from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from engine.kernels.dense import BF16, INT8, Dense, pack_weight, to_bf16
 from engine.kernels.vector.gemm import TILE_COLUMNS
+from engine.quantization import is_pair_safe
 
 ALIGNMENT = 64
-MAX_CODE = 127
 F32Array = NDArray[np.float32]
 
 
@@ -34,12 +34,6 @@ def _at_line(make: Any, size: int) -> NDArray[np.uint8]:
     return buffer[start : start + size]
 
 
-def quantize_columns(weight: F32Array) -> tuple[NDArray[np.int8], F32Array]:
-    """Round each column to 255 levels around zero: int8 [n_in, n_out] and float32 [n_out]."""
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / np.float32(127)
-    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
-
-
 def pack_int8(weight: NDArray[np.int8], scale: F32Array, bias: F32Array | None) -> Dense:
     """A quantised layer.
 
@@ -50,7 +44,8 @@ def pack_int8(weight: NDArray[np.int8], scale: F32Array, bias: F32Array | None) 
     weight = _pad_rows(weight)
     scale = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), weight.shape[1:])
     sums = scale * weight.sum(axis=0, dtype=np.int64)
-    return _dense(INT8, weight, pack_weight(weight, 4), scale, sums, bias)
+    any_codes = not is_pair_safe(weight).all()
+    return _dense(INT8, weight, pack_weight(weight, 4), scale, sums, bias, any_codes)
 
 
 def pack_bf16(weight: F32Array, bias: F32Array | None) -> Dense:
@@ -72,6 +67,7 @@ def _dense(
     scale: F32Array,
     sums: NDArray[np.generic],
     bias: F32Array | None,
+    any_codes: bool = False,
 ) -> Dense:
     n_in, n_out = weight.shape
     padded = -(-n_out // TILE_COLUMNS) * TILE_COLUMNS
@@ -79,7 +75,7 @@ def _dense(
         np.pad(np.asarray(values, np.float32), (0, padded - n_out))
         for values in (scale, sums, np.zeros(n_out) if bias is None else bias)
     ]
-    return Dense.of(kind, n_in, n_out, aligned(packed), *columns)
+    return Dense.of(kind, n_in, n_out, aligned(packed), *columns, any_codes)
 
 
 def _pad_rows(weight: NDArray[Any]) -> NDArray[Any]:

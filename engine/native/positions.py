@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from engine.kernels.channel_fft import LENGTH, N_BINS
 from engine.kernels.dense import to_bf16
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.positional_fft import (
     FEWEST_TAPS,
     HOP,
@@ -19,6 +18,7 @@ from engine.kernels.positional_fft import (
     convolve_spectrum,
     pack_bins,
 )
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.waveform_encoder import NARROW_COLUMNS, PositionalConv, convolve_positions
 from engine.native.packing import aligned, aligned_bytes
 from engine.native.scopes import Scopes, UnknownGraphError

@@ -15,7 +15,6 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("the vector kernels need AVX-512 VNNI and BF16", allow_module_level=True)
 
-from engine.kernels.vector import simd, simd_int8
 from engine.kernels._jit import FASTMATH
 from engine.kernels.attention_int8 import (
     SEGMENT,
@@ -26,6 +25,7 @@ from engine.kernels.attention_int8 import (
     quantize_queries,
     quantize_values,
 )
+from engine.kernels.vector import simd, simd_int8
 from engine.native.buffers import make_codes, place_codes
 from engine.native.layers import Sinks
 from tests.reference import encoder_kernels_reference as reference

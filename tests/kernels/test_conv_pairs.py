@@ -18,8 +18,8 @@ from engine.kernels.dense import INT8, quantize_row
 from engine.kernels.encoder_layer import BLOCK_ROWS
 from engine.native.buffers import make_conv_buffers
 from engine.native.layers import pack_conv, pair_conv
-from engine.native.packing import quantize_columns
 from engine.native.scopes import Product, Weight
+from engine.quantization import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 F32 = np.float32
@@ -96,10 +96,10 @@ def test_the_planes_hold_odd_rows_differences_and_every_second_even_row(n_rows: 
 @pytest.mark.parametrize("n_out", [32, 96])
 @pytest.mark.parametrize("n_rows", [3, 5, 7, 49, 51, 97, 99, 197])
 def test_small_whole_numbers_are_convolved_exactly(n_out: int, n_rows: int) -> None:
-    """Rows and differences each have a range of 255, so steps of one; no sum of weights passes 127."""
+    """Rows and differences each have a range of 255, so steps of one; no sum of neighbours passes 128."""
     rng = np.random.default_rng(n_rows)
-    weight, bias = rng.integers(-60, 61, (3, 64, n_out)).astype(F32), normal(1, n_out)
-    weight[1, 0] = 127  # the scale of every column is one
+    weight, bias = rng.integers(-30, 31, (3, 64, n_out)).astype(F32), normal(1, n_out)
+    weight[1, 0], weight[1, 1] = 127, 0  # the scale of every column is one, and so is that of w0 + w2
     rows = rng.integers(0, 100, (n_rows, 64)).astype(F32)
     rows[:, 0], rows[:, 1] = 155 + 0 * rows[:, 0], 0
     rows[0::4, 2:4], rows[2::4, 2:4] = (155, 0), (0, 100)  # differences from -100 to 155

@@ -15,7 +15,8 @@ if not has_vector_kernels():
 
 from engine.kernels.dense import Dense, multiply_rows, quantize_row, round_row, to_bf16
 from engine.kernels.rows import add_row, copy_row, gelu_row, normalize_row, scale_row, softmax_row
-from engine.native.packing import pack_bf16, pack_int8, quantize_columns
+from engine.native.packing import pack_bf16, pack_int8
+from engine.quantization import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 F32 = np.float32

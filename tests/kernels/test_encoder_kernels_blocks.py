@@ -22,10 +22,10 @@ from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.heads import _pack_recurrent
 from engine.native.layers import NO_NORM, pack_conv, pack_first, pair_conv
 from engine.native.onnx_file import Node, OnnxGraph
-from engine.native.packing import quantize_columns
 from engine.native.positions import read_positional_conv
 from engine.native.scopes import Product, Scopes, UnknownGraphError, Weight
 from engine.native.stems import fold_group_norm
+from engine.quantization import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 F32 = np.float32

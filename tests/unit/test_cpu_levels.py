@@ -124,5 +124,5 @@ def test_the_command_line_says_so_in_one_line(command: list[str]) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "engine: ENGINE_CPU_LEVEL='avx9'; expected one of avx2, avx-vnni, avx512, none; fix: unset the variable"
+        "engine: error: ENGINE_CPU_LEVEL='avx9'; expected one of avx2, avx-vnni, avx512, none; fix: unset the variable"
     ]

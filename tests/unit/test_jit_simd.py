@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import pytest
 
-from engine.kernels.vector import levels, simd
 from engine.kernels._jit import FASTMATH
+from engine.kernels.vector import levels, simd
 from tests.reference import encoder_kernels_reference as reference
 
 needs_vectors = pytest.mark.skipif(

@@ -24,6 +24,7 @@ class Avx2:
     """See Instructions."""
 
     lanes = _LANES
+    saturates = True
 
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """See Instructions."""

@@ -34,6 +34,7 @@ class Avx512:
     """See Instructions. On a Zen 4 core at 3.7 GHz its tiles make 430 to 444 of 473 GOP/s in int8."""
 
     lanes = 16
+    saturates = False
 
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """See Instructions."""

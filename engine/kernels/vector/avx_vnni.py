@@ -15,6 +15,8 @@ _BLOCKS = {1: Block(1, 4, 2), 2: Block(2, 4, 1)}
 class AvxVnni(Avx2):
     """See Instructions: what AVX2 does, but for whole numbers."""
 
+    saturates = False
+
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """See Instructions."""
         if kind not in (INT8, INT8_ANY):

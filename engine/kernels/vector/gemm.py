@@ -172,7 +172,9 @@ class _Loop:
         base = STEP_BYTES * self.n_columns * ahead
         right = [
             supplied.right(
-                builder, kind, load(builder, offset(builder, columns, base + 4 * self.lanes.n * n), self.lanes.i32)
+                builder,
+                kind,
+                load(builder, offset(builder, columns, base + 4 * self.lanes.n * n), self.lanes.i32),
             )
             for n in range(len(sums[0]))
         ]
@@ -224,6 +226,19 @@ def _finish_each(
             finish(part.row + row, column, sums[n], values)
 
 
+def _choose(builder: Any, any_codes: Any, emit: Callable[[str], None]) -> None:
+    """Emit the product of pair-safe codes, and that of any codes where the instruction set tells them apart."""
+    if not instructions().saturates:
+        emit(INT8)
+        return
+    unsafe = builder.icmp_signed("!=", any_codes, ir.Constant(I64, 0))
+    with builder.if_else(unsafe) as (then, otherwise):
+        with then:
+            emit(INT8_ANY)
+        with otherwise:
+            emit(INT8)
+
+
 def _integer_tile(
     accumulate: bool, n_rows: int = TILE_ROWS, n_columns: int = TILE_COLUMNS, twice: bool = False
 ) -> Any:
@@ -231,15 +246,17 @@ def _integer_tile(
     def tile(
         typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
         ahead: Any, row_scale: Any, row_offset: Any, column_scale: Any, column_sum: Any, bias: Any,
+        any_codes: Any,
     ) -> Any:  # fmt: skip
         """out = row_scale * column_scale * sums + row_offset * column_sum + bias (or the old out).
 
-        All but the strides (bytes) and n_steps (of four elements) are addresses. Where `twice`, each row
-        goes to its place and to the one half a stride behind it.
+        All but the strides (bytes), n_steps (of four elements) and any_codes are addresses. any_codes: not
+        0 where the codes are not pair-safe. Where `twice`, each row goes to its place and to the one half a
+        stride behind it.
         """
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            panel, (row_scale, row_offset, *columns) = Panel(*arguments[:7]), arguments[7:]
+            panel, (row_scale, row_offset, *columns) = Panel(*arguments[:7]), arguments[7:12]
             lanes = _Lanes(builder)
 
             def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
@@ -254,18 +271,19 @@ def _integer_tile(
                     half = builder.lshr(panel.out_stride, ir.Constant(I64, 1))
                     store(builder, result, builder.add(target, half))
 
-            for part in _parts(builder, INT8, panel, n_rows, n_columns):
-                _finish_each(part, lanes, tuple(columns), finish)
+            def emit(kind: str) -> None:
+                for part in _parts(builder, kind, panel, n_rows, n_columns):
+                    _finish_each(part, lanes, tuple(columns), finish)
+
+            _choose(builder, arguments[12], emit)
             return context.get_dummy_value()
 
-        return types.void(*([types.intp] * 12)), implement
+        return types.void(*([types.intp] * 13)), implement
 
     return tile
 
 
-def _float_tile(
-    kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_columns: int = TILE_COLUMNS
-) -> Any:
+def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_columns: int = TILE_COLUMNS) -> Any:
     @intrinsic
     def tile(
         typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from engine.kernels.vector.levels import active
 
 # What a tile multiplies. INT8: uint8 by int8 codes of which no two neighbours along the inner dimension sum
-# to more than 128 in magnitude (engine.quantization); INT8_ANY: uint8 by any int8 codes but -128.
+# to more than 128 in magnitude (pair-safe, engine.quantization); INT8_ANY: uint8 by any int8 codes.
 INT8, INT8_ANY, BF16, F32 = "int8", "int8_any", "bf16", "f32"
 
 
@@ -31,9 +31,15 @@ class Block(NamedTuple):
 
 
 class Instructions(Protocol):
-    """One instruction set. Values are of llvmlite; a register holds `lanes` 32-bit lanes."""
+    """One instruction set. Values are of llvmlite.
+
+    Attributes:
+        lanes: 32-bit lanes of a register.
+        saturates: whether INT8_ANY is slower than INT8, whose products would saturate.
+    """
 
     lanes: int
+    saturates: bool
 
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """The largest block for a tile of n_rows by n_vectors registers."""
@@ -64,5 +70,7 @@ def instructions() -> Instructions:
     name = active().name
     if name == "none":
         raise RuntimeError("vector kernels are compiled for a level only")
-    supplied: Instructions = importlib.import_module(f"engine.kernels.vector.{name.replace('-', '_')}").SUPPLIED
+    supplied: Instructions = importlib.import_module(
+        f"engine.kernels.vector.{name.replace('-', '_')}"
+    ).SUPPLIED
     return supplied

@@ -18,7 +18,6 @@ from numba.extending import models, register_model
 from engine.kernels.vector.build import (
     F32X16,
     I8,
-    I16,
     I16X16,
     I32,
     I32X16,
