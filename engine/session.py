@@ -295,7 +295,9 @@ def _products_saturate() -> bool:
 
     So it is on x86-64 without VNNI. Elsewhere EXACT_PRODUCTS would only make products slower.
     """
-    session = _onnxruntime().InferenceSession(PRODUCT_PROBE, providers=["CPUExecutionProvider"])
+    ort = _onnxruntime()
+    settings = _session_options(ort, 1)
+    session = ort.InferenceSession(PRODUCT_PROBE, settings, providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": np.full((1, 2), 255, np.uint8)})[0]
     return int(found[0, 0]) != 2 * 255 * 127
 
