@@ -86,6 +86,7 @@ def test_both_directions_and_both_weights_of_an_lstm_are_judged(which: int) -> N
         helper.make_node("NewOperator", ["x", "w"], ["y"], domain=MICROSOFT),
         helper.make_node("MatMulInteger", ["x", "computed"], ["y"]),
         helper.make_node("MatMulInteger", ["x"], ["y"]),
+        helper.make_node("DequantizeLinear", [], ["y"]),
     ],
     ids=lambda node: node.op_type,
 )
