@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine import session
+from engine.errors import DeviceError
 from engine.integer_products import check_products
 from engine.quantization import quantize_columns, quantize_stored
 from engine.types import RuntimeOptions
@@ -155,6 +156,21 @@ def test_a_session_asks_for_exact_products_only_where_a_graph_needs_it(
         assert exact_setting(product(codes), monkeypatch, saturates) is (saturates and needed)
         (tmp_path / "graph.onnx").write_bytes(product(codes))
         assert exact_setting(tmp_path / "graph.onnx", monkeypatch, saturates) is (saturates and needed)
+
+
+def test_layers_that_share_what_cannot_be_converted_are_an_error_and_not_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [helper.make_node("MatMulInteger", ["x", name, "", "zero"], [f"{name}x"]) for name in "vw"]
+    nodes.append(helper.make_node("Add", ["vx", "wx"], ["y"]))
+    constants = {"v": PLAIN, "w": PLAIN + 0, "zero": np.zeros(N_OUT, np.int8)}
+    constants["w"][0] = 1
+    model = make_model(nodes, constants).SerializeToString()
+    monkeypatch.setattr(session, "_products_saturate", lambda: False)
+    session.open_session(model, CPU, threads=1)
+    monkeypatch.setattr(session, "_products_saturate", lambda: True)
+    with pytest.raises(DeviceError, match=r"lacks VNNI.*fix: export the model again"):
+        session.open_session(model, CPU, threads=1)
 
 
 def test_the_probe_of_products_is_a_graph_that_runs() -> None:
