@@ -346,7 +346,7 @@ def _no_cuda(why: str) -> DeviceError:
 
 def _not_exact() -> DeviceError:
     return DeviceError(
-        "int8 products saturate on this processor, which lacks VNNI, and cannot be converted in shared layers",
+        "int8 products saturate on this processor, which lacks VNNI; shared layers cannot be converted",
         "pair-safe weights, as engine-export makes them, or float32",
         "export the model again",
     )
