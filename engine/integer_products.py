@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.native.onnx_file import Array, Node, OnnxFormatError, OnnxGraph, read_graph
+from engine.native.onnx_file import Array, Node, OnnxGraph, read_graph
 from engine.quantization import is_pair_safe
 
 # Operators that multiply uint8 by matrices [..., n_in, n_out], and at which inputs these are.
@@ -51,7 +51,12 @@ def check_products(model: bytes | str | Path) -> ProductCheck:
             graph = read_graph(_mapped(Path(model)), _Neighbours(Path(model).parent))
         makers = {output: node for node in graph.nodes for output in node.outputs}
         problems = tuple(problem for node in graph.nodes for problem in _problems(graph, makers, node))
-    except (OSError, OnnxFormatError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:
         return ProductCheck(0, (f"the graph cannot be read ({error})",))
     return ProductCheck(sum(node.kind in (*PRODUCTS, *OTHER_PRODUCTS) for node in graph.nodes), problems)
 

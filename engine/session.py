@@ -36,6 +36,7 @@ PRODUCT_PROBE = (
     b"Z\t\n\x01x\x12\x04\n\x02\x08\x02b\t\n\x01y\x12\x04\n\x02\x08\x06B\x04\n\x00\x10\x10"
 )
 EXACT_PRODUCTS = "session.x64quantprecision"  # "1": uint8 weights, where products with int8 would saturate
+NOT_CONVERTED = "Attempt to replace the existing tensor"  # so EXACT_PRODUCTS fails where layers share weights
 logger = logging.getLogger("engine")
 Array = NDArray[Any]
 
@@ -214,7 +215,7 @@ def open_session(
         fixed_dims: values of free dimensions, by name; every call must then have these shapes. Needed for
             options.cuda_graphs, which does nothing without them or on the CPU.
     Raises:
-        DeviceError: CUDA was asked for and does not work here.
+        DeviceError: CUDA was asked for and does not work here, or this processor computes the graph wrong.
         DependencyError: onnxruntime is missing, or its two wheels overwrite each other.
     """
     options = options or RuntimeOptions()
@@ -223,14 +224,23 @@ def open_session(
     count = threads or options.threads or available_cores()
     source = model if isinstance(model, bytes) else os.fspath(model)
     settings = _session_options(ort, count)
-    if _products_saturate() and check_products(model).problems:
-        settings.add_session_config_entry(EXACT_PRODUCTS, "1")  # exact, at three quarters of the speed
+    problems = check_products(model).problems if _products_saturate() else ()
+    if problems:
+        logger.info(
+            "no VNNI here: integer products are computed at three quarters of the speed; %s", problems[0]
+        )
+        settings.add_session_config_entry(EXACT_PRODUCTS, "1")
     for name, size in (fixed_dims or {}).items():
         settings.add_free_dimension_override_by_name(name, size)
     graphs = options.cuda_graphs and bool(fixed_dims) and device == "cuda"
     providers = provider_settings(device, options.gpu_memory_mb, graphs)
     # Its own fallback prints to standard output, and would serve a request for CUDA from the CPU.
-    session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
+    try:
+        session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's own types
+        if problems and NOT_CONVERTED in str(error):
+            raise _not_exact() from error
+        raise
     if device == "cuda" and CUDA not in session.get_providers():
         raise _no_cuda("onnxruntime fell back to the CPU")
     return Session(session, device, count, fixed=graphs)
@@ -295,7 +305,9 @@ def _products_saturate() -> bool:
 
     So it is on x86-64 without VNNI. Elsewhere EXACT_PRODUCTS would only make products slower.
     """
-    session = _onnxruntime().InferenceSession(PRODUCT_PROBE, providers=["CPUExecutionProvider"])
+    ort = _onnxruntime()
+    settings = _session_options(ort, 1)
+    session = ort.InferenceSession(PRODUCT_PROBE, settings, providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": np.full((1, 2), 255, np.uint8)})[0]
     return int(found[0, 0]) != 2 * 255 * 127
 
@@ -329,6 +341,14 @@ def _no_cuda(why: str) -> DeviceError:
         f"device cuda was asked for, but {why}",
         "an NVIDIA GPU with a driver for CUDA 13 and cuDNN 9",
         "use --device cpu, or install the driver and `pip install onnxruntime-gpu[cuda,cudnn]`",
+    )
+
+
+def _not_exact() -> DeviceError:
+    return DeviceError(
+        "int8 products saturate on this processor, which lacks VNNI; shared layers cannot be converted",
+        "pair-safe weights, as engine-export makes them, or float32",
+        "export the model again",
     )
 
 
