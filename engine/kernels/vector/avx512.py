@@ -23,7 +23,6 @@ from engine.kernels.vector.build import (
 from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, Block
 from engine.kernels.vector.levels import BF16_FEATURE, active
 
-_FRACTION = 9  # of the instruction: x - floor(x)
 _NEAREST = 4
 # Few rows: sums enough to hide how long a product takes.
 _CHAINS = {1: 4, 2: 2, 4: 2}
@@ -69,10 +68,9 @@ class Avx512:
 
     def exp2(self, builder: Any, x: Any) -> Any:
         """See Instructions."""
+        whole = call(builder, "llvm.floor.v16f32", F32X16, x)  # the instruction for the rest rounds otherwise
+        mantissa = horner(builder, builder.fsub(x, whole), plain.EXP2_POLYNOMIAL)
         arguments = (constant(0.0), ir.Constant(I16, -1), ir.Constant(I32, _NEAREST))
-        name = "llvm.x86.avx512.mask.reduce.ps.512"
-        part = call(builder, name, F32X16, x, ir.Constant(I32, _FRACTION), *arguments)
-        mantissa = horner(builder, part, plain.EXP2_POLYNOMIAL)
         return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", F32X16, mantissa, x, *arguments)
 
 
