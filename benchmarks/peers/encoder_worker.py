@@ -25,6 +25,7 @@ LEVEL_VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "NPY_DISABLE_CPU_FEATURES",
     "OPENBLAS_CORETYPE",
+    "GLIBC_TUNABLES",
 )
 # Normalised float32 [batch, n_samples] -> logits [batch, n_frames, vocab_size], or None.
 Run = Callable[[Any], Any]
