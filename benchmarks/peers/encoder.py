@@ -25,7 +25,7 @@ from benchmarks.peers import encoder_models as models
 from benchmarks.peers.encoder_report import by_reason, measure, merge, ratios, render
 from benchmarks.peers.encoder_systems import LocalSystem, Peer, System, start_peers
 from benchmarks.peers.encoder_worker import level
-from benchmarks.peers.our_encoder import our_systems
+from benchmarks.peers.our_encoder import kernel_level, our_systems
 from benchmarks.provenance import commit, provenance
 from engine.signature import cpu_model
 
@@ -180,6 +180,7 @@ def signature(options: argparse.Namespace) -> str:
             *installed,
             f"commit:{commit()}",
             f"cpu:{cpu_model()}",
+            f"kernels:{kernel_level()}",
             level(),
         ]
     )

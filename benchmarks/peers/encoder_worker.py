@@ -17,7 +17,6 @@ import numpy as np
 
 RECORD = "instruction_set.json"  # in an environment that benchmarks.peers.lower changed
 LEVEL_VARIABLES = (
-    "ENGINE_CPU_LEVEL",
     "ONEDNN_MAX_CPU_ISA",
     "CT2_FORCE_CPU_ISA",
     "CT2_USE_MKL",
@@ -67,7 +66,7 @@ def level(prefix: Path | None = None) -> str:
     Args:
         prefix: of the environment; the interpreter's own where None.
     Returns:
-        Such as "level:avx2 in libraries of openvino + ENGINE_CPU_LEVEL=avx2"; "level:processor's own".
+        Such as "level:avx2 in libraries of openvino + ONEDNN_MAX_CPU_ISA=AVX2"; "level:processor's own".
     """
     record = (Path(sys.prefix) if prefix is None else prefix) / RECORD
     parts = [f"{name}={os.environ[name]}" for name in LEVEL_VARIABLES if os.environ.get(name)]

@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.peers.encoder_worker import level
+from benchmarks.peers.our_encoder import kernel_level
 from benchmarks.provenance import provenance
 from engine.manifest import TranslationConfig
 from engine.seq2seq import EncoderDecoder, padded_length
@@ -305,7 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {
         **provenance("python -m benchmarks.peers.translation", argv),
         "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
-        "level": level(), "threads": 1, "clock": "CPU time, systems in turn; best and median of rounds",
+        "kernels": kernel_level(), "level": level(), "threads": 1,
+        "clock": "CPU time, systems in turn; best and median of rounds",
     }  # fmt: skip
     if args.rounds:
         result["forced"] = bench_forced(args, pieces, sources)

@@ -61,9 +61,9 @@ def test_the_signature_names_packages_and_variables(
     lower.main([str(folder)])  # finds nothing more, and forgets nothing
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     assert record == {"level": "avx2", "packages": ["ctranslate2", "onnxruntime"]}
-    monkeypatch.setenv("ENGINE_CPU_LEVEL", "avx2")
+    monkeypatch.setenv("CT2_FORCE_CPU_ISA", "AVX2")
     found = level(folder)
-    assert found == "level:avx2 in libraries of ctranslate2 onnxruntime + ENGINE_CPU_LEVEL=avx2"
+    assert found == "level:avx2 in libraries of ctranslate2 onnxruntime + CT2_FORCE_CPU_ISA=AVX2"
 
 
 def test_what_is_not_an_environment_or_has_nothing_to_change_is_refused(environment: Path) -> None:
