@@ -23,8 +23,9 @@ import numpy as np
 from benchmarks.errors import PeerError
 from benchmarks.peers import encoder_models as models
 from benchmarks.peers.encoder_report import by_reason, measure, merge, ratios, render
-from benchmarks.peers.encoder_systems import LocalSystem, Peer, start_peers
-from benchmarks.peers.our_encoder import our_systems
+from benchmarks.peers.encoder_systems import LocalSystem, Peer, System, start_peers
+from benchmarks.peers.encoder_worker import level
+from benchmarks.peers.our_encoder import kernel_level, our_systems
 from benchmarks.provenance import commit, provenance
 from engine.signature import cpu_model
 
@@ -63,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help="rows to measure; default: all")
     parser.add_argument("--peer_python", nargs="*", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--core", type=int, help="the core that everything runs on; default: the last one")
     parser.add_argument("--models", type=Path, help="keep the peers' graphs here for the next run")
@@ -95,17 +97,20 @@ def compare(
     """Time ours and every peer; the report without its signature."""
     from export.wav2vec2 import run_torch
 
-    ours = {name: LocalSystem(run) for name, run in our_systems(model, calibration).items()}
+    ours: dict[str, System] = {
+        name: LocalSystem(run) for name, run in our_systems(model, calibration).items()
+    }
     peers, workers, left_out = start_peers(roster(options, files, model.config.vocab_size))
     speech = models.load_speech(options.audio, measured=True)
     lost: dict[str, str] = {}
     try:
+        systems = choose({**ours, **peers}, options.systems)
         cases = {}
         for case in options.cases:
             values = models.cut(speech, *CASES[case])
             np.save(folder / "values.npy", values)
             expected = run_torch(model, values)
-            cases[case] = measure({**ours, **peers}, folder / "values.npy", expected, options.rounds, lost)
+            cases[case] = measure(systems, folder / "values.npy", expected, options.rounds, lost)
     finally:
         for worker in workers:
             worker.close()
@@ -115,6 +120,18 @@ def compare(
         "peers": [worker.signature for worker in workers],
         "left_out": {**left_out, **by_reason(lost)},
     }
+
+
+def choose(systems: dict[str, System], names: Sequence[str] | None) -> dict[str, System]:
+    """The systems of these names, in their own order; all where None.
+
+    Raises:
+        PeerError: a name that no system has.
+    """
+    unknown = set(names or ()) - set(systems)
+    if unknown:
+        raise PeerError(f"no system is called {', '.join(sorted(unknown))}; there are {', '.join(systems)}")
+    return {name: system for name, system in systems.items() if names is None or name in names}
 
 
 def roster(options: argparse.Namespace, files: dict[str, Path], vocab_size: int) -> dict[str, Peer]:
@@ -163,6 +180,8 @@ def signature(options: argparse.Namespace) -> str:
             *installed,
             f"commit:{commit()}",
             f"cpu:{cpu_model()}",
+            f"kernels:{kernel_level()}",
+            level(),
         ]
     )
 

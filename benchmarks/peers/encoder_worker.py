@@ -15,6 +15,17 @@ from typing import Any
 
 import numpy as np
 
+RECORD = "instruction_set.json"  # in an environment that benchmarks.peers.lower changed
+LEVEL_VARIABLES = (
+    "ONEDNN_MAX_CPU_ISA",
+    "CT2_FORCE_CPU_ISA",
+    "CT2_USE_MKL",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ATEN_CPU_CAPABILITY",
+    "NPY_DISABLE_CPU_FEATURES",
+    "OPENBLAS_CORETYPE",
+    "GLIBC_TUNABLES",
+)
 # Normalised float32 [batch, n_samples] -> logits [batch, n_frames, vocab_size], or None.
 Run = Callable[[Any], Any]
 
@@ -40,13 +51,29 @@ def serve(load: Callable[[], tuple[Mapping[str, Run], str]]) -> None:
         answer({"error": _reason(error)})
         return
     seconds = round(time.perf_counter() - start, 3)
-    answer({"systems": list(systems), "signature": signature, "load_time_s": seconds})
+    answer({"systems": list(systems), "signature": f"{signature},{level()}", "load_time_s": seconds})
     for line in sys.stdin:
         request = json.loads(line)
         try:
             answer(_measure(systems[request["system"]], request))
         except Exception as error:
             answer({"error": _reason(error)})
+
+
+def level(prefix: Path | None = None) -> str:
+    """Which vector instructions this process was told to use, for a signature.
+
+    Args:
+        prefix: of the environment; the interpreter's own where None.
+    Returns:
+        Such as "level:avx2 in libraries of openvino + ONEDNN_MAX_CPU_ISA=AVX2"; "level:processor's own".
+    """
+    record = (Path(sys.prefix) if prefix is None else prefix) / RECORD
+    parts = [f"{name}={os.environ[name]}" for name in LEVEL_VARIABLES if os.environ.get(name)]
+    if record.exists():
+        lowered = json.loads(record.read_text(encoding="utf-8"))
+        parts.insert(0, f"{lowered['level']} in libraries of {' '.join(lowered['packages'])}")
+    return "level:" + (" + ".join(parts) or "processor's own")
 
 
 def timed(run: Run, values: Any) -> tuple[Any, float, float]:

@@ -43,6 +43,13 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
     return {**sessions, **{name: one_by_one(encoder) for name, encoder in encoders.items()}}
 
 
+def kernel_level() -> str:
+    """What our own kernels are compiled for in this process, for a signature: asked, not what was wanted."""
+    from engine.kernels.cpu import has_vector_kernels
+
+    return "avx512" if has_vector_kernels() else "none"
+
+
 def one_by_one(encoder: Any) -> System:
     """A batch as the engine computes it: utterance by utterance."""
     return lambda values: np.stack([encoder.run(row) for row in values])

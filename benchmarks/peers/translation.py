@@ -4,7 +4,8 @@
 
 CHECKPOINT is a folder of MarianMTModel.save_pretrained, EXPORT what `export marian` made of it. Systems
 take turns batch by batch in one process on one thread; times are CPU seconds. CTranslate2 runs int8 with
-the instruction set in CT2_FORCE_CPU_ISA (AVX512 is its best where VNNI exists; set it before the start).
+the instruction set in CT2_FORCE_CPU_ISA (AVX512 is its best where VNNI exists; set it before the start);
+its matrix products are those of oneDNN, which does not obey that: README.md, "All on AVX2".
 A peer that is not installed is left out and named in the result.
 """
 
@@ -25,6 +26,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.peers.encoder_worker import level
+from benchmarks.peers.our_encoder import kernel_level
 from benchmarks.provenance import provenance
 from engine.manifest import TranslationConfig
 from engine.seq2seq import EncoderDecoder, padded_length
@@ -286,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("export", type=Path)
     parser.add_argument("--tsv", type=Path, required=True, help="id<TAB>German<TAB>English lines")
-    parser.add_argument("--limit", type=int, default=128)
+    parser.add_argument("--limit", type=int, default=128, help="real sentences; 0 leaves them out")
     parser.add_argument("--forced", type=int, default=25, help="output tokens of the equal-work part")
     parser.add_argument("--rounds", type=int, default=8, help="0 leaves the timing out")
     parser.add_argument("--quality", type=int, default=0, metavar="N", help="BLEU on N sentences, once each")
@@ -298,15 +301,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = [(args.export / f"mt_tokenizer{part}.model").read_bytes() for part in ("", "_target")]
     tokenizer = Tokenizer(models[0], models[1], vocabulary)
     lines = args.tsv.read_text(encoding="utf-8").splitlines()
-    rows = spread(lines, args.limit)
+    rows = spread(lines, args.limit or 32)
     sources = encode(tokenizer, rows, pieces)
     result: dict[str, Any] = {
         **provenance("python -m benchmarks.peers.translation", argv),
         "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
-        "threads": 1, "clock": "CPU time, systems in turn; best and median of rounds",
+        "kernels": kernel_level(), "level": level(), "threads": 1,
+        "clock": "CPU time, systems in turn; best and median of rounds",
     }  # fmt: skip
     if args.rounds:
         result["forced"] = bench_forced(args, pieces, sources)
+    if args.rounds and args.limit:
         result["real"] = bench_real(args, pieces, tokenizer, rows, sources)
     if args.quality:
         result["quality"] = bench_quality(args, pieces, tokenizer, spread(lines, args.quality))

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.errors import PeerError
 from benchmarks.peers import encoder, encoder_models, encoder_report
 from benchmarks.peers.encoder_systems import FOLDER, LocalSystem, Peer, Worker, WorkerSystem, start_peers
+from benchmarks.peers.encoder_worker import level
 
 WORKER = f"""
 import os, sys, time
@@ -139,6 +140,14 @@ def test_the_measured_speech_is_not_the_calibrated() -> None:
     assert np.abs(np.corrcoef(measured[:80_000], calibrated[:80_000])[0, 1]) < 0.2
 
 
+def test_only_the_named_systems_are_measured() -> None:
+    systems = {name: LocalSystem(np.negative) for name in ("ours", "peer", "other")}
+    assert list(encoder.choose(systems, ["other", "ours"])) == ["ours", "other"]
+    assert encoder.choose(systems, None) == systems
+    with pytest.raises(PeerError, match="no system is called nobody; there are ours, peer, other"):
+        encoder.choose(systems, ["ours", "nobody"])
+
+
 @pytest.mark.parametrize("arguments", [["--peer_python", "nobody=/x"], ["--rounds", "0"], ["--prepare"]])
 def test_wrong_options_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
@@ -174,10 +183,11 @@ def test_the_command_writes_a_report(
     report = json.loads(out.read_text(encoding="utf-8"))
     assert {"ours fp32", "ours int8", "busy"} <= set(report["cases"]["5 s"])
     assert report["cases"]["5 s"]["ours fp32"]["error"] < 1e-4
-    assert report["peers"] == ["fake:1", "fake:1"] and "not the same model" in report["left_out"]["double"]
+    assert report["peers"] == 2 * [f"fake:1,{level()}"]
+    assert "not the same model" in report["left_out"]["double"]
     assert "exit code 3" in report["left_out"]["dies, hangs"]
     assert "busy two" in report["left_out"]["weak"]
-    assert "cpu:" in report["signature"] and "commit:" in report["signature"]
+    assert all(part in report["signature"] for part in ("cpu:", "commit:", level()))
     assert "left out:" in capsys.readouterr().out
 
 
