@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backend import KERNELS, Choice, choose_backend
 from engine.bundle import AcousticConfig, Bundle
-from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError, OptionError
-from engine.kernels.vector.levels import has_matrix_unit, has_vector_kernels
-from engine.session import CancelToken, Session, available_cores, open_session, resolve_device
+from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError
+from engine.session import CancelToken, Session, available_cores, open_session
 from engine.types import RuntimeOptions
 
 INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
@@ -21,8 +21,6 @@ MASK_NAME = "attention_mask"
 OUTPUT_NAME = "logits"
 COUNTS_NAME = "frame_counts"  # of graphs with a mask: valid frames of each utterance
 MAX_FIXED_SHAPES = 8  # each holds the weights once more
-BACKENDS = ("auto", "kernels", "onnxruntime")
-KERNEL_TYPES = ("int8", "bf16")
 # How a tensor that lives in another file names it: key "location" of a protobuf map entry.
 EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
 
@@ -35,12 +33,13 @@ class Encoder(Protocol):
 
     Attributes:
         device: "cpu" or "cuda". backend: "kernels" or "onnxruntime".
-        compute_type: the arithmetic of its matrix products.
+        compute_type: the arithmetic of its matrix products. choice: why this backend.
     """
 
     device: str
     backend: str
     compute_type: str
+    choice: Choice
 
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """Logits [n_frames, vocab_size] of one utterance; wide spreads it over the thread budget."""
@@ -56,12 +55,12 @@ class KernelEncoder:
 
     device, backend = "cpu", "kernels"
 
-    def __init__(self, graph: bytes, compute_type: str, threads: int) -> None:
+    def __init__(self, graph: bytes, choice: Choice, threads: int) -> None:
         from engine.native.encoder import NativeEncoder
 
-        self.compute_type = compute_type
+        self.choice, self.compute_type = choice, choice.arithmetic
         self._threads = threads
-        self._encoder = NativeEncoder(graph, integers=compute_type == "int8")
+        self._encoder = NativeEncoder(graph, integers=self.compute_type == "int8")
 
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """See Encoder."""
@@ -92,8 +91,10 @@ class SessionEncoder:
 
     backend = "onnxruntime"
 
-    def __init__(self, graph: bytes, name: str, config: AcousticConfig, options: RuntimeOptions) -> None:
-        self.compute_type = config.precision
+    def __init__(
+        self, graph: bytes, name: str, config: AcousticConfig, options: RuntimeOptions, choice: Choice
+    ) -> None:
+        self.choice, self.compute_type = choice, config.precision
         self._graph, self._name, self._options = graph, name, options
         self.session = _load_session(graph, name, options, threads=1)
         self.device = self.session.device
@@ -154,12 +155,11 @@ def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions
 
     Raises:
         OptionError: an unknown backend.
-        DeviceError: the device, compute type or backend is not to be had.
+        DeviceError: the device, compute type or backend is not available here.
         BundleIntegrityError: the graph wants to read another file.
         BundleSchemaError: the graph does not fit the manifest or the vocabulary.
     """
-    if options.backend not in BACKENDS:
-        raise OptionError(f"backend {options.backend!r}", ", ".join(BACKENDS), "pass one of these")
+    choice = choose_backend(config.precision, options, options.compute_type)
     graph, name = bundle.read("acoustic"), bundle.file("acoustic").name
     if EXTERNAL_DATA_MARK in graph:
         raise BundleIntegrityError(
@@ -167,64 +167,28 @@ def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions
             "one self-contained ONNX file",
             "export it again without external data",
         )
-    wanted = _kernel_type(config, options)
-    if wanted is not None:
-        encoder = _try_kernels(graph, config, wanted, options)
-        if encoder is not None:
-            _raise_problems(encoder.problems(config, bundle.vocabulary))
-            return encoder
+    if choice.backend == KERNELS:
+        opened = _open_kernels(graph, choice, options)
+        if isinstance(opened, KernelEncoder):
+            _raise_problems(opened.problems(config, bundle.vocabulary))
+            return opened
+        choice = opened
     _check_compute_type(config, options)
-    found = SessionEncoder(graph, name, config, options)
+    found = SessionEncoder(graph, name, config, options, choice)
     _check_graph(found.session, config, bundle.vocabulary)
     return found
 
 
-def _kernel_type(config: AcousticConfig, options: RuntimeOptions) -> str | None:
-    """The arithmetic that the kernels would use; None where onnxruntime is asked for or better.
-
-    Raises:
-        DeviceError: the kernels were asked for and cannot serve.
-    """
-    kind = config.precision if options.compute_type == "auto" else options.compute_type
-    asked = options.backend == "kernels" or kind == "bf16"
-    problems = []
-    if options.backend == "onnxruntime":
-        problems.append("onnxruntime was asked for")
-    if options.device == "cuda" or (not asked and resolve_device(options) != "cpu"):
-        problems.append("they run on the CPU only")
-    if not has_vector_kernels():
-        problems.append("this processor lacks AVX-512 VNNI or BF16")
-    if kind not in KERNEL_TYPES or (kind == "int8" and config.precision != "int8"):
-        problems.append(f"they do not compute a {config.precision} graph in {kind}")
-    if not problems:
-        return None if has_matrix_unit() and not asked else kind
-    if asked:
-        raise DeviceError(
-            f"{kind} by our own kernels: {'; '.join(problems)}",
-            "an int8 graph, or compute type bf16, on an x86-64 CPU with AVX-512 VNNI and BF16",
-            "pass backend='onnxruntime' and compute_type='auto'",
-        )
-    return None
-
-
-def _try_kernels(
-    graph: bytes, config: AcousticConfig, kind: str, options: RuntimeOptions
-) -> KernelEncoder | None:
-    """None for a graph that the kernels do not know, unless they were asked for."""
+def _open_kernels(graph: bytes, choice: Choice, options: RuntimeOptions) -> KernelEncoder | Choice:
+    """The encoder by our own kernels, or the choice of onnxruntime where they do not know the graph."""
     from engine.native.onnx_file import OnnxFormatError
     from engine.native.scopes import UnknownGraphError
 
     try:
-        return KernelEncoder(graph, kind, options.threads or available_cores())
+        return KernelEncoder(graph, choice, options.threads or available_cores())
     except (UnknownGraphError, OnnxFormatError) as error:
-        if options.backend == "kernels" or kind == "bf16":
-            raise DeviceError(
-                f"a graph that our own kernels do not compute ({error})",
-                "one that this version of export/ wrote",
-                "export the model again, or pass backend='onnxruntime'",
-            ) from error
         logger.debug("onnxruntime runs the encoder: %s", error)
-        return None
+        return choice.instead(str(error))
 
 
 def _check_compute_type(config: AcousticConfig, options: RuntimeOptions) -> None:

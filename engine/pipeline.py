@@ -391,7 +391,7 @@ def load(
         compute_type: "auto", "int8", "bf16", "fp16" or "fp32"; refused where the bundle holds another,
             but for "bf16", in which our own kernels compute any graph that export/ wrote.
         threads: 0 takes the cores that this process may use.
-        backend: of the acoustic encoder: "auto", "kernels" or "onnxruntime".
+        backend: "auto", "kernels" or "onnxruntime".
     Raises:
         BundleError and its kinds, DeviceError, DependencyError, OptionError.
     """

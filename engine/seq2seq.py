@@ -50,9 +50,10 @@ class Steps(Protocol):
 
 
 class Runner(Protocol):
-    """What computes the encoder and the decoder's steps."""
+    """What computes the encoder and the decoder's steps. choice: why this backend, where it was chosen."""
 
     backend: str
+    choice: Choice | None
 
     def start(
         self, sources: Sequence[Sequence[int]], beam_size: int, max_steps: int, cancel: CancelToken | None

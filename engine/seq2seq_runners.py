@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backend import KERNELS, Choice, choose_backend
 from engine.bundle import Bundle
-from engine.errors import OptionError
-from engine.kernels.vector.levels import has_matrix_unit, has_vector_kernels
 from engine.manifest import TranslationConfig
 from engine.seq2seq import Runner, Steps, padded_length
-from engine.session import CancelToken, Session, open_session, resolve_device
+from engine.session import CancelToken, Session, open_session
 from engine.types import RuntimeOptions
 
 Ids = NDArray[np.int64]
@@ -27,7 +26,10 @@ class SessionRunner:
 
     backend = "onnxruntime"
 
-    def __init__(self, encoder: Session, decoder: Session, config: TranslationConfig) -> None:
+    def __init__(
+        self, encoder: Session, decoder: Session, config: TranslationConfig, choice: Choice | None = None
+    ) -> None:
+        self.choice = choice
         self.encoder, self.decoder, self.config = encoder, decoder, config
         kinds = [f"{kind}_{layer}" for layer in range(config.n_layers) for kind in ("key", "value")]
         self.cross = [f"cross_{kind}" for kind in kinds]
@@ -82,11 +84,17 @@ class KernelRunner:
     backend = "kernels"
 
     def __init__(
-        self, encoder: bytes, decoder: bytes, tables: Mapping[str, bytes], config: TranslationConfig
+        self,
+        encoder: bytes,
+        decoder: bytes,
+        tables: Mapping[str, bytes],
+        config: TranslationConfig,
+        choice: Choice | None = None,
     ) -> None:
         """Raises UnknownGraphError or OnnxFormatError where the kernels do not compute the graphs."""
         from engine.native.marian import MarianKernels
 
+        self.choice = choice
         self._model = MarianKernels(encoder, decoder, tables, config)
 
     def start(
@@ -123,25 +131,27 @@ def open_runner(bundle: Bundle, config: TranslationConfig, options: RuntimeOptio
     Raises:
         DeviceError, DependencyError, OptionError.
     """
-    if options.backend not in ("auto", "kernels", "onnxruntime"):
-        raise OptionError(f"backend {options.backend!r}", "auto, kernels or onnxruntime")
-    wanted = options.backend != "onnxruntime" and config.precision == "int8" and has_vector_kernels()
-    if wanted and resolve_device(options) == "cpu" and not (options.backend == "auto" and has_matrix_unit()):
-        runner = _try_kernels(bundle, config)
-        if runner is not None:
-            return runner
+    choice = choose_backend(config.precision, options)
+    if choice.backend == KERNELS:
+        opened = _open_kernels(bundle, config, choice)
+        if isinstance(opened, KernelRunner):
+            return opened
+        choice = opened
     # Several threads share one single-threaded session: faster than one session with several.
     encoder = open_session(bundle.file("mt_encoder"), options, threads=1)
-    return SessionRunner(encoder, open_session(bundle.file("mt_decoder"), options, threads=1), config)
+    decoder = open_session(bundle.file("mt_decoder"), options, threads=1)
+    return SessionRunner(encoder, decoder, config, choice)
 
 
-def _try_kernels(bundle: Bundle, config: TranslationConfig) -> KernelRunner | None:
+def _open_kernels(bundle: Bundle, config: TranslationConfig, choice: Choice) -> KernelRunner | Choice:
+    """The translator by our own kernels, or the choice of onnxruntime where they do not know a graph."""
     from engine.native.onnx_file import OnnxFormatError
     from engine.native.scopes import UnknownGraphError
 
     tables = {bundle.file("mt_embeddings").name: bundle.read("mt_embeddings")}
+    graphs = bundle.read("mt_encoder"), bundle.read("mt_decoder")
     try:
-        return KernelRunner(bundle.read("mt_encoder"), bundle.read("mt_decoder"), tables, config)
+        return KernelRunner(*graphs, tables, config, choice)
     except (UnknownGraphError, OnnxFormatError) as error:
         logger.debug("onnxruntime runs the translator: %s", error)
-        return None
+        return choice.instead(str(error))

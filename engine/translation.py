@@ -57,6 +57,7 @@ class Translator:
         self.tokenizer = load_tokenizer(bundle)
         self._model = EncoderDecoder(open_runner(bundle, config, options), config)
         self.backend = self._model.runner.backend
+        self.choice = self._model.runner.choice
 
     def translate_text(self, text: str) -> str:
         """Translate text of any length with the bundle's settings; empty in, empty out."""

@@ -190,8 +190,8 @@ class RuntimeOptions:
         compute_type: "auto" takes what the bundle holds for the device; "bf16" computes its acoustic model
             in bfloat16 by our own kernels, whatever it holds.
         threads: 0 takes the cores that this process may use (affinity and cgroup quota).
-        backend: of the acoustic encoder: "kernels" are our own (CPU with AVX-512), "auto" takes them where
-            they serve and onnxruntime elsewhere.
+        backend: "kernels" are our own (x86-64 CPU with AVX2 or more), "auto" takes them where they serve and
+            onnxruntime elsewhere.
         gpu_memory_mb: cap of one model's memory arena on the GPU.
         cuda_graphs: replay each of a few fixed shapes as a CUDA graph; wants a graph that takes a mask, and
             memory for the weights once a shape.

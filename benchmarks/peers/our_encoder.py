@@ -45,9 +45,9 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
 
 def kernel_level() -> str:
     """What our own kernels are compiled for in this process, for a signature: asked, not what was wanted."""
-    from engine.kernels.cpu import has_vector_kernels
+    from engine.kernels.vector.levels import active
 
-    return "avx512" if has_vector_kernels() else "none"
+    return active().name
 
 
 def one_by_one(encoder: Any) -> System:

@@ -44,7 +44,25 @@ def describe_bundle(bundle: Bundle) -> str:
         )
     figures = {name: value for name, value in manifest.figures.items() if "signature" not in name}
     lines += [f"  figure    {name}: {value}" for name, value in figures.items()]
-    return "\n".join([*lines, f"  runtime   {_runtime()}"])
+    return "\n".join([*lines, *_describe_runtime(bundle)])
+
+
+def _describe_runtime(bundle: Bundle) -> list[str]:
+    """The processor, and what computes each model on it and why."""
+    from engine.backend import describe_processor
+    from engine.encoders import open_encoder
+    from engine.seq2seq_runners import open_runner
+    from engine.types import RuntimeOptions
+
+    options, manifest = RuntimeOptions(), bundle.manifest
+    lines = [f"  processor {describe_processor()}", f"  runtime   {_runtime()}"]
+    if manifest.acoustic:
+        lines.append(f"  acoustic  by {open_encoder(bundle, manifest.acoustic, options).choice}")
+    if manifest.translation:
+        lines.append(f"  mt        by {open_runner(bundle, manifest.translation, options).choice}")
+    if bundle.has("punctuation"):
+        lines.append("  case      by onnxruntime, float32: a small graph")
+    return lines
 
 
 def _runtime() -> str:

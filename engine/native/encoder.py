@@ -1,4 +1,4 @@
-"""Exported encoders on a CPU with AVX-512, by kernels of our own instead of onnxruntime's.
+"""Exported encoders on an x86-64 CPU, by kernels of our own instead of onnxruntime's.
 
 One utterance a call; rows may be shared out over threads, which changes no result.
 """

@@ -18,8 +18,9 @@ for package in ("torch", "transformers", "onnx"):
 
 import onnx  # noqa: E402
 
-from engine import encoders  # noqa: E402
+from engine import backend, encoders  # noqa: E402
 from engine.acoustic import AcousticModel  # noqa: E402
+from engine.backend import Choice  # noqa: E402
 from engine.bundle import AcousticConfig, Bundle, FeatureConfig, open_bundle, write_bundle  # noqa: E402
 from engine.errors import BundleSchemaError, CancelledError, DeviceError, EngineError, OptionError  # noqa: E402
 from engine.session import CancelToken  # noqa: E402
@@ -27,7 +28,7 @@ from engine.types import RuntimeOptions  # noqa: E402
 from tests.reference.tiny_encoders import N_TOKENS, features_for, log_mel_encoder, waveform_encoder  # noqa: E402
 
 needs_vectors = pytest.mark.skipif(
-    not has_vector_kernels(), reason="the vector kernels need AVX-512 VNNI and BF16"
+    not has_vector_kernels(), reason="no vector kernels at this instruction set level"
 )
 WAVEFORM, MEL = FeatureConfig(normalize=False), FeatureConfig(kind="log_mel")
 MakeBundle = Callable[..., Bundle]
@@ -70,7 +71,7 @@ def assert_says_got_want_fix(error: EngineError) -> None:
 
 @pytest.fixture
 def without_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "has_matrix_unit", lambda: False)
+    monkeypatch.setattr(backend, "has_matrix_unit", lambda: False)
 
 
 @needs_vectors
@@ -174,17 +175,19 @@ def test_what_is_no_graph_at_all_is_refused_by_both(make_bundle: MakeBundle) -> 
 def test_processor_without_the_features_takes_onnxruntime(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "has_vector_kernels", lambda: False)
+    monkeypatch.setattr(backend, "has_vector_kernels", lambda: False)
+    monkeypatch.setattr(backend, "available", tuple)
     assert what_of(open_with(make_bundle())) == ("onnxruntime", "int8", "cpu")
     for options in ({"backend": "kernels"}, {"compute_type": "bf16"}):
-        with pytest.raises(DeviceError, match="lacks AVX-512 VNNI or BF16") as caught:
+        with pytest.raises(DeviceError, match="lacks AVX2 or FMA") as caught:
             open_with(make_bundle(), **options)
         assert_says_got_want_fix(caught.value)
 
 
 def test_all_reasons_are_given_at_once(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "has_vector_kernels", lambda: False)
-    with pytest.raises(DeviceError, match=r"CPU only; .* lacks AVX-512 .*; they do not compute"):
+    monkeypatch.setattr(backend, "has_vector_kernels", lambda: False)
+    monkeypatch.setattr(backend, "available", tuple)
+    with pytest.raises(DeviceError, match=r"CPU only; .* lacks AVX2 .*; the kernels do not compute"):
         open_with(make_bundle("fp32"), backend="kernels", device="cuda")
 
 
@@ -192,7 +195,7 @@ def test_all_reasons_are_given_at_once(make_bundle: MakeBundle, monkeypatch: pyt
 def test_processor_with_a_matrix_unit_takes_onnxruntime_unless_asked(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "has_matrix_unit", lambda: True)
+    monkeypatch.setattr(backend, "has_matrix_unit", lambda: True)
     assert open_with(make_bundle()).backend == "onnxruntime"
     assert open_with(make_bundle(), backend="kernels").backend == "kernels"
     assert what_of(open_with(make_bundle(), compute_type="bf16")) == ("kernels", "bf16", "cpu")
@@ -207,10 +210,12 @@ def test_this_processor_takes_what_suits_it(make_bundle: MakeBundle) -> None:
 def test_working_graphics_card_is_not_passed_over_for_the_kernels(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "resolve_device", lambda options: "cuda")
+    monkeypatch.setattr(backend, "resolve_device", lambda options: "cuda")
     opened: list[RuntimeOptions] = []
 
-    def no_session(graph: bytes, name: str, config: AcousticConfig, options: RuntimeOptions) -> None:
+    def no_session(
+        graph: bytes, name: str, config: AcousticConfig, options: RuntimeOptions, choice: Choice
+    ) -> None:
         opened.append(options)
         raise DeviceError("a session", "none here", "")
 
@@ -253,7 +258,7 @@ def test_other_number_of_mel_bands_is_refused_when_the_bundle_is_loaded(make_bun
 @pytest.mark.parametrize("kind", ["group norm", "sinks"])
 def test_both_backends_compute_the_same_model(make_bundle: MakeBundle, kind: str) -> None:
     if not has_vector_kernels():
-        pytest.skip("the vector kernels need AVX-512 VNNI and BF16")
+        pytest.skip("no vector kernels at this instruction set level")
     name = "input_values" if kind == "group norm" else "input_features"
     features = features_for(name, 16_000 if kind == "group norm" else 150)
     bundle = make_bundle(kind=kind)
