@@ -74,7 +74,7 @@ def choose_backend(precision: str, options: RuntimeOptions, compute_type: str = 
     if asked:
         return Choice(KERNELS, kind, "asked for", asked=True)
     if has_matrix_unit():
-        return Choice(ONNXRUNTIME, kind, "it uses this processor's matrix unit (AMX), which our kernels do not")
+        return Choice(ONNXRUNTIME, kind, "it uses the matrix unit (AMX), our kernels do not")
     return Choice(KERNELS, kind, "faster than onnxruntime on this processor")
 
 

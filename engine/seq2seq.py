@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backend import Choice
 from engine.kernels.beam_select import NEVER, select_beams, trace_back
 from engine.kernels.top_tokens import advance_greedy, top_tokens
 from engine.manifest import TranslationConfig

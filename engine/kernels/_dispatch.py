@@ -54,7 +54,7 @@ def compiling_for(level: Level) -> Iterator[None]:
 
 
 class KernelDispatcher(CPUDispatcher):
-    """numba's dispatcher of a function, with a level and a cache of our own; both are found at the first call."""
+    """numba's dispatcher, with a level and a cache of our own; both are found at the first call."""
 
     _has_cache = False
 
@@ -68,4 +68,4 @@ class KernelDispatcher(CPUDispatcher):
             if not self._has_cache:
                 self._has_cache = True
                 self._cache = KernelCache(self.py_func, find_cache())
-            return super().compile(sig)  # type: ignore[no-untyped-call]
+            return super().compile(sig)

@@ -30,7 +30,7 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return lambda inner: kernel(inner, **options)
     settings = {"nopython": True, "nogil": True, "boundscheck": None, "fastmath": set(FASTMATH), **options}
-    return KernelDispatcher(function, targetoptions=settings)  # type: ignore[no-untyped-call]
+    return KernelDispatcher(function, targetoptions=settings)
 
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:

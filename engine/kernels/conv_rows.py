@@ -142,7 +142,8 @@ def convolve_pair_block(
     convolve_pairs(
         address(rows), conv.n_channels, plane, address(scale), address(offset), start // 2,
         (n_rows + 1) // 2, conv.dense.padded, conv.dense.weight, conv.dense.scale,
-        address(conv.middle_scale), address(conv.tap_sums), conv.dense.bias, out, out_stride, conv.dense.any_codes,
+        address(conv.middle_scale), address(conv.tap_sums), conv.dense.bias, out, out_stride,
+        conv.dense.any_codes,
     )  # fmt: skip
 
 

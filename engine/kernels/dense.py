@@ -79,7 +79,8 @@ class Dense(DenseFields):
     ) -> Dense:  # fmt: skip
         """A layer over arrays of len(bias) padded columns."""
         arrays = (weight, scale, column_sum, bias)
-        layer = Dense(kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays), int(any_codes))
+        numbers = [kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays), int(any_codes)]
+        layer = Dense(*numbers)
         layer.arrays = arrays
         return layer
 

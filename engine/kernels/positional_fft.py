@@ -24,7 +24,7 @@ HOP = LENGTH // 2
 FEWEST_TAPS, MOST_TAPS = 64, LENGTH - HOP
 ROWS_A_PAIR = 4  # real and imaginary parts at a frequency and at its negative
 MOST_PAIRS = TILE_ROWS // ROWS_A_PAIR
-LANES = simd.LANES
+LANES = 16
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 

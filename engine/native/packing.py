@@ -75,7 +75,7 @@ def _dense(
         np.pad(np.asarray(values, np.float32), (0, padded - n_out))
         for values in (scale, sums, np.zeros(n_out) if bias is None else bias)
     ]
-    return Dense.of(kind, n_in, n_out, aligned(packed), *columns, any_codes)
+    return Dense.of(kind, n_in, n_out, aligned(packed), columns[0], columns[1], columns[2], any_codes)
 
 
 def _pad_rows(weight: NDArray[Any]) -> NDArray[Any]:

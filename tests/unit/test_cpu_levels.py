@@ -103,7 +103,7 @@ def test_the_variable_lowers_the_level(machine: pytest.MonkeyPatch, wanted: str)
 def test_a_level_that_the_processor_lacks_is_refused(machine: pytest.MonkeyPatch) -> None:
     become(machine, ZEN_3)
     machine.setenv(levels.VARIABLE, "avx512")
-    with pytest.raises(DeviceError, match="ENGINE_CPU_LEVEL=avx512, which.*one of avx2, none.*unset"):
+    with pytest.raises(DeviceError, match=r"ENGINE_CPU_LEVEL=avx512, which.*one of avx2, none.*unset"):
         levels.active()
 
 
@@ -124,5 +124,6 @@ def test_the_command_line_says_so_in_one_line(command: list[str]) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "engine: error: ENGINE_CPU_LEVEL='avx9'; expected one of avx2, avx-vnni, avx512, none; fix: unset the variable"
+        "engine: error: ENGINE_CPU_LEVEL='avx9'; expected one of avx2, avx-vnni, avx512, none; "
+        "fix: unset the variable"
     ]

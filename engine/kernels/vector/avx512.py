@@ -1,4 +1,4 @@
-"""AVX-512 with VNNI: 32 registers of 512 bits, uint8 by int8 in one instruction; bfloat16 where it is there."""
+"""AVX-512 with VNNI: 32 registers of 512 bits, uint8 by int8 in one instruction; bfloat16 where there is."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def _finish_each(
 
 
 def _choose(builder: Any, any_codes: Any, emit: Callable[[str], None]) -> None:
-    """Emit the product of pair-safe codes, and that of any codes where the instruction set tells them apart."""
+    """Emit the product of pair-safe codes, and that of any codes where it is another one."""
     if not instructions().saturates:
         emit(INT8)
         return

@@ -1,8 +1,8 @@
 """Vectors of 16 floats as values inside kernels, for loops that a compiler would not vectorise well.
 
-A vector lives in one register of 512 bits or two of 256. Addresses are plain integers (`array.ctypes.data` inside a kernel):
-nothing checks bounds, so only kernels of this folder use them, on memory that their callers allocated.
-The code needs AVX-512; `engine.kernels.vector.levels` says where it may run.
+A vector lives in one register of 512 bits or two of 256. Addresses are plain integers
+(`array.ctypes.data` inside a kernel): nothing checks bounds, so only kernels use them, on memory that
+their callers allocated. `engine.kernels.vector.levels` says what the code is made for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What attention in int8 needs of `engine.kernels.vector.simd`: rounding to codes, powers of two, sums of rows."""
+"""What attention in int8 needs beyond `simd`: rounding to codes, powers of two, sums of rows."""
 
 from __future__ import annotations
 
