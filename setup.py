@@ -1,10 +1,15 @@
 """The package: a lean runtime, and extras for export, training, benchmarks, serving and development."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+LEVELS_VARIABLE = "ENGINE_BUILD_LEVELS"
 LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 RUNTIME = [
@@ -47,7 +52,47 @@ TEST = [
     "types-tqdm",
 ]
 
+COMPILE = (
+    "import sys, types; package = types.ModuleType('engine'); package.__path__ = [sys.argv[1]]; "
+    "sys.modules['engine'] = package; from pathlib import Path; from engine.kernels import precompile; "
+    "from engine.kernels.vector import levels; names = sys.argv[3:]; "
+    "names = list(levels.LEVELS) if names == ['all'] else names; "
+    "names = [levels.active().name] if names == ['host'] else names; "
+    "precompile.compile_ahead(Path(sys.argv[2]), [name for name in names if name != 'none'])"
+)
+
+
+class BuildWithKernels(build_py):
+    """Compiles kernels ahead: into a wheel for every level, into a checkout for this processor's.
+
+    ENGINE_BUILD_LEVELS names others ("avx2 avx512", "all", "host"), or "none". Where compiling fails, the
+    package is built without: it compiles at its first use.
+    """
+
+    def run(self) -> None:
+        """Build, then compile from what was built."""
+        super().run()
+        names = os.environ.get(LEVELS_VARIABLE, "host" if self.editable_mode else "all").split()
+        package = HERE / "engine" if self.editable_mode else Path(self.build_lib) / "engine"
+        command = [sys.executable, "-P", "-c", COMPILE, str(package.resolve())]
+        done = subprocess.run(
+            [*command, str(package.resolve() / "kernels" / "compiled"), *names], check=False
+        )
+        if done.returncode:
+            self.warn("kernels could not be compiled ahead; they will be compiled at the first use")
+
+
+class BinaryDistribution(Distribution):
+    """Compiled kernels belong to one system and one version of Python."""
+
+    def has_ext_modules(self) -> bool:
+        """So that the wheel is named after both."""
+        return True
+
+
 setup(
+    cmdclass={"build_py": BuildWithKernels},
+    distclass=BinaryDistribution,
     name="speech-engine",
     version="0.1.0",
     description="German speech in, German transcript and English translation out",
@@ -62,7 +107,7 @@ setup(
     ],
     package_dir={"engine.bundled.examples": "examples"},  # engine-bench runs on them where no data is named
     package_data={
-        "engine": ["py.typed", "bundled/*/*"],
+        "engine": ["py.typed", "bundled/*/*", "kernels/signatures.json"],
         "engine.bundled.examples": ["manifest.tsv", "README.md", "audio/*"],
         "training": ["configs/*.yaml", "*.mjs"],
         "benchmarks": ["baselines/*.json", "peers/speech/*.py"],

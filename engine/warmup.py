@@ -27,6 +27,10 @@ UNCACHED = (
     "compiling kernels, in every process anew since no folder can hold them; "
     "fix: set NUMBA_CACHE_DIR to one that can be written"
 )
+_BESIDE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from engine.warmup import compile_decoder; "
+    "compile_decoder(sys.argv[2])"
+)
 logger = logging.getLogger("engine")
 
 
@@ -76,7 +80,8 @@ def _decoder_is_compiled() -> bool:
 def _start_compiling(bundle: Bundle) -> subprocess.Popen[bytes] | None:
     if not Path(sys.executable or "").name.startswith("python"):
         return None  # an embedded interpreter: the executable is some other program
-    command = [sys.executable, "-m", "engine.warmup", str(bundle.path)]
+    # No -m: that would look for a package called engine in the working directory first.
+    command = [sys.executable, "-P", "-c", _BESIDE, str(Path(__file__).parents[1]), str(bundle.path)]
     with suppress(OSError):
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -110,5 +115,6 @@ def warm_up_translator(translator: Translator) -> None:
             translator.translate(["ja"], beam_size=beam_size)
 
 
-if __name__ == "__main__":  # the process that compile_beside starts
-    warm_up_decoder(load_decoder(open_bundle(sys.argv[1])))
+def compile_decoder(path: str) -> None:
+    """The process that compile_beside starts."""
+    warm_up_decoder(load_decoder(open_bundle(path)))

@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_task(commands.add_parser(task, help=purpose, description=purpose), task)
     _add_stream(commands)
     _add_info(commands)
+    _add_warmup(commands)
     _add_serve(commands)
     return parser
 
@@ -64,7 +65,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "kernels", "onnxruntime"),
         default="auto",
-        help="of the acoustic encoder",
+        help="what computes the encoder and the translator",
     )
     parser.add_argument("--threads", type=_natural, default=0, metavar="N", help="0: all usable cores")
     parser.add_argument("--beam_size", type=_positive, metavar="N", help="1 is greedy (default: as tuned)")
@@ -91,6 +92,18 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--json", action="store_true", help="the manifest as JSON")
     parser.set_defaults(run=run_info)
+
+
+def _add_warmup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from engine.cli.warmup import run_warmup
+
+    purpose = "compile now what the first recording would wait for, for instance while an image is built"
+    parser = commands.add_parser("warmup", help=purpose, description=purpose)
+    parser.add_argument(
+        "--levels", nargs="+", metavar="LEVEL", help="also for these: avx2, avx-vnni, avx512 (this processor)"
+    )
+    _add_model(parser)
+    parser.set_defaults(run=run_warmup)
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -111,11 +111,16 @@ def name_state(level: Level) -> str:
     return f"{state_of_sources()}-{name_target(level)}"
 
 
+def folder_of(place: Path, level: Level) -> Path:
+    """Where a place holds the kernels of these sources for a level."""
+    return place / f"{_PREFIX}{name_state(level)}"
+
+
 @cache
 def find_cache() -> Places:
     """Where the kernels of this process are kept."""
     state = name_state(active())
-    shipped = SHIPPED / f"{_PREFIX}{state}"
+    shipped = folder_of(SHIPPED, active())
     own = find_folder(list_places(_SOURCES), state)
     if own is not None and own.parent == _SOURCES / "__pycache__":
         drop_other_states(own.parent, state_of_sources())
@@ -198,8 +203,12 @@ class KernelCache:
     def save_overload(self, signature: Any, data: Any) -> None:
         """Write the code of one signature, unless the folder is read-only or its disk is full."""
         with suppress(OSError):
-            if self._own:
-                self._own.save_overload(signature, data)  # type: ignore[no-untyped-call]
+            self.save_or_raise(signature, data)
+
+    def save_or_raise(self, signature: Any, data: Any) -> None:
+        """Write the code of one signature, if there is a folder."""
+        if self._own:
+            self._own.save_overload(signature, data)  # type: ignore[no-untyped-call]
 
     def flush(self) -> None:
         """Forget what was compiled here."""

@@ -8,7 +8,7 @@ with numba is not affected.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,14 @@ def compiling_for(level: Level) -> Iterator[None]:
             context._internal_codegen = before
 
 
+_make_cache: list[Callable[[Any], Any]] = [lambda function: KernelCache(function, find_cache())]
+
+
+def keep_code_in(make_cache: Callable[[Any], Any]) -> None:
+    """From now on, use another cache than the process's; make_cache is called once for each kernel."""
+    _make_cache.append(make_cache)
+
+
 class KernelDispatcher(CPUDispatcher):
     """numba's dispatcher, with a level and a cache of our own; both are found at the first call."""
 
@@ -66,6 +74,5 @@ class KernelDispatcher(CPUDispatcher):
         """
         with compiling_for(active()):
             if not self._has_cache:
-                self._has_cache = True
-                self._cache = KernelCache(self.py_func, find_cache())
+                self._has_cache, self._cache = True, _make_cache[-1](self.py_func)
             return super().compile(sig)

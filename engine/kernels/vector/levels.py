@@ -48,7 +48,8 @@ LEVELS = {
     "avx512": Level("avx512", "x86-64-v4", ("+avx512vnni", "+avx512bf16", "-prefer-256-bit")),
 }
 NAMES = (*LEVELS, NONE)
-_HOST = Level(NONE, "", ())
+HOST = Level(NONE, "", ())
+_forced: list[Level] = []
 _NEEDS = {"avx2": _AVX2, "avx-vnni": (*_AVX2, "avxvnni"), "avx512": _AVX512}
 
 
@@ -85,6 +86,12 @@ def _on_this_processor(name: str) -> Level | None:
     return level if has(_NEEDS[name]) else None
 
 
+def force(level: Level) -> None:
+    """Compile for a level whatever the processor is; for a process that compiles and does not run."""
+    _forced.append(level)
+    active.cache_clear()
+
+
 @functools.cache
 def active() -> Level:
     """The level that kernels are compiled for: the highest of this processor, or ENGINE_CPU_LEVEL.
@@ -92,13 +99,15 @@ def active() -> Level:
     Raises:
         OptionError: the variable names no level. DeviceError: the processor lacks the level that it names.
     """
+    if _forced:
+        return _forced[-1]
     wanted = os.environ.get(VARIABLE, "").strip()
     if not wanted:
         wanted = available()[-1] if available() else NONE
     if wanted not in NAMES:
         raise OptionError(f"{VARIABLE}={wanted!r}", f"one of {', '.join(NAMES)}", "unset the variable")
     if wanted == NONE:
-        return _HOST
+        return HOST
     level = _on_this_processor(wanted)
     if level is None:
         raise DeviceError(

@@ -1,0 +1,126 @@
+"""Compile kernels before they are needed, also for levels that this processor lacks.
+
+What the embedded bundle and Wav2Vec2 models call is listed in signatures.json, which
+tests/reference/record_kernels.py writes. Code goes to a folder for each level; engine.kernels looks into
+those of its own folder `compiled` first. Every level is compiled by a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import OptionError, OutputError
+from engine.kernels._disk_cache import KernelCache, Places, folder_of
+from engine.kernels._dispatch import keep_code_in
+from engine.kernels._signatures import decode
+from engine.kernels.vector import levels
+
+LIST = Path(__file__).parent / "signatures.json"
+# The package itself is not imported: a build environment holds numba and little else. No -m: that would
+# look for the package in the working directory first.
+START = (
+    "import sys, types; package = types.ModuleType('engine'); package.__path__ = [sys.argv.pop(1)]; "
+    "sys.modules['engine'] = package; "
+    "from engine.kernels.precompile import run_level; run_level(*sys.argv[1:])"
+)
+Signature = tuple[Any, ...]
+Progress = Callable[[int, int], None]
+
+
+class _Listed:
+    """A cache that keeps the listed signatures only: what they call is a part of their code."""
+
+    def __init__(self, cache: KernelCache, signatures: set[Signature]) -> None:
+        self._cache, self._signatures = cache, signatures
+
+    def load_overload(self, signature: Signature, target_context: Any) -> Any:
+        """The code of one signature, or None."""
+        return self._cache.load_overload(signature, target_context) if signature in self._signatures else None
+
+    def save_overload(self, signature: Signature, data: Any) -> None:
+        """Write the code of a listed signature; an error of the disk is raised."""
+        if signature in self._signatures:
+            self._cache.save_or_raise(signature, data)
+
+
+def read_list() -> dict[str, list[Signature]]:
+    """Signatures as numba's types, by "module:function"."""
+    listed = json.loads(LIST.read_text(encoding="utf-8"))
+    return {name: [tuple(decode(part) for part in one) for one in many] for name, many in listed.items()}
+
+
+def compile_level(level: levels.Level, folder: Path) -> Iterator[tuple[int, int]]:
+    """Compile everything that is listed, in a process that serves nothing else.
+
+    What the folder holds already is not compiled again.
+
+    Args:
+        folder: the code of the level goes to a folder of its own in it.
+    Yields:
+        How many signatures are done, and of how many.
+    """
+    levels.force(level)
+    listed, places = read_list(), Places(None, folder_of(folder, level))
+    names = {name: set(signatures) for name, signatures in listed.items()}
+
+    def make_cache(function: Any) -> _Listed:
+        wanted = names.get(f"{function.__module__}:{function.__qualname__}", set())
+        return _Listed(KernelCache(function, places), wanted)
+
+    keep_code_in(make_cache)
+    total, done = sum(map(len, listed.values())), 0
+    for name, signatures in listed.items():
+        module, _, function = name.partition(":")
+        kernel = getattr(importlib.import_module(module), function)
+        for signature in signatures:
+            kernel.compile(signature)
+            done += 1
+            yield done, total
+
+
+def run_level(folder: str, name: str) -> None:
+    """The process that compiles one level; it prints its progress."""
+    for done, total in compile_level(levels.LEVELS[name], Path(folder)):
+        sys.stdout.write(f"{done} {total}\n")
+        sys.stdout.flush()
+
+
+def compile_ahead(folder: Path, names: Sequence[str], progress: Progress | None = None) -> None:
+    """Compile everything that is listed for some levels, one process after the other.
+
+    Args:
+        folder: what engine.kernels is to find belongs into its own folder `compiled`, or where
+            NUMBA_CACHE_DIR points.
+        names: of levels; the processor may lack them.
+        progress: called with the signatures that are done and all of them.
+    Raises:
+        OptionError: an unknown level. OutputError: the folder cannot be written.
+    """
+    unknown = [name for name in names if name not in levels.LEVELS]
+    if unknown:
+        raise OptionError(f"level {unknown[0]!r}", f"one of {', '.join(levels.LEVELS)}", "name one of these")
+    for index, name in enumerate(names):
+        command = [sys.executable, "-P", "-c", START, str(Path(__file__).parents[1]), str(folder), name]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as process:  # fmt: skip
+            assert process.stdout is not None and process.stderr is not None
+            for line in process.stdout:
+                done, total = map(int, line.split())
+                if progress is not None:
+                    progress(index * total + done, len(names) * total)
+            problem = process.stderr.read().strip().splitlines()
+        if process.returncode:
+            raise OutputError(
+                f"kernels for {name} could not be compiled ({problem[-1] if problem else '?'})",
+                f"a folder that can be written, with 10 MB free: {folder}",
+                "name another folder",
+            )
