@@ -58,7 +58,7 @@ COMPILE = (
     "from engine.kernels.vector import levels; names = sys.argv[3:]; "
     "names = list(levels.LEVELS) if names == ['all'] else names; "
     "names = [levels.active().name] if names == ['host'] else names; "
-    "precompile.compile_ahead(Path(sys.argv[2]), [name for name in names if name != 'none'])"
+    "precompile.compile_ahead(Path(sys.argv[2]), [name for name in names if name != 'none'], 2)"
 )
 
 

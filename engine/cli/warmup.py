@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.cli.settings import load_model
 from engine.cli.terminal import progress_bar, say
+from engine.cores import available_cores
 from engine.errors import OutputError
 from engine.kernels._disk_cache import find_cache
 from engine.kernels.precompile import compile_ahead
@@ -45,7 +46,7 @@ def compile_levels(place: Path, names: Sequence[str]) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        compile_ahead(place, names, show)
+        compile_ahead(place, names, available_cores(), show)
 
 
 def use_model(options: argparse.Namespace) -> None:

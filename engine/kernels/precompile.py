@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import selectors
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -56,49 +57,47 @@ def read_list() -> dict[str, list[Signature]]:
     return {name: [tuple(decode(part) for part in one) for one in many] for name, many in listed.items()}
 
 
-def compile_level(level: levels.Level, folder: Path) -> Iterator[tuple[int, int]]:
-    """Compile everything that is listed, in a process that serves nothing else.
+def compile_level(level: levels.Level, folder: Path, part: int = 0, n_parts: int = 1) -> Iterator[None]:
+    """Compile what is listed, in a process that serves nothing else; yields after each signature.
 
     What the folder holds already is not compiled again.
 
     Args:
         folder: the code of the level goes to a folder of its own in it.
-    Yields:
-        How many signatures are done, and of how many.
+        part, n_parts: which of the listed kernels, when several processes share them.
     """
     levels.force(level)
     listed, places = read_list(), Places(None, folder_of(folder, level))
-    names = {name: set(signatures) for name, signatures in listed.items()}
+    wanted = {name: set(listed[name]) for name in sorted(listed)[part::n_parts]}
 
     def make_cache(function: Any) -> _Listed:
-        wanted = names.get(f"{function.__module__}:{function.__qualname__}", set())
-        return _Listed(KernelCache(function, places), wanted)
+        name = f"{function.__module__}:{function.__qualname__}"
+        return _Listed(KernelCache(function, places), wanted.get(name, set()))
 
     keep_code_in(make_cache)
-    total, done = sum(map(len, listed.values())), 0
-    for name, signatures in listed.items():
+    for name in wanted:
         module, _, function = name.partition(":")
         kernel = getattr(importlib.import_module(module), function)
-        for signature in signatures:
+        for signature in listed[name]:
             kernel.compile(signature)
-            done += 1
-            yield done, total
+            yield
 
 
-def run_level(folder: str, name: str) -> None:
-    """The process that compiles one level; it prints its progress."""
-    for done, total in compile_level(levels.LEVELS[name], Path(folder)):
-        sys.stdout.write(f"{done} {total}\n")
+def run_level(folder: str, name: str, part: str = "0", n_parts: str = "1") -> None:
+    """The process that compiles a part of one level; it prints a line for each signature."""
+    for _ in compile_level(levels.LEVELS[name], Path(folder), int(part), int(n_parts)):
+        sys.stdout.write("compiled\n")
         sys.stdout.flush()
 
 
-def compile_ahead(folder: Path, names: Sequence[str], progress: Progress | None = None) -> None:
-    """Compile everything that is listed for some levels, one process after the other.
+def compile_ahead(folder: Path, names: Sequence[str], n_parts: int, progress: Progress | None = None) -> None:
+    """Compile everything that is listed for some levels, a level after the other.
 
     Args:
         folder: what engine.kernels is to find belongs into its own folder `compiled`, or where
             NUMBA_CACHE_DIR points.
         names: of levels; the processor may lack them.
+        n_parts: processes that share a level.
         progress: called with the signatures that are done and all of them.
     Raises:
         OptionError: an unknown level. OutputError: the folder cannot be written.
@@ -106,21 +105,51 @@ def compile_ahead(folder: Path, names: Sequence[str], progress: Progress | None 
     unknown = [name for name in names if name not in levels.LEVELS]
     if unknown:
         raise OptionError(f"level {unknown[0]!r}", f"one of {', '.join(levels.LEVELS)}", "name one of these")
-    for index, name in enumerate(names):
-        command = [sys.executable, "-P", "-c", START, str(Path(__file__).parents[1]), str(folder), name]
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        ) as process:  # fmt: skip
-            assert process.stdout is not None and process.stderr is not None
-            for line in process.stdout:
-                done, total = map(int, line.split())
-                if progress is not None:
-                    progress(index * total + done, len(names) * total)
-            problem = process.stderr.read().strip().splitlines()
+    total, done = len(names) * sum(len(many) for many in json.loads(LIST.read_text("utf-8")).values()), 0
+    for name in names:
+        running = [_start(folder, name, part, n_parts) for part in range(n_parts)]
+        for _ in _lines(running):
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        _raise_problems(running, folder, name)
+
+
+def _start(folder: Path, name: str, part: int, n_parts: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-c", START, str(Path(__file__).parents[1]), str(folder), name]
+    return subprocess.Popen(
+        [*command, str(part), str(n_parts)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _lines(running: Sequence[subprocess.Popen[str]]) -> Iterator[str]:
+    """Lines of several processes as they come."""
+    with selectors.DefaultSelector() as selector:
+        for process in running:
+            assert process.stdout is not None
+            selector.register(process.stdout, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select():
+                stream: Any = key.fileobj
+                line = stream.readline()
+                if line:
+                    yield line
+                else:
+                    selector.unregister(stream)
+
+
+def _raise_problems(running: Sequence[subprocess.Popen[str]], folder: Path, name: str) -> None:
+    for process in running:
+        _, said = process.communicate()
         if process.returncode:
+            problem = said.strip().splitlines() or ["no reason was given"]
             raise OutputError(
-                f"kernels for {name} could not be compiled ({problem[-1] if problem else '?'})",
+                f"kernels for {name} could not be compiled ({problem[-1]})",
                 f"a folder that can be written, with 10 MB free: {folder}",
                 "name another folder",
             )

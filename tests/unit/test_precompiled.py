@@ -112,7 +112,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("ahead")
     (place / "list.json").write_text(json.dumps(SMALL))
     for name in levels.LEVELS:
-        assert run(COMPILE_SMALL, str(place / "list.json"), str(place), name) == "1 1\n"
+        assert run(COMPILE_SMALL, str(place / "list.json"), str(place), name) == "compiled\n"
     return place
 
 
@@ -153,11 +153,11 @@ def test_damaged_code_is_compiled_again(small: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_level_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"level 'avx9'.*one of avx2, avx-vnni, avx512"):
-        precompile.compile_ahead(tmp_path, ["avx2", "avx9"])
+        precompile.compile_ahead(tmp_path, ["avx2", "avx9"], 1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"kernels for avx2 could not be compiled.*name another folder"):
-        precompile.compile_ahead(tmp_path / "file", ["avx2"])
+        precompile.compile_ahead(tmp_path / "file", ["avx2"], 2)
