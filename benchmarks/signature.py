@@ -17,7 +17,10 @@ from benchmarks.reference import KERNEL_VERSION
 from engine.signature import cpu_model
 
 VERSIONED = ("numpy", "numba", "onnxruntime-gpu", "onnxruntime", "jiwer", "sacrebleu")
-VECTOR_UNITS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+VECTOR_UNITS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"),
+    *("asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),  # ARM
+)
 
 
 def data_digest(utterances: Sequence[Utterance]) -> str:
@@ -69,7 +72,7 @@ def vector_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str] | None:
     except OSError:
         return None
     for line in text.splitlines():
-        if line.startswith("flags"):
+        if line.startswith(("flags", "Features")):  # x86, ARM
             return [name for name in VECTOR_UNITS if name in line.split()]
     return None
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 from engine.bundle import Bundle
 from engine.session import runtime_version
 
 
-def cpu_model() -> str:
-    """The processor's name as the operating system gives it."""
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as the operating system gives it.
+
+    Linux on ARM gives numbers instead, the maker and part of each kind of core: "aarch64 0x41/0xd0c".
+    """
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        text = cpuinfo.read_text(encoding="utf-8")
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        text = ""
+    names = re.findall(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+    if names:
+        return str(names[0])
+    makers, parts = (
+        re.findall(rf"^CPU {name}\s*:\s*(\w+)", text, re.MULTILINE) for name in ("implementer", "part")
+    )
+    cores = sorted({f"{maker}/{part}" for maker, part in zip(makers, parts, strict=False)})
+    return " ".join([platform.processor() or platform.machine(), *cores])
 
 
 def bundle_digest(bundle: Bundle) -> str:
