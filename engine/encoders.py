@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.backend import KERNELS, Choice, choose_backend
 from engine.bundle import AcousticConfig, Bundle
 from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError
-from engine.session import CancelToken, Session, available_cores, open_session
+from engine.session import ONNXRUNTIME_WHEEL, CancelToken, Session, available_cores, open_session
 from engine.types import RuntimeOptions
 
 INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
@@ -215,7 +215,7 @@ def _load_session(
         raise BundleSchemaError(
             f"onnxruntime cannot load {name} ({str(error).splitlines()[0]})",
             "a graph whose operators it knows",
-            "export the model again, or upgrade onnxruntime-gpu",
+            f"export the model again, or upgrade {ONNXRUNTIME_WHEEL}",
         ) from error
 
 

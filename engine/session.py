@@ -8,7 +8,9 @@ import importlib.metadata
 import io
 import logging
 import os
+import platform
 import re
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,11 @@ from engine.integer_products import check_products
 from engine.types import RuntimeOptions
 
 CUDA = "CUDAExecutionProvider"
-ONNXRUNTIME_FIX = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+# The wheel that setup.py asks for here.
+ONNXRUNTIME_WHEEL = (
+    "onnxruntime-gpu" if sys.platform == "linux" and platform.machine() == "x86_64" else "onnxruntime"
+)
+ONNXRUNTIME_FIX = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {ONNXRUNTIME_WHEEL}"
 SHRINK_ARENA = "memory.enable_memory_arena_shrinkage"
 # The smallest graph: y = Relu(x), one number; opened once to learn whether CUDA works here.
 PROBE = (
@@ -340,7 +346,8 @@ def _no_cuda(why: str) -> DeviceError:
     return DeviceError(
         f"device cuda was asked for, but {why}",
         "an NVIDIA GPU with a driver for CUDA 13 and cuDNN 9",
-        "use --device cpu, or install the driver and `pip install onnxruntime-gpu[cuda,cudnn]`",
+        "use --device cpu, or install the driver and "
+        "`pip uninstall -y onnxruntime && pip install onnxruntime-gpu[cuda,cudnn]`",
     )
 
 

@@ -117,7 +117,7 @@ def onnx_run(model: onnx.ModelProto | bytes, options: RuntimeOptions = CPU) -> R
         raise ExportError(
             f"onnxruntime {runtime_version()} cannot load the graph ({str(error).splitlines()[0]})",
             "operators that it knows",
-            "upgrade onnxruntime-gpu, or export with another --precision",
+            "upgrade onnxruntime, or export with another --precision",
         ) from error
     name = next(n for n in session.input_names if n != MASK_NAME)
     masked = MASK_NAME in session.input_names
