@@ -11,7 +11,6 @@ is compiled into a folder that can be written.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -161,6 +160,16 @@ class _Implementation(CompileResultCacheImpl):
     _locator_classes = [_Locator]  # noqa: RUF012 (as numba declares it)
 
 
+class _Index(IndexDataCacheFile):
+    """numba's list of a function's compiled signatures; a damaged one lists nothing and is written anew."""
+
+    def _load_index(self) -> Any:
+        try:
+            return super()._load_index()  # type: ignore[no-untyped-call]
+        except Exception:  # a cut pickle raises anything
+            return {}
+
+
 class _FolderCache(FunctionCache):
     """numba's cache of one function in one folder. What cannot be read is not there."""
 
@@ -170,13 +179,14 @@ class _FolderCache(FunctionCache):
         super().__init__(function)  # type: ignore[no-untyped-call]
         self._impl.locator.folder = folder
         self._cache_path = str(folder)
-        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, state_of_sources())  # type: ignore[no-untyped-call]
+        self._cache_file = _Index(self._cache_path, self._impl.filename_base, state_of_sources())  # type: ignore[no-untyped-call]
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The code of one signature, or None."""
-        with suppress(OSError, EOFError, pickle.UnpicklingError):
+        try:
             return super().load_overload(signature, target_context)  # type: ignore[no-untyped-call]
-        return None
+        except Exception:  # damaged code raises anything
+            return None
 
 
 class KernelCache:
