@@ -29,6 +29,8 @@ from engine.native.layers import Sinks
 from tests.reference import encoder_kernels_reference as reference
 from tests.reference.level_kernel import level_kernel
 
+pytestmark = pytest.mark.levels
+
 F32 = np.float32
 LOG2_E = np.log2(np.e)
 TILE, PANEL = 12, 32

@@ -25,6 +25,8 @@ from engine.native.packing import aligned, pack_int8
 from engine.quantization import is_pair_safe
 from tests.reference.level_kernel import level_kernel
 
+pytestmark = pytest.mark.levels
+
 F32 = np.float32
 LARGEST_INNER = 512  # 512 products of 255 * 128 are a whole number that float32 still holds exactly
 SAFE_PAIRS = [(127, 1), (1, 127), (-127, -1), (-128, 0), (0, -128), (64, 64), (-64, -64), (127, -128),

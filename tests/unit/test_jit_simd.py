@@ -9,6 +9,8 @@ from engine.kernels.vector import levels, simd
 from tests.reference import encoder_kernels_reference as reference
 from tests.reference.level_kernel import level_kernel
 
+pytestmark = pytest.mark.levels
+
 needs_vectors = pytest.mark.skipif(
     not levels.has_vector_kernels(), reason="no vector kernels at this instruction set level"
 )

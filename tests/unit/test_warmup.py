@@ -8,6 +8,7 @@ import pytest
 
 from engine import warmup
 from engine.bundle import open_bundle
+from engine.kernels._disk_cache import Places
 
 
 def test_the_process_compiles_the_decoder_of_a_bundle() -> None:
@@ -51,5 +52,5 @@ def test_without_an_interpreter_nothing_happens(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_notice_says_what_to_do_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "once" in warmup._compiling()
-    monkeypatch.setattr(warmup, "FOLDER", None)
+    monkeypatch.setattr(warmup, "find_cache", lambda: Places(None, None))
     assert "every process" in warmup._compiling() and "NUMBA_CACHE_DIR" in warmup._compiling()
