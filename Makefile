@@ -10,6 +10,7 @@ WORKERS ?= 2
 # One thread each for the small models of the tests: a pool that waits for a busy core stalls.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 COMPILE = $(BIN)/python -c 'import engine; engine.load().translator'
+LOWER = $(BIN)/python -m tests.reference.lower_levels
 
 .PHONY: demo test lint bench gate clean
 .DEFAULT_GOAL := demo
@@ -41,10 +42,10 @@ lint: $(VENV)/.dev
 # lower one. Kernels are compiled first, so that the workers do not compile them side by side.
 test: lint
 	$(COMPILE)
+	for level in $$($(LOWER)); do ENGINE_CPU_LEVEL=$$level $(COMPILE) || exit 1; done
 	$(PYTEST)
-	for level in $$($(BIN)/python -m tests.reference.lower_levels); do \
-		export ENGINE_CPU_LEVEL=$$level; \
-		$(COMPILE) && $(PYTEST) -m 'levels and not timing' || exit 1; \
+	for level in $$($(LOWER)); do \
+		ENGINE_CPU_LEVEL=$$level $(PYTEST) -m 'levels and not timing' || exit 1; \
 	done
 
 bench: $(VENV)/.runtime
