@@ -5,6 +5,13 @@ BIN := $(VENV)/bin
 # The CPU build is enough for the tests; name another build for GPU training.
 TORCH ?= torch==2.13.0
 
+# Each worker loads models of its own.
+WORKERS ?= 2
+# One thread each for the small models of the tests: a pool that waits for a busy core stalls.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
+COMPILE = $(BIN)/python -c 'import engine; engine.load().translator'
+LOWER = $(BIN)/python -m tests.reference.lower_levels
+
 .PHONY: demo test lint bench gate clean
 .DEFAULT_GOAL := demo
 
@@ -31,9 +38,15 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# All tests at the processor's highest instruction set level, then those that depend on the level at each
+# lower one. Kernels are compiled first, so that the workers do not compile them side by side.
 test: lint
-	# One thread each for the small models of the tests: a pool that waits for a busy core stalls.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
+	$(COMPILE)
+	for level in $$($(LOWER)); do ENGINE_CPU_LEVEL=$$level $(COMPILE) || exit 1; done
+	$(PYTEST)
+	for level in $$($(LOWER)); do \
+		ENGINE_CPU_LEVEL=$$level $(PYTEST) -m 'levels and not timing' || exit 1; \
+	done
 
 bench: $(VENV)/.runtime
 	$(BIN)/engine-bench --task translate

@@ -47,6 +47,7 @@ TEST = [
     "pyarrow>=18,<28",  # engine-bench reads Hugging Face datasets with it where it is installed
     "pytest>=8.3,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.12,<0.18",
     "types-PyYAML",
     "types-tqdm",

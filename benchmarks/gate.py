@@ -110,18 +110,23 @@ def judge(
     allowed = limits.max_slowdown + (limits.machine_tolerance if other_machine else 0.0)
     slowdowns = [compare_speed(now, then, clock) for clock in CLOCKS]
     speed = [_judge_speed(slowdown, allowed, other_machine) for slowdown in slowdowns]
+    change = None
     if other_machine and _arithmetic(current) != _arithmetic(baseline):
         change = "the model runs in other arithmetic on this processor"
+    elif _differs(current["environment"], baseline["environment"], "level"):
+        change = f"another instruction set level than the baseline's {baseline['environment']['level']}"
+    if change:
         speed = [replace(finding, verdict="undecided", change=change) for finding in speed]
     return findings + speed
 
 
 def _is_other_machine(current: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
-    return any(
-        current.get(name) != baseline[name]
-        for name in ("cpu", "vector_units")
-        if baseline.get(name) is not None
-    )
+    return any(_differs(current, baseline, name) for name in ("cpu", "vector_units", "level"))
+
+
+def _differs(current: Mapping[str, Any], baseline: Mapping[str, Any], name: str) -> bool:
+    """Whether something of the environment is another; older baselines do not know everything."""
+    return baseline.get(name) is not None and current.get(name) != baseline[name]
 
 
 def _reference_kernel(result: Mapping[str, Any]) -> str:

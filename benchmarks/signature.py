@@ -14,6 +14,7 @@ from benchmarks.manifest import Utterance
 from benchmarks.metrics import scorer_signature
 from benchmarks.provenance import commit
 from benchmarks.reference import KERNEL_VERSION
+from engine.kernels.vector.levels import active
 from engine.signature import cpu_model
 
 VERSIONED = ("numpy", "numba", "onnxruntime-gpu", "onnxruntime", "jiwer", "sacrebleu")
@@ -54,6 +55,7 @@ def environment() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "vector_units": vector_units(),
+        "level": active().name,
         "python": platform.python_version(),
         "system": platform.system(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,12 +1,15 @@
-"""The embedded bundle, loaded once for all tests that run the real thing."""
+"""The embedded bundle, loaded once for all tests that run the real thing; which levels a run has tested."""
 
 import csv
 from pathlib import Path
 
 import pytest
 
+from engine.kernels.vector import levels
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
+NO_VECTORS = "no vector kernels at this instruction set level"
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,25 @@ def examples() -> list[dict[str, str]]:
     with (EXAMPLES / "manifest.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [{**row, "path": str(EXAMPLES / row["path"])} for row in rows]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With -m levels, files that do not name the marker are not even imported: torch takes seconds."""
+    if collection_path.suffix != ".py" or not config.option.markexpr.startswith("levels"):
+        return None
+    return "mark.levels" not in collection_path.read_text(encoding="utf-8") or None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line: the level of this run, the processor's others, and those that it lacks."""
+    here = levels.active().name
+    others = [name for name in (*levels.available(), levels.NONE) if name != here]
+    lacking = [name for name in levels.LEVELS if name not in levels.available()]
+    said = [f"ran {here}", f"not in this run: {', '.join(others)}"] if others else [f"ran {here}"]
+    if lacking:
+        said.append(f"not on this processor: {', '.join(lacking)}")
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    n_skipped = sum(NO_VECTORS in reason for reason in skipped)
+    if n_skipped:
+        said.append(f"{n_skipped} tests or files of tests skipped: {NO_VECTORS}")
+    terminalreporter.write_line(f"levels: {'; '.join(said)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +14,6 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels._jit import FASTMATH
 from engine.kernels.attention_int8 import (
     SEGMENT,
     WORK_FLOATS,
@@ -29,6 +27,9 @@ from engine.kernels.vector import simd, simd_int8
 from engine.native.buffers import make_codes, place_codes
 from engine.native.layers import Sinks
 from tests.reference import encoder_kernels_reference as reference
+from tests.reference.level_kernel import level_kernel
+
+pytestmark = pytest.mark.levels
 
 F32 = np.float32
 LOG2_E = np.log2(np.e)
@@ -233,8 +234,7 @@ def test_a_sink_that_is_shut_off_counts_for_nothing() -> None:
     np.testing.assert_array_equal(attended(shut, 0, 40), attended(without, 0, 40))
 
 
-# Not the cached decorator: a cache beside this file would outlive a change of the intrinsics.
-@numba.njit(fastmath=set(FASTMATH))
+@level_kernel
 def apply(kind: int, source: int, n: int, target: int) -> None:
     for at in range(0, n, 16):
         value = simd.load_f32(source + 4 * at)

@@ -22,6 +22,8 @@ from engine.native.scopes import Product, Weight
 from engine.quantization import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
+pytestmark = pytest.mark.levels
+
 F32 = np.float32
 HALF_STEP = 0.5 + 1e-4  # a step is a 255th of the range; the rest is the rounding of float32
 PAIR_TILE = 24

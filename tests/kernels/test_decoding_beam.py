@@ -24,6 +24,8 @@ from engine.kernels.ngram import CONTEXT
 from engine.kernels.vector.lanes import LANES
 from tests.reference.ctc_beam_reference import ArpaReference, BeamReference
 
+pytestmark = pytest.mark.levels
+
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 ARPA, BINARY = FIXTURES / "tiny.arpa", FIXTURES / "tiny.probing.bin"
 LETTERS = ("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüßé")

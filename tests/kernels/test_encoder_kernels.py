@@ -19,6 +19,8 @@ from engine.native.packing import pack_bf16, pack_int8
 from engine.quantization import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
+pytestmark = pytest.mark.levels
+
 F32 = np.float32
 HALF_STEP = 0.5 + 1e-4  # a step is a 255th of the range; the rest is the rounding of float32
 # Spans of less than the largest float32, so that the range itself is a number.

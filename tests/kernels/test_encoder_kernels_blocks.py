@@ -28,6 +28,8 @@ from engine.native.stems import fold_group_norm
 from engine.quantization import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
+pytestmark = pytest.mark.levels
+
 F32 = np.float32
 PADDED = F32(-1e30)
 TILE, PANEL = 12, 32

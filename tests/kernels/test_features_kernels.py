@@ -20,6 +20,8 @@ from engine.kernels.real_fft512 import compute_power_block_512
 from tests.reference import fbank_reference
 from tests.reference import log_mel_reference as reference
 
+pytestmark = pytest.mark.levels
+
 LOG_MEL = FeatureConfig(kind="log_mel")
 # One hop, its neighbours, half a window, one block of frames and its neighbours.
 EDGE_LENGTHS = [160, 161, 199, 200, 201, 319, 320, 400, 401, LANES * 160 - 1, LANES * 160, LANES * 160 + 160]

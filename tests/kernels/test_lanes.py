@@ -13,6 +13,8 @@ from engine.kernels.ctc_stay import lowest_bits, select_tokens
 from engine.kernels.vector import lanes
 from engine.types import Hypothesis, Word
 
+pytestmark = pytest.mark.levels
+
 
 @kernel
 def select(row, spoken, blank, token_min, tokens, probs):

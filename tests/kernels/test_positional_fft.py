@@ -20,6 +20,8 @@ from engine.native.positions import convolve, make_spectrum_buffers, pack_positi
 from engine.native.workers import Workers
 from tests.reference import encoder_kernels_reference as reference
 
+pytestmark = pytest.mark.levels
+
 F32 = np.float32
 LANES = 16
 ROUNDING = 2.0**-8  # of bfloat16, at the worst, relative

@@ -11,6 +11,8 @@ from engine.kernels.beam_select import NEVER, select_beams, trace_back
 from engine.kernels.top_tokens import LANES, advance_greedy, top_tokens
 from tests.reference import beam_search_reference as reference
 
+pytestmark = pytest.mark.levels
+
 
 @pytest.mark.parametrize("vocab", [3, LANES - 1, LANES, LANES + 1, 2 * LANES, 8000])
 @pytest.mark.parametrize("n", [1, 2, 8])

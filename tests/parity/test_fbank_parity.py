@@ -11,6 +11,8 @@ import pytest
 from engine.bundle import FeatureConfig
 from engine.features import compute_features
 
+pytestmark = pytest.mark.levels
+
 FIXTURE = Path(__file__).parents[1] / "data" / "features" / "kaldi_fbank.npz"
 # As in make_kaldi_fbank.py, which needs a package that the tests do not.
 SETTINGS: dict[str, dict[str, Any]] = {

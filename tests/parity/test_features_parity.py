@@ -8,6 +8,8 @@ import pytest
 from engine.bundle import FeatureConfig
 from engine.features import compute_features, compute_mel_filters
 
+pytestmark = pytest.mark.levels
+
 transformers = pytest.importorskip("transformers")
 
 

@@ -19,9 +19,10 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 from export.marian_runners import open_kernels, open_sessions
 
-pytestmark = pytest.mark.skipif(
-    not has_vector_kernels(), reason="no vector kernels at this instruction set level"
-)
+pytestmark = [
+    pytest.mark.levels,
+    pytest.mark.skipif(not has_vector_kernels(), reason="no vector kernels at this instruction set level"),
+]
 WIDE = {"d_model": 64, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 128,
         "decoder_ffn_dim": 128, "init_std": 0.1}  # fmt: skip
 VARIANTS = [

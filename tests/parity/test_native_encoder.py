@@ -36,6 +36,8 @@ from tests.reference.tiny_encoders import (  # noqa: E402
     waveform_encoder,
 )
 
+pytestmark = pytest.mark.levels
+
 MIN_SAMPLES, SAMPLES_PER_FRAME = 400, 320
 # The shortest, one sample more, a frame more, chunks of frames and their neighbours, 1 s, 5.3 s.
 LENGTHS = [

@@ -40,6 +40,7 @@ def test_only_a_regression_fails_continuous_integration(
     assert says in answer.stdout
 
 
+@pytest.mark.levels
 def test_the_embedded_bundle_is_no_worse_than_its_baseline(tmp_path: Path) -> None:
     bench = f'exec "{sys.executable}" -m benchmarks.cli "$@" --repeats 2'
     answer = make_gate(tmp_path, bench)

@@ -149,6 +149,22 @@ def test_other_arithmetic_on_another_processor_is_no_regression_and_no_pass() ->
     assert verdict_of(judge(same_cpu, base)) == "regression"  # kernels that are off by mistake are caught
 
 
+def test_another_instruction_set_level_is_no_regression_and_no_pass() -> None:
+    random = np.random.default_rng(6)
+    errors = np.zeros(60, dtype=int)
+    high, low = ({"cpu": "AMD EPYC", "level": level} for level in ("avx512", "avx2"))
+    base = result(errors, timed(random), environment=high, signature="model:x|acoustic:int8,kernels|cpu:a")
+    lower = result(errors, 3 * timed(random), environment=low, signature=base["signature"])
+    findings = judge(lower, base)
+    assert verdict_of(findings) == "undecided"
+    assert findings[-1].change == "another instruction set level than the baseline's avx512"
+    assert verdict_of(judge({**lower, "environment": high}, base)) == "regression"
+    worse = result(errors + 3, timed(random), environment=low, signature=base["signature"])
+    assert verdict_of(judge(worse, base)) == "regression"  # results are the same on every level
+    unknown = {**base, "environment": {"cpu": "AMD EPYC"}}
+    assert verdict_of(judge(lower, unknown)) == "regression"
+
+
 def test_a_slowdown_that_chance_explains_is_no_regression() -> None:
     ratio = Interval(1.053, 1.0091, 1.0984)  # seen with the same code: beyond the limit, and above 1 at 95 %
     assert _speed_verdict(Slowdown("cpu", ratio, 0.039, 0.0), 0.05) == "undecided"

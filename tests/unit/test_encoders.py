@@ -27,6 +27,8 @@ from engine.session import CancelToken  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from tests.reference.tiny_encoders import N_TOKENS, features_for, log_mel_encoder, waveform_encoder  # noqa: E402
 
+pytestmark = pytest.mark.levels
+
 needs_vectors = pytest.mark.skipif(
     not has_vector_kernels(), reason="no vector kernels at this instruction set level"
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
 
-from engine.kernels._jit import FASTMATH
 from engine.kernels.vector import levels, simd
 from tests.reference import encoder_kernels_reference as reference
+from tests.reference.level_kernel import level_kernel
+
+pytestmark = pytest.mark.levels
 
 needs_vectors = pytest.mark.skipif(
     not levels.has_vector_kernels(), reason="no vector kernels at this instruction set level"
@@ -17,8 +18,7 @@ F32 = np.float32
 NAMES = ("exp", "sigmoid", "tanh", "relu", "sum", "max", "min", "bytes")
 
 
-# Not the cached decorator: a cache beside this file would outlive a change of the intrinsics.
-@numba.njit(fastmath=set(FASTMATH))
+@level_kernel
 def apply(name: int, source: int, n: int, target: int) -> None:
     for at in range(0, n, 16):
         value = simd.load_f32(source + 4 * at)

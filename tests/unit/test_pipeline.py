@@ -23,6 +23,8 @@ from engine.session import CancelToken
 from engine.text import normalize_text
 from engine.types import DecodingOptions, Transcript, Translation
 
+pytestmark = pytest.mark.levels
+
 
 @pytest.fixture(scope="module")
 def clip(translator, examples) -> np.ndarray:

@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 yaml = pytest.importorskip("yaml")
 
+from tests.reference.recorded_training import recording  # noqa: E402
 from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
 from training.asr_config import AsrConfig  # noqa: E402
 from training.asr_model import Batch, build_model, compute_ctc, compute_logits  # noqa: E402
@@ -27,6 +28,7 @@ from training.trainer import AsrTrainer, TrainingStopped  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")
 
+ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = build_vocabulary([])
 TEXTS = ("ja", "nein", "gut", "so", "wie", "was", "da", "bis bald")
 
@@ -144,33 +146,11 @@ def test_group_norm_models_are_hurt_by_mask_and_padding_and_our_batches_spare_th
     assert padded < 1.1 * durations.sum()  # the trainer's own batches are as near
 
 
-KILLED_RUN = """
-    import json, os, signal, sys
-    import training.metrics, training.trainer
-    from training.loader import Loader
-    training.metrics._open_tensorboard = lambda folder: None
-    training.trainer.RunLog.draw = lambda self: None
-    log, kill_at = open(sys.argv[2], "a"), int(sys.argv[3])
-    read, step = Loader.load, training.trainer.AsrTrainer.step
-    def stepping(self, pending):
-        batches = pending.result()
-        report = step(self, batches)
-        lengths = [batch.lengths.tolist() for batch in batches]
-        print(json.dumps([report.step, lengths, report.loss]), file=log, flush=True)
-        if report.step == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return report
-    training.trainer.AsrTrainer.step = stepping
-    from training.cli import main
-    sys.exit(main(["asr", "--config", sys.argv[1]]))
-"""
-
-
-def test_a_run_killed_in_mid_epoch_goes_on_at_its_step_with_the_same_data(tmp_path):
+def test_a_run_killed_in_mid_epoch_goes_on_at_its_step_with_the_same_data(tmp_path, monkeypatch):
     """SIGKILL, no warning: the second start repeats what the last checkpoint had not yet, then goes on."""
     manifest = write_corpus(tmp_path)
     runs = {}
-    for name, kills in (("straight", [0]), ("killed", [5, 0])):
+    for name in ("straight", "killed"):
         values = {
             "train": [str(manifest)], "output_dir": str(tmp_path / name),
             "scratch": TINY_WAV2VEC2, "bf16": False,
@@ -179,32 +159,22 @@ def test_a_run_killed_in_mid_epoch_goes_on_at_its_step_with_the_same_data(tmp_pa
         config = tmp_path / f"{name}.yaml"
         config.write_text(yaml.safe_dump(values), encoding="utf-8")
         log = tmp_path / f"{name}.log"
-        codes = [_run(KILLED_RUN, str(config), str(log), str(kill)) for kill in kills]
-        assert codes == ([0] if name == "straight" else [-signal.SIGKILL, 0])
+        if name == "killed":
+            command = [sys.executable, "-m", "tests.reference.recorded_training", str(config), str(log), "5"]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, cwd=ROOT, env=environment, timeout=240, capture_output=True)
+            assert done.returncode == -signal.SIGKILL
+        with monkeypatch.context() as patched:
+            patched.setattr(AsrTrainer, "step", recording(log, 0))
+            assert main(["asr", "--config", str(config)]) == 0
         runs[name] = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [row[0] for row in runs["killed"]] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        5,
-        6,
-        7,
-        8,
-        9,
-    ]  # the checkpoint was of step 4
+    steps = [row[0] for row in runs["killed"]]
+    assert steps == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9]  # the checkpoint was of step 4
     assert runs["killed"][:4] + runs["killed"][5:] == runs["straight"]  # the same clips, the same losses
     left, right = (
         torch.load(tmp_path / name / "checkpoint" / "state.pt", weights_only=True)["model"] for name in runs
     )
     assert all(torch.equal(left[key], right[key]) for key in left)
-
-
-def _run(script, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
-    return subprocess.run(command, env=environment, timeout=240, capture_output=True).returncode
 
 
 def test_a_disk_that_is_really_full_ends_the_run_and_spares_the_last_checkpoint(tmp_path, caplog):

@@ -1,0 +1,161 @@
+"""Integer tiles on the hardest codes: every sum is the same whole number as in int64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.kernels.vector.levels import has_vector_kernels
+
+if not has_vector_kernels():
+    pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
+
+from engine.kernels.dense import Dense, multiply_rows, pack_weight
+from engine.kernels.vector.gemm import (
+    TILE_COLUMNS,
+    TILE_ROWS,
+    int8_tile_add,
+    int8_tile_twice,
+    mix_tile,
+    score_tile,
+)
+from engine.native.packing import aligned, pack_int8
+from engine.quantization import is_pair_safe
+from tests.reference.level_kernel import level_kernel
+
+pytestmark = pytest.mark.levels
+
+F32 = np.float32
+LARGEST_INNER = 512  # 512 products of 255 * 128 are a whole number that float32 still holds exactly
+SAFE_PAIRS = [(127, 1), (1, 127), (-127, -1), (-128, 0), (0, -128), (64, 64), (-64, -64), (127, -128),
+              (-128, 127), (-127, 127), (0, 0)]  # fmt: skip
+UNSAFE_PAIRS = [(127, 127), (-127, -127), (-128, -128), (-128, -1), (127, 2), (65, 64), (-65, -64)]
+HARD_ROWS = [[255], [0], [255, 0], [0, 255], [255, 255, 0, 0], [1], [254, 255], [128, 127]]
+Layer = tuple[Dense, np.ndarray]
+
+
+@st.composite
+def weights(draw: st.DrawFn, safe: bool) -> np.ndarray:
+    """int8 [n_in, n_out] of hard pairs; any other codes too where they need not be pair-safe."""
+    n_in = draw(st.sampled_from([32, 64, 96, 224, LARGEST_INNER]))
+    n_out = draw(st.sampled_from([1, 31, 32, 33, 70]))
+    kind = draw(st.sampled_from(["one pair", "mixed"] if safe else ["one pair", "mixed", "uniform"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    if kind == "uniform":
+        return rng.integers(-128, 128, (n_in, n_out)).astype(np.int8)
+    pairs = np.array(SAFE_PAIRS if safe else SAFE_PAIRS + UNSAFE_PAIRS, np.int8)
+    chosen = rng.integers(len(pairs), size=(n_in // 2, n_out))
+    if kind == "one pair":
+        chosen[:] = draw(st.integers(0, len(pairs) - 1))
+    return np.ascontiguousarray(pairs[chosen].transpose(0, 2, 1).reshape(n_in, n_out))
+
+
+@st.composite
+def activations(draw: st.DrawFn, n_rows: int, n_in: int) -> np.ndarray:
+    """uint8 [n_rows, n_in]."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = rng.integers(0, 256, (n_rows, n_in)).astype(np.uint8)
+    hard = draw(st.lists(st.sampled_from([None, *HARD_ROWS]), min_size=n_rows, max_size=n_rows))
+    for row, pattern in zip(rows, hard, strict=True):
+        if pattern is not None:
+            row[:] = np.resize(np.array(pattern, np.uint8), n_in)
+    return rows
+
+
+def sums_of(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return rows.astype(np.int64) @ weight.astype(np.int64)
+
+
+def multiplied(layer: Dense, rows: np.ndarray) -> np.ndarray:
+    """float32 [n_rows, n_out], without any scaling."""
+    n_rows = len(rows)
+    n_whole = -(-n_rows // TILE_ROWS) * TILE_ROWS
+    padded = np.full((n_whole + TILE_ROWS, rows.shape[1]), 255, np.uint8)
+    padded[:n_rows] = rows
+    out = np.full((n_whole, layer.padded), np.nan, F32)
+    scale, offset = np.ones(n_whole, F32), np.zeros(n_whole, F32)
+    place, stride = padded.ctypes.data, padded.strides[0]
+    multiply_rows(layer, place, stride, n_rows, scale, offset, out.ctypes.data, out.strides[0])
+    return out[:n_rows, : layer.n_out]
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["pair-safe", "any codes"])
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_sums_of_every_height_are_exact(safe: bool, data: st.DataObject) -> None:
+    weight = data.draw(weights(safe))
+    layer = pack_int8(weight, np.ones(1, F32), None)
+    assert layer.any_codes == int(not is_pair_safe(weight).all())
+    assert not (safe and layer.any_codes)
+    rows = data.draw(activations(data.draw(st.integers(1, 26)), len(weight)))
+    np.testing.assert_array_equal(multiplied(layer, rows), sums_of(rows, weight))
+
+
+@pytest.mark.parametrize("code", [127, -127, -128])
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5, 8, 9, 12, 13])
+def test_equal_codes_against_the_largest_activations_are_exact(code: int, n_rows: int) -> None:
+    weight = np.full((LARGEST_INNER, 40), code, np.int8)
+    rows = np.full((n_rows, LARGEST_INNER), 255, np.uint8)
+    found = multiplied(pack_int8(weight, np.ones(1, F32), None), rows)
+    assert (found == 255 * code * LARGEST_INNER).all()
+
+
+@level_kernel
+def add_tile(left, n_in, right, out, ones, zeros, any_codes):  # type: ignore[no-untyped-def]
+    int8_tile_add(
+        left, n_in, right, n_in // 4, out, 4 * TILE_COLUMNS, right, ones, zeros, ones, zeros, zeros, any_codes
+    )
+
+
+@level_kernel
+def twice_tile(left, n_in, right, out, ones, zeros, any_codes):  # type: ignore[no-untyped-def]
+    int8_tile_twice(
+        left, n_in, right, n_in // 4, out, 8 * TILE_COLUMNS, right, ones, zeros, ones, zeros, zeros, any_codes
+    )
+
+
+@level_kernel
+def scores(left, n_in, right, out, ones, start, zeros, tops):  # type: ignore[no-untyped-def]
+    score_tile(left, n_in, right, n_in // 4, out, 4 * TILE_COLUMNS, right, ones, ones, start, zeros, tops)
+
+
+@level_kernel
+def mixture(left, n_in, right, out, old, new):  # type: ignore[no-untyped-def]
+    mix_tile(left, n_in, right, n_in // 4, out, 4 * TILE_COLUMNS, right, old, new)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["pair-safe", "any codes"])
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_sums_of_every_kind_of_tile_are_exact(safe: bool, data: st.DataObject) -> None:
+    weight = data.draw(weights(safe))[:, :TILE_COLUMNS]
+    weight = np.pad(weight, ((0, 0), (0, TILE_COLUMNS - weight.shape[1])))
+    n_in = min(len(weight), 224)  # with what is added, still a number that float32 holds exactly
+    weight = np.ascontiguousarray(weight[:n_in])
+    rows = data.draw(activations(TILE_ROWS, n_in))
+    wanted, any_codes = sums_of(rows, weight), int(not is_pair_safe(weight).all())
+    panel = aligned(pack_weight(weight, 4))
+    left, right = rows.ctypes.data, panel.ctypes.data
+    ones, zeros = np.ones(TILE_COLUMNS, F32), np.zeros(TILE_COLUMNS, F32)
+    one, zero = ones.ctypes.data, zeros.ctypes.data
+    before = np.arange(TILE_ROWS * TILE_COLUMNS, dtype=F32).reshape(TILE_ROWS, TILE_COLUMNS)
+
+    out = before.copy()
+    add_tile(left, n_in, right, out.ctypes.data, one, zero, any_codes)
+    np.testing.assert_array_equal(out, wanted + before)
+
+    both = np.full((TILE_ROWS, 2, TILE_COLUMNS), np.nan, F32)
+    twice_tile(left, n_in, right, both.ctypes.data, one, zero, any_codes)
+    np.testing.assert_array_equal(both, np.stack([wanted, wanted], axis=1))
+
+    start = np.random.default_rng(n_in).integers(-(2**22), 2**22, TILE_COLUMNS).astype(np.int32)
+    tops = np.full((TILE_ROWS, 16), -np.inf, F32)
+    scores(left, n_in, right, out.ctypes.data, one, start.ctypes.data, zero, tops.ctypes.data)
+    np.testing.assert_array_equal(out, wanted + start)
+    np.testing.assert_array_equal(tops.max(axis=1), (wanted + start).max(axis=1))
+
+    out = before.copy()
+    mixture(left, n_in, right, out.ctypes.data, one, one)
+    np.testing.assert_array_equal(out, wanted + before)
