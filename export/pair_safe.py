@@ -26,7 +26,7 @@ from export.graph.edit import FIX, GraphEdit
 from export.graph.pair_safe import apply_codes, multiplied
 from export.pair_safe_check import Comparison, compare_bundles
 
-GRAPHS = tuple(role for role, name in FILE_NAMES.items() if name.endswith(".onnx"))
+GRAPHS = ("acoustic", "punctuation", "mt_encoder", "mt_decoder")  # a speech detector is no export of ours
 TABLE = "mt_embeddings"
 NOT_SAFE = "are not pair-safe"  # how engine.integer_products ends the one problem that is mended here
 
@@ -138,16 +138,34 @@ def _round_graphs(bundle: Bundle, roles: list[str]) -> RoundedBundle:
                 table[place] = change.codes.tobytes()
     files = {}
     for role, graph in graphs.items():
-        for key in graph.tensors:  # a table is read by the other graph too
-            place = graph.place_in_table(key)
-            if place is not None and (place.start, place.stop) in in_table:
-                changes[role][key] = in_table[place.start, place.stop]
+        changes[role] |= _shared(graph, in_table)
         if changes[role]:
             apply_codes(graph, changes[role])
             files[role] = graph.serialize()
     if in_table:
         files[TABLE] = bytes(table)
     return RoundedBundle(files, columns)
+
+
+def _shared(graph: GraphEdit, in_table: Mapping[tuple[int, int], Rounded]) -> dict[str, Rounded]:
+    """A graph's tensors that lie where a table has changed, maybe for another graph's sake.
+
+    Raises:
+        ExportError: one sees the same bytes as something else.
+    """
+    found = {}
+    for name, tensor in graph.tensors.items():
+        place = graph.place_in_table(name)
+        for (start, stop), change in in_table.items():
+            if place is None or place.stop <= start or stop <= place.start:
+                continue
+            layout = multiplied(graph).get(name, change.layout)
+            if (place.start, place.stop) != (start, stop) or tuple(tensor.dims) != change.codes.shape:
+                raise ExportError(f"{name!r} overlaps another table", "tables side by side", FIX)
+            if layout != change.layout:
+                raise ExportError(f"{name!r} is multiplied as it is and turned", "one of both", FIX)
+            found[name] = change
+    return found
 
 
 def _write(bundle: Bundle, out: Path, files: Mapping[str, Path], comparison: Comparison) -> None:

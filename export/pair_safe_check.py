@@ -27,7 +27,7 @@ from export.marian_runners import open_kernels, open_sessions
 from export.verify import compare, onnx_run, with_logits
 
 PARTS = {"acoustic": ("acoustic",), "translation": ("mt_encoder", "mt_decoder")}
-# A rounding of one matrix more in every layer; above, a graph is not what it was.
+# Rounding twice costs about as much as rounding once. Above this, a graph is not what it was.
 MAX_ERROR = 0.1
 MIN_AGREEMENT = 0.95
 SUMMARY = """\

@@ -165,6 +165,21 @@ def test_tables_that_lie_elsewhere_are_refused(plain: Path, tmp_path: Path, key:
     assert not (tmp_path / "out").exists()
 
 
+def test_tables_that_overlap_are_refused(plain: Path, tmp_path: Path) -> None:
+    def see_twice(model: Any) -> None:
+        table = next(tensor for tensor in model.graph.initializer if tensor.external_data)
+        other = model.graph.initializer.add()
+        other.CopyFrom(table)
+        other.name, other.dims[0] = "half", table.dims[0] // 2
+        entry = next(entry for entry in other.external_data if entry.key == "length")
+        entry.value = str(int(entry.value) // 2)
+        model.graph.node.append(helper.make_node("Gather", ["half", "input_ids"], ["h"], "h"))
+
+    source = with_graph(plain, tmp_path / "changed", "mt_encoder", see_twice)
+    with pytest.raises(ExportError, match=r"'half' overlaps another table.*fix: "):
+        make_pair_safe(source, tmp_path / "out")
+
+
 def test_all_graphs_that_are_in_the_way_come_in_one_error(plain: Path, tmp_path: Path) -> None:
     first = with_graph(plain, tmp_path / "one", "acoustic", use_unknown_operator)
     both = with_graph(first, tmp_path / "two", "mt_encoder", lambda model: b"no graph")
