@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from export.exactness import EVERYWHERE, WITH_VNNI, prove_exact
 from export.graph.codes import Rounded, round_codes
 from export.graph.edit import FIX, GraphEdit
 from export.graph.pair_safe import apply_codes, multiplied
-from export.pair_safe_check import Comparison, compare_bundles
+from export.pair_safe_check import PARTS, Comparison, compare_bundles
 
-GRAPHS = ("acoustic", "punctuation", "mt_encoder", "mt_decoder")  # a speech detector is no export of ours
+# All others multiply in float: the model of punctuation, and speech detectors, which are no exports of ours.
+GRAPHS = tuple(role for roles in PARTS.values() for role in roles)
 TABLE = "mt_embeddings"
 NOT_SAFE = "are not pair-safe"  # how engine.integer_products ends the one problem that is mended here
 
@@ -43,9 +44,11 @@ class RoundedBundle:
     columns: Mapping[str, tuple[int, int]]
 
 
-def make_pair_safe(source: Path, out: Path) -> Comparison | None:
+def make_pair_safe(source: Path, out: Path, parts: Collection[str] = tuple(PARTS)) -> Comparison | None:
     """Write a bundle again with pair-safe weights.
 
+    Args:
+        parts: of PARTS; what belongs to no other is copied as it is.
     Returns:
         How the new graphs compare with the old ones; None, with nothing written, where all weights are
         pair-safe.
@@ -57,7 +60,7 @@ def make_pair_safe(source: Path, out: Path) -> Comparison | None:
         raise ExportError(f"{str(source)!r} is a bare graph", "the folder of a bundle", FIX)
     bundle = open_bundle(source)
     check_target(out)
-    rounded = round_bundle(bundle)
+    rounded = round_bundle(bundle, parts)
     if not any(changed for changed, _ in rounded.columns.values()):
         return None
     try:
@@ -78,13 +81,13 @@ def make_pair_safe(source: Path, out: Path) -> Comparison | None:
     return comparison
 
 
-def round_bundle(bundle: Bundle) -> RoundedBundle:
-    """Round what is not pair-safe in the graphs of a bundle.
+def round_bundle(bundle: Bundle, parts: Collection[str] = tuple(PARTS)) -> RoundedBundle:
+    """Round what is not pair-safe in the graphs of a bundle's parts.
 
     Raises:
         ExportError: all that is in the way, in one error.
     """
-    roles = [role for role in GRAPHS if bundle.has(role)]
+    roles = [role for part in parts for role in PARTS[part] if bundle.has(role)]
     found = {role: check_products(bundle.file(role)) for role in roles}
     problems = [
         f"{role}: {problem}"
@@ -98,7 +101,7 @@ def round_bundle(bundle: Bundle) -> RoundedBundle:
         if bundle.has(role) and (name := bundle.file(role).name) != FILE_NAMES[role]
     ]
     if not any(check.n_products for check in found.values()) and not problems:
-        problems = ["no graph of it multiplies integers"]
+        problems = [f"no graph of {' or '.join(parts)} multiplies integers"]
     if problems:
         raise ExportError(
             f"{bundle.name!r}: " + "; ".join(problems[:3]) + (" ..." if len(problems) > 3 else ""),
@@ -202,13 +205,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `engine-export pair-safe`."""
     parser.add_argument("bundle", type=Path, help="folder of an int8 bundle, or the name of an embedded one")
     parser.add_argument("out", type=Path, help="folder of the new bundle; an existing bundle is replaced")
+    parser.add_argument(
+        "--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="what to change (both)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Round, prove, compare and write; say what changed."""
-    comparison = make_pair_safe(options.bundle, options.out)
+    comparison = make_pair_safe(options.bundle, options.out, options.parts)
     if comparison is None:
-        print(f"the weights of {options.bundle} are pair-safe already; nothing was written")
+        print(f"{options.bundle}: all integer weights are pair-safe already; nothing was written")
         return 0
     print("\n".join(comparison.table()))
     print(f"wrote {options.out}")

@@ -36,8 +36,8 @@ the codes of neighbouring inputs add up to at most 128 in magnitude. Columns who
 unchanged, and so is everything else but the scales. Figures above this section that do not say otherwise
 were measured with the earlier codes."""
 CASES = """\
-New against old: logits of signals like speech (five lengths; clean, with white and with red noise), and
-log-probabilities of the tokens that the old translator gives for German sentences."""
+New against old. Acoustic: logits of signals like speech, five lengths, clean, with white and with red noise.
+Translation: log-probabilities of the tokens that the old translator gives for German sentences."""
 FloatArray = NDArray[np.float32]
 
 
@@ -95,8 +95,8 @@ class Comparison:
     def card(self) -> list[str]:
         """A section of a model card."""
         return [
-            "## Pair-safe weights", "", SUMMARY, "", f"Integer products are exact on: {EVERYWHERE}.", "",
-            *self.table(), "",
+            "## Pair-safe weights", "", SUMMARY, "",
+            f"Integer products of these graphs are exact on: {EVERYWHERE}.", "", *self.table(), "",
             CASES,
         ]  # fmt: skip
 

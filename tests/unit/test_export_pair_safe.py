@@ -310,3 +310,13 @@ def test_a_bundle_that_is_pair_safe_is_left_alone(
     assert main(["pair-safe", str(tmp_path / "new"), str(tmp_path / "again")]) == 0
     assert "pair-safe already; nothing was written" in capsys.readouterr().out
     assert not (tmp_path / "again").exists()
+
+
+def test_parts_that_were_not_asked_for_are_copied(tmp_path: Path, lenient: None) -> None:
+    source = write_plain_bundle(tmp_path / "old", "lstm", translator=True)
+    assert main(["pair-safe", str(source), str(tmp_path / "new"), "--parts", "acoustic"]) == 0
+    old, new = open_bundle(source), open_bundle(tmp_path / "new")
+    assert {e.role for e in new.manifest.files if new.read(e.role) != old.read(e.role)} == {"acoustic"}
+    assert new.manifest.translation == old.manifest.translation
+    text = (tmp_path / "new" / "README.md").read_text()
+    assert "| mt_encoder |" not in text and "| acoustic |" in text
