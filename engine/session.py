@@ -355,7 +355,7 @@ def _not_exact() -> DeviceError:
     return DeviceError(
         "int8 products saturate on this processor, which lacks VNNI; shared layers cannot be converted",
         "pair-safe weights, as engine-export makes them, or float32",
-        "export the model again",
+        "export the model again, or round the weights of its bundle with `engine-export pair-safe`",
     )
 
 

@@ -198,6 +198,16 @@ def run_bundle(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_pair_safe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pair-safe`."""
+    importlib.import_module("export.pair_safe").add_arguments(parser)
+
+
+def run_pair_safe(options: argparse.Namespace) -> int:
+    """Round the int8 weights of an earlier export again."""
+    return int(importlib.import_module("export.pair_safe").run(options))
+
+
 COMMANDS = (
     Command("wav2vec2", "export a Wav2Vec2 or HuBERT CTC checkpoint", add_acoustic_arguments, run_wav2vec2),
     Command("log-mel", "export a log-mel CTC checkpoint of training/", add_acoustic_arguments, run_log_mel),
@@ -212,5 +222,11 @@ COMMANDS = (
         run_punctuation,
     ),
     Command("verify", "compare an exported bundle with its checkpoint", add_verify_arguments, run_verify),
+    Command(
+        "pair-safe",
+        "round an int8 bundle's weights to be exact and fast on processors without VNNI",
+        add_pair_safe_arguments,
+        run_pair_safe,
+    ),
     Command("bundle", "put exported parts together to one bundle", add_bundle_arguments, run_bundle),
 )
