@@ -214,7 +214,8 @@ def run(options: argparse.Namespace) -> int:
     """Round, prove, compare and write; say what changed."""
     comparison = make_pair_safe(options.bundle, options.out, options.parts)
     if comparison is None:
-        print(f"{options.bundle}: all integer weights are pair-safe already; nothing was written")
+        parts = " and ".join(options.parts)
+        print(f"{options.bundle}: integer weights of {parts} are pair-safe already; nothing was written")
         return 0
     print("\n".join(comparison.table()))
     print(f"wrote {options.out}")
