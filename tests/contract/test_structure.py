@@ -61,3 +61,11 @@ def test_every_public_function_of_the_runtime_has_a_docstring() -> None:
         and not ast.get_docstring(node)
     ]
     assert missing == []
+
+
+def test_every_folder_of_code_is_a_package_that_a_wheel_holds() -> None:
+    """setuptools leaves a folder without __init__.py out; from a checkout it would still be imported."""
+    folders = {
+        path.parent for folder in ("engine", "export", "training") for path in (ROOT / folder).rglob("*.py")
+    }
+    assert sorted(str(folder) for folder in folders if not (folder / "__init__.py").is_file()) == []

@@ -1,0 +1,1 @@
+"""Vector operations of the kernels, and the instruction set levels that they are compiled for."""
