@@ -12,7 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist lo
 COMPILE = $(BIN)/python -c 'import engine; engine.load().translator'
 LOWER = $(BIN)/python -m tests.reference.lower_levels
 
-.PHONY: demo test lint bench gate clean
+.PHONY: demo test lint bench gate wheel clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -56,6 +56,10 @@ bench: $(VENV)/.runtime
 gate: $(VENV)/.runtime
 	@$(BIN)/engine-bench gate --baseline benchmarks/baselines/de-en-mini.json --max-slowdown 0.5 --quiet || \
 		{ code=$$?; test $$code = 2 || exit $$code; echo "gate: speed could not be judged here; not a failure"; }
+
+# For other machines: kernels of every instruction set level, for this version of Python.
+wheel: | $(BIN)/python
+	ENGINE_BUILD_LEVELS=all $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 
 clean:
 	rm -rf $(VENV) build *.egg-info

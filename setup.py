@@ -64,16 +64,16 @@ COMPILE = (
 
 
 class BuildWithKernels(build_py):
-    """Compiles kernels ahead: into a wheel for every level, into a checkout for this processor's.
+    """Compiles kernels ahead, for this processor's level, or for those that ENGINE_BUILD_LEVELS names.
 
-    ENGINE_BUILD_LEVELS names others ("avx2 avx512", "all", "host"), or "none". Where compiling fails, the
-    package is built without: it compiles at its first use.
+    ENGINE_BUILD_LEVELS: "avx2 avx512", "all", "host" or "none". `make wheel` takes all. Where compiling
+    fails, the package is built without: it compiles at its first use.
     """
 
     def run(self) -> None:
         """Build, then compile from what was built."""
         super().run()
-        names = os.environ.get(LEVELS_VARIABLE, "host" if self.editable_mode else "all").split()
+        names = os.environ.get(LEVELS_VARIABLE, "host").split()
         package = HERE / "engine" if self.editable_mode else Path(self.build_lib) / "engine"
         command = [sys.executable, "-P", "-c", COMPILE, str(package.resolve())]
         done = subprocess.run(
