@@ -91,11 +91,12 @@ def positional_conv(
     size, width = d // n_groups, weight.shape[2]
     padded = np.zeros((n_frames + width, d))
     padded[width // 2 : width // 2 + n_frames] = hidden
-    out = np.empty((n_frames, d))
-    for channel in range(d):
-        group = padded[:, channel // size * size : (channel // size + 1) * size]
-        windows = np.lib.stride_tricks.sliding_window_view(group, width, axis=0)[:n_frames]
-        out[:, channel] = np.einsum("fit,it->f", windows, weight[channel].astype(np.float64)) + bias[channel]
+    out = np.tile(np.asarray(bias, np.float64), (n_frames, 1))
+    for group in range(n_groups):
+        channels = slice(group * size, (group + 1) * size)
+        for tap in range(width):
+            rows = padded[tap : tap + n_frames, channels]
+            out[:, channels] += rows @ weight[channels, :, tap].T.astype(np.float64)
     return gelu(out)
 
 
