@@ -94,3 +94,28 @@ def test_a_second_process_compiles_nothing_and_a_lost_disk_stops_nobody(tmp_path
         path.unlink()
         path.mkdir()
     assert run(tmp_path / "cache")[0] == folder
+
+
+def test_two_processes_may_compile_at_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0][0] == said[1][0]
+    assert run(tmp_path)[1:] == ["1", "0"]
+
+
+def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
+    """The code of a kernel is larger than files may be; what was begun is removed."""
+    resource = pytest.importorskip("resource")
+    program = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    program += f"resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)){PROGRAM}"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    assert resource.RLIMIT_FSIZE
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split()[1:] == ["0", "1"]
+    assert not list(tmp_path.rglob("*.nbc"))
