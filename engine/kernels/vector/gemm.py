@@ -315,23 +315,27 @@ def score_tile(
 ) -> Any:  # fmt: skip
     """out = row_scale * column_scale * (start + sums) + bias, and how far its rows reach.
 
-    start: address of int32 [32]. tops: address of float32 [12, 16], whose lanes are raised to the
-    largest results of their row. The others are as in the integer tile.
+    start: address of int32 [32]. tops: address of float32 [12, 16], of whose lanes the largest of a row is
+    raised to the largest of its results. The others are as in the integer tile.
     """
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         panel, (row_scale, column_scale, start, bias, tops) = Panel(*arguments[:7]), arguments[7:]
         lanes = _Lanes(builder)
 
-        def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
-            value = builder.fmul(lanes.floats(sums), values[0])
-            value = fused(builder, value, lanes.row(row_scale, row), values[1])
-            store(builder, value, _place(builder, panel, row, column))
-            place = offset(builder, tops, 64 * row + 4 * (column % 16))
-            store(builder, larger(builder, value, load(builder, place, lanes.f32)), place)
-
         for part in _parts(builder, INT8_ANY, panel, TILE_ROWS, TILE_COLUMNS, start):
-            _finish_each(part, lanes, (column_scale, bias), finish)
+            columns = [part.column + lanes.n * n for n in range(len(part.sums[0]))]
+            factors = [(lanes.column(column_scale, at), lanes.column(bias, at)) for at in columns]
+            for row, sums in enumerate(part.sums, part.row):
+                # Whichever lanes: all of them are compared in the end.
+                place = offset(builder, tops, 64 * row)
+                scale, top = lanes.row(row_scale, row), load(builder, place, lanes.f32)
+                for total, column, (factor, shift) in zip(sums, columns, factors, strict=True):
+                    value = builder.fmul(lanes.floats(total), factor)
+                    value = fused(builder, value, scale, shift)
+                    store(builder, value, _place(builder, panel, row, column))
+                    top = larger(builder, value, top)
+                store(builder, top, place)
         return context.get_dummy_value()
 
     return types.void(*([types.intp] * 12)), implement
