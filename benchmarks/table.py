@@ -253,7 +253,7 @@ def render_findings(
     words = {
         "pass": "PASSED",
         "regression": "REGRESSION",
-        "undecided": "COULD NOT TELL: too noisy for the allowed slowdown; try more --repeats",
+        "undecided": "COULD NOT TELL, for the reasons above; where it is noise, try more --repeats",
     }
     return "\n".join(
         [

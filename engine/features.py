@@ -7,6 +7,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import plain_float32
 from engine.bundle import FeatureConfig
 from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, BundleSchemaError
 from engine.fbank import compute_fbank, find_bounds
@@ -81,7 +82,7 @@ def _check_waveform(waveform: NDArray[np.floating]) -> FloatArray:
         raise AudioShapeError(f"a waveform of {shape}", "a 1-D float array", "use engine.audio.load_audio")
     if waveform.size == 0:
         raise AudioTooShortError("no samples", "some audio", "pass a longer recording")
-    samples = np.ascontiguousarray(waveform, dtype=np.float32)
+    samples = plain_float32(waveform)
     peak = max(float(samples.max()), -float(samples.min()))  # NaN where any sample is NaN
     if not peak <= MAX_AMPLITUDE:
         raise AudioValueError(

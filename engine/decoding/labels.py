@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from engine.arrays import plain_float32
 from engine.errors import DecodingError
 from engine.kernels import ctc_emissions
 
@@ -158,7 +159,7 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
         log_probs: floating point [n_frames, vocab_size], natural log; or raw logits.
         vocab_size: the number of labels.
     Returns:
-        float32, C-contiguous.
+        float32, C-contiguous, writable.
     Raises:
         DecodingError: wrong dtype or shape; the message says which.
     """
@@ -172,10 +173,8 @@ def shape_emissions(log_probs: Any, vocab_size: int) -> FloatArray:
     if array.shape[1] != vocab_size:
         fix = "use the vocabulary the model was trained with"
         raise DecodingError(f"emissions over {array.shape[1]} tokens", f"{vocab_size} labels", fix)
-    if array.dtype.itemsize <= 4:
-        return np.ascontiguousarray(array, dtype=np.float32)
     with np.errstate(over="ignore"):  # the lowest of float64 stands for -inf
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return plain_float32(array)
 
 
 def read_array(emissions: Any) -> npt.NDArray[Any]:

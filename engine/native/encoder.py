@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.arrays import plain_float32
 from engine.kernels.encoder_layer import BLOCK_ROWS, Scratch, Utterance, finish_rows, project_rows
 from engine.native.buffers import make_scratch, make_utterance, place_sinks
 from engine.native.heads import Head, read_head
@@ -68,7 +69,7 @@ class NativeEncoder:
             CancelledError: cancel was set.
             AudioShapeError, AudioTooShortError, AudioLimitError: features that the graph does not take.
         """
-        features = np.ascontiguousarray(features, np.float32)
+        features = plain_float32(features)
         self.stem.check(features)
         with Workers(threads, cancel) as workers:
             hidden = self.stem.run(features, workers)

@@ -11,6 +11,7 @@ import pytest
 from engine.decoding import CtcBeamDecoder, decode_greedy
 from engine.decoding.ngram import NgramModel
 from engine.errors import DecodingError, LanguageModelError
+from engine.kernels.ctc_batch import search_several
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 LABELS = ("<pad>", "<s>", "|", "a", "b", "ü")
@@ -149,12 +150,14 @@ def test_emissions_of_every_float_type_and_layout_are_alike():
     frozen = wanted.copy()
     frozen.setflags(write=False)
     expected = decoder.decode(wanted, n_best=5)
+    compiled = list(search_several.signatures)
     for same in (
         *(wanted.astype(kind) for kind in ("float16", "float64", "longdouble", ">f4", "<f8")),
         *(np.asfortranarray(wanted), wanted[::-1].copy()[::-1], np.repeat(wanted, 2, 1)[:, ::2]),
         *(lowest, frozen, wanted.tolist()),
     ):
         assert decoder.decode(same, n_best=5) == expected
+    assert search_several.signatures == compiled  # nothing is compiled anew, which takes half a minute
 
 
 class Tensor:

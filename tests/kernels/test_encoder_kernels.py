@@ -45,7 +45,8 @@ def assert_quantized(row: np.ndarray) -> None:
     assert scale == pytest.approx(wanted_scale, rel=1e-6)
     back = codes.astype(np.float64) * scale + offset
     assert np.abs(back - row.astype(np.float64)).max() <= HALF_STEP * scale
-    assert np.abs(codes - wanted).max() <= 1 + 1e-3  # the zero point itself may be a tie
+    # Half a step, and one more where the zero point is a tie: then it may be rounded up or down.
+    assert np.abs(codes - wanted).max() <= 1.5 + 1e-3
     assert (codes.astype(F32) * F32(scale) + F32(offset))[row == 0].sum() == 0  # exactly
 
 
@@ -71,6 +72,7 @@ def test_a_quantised_row_is_within_half_a_step(row: np.ndarray) -> None:
         [1.0] * 15 + [1e6],
         [-127.5, 127.5],
         [-0.5, 254.5],
+        [-1.5, 0.54],  # the zero point is 187.5
     ],
 )
 def test_hard_rows_are_quantised(values: list[float]) -> None:

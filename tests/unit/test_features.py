@@ -10,6 +10,9 @@ import pytest
 from engine.bundle import FeatureConfig
 from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, BundleSchemaError
 from engine.features import compute_features
+from engine.kernels.fbank import compute_fbank_into
+from engine.kernels.log_mel import compute_log_mel_into
+from engine.kernels.normalize import normalize_into
 
 LOG_MEL = FeatureConfig(kind="log_mel")
 KALDI = FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512)
@@ -81,3 +84,17 @@ def test_waveform_without_normalisation_passes_unchanged() -> None:
 def test_silence_stays_finite() -> None:
     for config in (LOG_MEL, KALDI, FeatureConfig()):
         assert np.isfinite(compute_features(np.zeros(16_000, np.float32), config)).all()
+
+
+@pytest.mark.parametrize("config", [LOG_MEL, KALDI, FeatureConfig(normalize=True)])
+def test_read_only_and_unaligned_samples_need_no_code_of_their_own(config: FeatureConfig) -> None:
+    kernels = (compute_log_mel_into, compute_fbank_into, normalize_into)
+    waveform = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    expected = compute_features(waveform, config)
+    compiled = [list(kernel.signatures) for kernel in kernels]
+    frozen = waveform.copy()
+    frozen.setflags(write=False)
+    unaligned = np.frombuffer(bytearray(b"x" + waveform.tobytes()), np.float32, offset=1)
+    for same in (frozen, unaligned, waveform.astype(np.float64), np.repeat(waveform, 2)[::2]):
+        np.testing.assert_array_equal(compute_features(same, config), expected)
+    assert [kernel.signatures for kernel in kernels] == compiled
