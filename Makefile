@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 # One thread each for the small models of the tests: a pool that waits for a busy core stalls.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
-COMPILE = $(BIN)/python -c 'import engine; engine.load().translator'
+COMPILE = $(BIN)/engine warmup
 LOWER = $(BIN)/python -m tests.reference.lower_levels
 
 .PHONY: demo test lint bench gate wheel clean

@@ -40,6 +40,12 @@ def use_bundle() -> None:
     for _ in translator.stream([noise[:40_000], noise[40_000:]], sample_rate=16_000):
         pass
     translator.transcribe(noise, sample_rate=44_100)
+    log_probs = translator.acoustic.compute_log_probs(translator.acoustic.compute_features(noise))
+    state = translator.decoder.start()
+    for half in (log_probs[:90], log_probs[90:]):
+        state = translator.decoder.advance(state, half)
+        translator.decoder.read_partial(state)
+    translator.decoder.finish(state, n_best=2)
 
 
 def use_waveform_models() -> None:
