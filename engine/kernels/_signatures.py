@@ -13,10 +13,6 @@ Encoded = Any  # what json reads and writes
 _types: Any = types  # numba does not say what its constructors take
 
 
-def _fields(record: Any) -> list[tuple[str, str]]:
-    return [(name, form) for name, form, *_ in as_dtype(record).descr]
-
-
 def encode(kind: Any) -> Encoded:
     """A type as JSON.
 
@@ -28,7 +24,7 @@ def encode(kind: Any) -> Encoded:
     if isinstance(kind, types.Number | types.Boolean | types.NoneType):
         return str(kind)
     if isinstance(kind, types.Record):
-        return {"fields": [[name, form] for name, form in _fields(kind)]}
+        return {"fields": as_dtype(kind).descr}
     if isinstance(kind, types.Array):
         flags = [kind.ndim, kind.layout, *([] if kind.mutable else ["readonly"])]
         dtype = encode(kind.dtype)
@@ -43,12 +39,17 @@ def encode(kind: Any) -> Encoded:
     raise TypeError(f"{kind!r} is not a type that is compiled ahead")
 
 
+def _field(name: str, form: Any, shape: Any = ()) -> tuple[str, Any, tuple[int, ...]]:
+    """A field of a record: JSON has lists where numpy wants tuples."""
+    return name, form if isinstance(form, str) else [_field(*part) for part in form], tuple(shape)
+
+
 def decode(encoded: Encoded) -> Any:
     """The inverse of encode."""
     if isinstance(encoded, str):
         return types.none if encoded == "none" else getattr(_types, {"bool": "boolean"}.get(encoded, encoded))
     if "fields" in encoded:
-        return from_dtype(np.dtype([(name, form) for name, form in encoded["fields"]]))
+        return from_dtype(np.dtype([_field(*parts) for parts in encoded["fields"]]))
     if "array" in encoded:
         n_dims, layout, *flags = encoded["form"]
         dtype = decode(encoded["array"])
