@@ -17,14 +17,14 @@ def encode(kind: Any) -> Encoded:
     """A type as JSON.
 
     Args:
-        kind: a number, an array of numbers, or a tuple of such types, named or not.
+        kind: a number, an array of numbers or of records of numbers, or a tuple of such types, named or not.
     Raises:
         TypeError: another kind of type.
     """
     if isinstance(kind, types.Number | types.Boolean | types.NoneType):
         return str(kind)
     if isinstance(kind, types.Record):
-        return {"fields": as_dtype(kind).descr}
+        return _encode_record(kind)
     if isinstance(kind, types.Array):
         flags = [kind.ndim, kind.layout, *([] if kind.mutable else ["readonly"])]
         dtype = encode(kind.dtype)
@@ -39,9 +39,23 @@ def encode(kind: Any) -> Encoded:
     raise TypeError(f"{kind!r} is not a type that is compiled ahead")
 
 
-def _field(name: str, form: Any, shape: Any = ()) -> tuple[str, Any, tuple[int, ...]]:
-    """A field of a record: JSON has lists where numpy wants tuples."""
-    return name, form if isinstance(form, str) else [_field(*part) for part in form], tuple(shape)
+def _encode_record(record: Any) -> Encoded:
+    """Names, formats with shapes, and places of a record's fields; its size, and whether it is aligned."""
+    dtype: Any = as_dtype(record)
+    fields = [(name, *dtype.fields[name][:2]) for name in dtype.names]
+    rows = [[name, field.base.str, list(field.shape), place] for name, field, place in fields]
+    return {"fields": rows, "size": dtype.itemsize, "aligned": record.aligned}
+
+
+def _decode_record(encoded: Encoded) -> Any:
+    names, formats, shapes, places = zip(*encoded["fields"], strict=True)
+    form: Any = {
+        "names": names,
+        "formats": [(kind, tuple(shape)) for kind, shape in zip(formats, shapes, strict=True)],
+        "offsets": places,
+        "itemsize": encoded["size"],
+    }
+    return from_dtype(np.dtype(form, align=encoded["aligned"]))
 
 
 def decode(encoded: Encoded) -> Any:
@@ -49,7 +63,7 @@ def decode(encoded: Encoded) -> Any:
     if isinstance(encoded, str):
         return types.none if encoded == "none" else getattr(_types, {"bool": "boolean"}.get(encoded, encoded))
     if "fields" in encoded:
-        return from_dtype(np.dtype([_field(*parts) for parts in encoded["fields"]]))
+        return _decode_record(encoded)
     if "array" in encoded:
         n_dims, layout, *flags = encoded["form"]
         dtype = decode(encoded["array"])

@@ -66,7 +66,7 @@ CASES: dict[str, Callable[[], None]] = {"bundle": use_bundle, "waveform": use_wa
 def record(case: str) -> dict[str, list[Any]]:
     """Run a case, and list what was compiled or loaded for a call from Python."""
     from engine.kernels import _dispatch
-    from engine.kernels._signatures import encode
+    from engine.kernels._signatures import decode, encode
 
     found: dict[str, list[Any]] = {}
     depth = 0
@@ -76,7 +76,9 @@ def record(case: str) -> dict[str, list[Any]]:
         nonlocal depth
         if depth == 0:
             name = f"{self.py_func.__module__}:{self.py_func.__qualname__}"
-            found.setdefault(name, []).append([encode(kind) for kind in signature])
+            encoded = [encode(kind) for kind in signature]
+            assert [decode(kind) for kind in encoded] == list(signature), name
+            found.setdefault(name, []).append(encoded)
         depth += 1
         try:
             return compile_kernel(self, signature)

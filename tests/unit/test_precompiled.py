@@ -72,10 +72,17 @@ def test_a_type_comes_back_from_json(kind: Any) -> None:
 def test_a_type_of_records_comes_back() -> None:
     from numba.np.numpy_support import from_dtype
 
-    inner = np.dtype([("count", np.uint8), ("scores", np.float32, (2, 3))])
-    fields = [("place", np.int64), ("words", np.uint32, 5), ("inner", inner), ("weight", np.float64)]
-    kind = types.Array(from_dtype(np.dtype(fields)), 1, "C")
-    assert decode(json.loads(json.dumps(encode(kind)))) == kind
+    fields = [
+        ("count", np.uint8),
+        ("words", np.uint32, 5),
+        ("table", np.float32, (2, 3)),
+        ("weight", np.float64),
+    ]
+    for aligned in (True, False):
+        record = from_dtype(np.dtype(fields, align=aligned))
+        assert record.aligned is aligned
+        kind = types.Array(record, 1, "C", aligned=aligned)
+        assert decode(json.loads(json.dumps(encode(kind)))) == kind
 
 
 def test_other_types_are_refused() -> None:

@@ -21,7 +21,7 @@ from engine.kernels.vector.build import (
 
 # 2^x for 0 <= x <= 1, relative error 7.5e-5.
 EXP2_POLYNOMIAL = (0.07802452268953358, 0.22606715539708816, 0.6958335404792925, 0.9999252185659142)
-_SMALLEST_EXPONENT = -126.0
+_ZERO_EXPONENT = -127.0  # its bits are those of 0
 _HIGH_HALF = 0xFFFF0000 - (1 << 32)
 
 
@@ -54,10 +54,9 @@ def round_bf16(builder: Any, vector: Any) -> Any:
 
 def exp2(builder: Any, x: Any) -> Any:
     """2^x for x < 128, the same numbers as the instructions of AVX-512 give."""
-    inside = larger(builder, x, constant(_SMALLEST_EXPONENT))
+    inside = larger(builder, x, constant(_ZERO_EXPONENT))
     whole = call(builder, "llvm.floor.v16f32", F32X16, inside)
     mantissa = horner(builder, builder.fsub(inside, whole), EXP2_POLYNOMIAL)
     exponent = builder.add(builder.fptosi(whole, I32X16), integers(I32X16, 127))
     power = builder.bitcast(builder.shl(exponent, integers(I32X16, 23)), F32X16)
-    power = builder.fmul(mantissa, power)
-    return builder.select(builder.fcmp_ordered("<", x, constant(_SMALLEST_EXPONENT)), constant(0.0), power)
+    return builder.fmul(mantissa, power)
