@@ -34,7 +34,8 @@ _LOWEST = np.float32(-3e38)
 _ROW = 16
 _SCORES = 0
 _WEIGHTS = _SCORES + TILE_ROWS * SEGMENT
-_TOPS = _WEIGHTS + TILE_ROWS * SEGMENT // 4
+_TOPS = _WEIGHTS + 2 * TILE_ROWS * SEGMENT // 4
+_WEIGHT_PLANE = TILE_ROWS * SEGMENT
 _TOTALS = _TOPS + TILE_ROWS * _ROW
 _HIGHEST = _TOTALS + TILE_ROWS * _ROW
 _BASE = _HIGHEST + _ROW
@@ -47,7 +48,8 @@ class Int8Rows(NamedTuple):
     """Queries, keys and values of one utterance; all positions of a head lie together.
 
     Attributes:
-        queries: uint8 [n_rows + 12, d], 128 more than the code.
+        queries: uint8 [2 * (n_rows + 12), d], 128 more than the code; the second half is for a second plane
+            (simd_int8.store_row_codes).
         keys: int8 [head, panel of 32 positions, step, position, 4].
         values: int8 [head, panel of 32 dimensions, four positions, dimension, 4].
         query_scale: float32 [n_heads, n_rows + 12], with the factor 1 / sqrt(head_dim) and log2(e).
@@ -86,7 +88,7 @@ def quantize_queries(
     """
     factor = LOG2_E / np.sqrt(np.float32(head_dim)) / _TOP_CODE
     middle = simd.splat(np.float32(CODE_OFFSET))
-    codes = address(rows.queries)
+    codes, plane = address(rows.queries), rows.queries.size // 2
     for row in range(n_rows):
         for head in range(n_heads):
             start = source + row * stride + 4 * head * head_dim
@@ -95,7 +97,7 @@ def quantize_queries(
             rate = simd.splat(_TOP_CODE / top)
             for at in range(0, head_dim, 16):
                 code = simd.fma(simd.load_f32(start + 4 * at), rate, middle)
-                simd_int8.store_codes(target + at, code)
+                simd_int8.store_row_codes(target + at, plane, code)
             rows.query_scale[head, first + row] = min(top * factor, _LARGEST_SCALE)
 
 
@@ -187,14 +189,14 @@ def weigh_row(scores: int, n: int, top: int, rates: int, weights: int, total: in
     for at in range(0, n, 16):
         weight = simd_int8.exp2(simd.subtract(simd.load_f32(scores + 4 * at), highest))
         sums = simd.fma(weight, simd.load_f32(rates + 4 * at), sums)
-        simd_int8.store_codes(weights + at, weight)
+        simd_int8.store_row_codes(weights + at, _WEIGHT_PLANE, weight)
     simd.store_f32(total, simd.fma(sums, simd_int8.splat_f32(new), simd.load_f32(total)))
 
 
 @inner
 def score_segment(
     queries: int, query_stride: int, head_dim: int, query_scale: int, keys: int, key_scale: int,
-    key_start: int, bias: int, n: int, work: int,
+    key_start: int, bias: int, n: int, work: int, plane: int,
 ) -> None:  # fmt: skip
     """Scores of 12 rows against n positions, and the largest of each row. Addresses of the first of both."""
     lowest = simd.splat(_LOWEST)
@@ -204,7 +206,7 @@ def score_segment(
         right, at = keys + column * head_dim, 4 * column
         score_tile(
             queries, query_stride, right, head_dim // STEP, work + 4 * _SCORES + at, 4 * SEGMENT, right,
-            query_scale, key_scale + at, key_start + at, bias + at, work + 4 * _TOPS,
+            query_scale, key_scale + at, key_start + at, bias + at, work + 4 * _TOPS, plane,
         )  # fmt: skip
 
 
@@ -267,7 +269,7 @@ def attend_int8(
                 score_segment(
                     queries + row * d + head * head_dim, d, head_dim,
                     query_scale + 4 * (head * n_query_scales + row), keys + at * head_dim,
-                    key_scale + 4 * at, key_start + 4 * at, logs + 4 * at, n, work,
+                    key_scale + 4 * at, key_start + 4 * at, logs + 4 * at, n, work, rows.queries.size // 2,
                 )  # fmt: skip
                 weigh_segment(work, n, rates + 4 * at)
                 if start + n == n_positions:
@@ -276,7 +278,7 @@ def attend_int8(
                     right = values + ((head * n_panels + panel) * n_positions + start) * TILE_COLUMNS
                     mix_tile(
                         work + 4 * _WEIGHTS, SEGMENT, right, n // STEP, target + 4 * panel * TILE_COLUMNS,
-                        out_stride, right, work + 4 * _OLD, work + 4 * _NEW,
+                        out_stride, right, work + 4 * _OLD, work + 4 * _NEW, _WEIGHT_PLANE,
                     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def make_codes(n_rows: int, n_positions: int, n_heads: int, head_dim: int) -> In
     """Room for the queries of n_rows and for n_positions (a multiple of 32), all of which are padding."""
     by_head = (n_heads, n_positions)
     return Int8Rows(
-        queries=np.zeros((n_rows + SLACK_ROWS, n_heads * head_dim), np.uint8),
+        queries=np.zeros((2 * (n_rows + SLACK_ROWS), n_heads * head_dim), np.uint8),
         keys=np.zeros(n_positions * n_heads * head_dim, np.int8),
         values=np.zeros(n_positions * n_heads * _head_columns(head_dim), np.int8),
         query_scale=np.zeros((n_heads, n_rows + SLACK_ROWS), np.float32),

@@ -24,6 +24,7 @@ from engine.kernels.attention_int8 import (
     quantize_values,
 )
 from engine.kernels.vector import simd, simd_int8
+from engine.kernels.vector.instructions import instructions
 from engine.native.buffers import make_codes, place_codes
 from engine.native.layers import Sinks
 from tests.reference import encoder_kernels_reference as reference
@@ -81,11 +82,19 @@ def scaled(codes: np.ndarray, scale: np.ndarray) -> Decoded:
     return Decoded(rows.reshape(len(codes), -1), codes.reshape(len(codes), -1).astype(np.float64), scale)
 
 
+def joined(rows: np.ndarray) -> np.ndarray:
+    """Rows of codes from what store_row_codes writes: one plane, or the even and the odd bytes apart."""
+    even, odd = np.split(rows, 2)
+    if not instructions().saturates:
+        return even
+    return (even.view(np.uint16) | odd.view(np.uint16) << 8).view(np.uint8)
+
+
 def decoded(codes: Int8Rows, n_rows: int, n_keys: int) -> tuple[Decoded, Decoded, Decoded]:
     """Queries (with their factor), keys and values; the values' scales are those of their codes."""
     n_heads, d = len(codes.key_scale), codes.queries.shape[1]
     head_dim = d // n_heads
-    query = codes.queries[:n_rows].astype(np.int64).reshape(n_rows, n_heads, head_dim) - 128
+    query = joined(codes.queries)[:n_rows].astype(np.int64).reshape(n_rows, n_heads, head_dim) - 128
     keys = codes.keys.reshape(n_heads, -1, head_dim // 4, PANEL, 4).transpose(1, 3, 0, 2, 4)
     keys = keys.reshape(-1, n_heads, head_dim)
     assert (codes.key_start == -128 * keys.sum(2, dtype=np.int64).T).all()

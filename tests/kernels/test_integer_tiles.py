@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.kernels.vector.instructions import instructions
 from engine.kernels.vector.levels import has_vector_kernels
 
 if not has_vector_kernels():
@@ -117,13 +118,23 @@ def twice_tile(left, n_in, right, out, ones, zeros, any_codes):  # type: ignore[
 
 
 @level_kernel
-def scores(left, n_in, right, out, ones, start, zeros, tops):  # type: ignore[no-untyped-def]
-    score_tile(left, n_in, right, n_in // 4, out, 4 * TILE_COLUMNS, right, ones, ones, start, zeros, tops)
+def scores(left, n_in, right, out, ones, start, zeros, tops, plane):  # type: ignore[no-untyped-def]
+    score_tile(
+        left, n_in, right, n_in // 4, out, 4 * TILE_COLUMNS, right, ones, ones, start, zeros, tops, plane
+    )
 
 
 @level_kernel
-def mixture(left, n_in, right, out, old, new):  # type: ignore[no-untyped-def]
-    mix_tile(left, n_in, right, n_in // 4, out, 4 * TILE_COLUMNS, right, old, new)
+def mixture(left, n_in, right, out, old, new, plane):  # type: ignore[no-untyped-def]
+    mix_tile(left, n_in, right, n_in // 4, out, 4 * TILE_COLUMNS, right, old, new, plane)
+
+
+def in_planes(rows: np.ndarray) -> np.ndarray:
+    """Rows as store_row_codes writes them where any codes need two planes: even bytes, then odd ones."""
+    if not instructions().saturates:
+        return rows
+    pairs = np.ascontiguousarray(rows).view(np.uint16)
+    return np.concatenate([pairs & 255, pairs >> 8]).view(np.uint8)
 
 
 @pytest.mark.parametrize("safe", [True, False], ids=["pair-safe", "any codes"])
@@ -150,12 +161,14 @@ def test_sums_of_every_kind_of_tile_are_exact(safe: bool, data: st.DataObject) -
     twice_tile(left, n_in, right, both.ctypes.data, one, zero, any_codes)
     np.testing.assert_array_equal(both, np.stack([wanted, wanted], axis=1))
 
+    split, plane = in_planes(rows), rows.size
+    left = split.ctypes.data
     start = np.random.default_rng(n_in).integers(-(2**22), 2**22, TILE_COLUMNS).astype(np.int32)
     tops = np.full((TILE_ROWS, 16), -np.inf, F32)
-    scores(left, n_in, right, out.ctypes.data, one, start.ctypes.data, zero, tops.ctypes.data)
+    scores(left, n_in, right, out.ctypes.data, one, start.ctypes.data, zero, tops.ctypes.data, plane)
     np.testing.assert_array_equal(out, wanted + start)
     np.testing.assert_array_equal(tops.max(axis=1), (wanted + start).max(axis=1))
 
     out = before.copy()
-    mixture(left, n_in, right, out.ctypes.data, one, one)
+    mixture(left, n_in, right, out.ctypes.data, one, one, plane)
     np.testing.assert_array_equal(out, wanted + before)

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from engine.kernels.vector import plain
 from engine.kernels.vector.build import F32, I8, I16, I32, call, fused, integers
-from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, Block
+from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, SPLIT, Block
 
 _LANES = 8
 _I32X8, _I16X16, _I8X32 = ir.VectorType(I32, _LANES), ir.VectorType(I16, 16), ir.VectorType(I8, 32)
@@ -38,11 +38,13 @@ class Avx2:
         """See Instructions."""
         if kind == INT8_ANY:
             return _widen(builder, lanes, builder.lshr)
+        if kind == SPLIT:
+            return tuple(builder.bitcast(plane, _I16X16) for plane in lanes)
         return self._narrow(builder, kind, lanes)
 
     def right(self, builder: Any, kind: str, lanes: Any) -> Any:
         """See Instructions."""
-        if kind == INT8_ANY:
+        if kind in (INT8_ANY, SPLIT):
             return _widen(builder, lanes, builder.ashr)
         return self._narrow(builder, kind, lanes)
 
@@ -57,7 +59,7 @@ class Avx2:
             pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", _I16X16, left, right)
             sums = call(builder, "llvm.x86.avx2.pmadd.wd", _I32X8, pairs, integers(_I16X16, 1))
             return builder.add(total, sums)
-        if kind == INT8_ANY:
+        if kind in (INT8_ANY, SPLIT):
             for a, b in zip(left, right, strict=True):
                 total = builder.add(total, call(builder, "llvm.x86.avx2.pmadd.wd", _I32X8, a, b))
             return total

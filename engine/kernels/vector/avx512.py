@@ -20,7 +20,7 @@ from engine.kernels.vector.build import (
     fused,
     horner,
 )
-from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, Block
+from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, SPLIT, Block
 from engine.kernels.vector.levels import BF16_FEATURE, active
 
 _NEAREST = 4
@@ -37,12 +37,12 @@ class Avx512:
 
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """See Instructions."""
-        chains = _CHAINS.get(n_rows, 1) if kind in (INT8, INT8_ANY) else 1
+        chains = _CHAINS.get(n_rows, 1) if kind in (INT8, INT8_ANY, SPLIT) else 1
         return Block(n_rows, min(n_vectors, _LONGEST_ROW), chains)
 
     def left(self, builder: Any, kind: str, lanes: Any) -> Any:
         """See Instructions."""
-        if kind in (INT8, INT8_ANY):
+        if kind in (INT8, INT8_ANY, SPLIT):
             return lanes
         if kind != BF16:
             return builder.bitcast(lanes, F32X16)
@@ -52,7 +52,7 @@ class Avx512:
 
     def multiply_add(self, builder: Any, kind: str, total: Any, left: Any, right: Any) -> Any:
         """See Instructions."""
-        if kind in (INT8, INT8_ANY):
+        if kind in (INT8, INT8_ANY, SPLIT):
             return call(builder, "llvm.x86.avx512.vpdpbusd.512", I32X16, total, left, right)
         if kind != BF16:
             return fused(builder, left, right, total)

@@ -30,7 +30,7 @@ from engine.kernels.vector.build import (
     pointer,
     store,
 )
-from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, instructions
+from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, SPLIT, instructions
 from engine.kernels.vector.instructions import F32 as FLOAT
 from engine.kernels.vector.simd import intrinsic
 
@@ -52,6 +52,7 @@ class Panel(NamedTuple):
     out: Any
     out_stride: Any
     ahead: Any
+    plane: Any = None  # SPLIT: bytes from the even bytes of a row to the odd ones
 
 
 class Part(NamedTuple):
@@ -104,12 +105,12 @@ class _Loop:
     ) -> None:
         self.builder, self.kind, self.n_columns, self.n_chains = builder, kind, n_columns, n_chains
         self.lanes, self.start, self.prefetches = _Lanes(builder), start, prefetches
-        self.whole = kind in (INT8, INT8_ANY)
+        self.whole = kind in (INT8, INT8_ANY, SPLIT)
         self.sums_kind = self.lanes.i32 if self.whole else self.lanes.f32
 
     def emit(self, panel: Panel, row: int, n_rows: int, column: int, n_vectors: int) -> list[list[Any]]:
         """Sums [n_rows][n_vectors]; n_steps is at least 1 and a multiple of the chains."""
-        builder = self.builder
+        builder, self.plane = self.builder, panel.plane
         starts = self._starts(column, n_vectors)
         before, loop = builder.basic_block, builder.append_basic_block("steps")
         end = builder.append_basic_block("steps_end")
@@ -181,8 +182,7 @@ class _Loop:
         results = []
         for row, totals in enumerate(sums):
             address = builder.add(rows[row // ROWS_A_POINTER], offsets[row % ROWS_A_POINTER])
-            value = load(builder, offset(builder, address, STEP_BYTES * ahead), I32)
-            left = supplied.left(builder, kind, broadcast(builder, value, self.lanes.n))
+            left = supplied.left(builder, kind, self._row(offset(builder, address, STEP_BYTES * ahead)))
             results.append(
                 [
                     supplied.multiply_add(builder, kind, total, left, vector)
@@ -190,6 +190,14 @@ class _Loop:
                 ]
             )
         return results
+
+    def _row(self, address: Any) -> Any:
+        """A step of a row in all lanes; two where the row lies in two planes."""
+        places = [address]
+        if self.kind == SPLIT and instructions().saturates:
+            places.append(self.builder.add(address, self.plane))
+        values = [broadcast(self.builder, load(self.builder, at, I32), self.lanes.n) for at in places]
+        return values[0] if len(values) == 1 else tuple(values)
 
 
 def _flat(chains: list[Any]) -> list[Any]:
@@ -311,19 +319,22 @@ def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_columns:
 @intrinsic
 def score_tile(
     typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
-    ahead: Any, row_scale: Any, column_scale: Any, start: Any, bias: Any, tops: Any,
+    ahead: Any, row_scale: Any, column_scale: Any, start: Any, bias: Any, tops: Any, plane: Any,
 ) -> Any:  # fmt: skip
     """out = row_scale * column_scale * (start + sums) + bias, and how far its rows reach.
 
     start: address of int32 [32]. tops: address of float32 [12, 16], of whose lanes the largest of a row is
-    raised to the largest of its results. The others are as in the integer tile.
+    raised to the largest of its results. plane: see Panel. The others are as in the integer tile.
     """
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        panel, (row_scale, column_scale, start, bias, tops) = Panel(*arguments[:7]), arguments[7:]
+        panel, (row_scale, column_scale, start, bias, tops) = (
+            Panel(*arguments[:7], arguments[12]),
+            arguments[7:12],
+        )
         lanes = _Lanes(builder)
 
-        for part in _parts(builder, INT8_ANY, panel, TILE_ROWS, TILE_COLUMNS, start):
+        for part in _parts(builder, SPLIT, panel, TILE_ROWS, TILE_COLUMNS, start):
             columns = [part.column + lanes.n * n for n in range(len(part.sums[0]))]
             factors = [(lanes.column(column_scale, at), lanes.column(bias, at)) for at in columns]
             for row, sums in enumerate(part.sums, part.row):
@@ -338,18 +349,18 @@ def score_tile(
                 store(builder, top, place)
         return context.get_dummy_value()
 
-    return types.void(*([types.intp] * 12)), implement
+    return types.void(*([types.intp] * 13)), implement
 
 
 @intrinsic
 def mix_tile(
     typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
-    ahead: Any, old: Any, new: Any,
+    ahead: Any, old: Any, new: Any, plane: Any,
 ) -> Any:  # fmt: skip
     """out = old * out + new * sums; old and new are addresses of float32 [12], a factor for each row."""
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        panel, (old, new) = Panel(*arguments[:7]), arguments[7:]
+        panel, (old, new) = Panel(*arguments[:7])._replace(plane=arguments[9]), arguments[7:9]
         lanes = _Lanes(builder)
 
         def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
@@ -357,11 +368,11 @@ def mix_tile(
             kept = builder.fmul(load(builder, target, lanes.f32), lanes.row(old, row))
             store(builder, fused(builder, lanes.floats(sums), lanes.row(new, row), kept), target)
 
-        for part in _parts(builder, INT8_ANY, panel, TILE_ROWS, TILE_COLUMNS):
+        for part in _parts(builder, SPLIT, panel, TILE_ROWS, TILE_COLUMNS):
             _finish_each(part, lanes, (), finish)
         return context.get_dummy_value()
 
-    return types.void(*([types.intp] * 9)), implement
+    return types.void(*([types.intp] * 10)), implement
 
 
 int8_tile, int8_tile_add = _integer_tile(False), _integer_tile(True)

@@ -14,7 +14,8 @@ from engine.kernels.vector.levels import active
 
 # What a tile multiplies. INT8: uint8 by int8 codes of which no two neighbours along the inner dimension sum
 # to more than 128 in magnitude (pair-safe, engine.quantization); INT8_ANY: uint8 by any int8 codes.
-INT8, INT8_ANY, BF16, F32 = "int8", "int8_any", "bf16", "f32"
+# SPLIT: the same, where the rows come from simd_int8.store_row_codes.
+INT8, INT8_ANY, SPLIT, BF16, F32 = "int8", "int8_any", "split", "bf16", "f32"
 
 
 class Block(NamedTuple):
@@ -35,7 +36,8 @@ class Instructions(Protocol):
 
     Attributes:
         lanes: 32-bit lanes of a register.
-        saturates: whether INT8_ANY is slower than INT8, whose products would saturate.
+        saturates: whether INT8_ANY is slower than INT8, whose products would saturate. Rows that are
+            made for a product of any codes then lie in two planes, of even and of odd bytes.
     """
 
     lanes: int

@@ -12,6 +12,7 @@ from engine.kernels.vector.build import (
     F32,
     F32X16,
     I8,
+    I16,
     I32,
     I32X16,
     I64,
@@ -96,6 +97,25 @@ def store_codes(typing: Any, address: Any, vector: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, f32x16), implement
+
+
+@intrinsic
+def store_row_codes(typing: Any, address: Any, plane: Any, vector: Any) -> Any:
+    """16 floats rounded to uint8, as rows of a SPLIT product lie: 16 bytes, or the even ones in 16 bits each
+    and the odd ones `plane` bytes behind them."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, plane, vector = arguments
+        whole = builder.trunc(_low_bytes(builder, vector), ir.VectorType(I8, LANES))
+        if not instructions().saturates:
+            store(builder, whole, address)
+            return context.get_dummy_value()
+        words = builder.bitcast(whole, ir.VectorType(I16, LANES // 2))
+        store(builder, builder.and_(words, integers(words.type, 255)), address)
+        store(builder, builder.lshr(words, integers(words.type, 8)), builder.add(address, plane))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, f32x16), implement
 
 
 @intrinsic
