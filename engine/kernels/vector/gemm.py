@@ -328,10 +328,8 @@ def score_tile(
     """
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        panel, (row_scale, column_scale, start, bias, tops) = (
-            Panel(*arguments[:7], arguments[12]),
-            arguments[7:12],
-        )
+        panel = Panel(*arguments[:7])._replace(plane=arguments[12])
+        row_scale, column_scale, start, bias, tops = arguments[7:12]
         lanes = _Lanes(builder)
 
         for part in _parts(builder, SPLIT, panel, TILE_ROWS, TILE_COLUMNS, start):
