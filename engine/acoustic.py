@@ -50,7 +50,7 @@ class AcousticModel:
             ModelCapabilityError: the bundle has no acoustic model.
             BundleSchemaError: the graph does not fit the manifest or the vocabulary.
             BundleIntegrityError: the graph wants to read another file.
-            DeviceError: the device or compute type is not to be had.
+            DeviceError: the device or compute type is not available here.
         """
         self.config = _acoustic_config(bundle)
         self.encoder = open_encoder(bundle, self.config, options or RuntimeOptions())

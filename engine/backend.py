@@ -75,7 +75,7 @@ def choose_backend(precision: str, options: RuntimeOptions, compute_type: str = 
         return Choice(KERNELS, kind, "asked for", asked=True)
     if has_matrix_unit():
         return Choice(ONNXRUNTIME, kind, "it uses the matrix unit (AMX), our kernels do not")
-    return Choice(KERNELS, kind, "faster than onnxruntime on this processor")
+    return Choice(KERNELS, kind, "our own kernels compute such graphs at this level")
 
 
 def _problems(precision: str, kind: str, options: RuntimeOptions, asked: bool) -> list[str]:

@@ -88,18 +88,6 @@ def _low_bytes(builder: Any, vector: Any) -> Any:
 
 
 @intrinsic
-def store_codes(typing: Any, address: Any, vector: Any) -> Any:
-    """16 floats to memory, rounded to bytes: [-128, 127] to int8, [0, 255] to uint8."""
-
-    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole = builder.trunc(_low_bytes(builder, arguments[1]), ir.VectorType(I8, LANES))
-        store(builder, whole, arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, f32x16), implement
-
-
-@intrinsic
 def store_row_codes(typing: Any, address: Any, plane: Any, vector: Any) -> Any:
     """16 floats rounded to uint8, as rows of a SPLIT product lie: 16 bytes, or the even ones in 16 bits each
     and the odd ones `plane` bytes behind them."""
