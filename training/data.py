@@ -23,6 +23,7 @@ LOGGER = logging.getLogger("training.data")
 SAMPLE_RATE = 16_000
 PATH_COLUMNS = ("path", "audio_filepath", "audio", "file_name")
 TEXT_COLUMNS = ("text_de", "text", "sentence", "transcription")
+SPEAKER_COLUMNS = ("speaker", "client_id", "voice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Sample:
         text: the transcript as written in the manifest.
         duration_s: length of the audio, from its header; 0.0 where it cannot be read.
         problem: why the sample cannot be used; empty for a good one.
+        speaker: as the manifest names them; empty where it does not.
     """
 
     path: Path
     text: str
     duration_s: float = 0.0
     problem: str = ""
+    speaker: str = ""
 
 
 class ManifestError(EngineError, ValueError):
@@ -57,7 +60,7 @@ def read_manifest(source: Path) -> list[Sample]:
     Returns:
         All lines in order; durations are filled in by `probe_samples`.
     Raises:
-        ManifestError: nothing readable there; the message says what was looked for.
+        ManifestError: nothing readable there; the message says what was looked for, or what is wrong.
     """
     if source.is_dir():
         names = ("manifest.tsv", "manifest.jsonl", "train.tsv", "metadata.jsonl", "metadata.csv")
@@ -70,18 +73,26 @@ def read_manifest(source: Path) -> list[Sample]:
         source = found[0]
     if not source.is_file():
         raise ManifestError(f"{source}: no such manifest")
-    rows = _read_rows(source)
+    try:
+        rows = _read_rows(source)
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise ManifestError(
+            f"{source}: {error}", "UTF-8 text, TSV or JSONL", "write it again, as with iconv -t utf-8"
+        ) from error
     if not rows:
         raise ManifestError(f"{source}: the manifest has no lines")
-    columns = [_first_of(rows[0], names) for names in (PATH_COLUMNS, TEXT_COLUMNS)]
-    if None in columns:
+    columns = [_first_of(rows[0], names) or "" for names in (PATH_COLUMNS, TEXT_COLUMNS)]
+    if "" in columns:
         raise ManifestError(
             f"{source}: got columns {', '.join(rows[0])}; want one of {'/'.join(PATH_COLUMNS)} "
             f"and one of {'/'.join(TEXT_COLUMNS)}"
         )
     clips = source.parent / "clips"  # Common Voice keeps the audio there
     folder = clips if clips.is_dir() and columns[1] == "sentence" else source.parent
-    return [Sample(folder / row[columns[0]], row[columns[1]] or "") for row in rows]
+    return [
+        Sample(folder / (row.get(columns[0]) or ""), row.get(columns[1]) or "", speaker=_speaker_of(row))
+        for row in rows
+    ]
 
 
 def _read_dataset(folder: Path) -> list[Sample]:
@@ -103,6 +114,11 @@ def _read_rows(source: Path) -> list[dict[str, Any]]:
         return list(
             csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else 0)
         )
+
+
+def _speaker_of(row: dict[str, Any]) -> str:
+    column = _first_of(row, SPEAKER_COLUMNS)
+    return str(row[column] or "") if column else ""
 
 
 def _first_of(row: dict[str, Any], names: Sequence[str]) -> str | None:

@@ -50,6 +50,28 @@ def test_common_voice_layout(tmp_path):
     assert read_manifest(tmp_path)[0].path == tmp_path / "clips" / "a.mp3"
 
 
+def test_speakers_are_read_where_the_manifest_names_them(tmp_path):
+    (tmp_path / "m.tsv").write_text(
+        "path\ttext_de\tspeaker\na.wav\tJa\tanna\nb.wav\tNein\n", encoding="utf-8"
+    )
+    assert [sample.speaker for sample in read_manifest(tmp_path / "m.tsv")] == ["anna", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.tsv", b"path\ttext_de\na.wav\tsch\xf6n\n"),
+        ("m.jsonl", b'{"path": "a.wav", "te'),
+        ("m.csv", b"a" * 200_000),
+    ],
+    ids=["latin-1", "cut off", "no table"],
+)
+def test_an_unreadable_manifest_says_what_is_wanted(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ManifestError, match=f"{name}.*(expected|no lines)"):
+        read_manifest(tmp_path / name)
+
+
 def test_audio_folder_layout(tmp_path):
     (tmp_path / "metadata.csv").write_text('file_name,transcription\na.wav,"Ja, gut"\n', encoding="utf-8")
     assert read_manifest(tmp_path) == [Sample(tmp_path / "a.wav", "Ja, gut")]
