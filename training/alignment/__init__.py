@@ -1,0 +1,1 @@
+"""Long recordings with approximate text: spoken forms, forced alignment, utterances cut at pauses."""
