@@ -15,6 +15,7 @@ COMMANDS = {
     "asr": ("training.asr", "fine-tune, or train from scratch, a Wav2Vec2ForCTC"),
     "from-whisper": ("training.from_whisper", "train a CTC recogniser on a Whisper encoder"),
     "synthesize": ("training.synthesize", "make a corpus of synthetic speech from text"),
+    "align": ("training.align", "cut long recordings with approximate text into utterances"),
     "mt": ("training.mt", "train a Marian translation model"),
     "punctuation": ("training.punctuation", "train the tagger that restores capitals and marks"),
     "language-model": ("training.language_model", "build the KenLM model of the beam decoder"),
