@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from engine.bundle import Bundle
 from engine.errors import BundleSchemaError
 from engine.manifest import SecondPassConfig
-from engine.session import Session
+from engine.native.onnx_file import OnnxFormatError, OnnxGraph, read_graph
 
 Shapes = dict[str, tuple[int | None, ...]]  # None is any size
 
 
-def check_graphs(memory: Session, decoder: Session, config: SecondPassConfig) -> None:
-    """Compare two loaded graphs with their configuration.
+def check_graphs(bundle: Bundle, config: SecondPassConfig) -> None:
+    """Compare the graphs of a bundle with their configuration, before anything runs them.
 
     Raises:
-        BundleSchemaError: they do not fit.
+        BundleSchemaError: they do not fit, or cannot be read.
     """
-    raise_problems(
-        [*shape_problems(memory, memory_shapes(config)), *shape_problems(decoder, decoder_shapes(config))]
-    )
+    tables = {bundle.file("asr_embeddings").name: bundle.read("asr_embeddings")}
+    problems = []
+    for role, wanted in (("asr_memory", memory_shapes(config)), ("asr_decoder", decoder_shapes(config))):
+        try:
+            problems += shape_problems(read_graph(bundle.read(role), tables), wanted)
+        except OnnxFormatError as error:
+            problems.append(f"{bundle.file(role).name}: {error}")
+    raise_problems(problems)
 
 
 def memory_shapes(config: SecondPassConfig) -> Shapes:
@@ -44,20 +50,18 @@ def decoder_shapes(config: SecondPassConfig) -> Shapes:
     return ids | dict.fromkeys(names, cache)
 
 
-def shape_problems(session: Session, wanted: Shapes) -> list[str]:
+def shape_problems(graph: OnnxGraph, wanted: Shapes) -> list[str]:
     """What a graph declares otherwise."""
-    found = {name: session.input_shape(name) for name in session.input_names}
-    found |= {name: session.output_shape(name) for name in session.output_names}
+    found = (*graph.inputs, *graph.outputs)
     problems = [f"a graph without {name!r}" for name in wanted if name not in found]
     problems += [f"a graph with {name!r}" for name in found if name not in wanted]
-    for name, shape in wanted.items():
-        sizes = found.get(name)
-        fits = sizes is None or (
-            len(sizes) == len(shape)
-            and all(want is None or have == want for have, want in zip(sizes, shape, strict=True))
+    for name in found:
+        shape, sizes = wanted.get(name, ()), graph.shapes.get(name, ())
+        fits = len(sizes) == len(shape) and all(
+            want is None or have == want for have, want in zip(sizes, shape, strict=True)
         )
-        if not fits:
-            problems.append(f"{name!r} of shape {sizes}, not {list(shape)}")
+        if name in wanted and not fits:
+            problems.append(f"{name!r} of shape {list(sizes)}, not {list(shape)}")
     return problems
 
 

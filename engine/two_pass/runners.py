@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.backend import Choice, choose_backend
+from engine.backend import KERNELS, Choice, choose_backend
 from engine.bundle import Bundle
 from engine.manifest import SecondPassConfig
 from engine.session import CancelToken, Session, as_float32, open_session
@@ -19,6 +21,7 @@ from engine.types import RuntimeOptions
 Ids = NDArray[np.int64]
 F32Array = NDArray[np.float32]
 Array = NDArray[Any]
+logger = logging.getLogger("engine")
 
 
 class DecoderSteps(Protocol):
@@ -120,6 +123,61 @@ class SessionSteps:
         return as_float32(log_probs).reshape(ids.size, -1)
 
 
+class KernelRunner:
+    """Both graphs by engine.native, on the CPU."""
+
+    backend = "kernels"
+
+    def __init__(
+        self,
+        memory: bytes,
+        decoder: bytes,
+        tables: Mapping[str, bytes],
+        config: SecondPassConfig,
+        choice: Choice | None = None,
+    ) -> None:
+        """Raises UnknownGraphError or OnnxFormatError where the kernels do not compute the graphs."""
+        from engine.native.two_pass import TwoPassKernels
+
+        self.config, self.choice = config, choice
+        self._model = TwoPassKernels(memory, decoder, tables, config)
+
+    def start(
+        self, states: F32Array, max_rows: int, max_tokens: int, cancel: CancelToken | None
+    ) -> DecoderSteps:
+        """See DecoderRunner."""
+        bounds = Bounds(self.config, states, max_rows, max_tokens)
+        _raise_if_cancelled(cancel)
+        return KernelSteps(self._model.start(as_float32(states), max_rows, max_tokens), bounds)
+
+
+class KernelSteps:
+    """Calls of engine.native within their bounds."""
+
+    def __init__(self, decoding: Any, bounds: Bounds) -> None:
+        self._decoding, self._bounds = decoding, bounds
+
+    def prefill(self, ids: Ids, cancel: CancelToken | None) -> F32Array:
+        """See DecoderSteps."""
+        _raise_if_cancelled(cancel)
+        self._bounds.prefill(ids)
+        log_probs: F32Array = self._decoding.prefill(np.ascontiguousarray(ids, np.int64))
+        return log_probs
+
+    def step(self, ids: Ids, parents: Ids, cancel: CancelToken | None) -> F32Array:
+        """See DecoderSteps."""
+        _raise_if_cancelled(cancel)
+        self._bounds.step(ids, parents)
+        plain = (np.ascontiguousarray(array, np.int64) for array in (ids, parents))
+        log_probs: F32Array = self._decoding.step(*plain)
+        return log_probs
+
+
+def _raise_if_cancelled(cancel: CancelToken | None) -> None:
+    if cancel is not None:
+        cancel.raise_if_cancelled()
+
+
 def open_decoder(bundle: Bundle, config: SecondPassConfig, options: RuntimeOptions) -> DecoderRunner:
     """Load the attention decoder of a bundle with the fastest thing that computes it.
 
@@ -129,9 +187,28 @@ def open_decoder(bundle: Bundle, config: SecondPassConfig, options: RuntimeOptio
         DeviceError, DependencyError, OptionError: see choose_backend.
     """
     raise_problems(config_problems(config, read_tokens(bundle)))
-    bundle.file("asr_embeddings")  # lies beside the graphs, which read it
-    choice = choose_backend(config.precision, options)
+    check_graphs(bundle, config)
+    choice = choose_backend(config.precision, options, few_rows=True)
+    if choice.backend == KERNELS:
+        opened = _open_kernels(bundle, config, choice)
+        if isinstance(opened, KernelRunner):
+            return opened
+        choice = opened
+    # Several threads share one single-threaded session: faster than one session with several.
     memory = open_session(bundle.file("asr_memory"), options, threads=1)
     decoder = open_session(bundle.file("asr_decoder"), options, threads=1)
-    check_graphs(memory, decoder, config)
     return SessionRunner(memory, decoder, config, choice)
+
+
+def _open_kernels(bundle: Bundle, config: SecondPassConfig, choice: Choice) -> KernelRunner | Choice:
+    """The decoder by our own kernels, or the choice of onnxruntime where they do not know a graph."""
+    from engine.native.onnx_file import OnnxFormatError
+    from engine.native.scopes import UnknownGraphError
+
+    tables = {bundle.file("asr_embeddings").name: bundle.read("asr_embeddings")}
+    graphs = bundle.read("asr_memory"), bundle.read("asr_decoder")
+    try:
+        return KernelRunner(*graphs, tables, config, choice)
+    except (UnknownGraphError, OnnxFormatError) as error:
+        logger.debug("onnxruntime runs the second pass: %s", error)
+        return choice.instead(str(error))
