@@ -146,7 +146,12 @@ def run_verify(options: argparse.Namespace) -> int:
         options.allow_slower,
         options.batches,
     )
-    return _report(report, None)
+    code = _report(report, None)
+    if (folder / "decoder.json").is_file():
+        from export.two_pass import verify_second_pass
+
+        print("\n".join(verify_second_pass(folder, options.bundle, options.verify_data).card()))
+    return code
 
 
 def add_marian_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,8 @@ import msgspec
 from engine.acoustic import AcousticModel
 from engine.bundle import CARD, FILE_NAMES, check_target, open_bundle, write_bundle
 from engine.manifest import SecondPassConfig
+from engine.two_pass.runners import DecoderRunner
+from engine.two_pass.tokens import read_tokens
 from export.acoustic import ExportOptions, export_acoustic
 from export.errors import ExportError
 from export.exactness import prove_exact
@@ -30,6 +32,7 @@ from export.two_pass_check import (
     build_decoder_cases,
     check_decoder,
     compare_decoder,
+    open_decoder_kernels,
     open_decoder_sessions,
 )
 from export.two_pass_source import TwoPassSource, load_two_pass
@@ -102,13 +105,16 @@ def export_two_pass(checkpoint: Path, folder: Path, options: TwoPassOptions) -> 
         ExportError: parts that do not fit each other, a failed check, or a full disk; nothing is left.
     """
     check_target(folder)
+    precision = options.acoustic.precision
+    if precision not in MIN_AGREEMENT:
+        raise ExportError(f"--precision {precision}", " or ".join(MIN_AGREEMENT), "choose one of these")
     source = load_two_pass(checkpoint)
     try:
         with tempfile.TemporaryDirectory(prefix="export-") as temporary:
             acoustic, decoder = Path(temporary, "acoustic"), Path(temporary, "decoder")
             export_acoustic(source.acoustic, acoustic, options.acoustic)
             report = export_decoder(source, acoustic, decoder, options)
-            _write(source, folder, acoustic, decoder, options.acoustic.precision, report)
+            _write(source, folder, acoustic, decoder, precision, report)
     except OSError as error:
         raise ExportError(
             f"{str(folder)!r} could not be written ({error})", "free space and write access"
@@ -128,10 +134,9 @@ def export_decoder(
     """
     folder.mkdir()
     precision = options.acoustic.precision
-    if precision not in MIN_AGREEMENT:
-        raise ExportError(f"--precision {precision}", " or ".join(MIN_AGREEMENT), "choose one of these")
     cases = build_decoder_cases(source, options.acoustic.verify_data)
-    config, kept, sensitivity, exact = source.config(precision), [], {}, ""
+    kept: list[str] = []
+    sensitivity: dict[str, float] = {}
     if precision == "fp32":
         graphs = build_two_pass(source.decoder, FILE_NAMES["asr_embeddings"])
     else:
@@ -140,17 +145,51 @@ def export_decoder(
     (folder / FILE_NAMES["asr_tokens"]).write_text(
         json.dumps(source.tokens, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+    report = _verify(source, acoustic, folder, cases, options)
+    return dataclasses.replace(report, float_blocks=kept, sensitivity=sensitivity)
+
+
+def _verify(
+    source: TwoPassSource, acoustic: Path, folder: Path, cases: Sequence[DecoderCase], options: TwoPassOptions
+) -> DecoderReport:
+    """Compare what was written with the original in each way in which the engine may run it."""
+    precision, exact = options.acoustic.precision, ""
+    config = source.config(precision)
+    runner = open_decoder_sessions(folder, config)
+    runners: dict[str, DecoderRunner] = {"onnxruntime": runner}
     if precision == "int8":
         exact = ", ".join(sorted({prove_exact(folder / FILE_NAMES[role]) for role in GRAPHS}))
-    runner = open_decoder_sessions(folder, config)
-    found = {"onnxruntime": compare_decoder(runner, config, cases)}
+        kernels = open_decoder_kernels(folder, config)
+        runners |= {"kernels": kernels} if kernels is not None else {}
+    found = {name: compare_decoder(one, config, cases) for name, one in runners.items()}
     for name, one in found.items():
         logger.info("decoder by %s: %s", name, one)
         check_decoder(one, precision, name, options.min_agreement)
     model = AcousticModel(open_bundle(acoustic), CPU)
-    heard = [dataclasses.replace(c, states=model.compute_states(c.features)[1]) for c in cases]
+    heard = [
+        dataclasses.replace(case, states=model.compute_states(case.features)[1]) for case in cases
+    ]  # fmt: skip
     agreement = compare_decoder(runner, config, heard, greedy=False).agreement
-    return DecoderReport(found, agreement, kept, sensitivity, exact)
+    return DecoderReport(found, agreement, exact_on=exact)
+
+
+def verify_second_pass(checkpoint: Path, folder: Path, manifest: Path | None = None) -> DecoderReport:
+    """Compare the second pass of a bundle that was exported before with its checkpoint.
+
+    Raises:
+        ExportError: the bundle is not what the checkpoint is. BundleError: the bundle is damaged.
+    """
+    source, bundle = load_two_pass(checkpoint), open_bundle(folder)
+    config = bundle.manifest.second_pass
+    if config is None or read_tokens(bundle) != source.tokens:
+        raise ExportError(
+            f"{str(folder)!r} has other tokens, or no second pass",
+            "an export of this checkpoint",
+            "check the folders",
+        )
+    kept = ExportOptions(precision=config.precision, verify_data=manifest)  # type: ignore[arg-type]
+    cases = build_decoder_cases(source, manifest)
+    return _verify(source, folder, folder, cases, TwoPassOptions(kept))
 
 
 def write_graphs(graphs: TwoPassGraphs, folder: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from engine.bundle import FILE_NAMES
+from engine.kernels.vector.levels import has_vector_kernels
 from engine.manifest import SecondPassConfig
+from engine.native.scopes import UnknownGraphError
 from engine.session import open_session
-from engine.two_pass.runners import DecoderRunner, SessionRunner
+from engine.two_pass.runners import DecoderRunner, KernelRunner, SessionRunner
 from export.audio_cases import build_cases
 from export.errors import ExportError
 from export.graph.linear import FloatArray
@@ -156,3 +158,16 @@ def open_decoder_sessions(folder: Path, config: SecondPassConfig) -> SessionRunn
         open_session(folder / FILE_NAMES[role], CPU, threads=1) for role in ("asr_memory", "asr_decoder")
     )
     return SessionRunner(memory, decoder, config)
+
+
+def open_decoder_kernels(folder: Path, config: SecondPassConfig) -> KernelRunner | None:
+    """An int8 export's graphs by the engine's own kernels; None where they do not compute this model here."""
+    if not has_vector_kernels():
+        return None
+    memory, decoder, table = (
+        (folder / FILE_NAMES[role]).read_bytes() for role in ("asr_memory", "asr_decoder", "asr_embeddings")
+    )
+    try:
+        return KernelRunner(memory, decoder, {FILE_NAMES["asr_embeddings"]: table}, config)
+    except UnknownGraphError:
+        return None

@@ -1,9 +1,10 @@
 """Linear layers whose activations get a scale for each row as they come.
 
 What a row becomes then depends on that row alone: not on the other beams, nor on whether tokens come one by
-one or all at once. onnxruntime's own operators know one scale for a whole tensor; with it the outputs of
-Whisper's feed-forward blocks, some rows of which are thirty times as large as others, lose a third of their
-accuracy. Fixed scales lose as much where calibration did not meet the largest.
+one or all at once. onnxruntime's own operators know one scale for a whole tensor. With it, and with scales
+fixed beforehand, the log-probabilities of Whisper base's decoder had a relative L2 error of 0.43 on 16
+recordings, with a scale for each row 0.11: a few rows behind the feed-forward blocks' GELU are far larger
+than the others.
 """
 
 from __future__ import annotations
