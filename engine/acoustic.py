@@ -18,6 +18,7 @@ from engine.encoders import open_encoder
 from engine.errors import (
     AudioLimitError,
     AudioTooShortError,
+    BundleSchemaError,
     ModelCapabilityError,
 )
 from engine.features import compute_features
@@ -48,12 +49,13 @@ class AcousticModel:
             options: device and compute type.
         Raises:
             ModelCapabilityError: the bundle has no acoustic model.
-            BundleSchemaError: the graph does not fit the manifest or the vocabulary.
+            BundleSchemaError: the graph does not fit the manifest, the vocabulary or the second pass.
             BundleIntegrityError: the graph wants to read another file.
             DeviceError: the device or compute type is not available here.
         """
         self.config = _acoustic_config(bundle)
         self.encoder = open_encoder(bundle, self.config, options or RuntimeOptions())
+        _check_second_pass(bundle, self.encoder.states_size)
         self.vocabulary = bundle.vocabulary
         self.blank_id = self.config.blank_id
         self.word_delimiter = self.config.word_delimiter
@@ -115,8 +117,37 @@ class AcousticModel:
         Raises:
             CancelledError: cancel was set.
         """
-        logits = self.encoder.run(features, cancel, wide)
+        return self._log_probs(self.encoder.run(features, cancel, wide))
+
+    def compute_states(
+        self, features: FloatArray, cancel: CancelToken | None = None, *, wide: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
+        """Run the encoder over one utterance for two passes.
+
+        Args:
+            features, cancel, wide: as for compute_log_probs.
+        Returns:
+            What compute_log_probs returns, the same bits, and the encoder's states behind its final norm,
+            float32 [n_frames + tail frames, states_size]: an attention decoder was trained with the tail.
+        Raises:
+            ModelCapabilityError: the graph gives no states. CancelledError: cancel was set.
+        """
+        if self.states_size is None:
+            raise ModelCapabilityError(
+                "an acoustic graph without the output 'states'",
+                "an encoder that was exported for two passes",
+                "export it with `engine-export two-pass`",
+            )
+        logits, states = self.encoder.run_states(features, cancel, wide)
+        return self._log_probs(logits), states
+
+    def _log_probs(self, logits: FloatArray) -> FloatArray:
         return compute_log_softmax(logits[: len(logits) - self._tail_frames])
+
+    @property
+    def states_size(self) -> int | None:
+        """Channels of the encoder's states; None where the graph does not give them."""
+        return self.encoder.states_size
 
     @property
     def batches(self) -> bool:
@@ -146,7 +177,7 @@ class AcousticModel:
             rows += [rows[0]] * (batch.n_rows - len(rows))
             logits = self.encoder.run_batch(rows, batch.width, cancel)
             for index, array in zip(batch.indices, logits, strict=False):
-                results[index] = compute_log_softmax(array[: len(array) - self._tail_frames])
+                results[index] = self._log_probs(array)
         return [results[i] for i in range(len(features))]
 
     def _check_window(self, n_samples: int) -> None:
@@ -174,3 +205,15 @@ def _acoustic_config(bundle: Bundle) -> AcousticConfig:
             "load another bundle, or use its translator alone",
         )
     return bundle.manifest.acoustic
+
+
+def _check_second_pass(bundle: Bundle, states_size: int | None) -> None:
+    """The kernels of a decoder do not ask how wide the states are."""
+    second_pass = bundle.manifest.second_pass
+    if second_pass is not None and second_pass.hidden_size != states_size:
+        found = "no states" if states_size is None else f"states of {states_size} channels"
+        raise BundleSchemaError(
+            f"an encoder with {found} for a decoder over {second_pass.hidden_size}",
+            "encoder and decoder of one checkpoint",
+            "export the checkpoint again with `engine-export two-pass`",
+        )

@@ -48,12 +48,16 @@ class Choice:
         return f"{self.backend}{level}, {self.arithmetic}: {self.why}"
 
 
-def choose_backend(precision: str, options: RuntimeOptions, compute_type: str = "auto") -> Choice:
+def choose_backend(
+    precision: str, options: RuntimeOptions, compute_type: str = "auto", few_rows: bool = False
+) -> Choice:
     """Decide what computes a model.
 
     Args:
         precision: the arithmetic that the model was exported in.
         compute_type: the arithmetic that was asked for; "auto" is the precision.
+        few_rows: its products are of a few rows by matrices that no cache holds, so that reading these takes
+            the time, which a matrix unit does not shorten.
     Raises:
         OptionError: an unknown backend, device or instruction set level.
         DeviceError: what was asked for is not available here.
@@ -73,7 +77,7 @@ def choose_backend(precision: str, options: RuntimeOptions, compute_type: str = 
         return Choice(ONNXRUNTIME, kind, "; ".join(problems))
     if asked:
         return Choice(KERNELS, kind, "asked for", asked=True)
-    if has_matrix_unit():
+    if has_matrix_unit() and not few_rows:
         return Choice(ONNXRUNTIME, kind, "it uses the matrix unit (AMX), our kernels do not")
     return Choice(KERNELS, kind, "our own kernels compute such graphs at this level")
 

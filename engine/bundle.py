@@ -28,6 +28,7 @@ from engine.manifest import (
     FeatureConfig,
     FileEntry,
     Manifest,
+    SecondPassConfig,
     TranslationConfig,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "DecodingConfig",
     "FeatureConfig",
     "Manifest",
+    "SecondPassConfig",
     "TranslationConfig",
     "check_target",
     "open_bundle",
@@ -51,6 +53,10 @@ MAX_MANIFEST_BYTES = 4 << 20
 FILE_NAMES: dict[str, str] = {
     "acoustic": "acoustic.onnx",
     "vocabulary": "vocab.json",
+    "asr_memory": "asr_memory.onnx",
+    "asr_decoder": "asr_decoder.onnx",
+    "asr_embeddings": "asr_embeddings.bin",
+    "asr_tokens": "asr_tokens.json",
     "language_model": "language_model.bin",
     "lexicon": "lexicon.npz",
     "vad": "vad.onnx",
@@ -305,6 +311,7 @@ def write_bundle(
     decoding: DecodingConfig | None = None,
     translation: TranslationConfig | None = None,
     figures: Mapping[str, Any] | None = None,
+    second_pass: SecondPassConfig | None = None,
 ) -> Path:
     """Write a bundle beside its place, verify it, then rename it into place.
 
@@ -333,6 +340,7 @@ def write_bundle(
             decoding or DecodingConfig(),
             translation,
             dict(figures or {}),
+            second_pass,
         )
         text = json.dumps(msgspec.to_builtins(manifest), indent=2, ensure_ascii=False)
         (building / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from engine.types import RuntimeOptions
 INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
 MASK_NAME = "attention_mask"
 OUTPUT_NAME = "logits"
+STATES_NAME = "states"  # of graphs for two passes: what the second reads
 COUNTS_NAME = "frame_counts"  # of graphs with a mask: valid frames of each utterance
 MAX_FIXED_SHAPES = 8  # each holds the weights once more
 # How a tensor that lives in another file names it: key "location" of a protobuf map entry.
@@ -34,15 +35,22 @@ class Encoder(Protocol):
     Attributes:
         device: "cpu" or "cuda". backend: "kernels" or "onnxruntime".
         compute_type: the arithmetic of its matrix products. choice: why this backend.
+        states_size: channels of the states for a second pass; None where the graph does not give them.
     """
 
     device: str
     backend: str
     compute_type: str
     choice: Choice
+    states_size: int | None
 
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """Logits [n_frames, vocab_size] of one utterance; wide spreads it over the thread budget."""
+
+    def run_states(
+        self, features: FloatArray, cancel: CancelToken | None, wide: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Logits, and the states [n_frames, states_size] of graphs that give them."""
 
     def run_batch(
         self, rows: Sequence[FloatArray], width: int, cancel: CancelToken | None
@@ -61,10 +69,17 @@ class KernelEncoder:
         self.choice, self.compute_type = choice, choice.arithmetic
         self._threads = threads
         self._encoder = NativeEncoder(graph, integers=self.compute_type == "int8")
+        self.states_size = self._encoder.states_size
 
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """See Encoder."""
         return self._encoder.run(features, self._threads if wide else 1, cancel)
+
+    def run_states(
+        self, features: FloatArray, cancel: CancelToken | None, wide: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """See Encoder."""
+        return self._encoder.run_states(features, self._threads if wide else 1, cancel)
 
     def run_batch(
         self, rows: Sequence[FloatArray], width: int, cancel: CancelToken | None
@@ -98,6 +113,7 @@ class SessionEncoder:
         self._graph, self._name, self._options = graph, name, options
         self.session = _load_session(graph, name, options, threads=1)
         self.device = self.session.device
+        self.states_size = _states_size(self.session)
         self._input_name = INPUT_NAMES[config.features.kind]
         self._lock = threading.Lock()
         self._wide: Session | None = None
@@ -105,12 +121,23 @@ class SessionEncoder:
 
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """See Encoder."""
+        return self._run(features, [OUTPUT_NAME], cancel, wide)[0]
+
+    def run_states(
+        self, features: FloatArray, cancel: CancelToken | None, wide: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """See Encoder."""
+        logits, states = self._run(features, [OUTPUT_NAME, STATES_NAME], cancel, wide)
+        return logits, states
+
+    def _run(
+        self, features: FloatArray, outputs: list[str], cancel: CancelToken | None, wide: bool
+    ) -> list[FloatArray]:
         session = self._wide_session() if wide else self.session
         feeds: dict[str, NDArray[np.generic]] = {self._input_name: features[None]}
         if MASK_NAME in session.input_names:
             feeds[MASK_NAME] = np.ones((1, features.shape[-1]), np.int64)
-        logits: FloatArray = session.run(feeds, [OUTPUT_NAME], cancel)[0][0]
-        return logits
+        return [array[0] for array in session.run(feeds, outputs, cancel)]
 
     def run_batch(
         self, rows: Sequence[FloatArray], width: int, cancel: CancelToken | None
@@ -148,6 +175,11 @@ class SessionEncoder:
             if self._wide is None:
                 self._wide = _load_session(self._graph, self._name, self._options, threads)
             return self._wide
+
+
+def _states_size(session: Session) -> int | None:
+    size = session.output_shape(STATES_NAME)[-1] if STATES_NAME in session.output_names else None
+    return size if isinstance(size, int) else None
 
 
 def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions) -> Encoder:

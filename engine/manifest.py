@@ -123,6 +123,41 @@ class TranslationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     figures: dict[str, Any] = {}
 
 
+class SecondPassConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to run an attention decoder over the encoder's states, and how to search with it.
+
+    Attributes:
+        vocab_size: tokens, in the order of asr_tokens.json.
+        prompt: ids that every transcript begins with. end_id: closes it.
+        no_speech_id: predicted in place of the second prompt token where nobody speaks.
+        n_layers, n_heads, head_dim: of the decoder, for the cache's shape.
+        hidden_size: channels of the encoder's states and of the decoder.
+        max_tokens: positions, the prompt's included.
+        beam_size: hypotheses that are followed. ctc_weight, lm_weight: of the CTC and language model scores
+            beside the decoder's. word_bonus: natural log added for every word.
+        confidence: how scores become confidences, as it was calibrated for this model.
+    """
+
+    vocab_size: Positive
+    prompt: tuple[Natural, ...]
+    end_id: Natural
+    no_speech_id: Natural
+    n_layers: Positive
+    n_heads: Positive
+    head_dim: Positive
+    hidden_size: Positive
+    max_tokens: Positive = 448
+    beam_size: Positive = 5
+    ctc_weight: float = 0.1
+    lm_weight: float = 0.1
+    word_bonus: float = 0.5
+    confidence: dict[str, Any] = {}
+    precision: str = "fp32"
+    opset: Positive = 18
+    exporter: dict[str, str] = {}
+    figures: dict[str, Any] = {}
+
+
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file of a bundle: its role, plain name, lower-case hex SHA-256 and size in bytes."""
 
@@ -143,3 +178,4 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decoding: DecodingConfig = DecodingConfig()
     translation: TranslationConfig | None = None
     figures: dict[str, Any] = {}
+    second_pass: SecondPassConfig | None = None

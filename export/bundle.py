@@ -10,11 +10,19 @@ from typing import Any
 
 import msgspec
 
-from engine.bundle import AcousticConfig, DecodingConfig, TranslationConfig, open_bundle, write_bundle
+from engine.bundle import (
+    AcousticConfig,
+    DecodingConfig,
+    SecondPassConfig,
+    TranslationConfig,
+    open_bundle,
+    write_bundle,
+)
 from export.card import render_bundle_card
 from export.errors import ExportError
 
 TRANSLATION_CONFIG = "translation.json"
+SECOND_PASS = ("asr_memory", "asr_decoder", "asr_embeddings", "asr_tokens")
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,8 @@ class Parts:
     """Where the parts are; None for what the bundle does without.
 
     Attributes:
-        acoustic: a bundle with an acoustic model. translation: a folder that `engine-export marian` wrote.
+        acoustic: a bundle with an acoustic model, and maybe a second pass.
+        translation: a folder that `engine-export marian` wrote.
         language_model: KenLM's probing binary. lexicon: the decoder's word list.
         punctuation: a graph that `engine-export punctuation` wrote.
     """
@@ -56,7 +65,9 @@ def assemble_bundle(
     """
     files: dict[str, Path] = {}
     cards: dict[str, str] = {}
-    acoustic = _take_acoustic(parts.acoustic, files, cards) if parts.acoustic else None
+    acoustic = second_pass = None
+    if parts.acoustic:
+        acoustic, second_pass = _take_acoustic(parts.acoustic, files, cards)
     translation = _take_translation(parts.translation, files, cards) if parts.translation else None
     for role in ("language_model", "lexicon", "punctuation"):
         path: Path | None = getattr(parts, role)
@@ -76,18 +87,22 @@ def assemble_bundle(
         translation=translation,
         card=render_bundle_card(name, licence, cards, figures or {}, about),
         figures=figures,
+        second_pass=second_pass,
     )
 
 
-def _take_acoustic(folder: Path, files: dict[str, Path], cards: dict[str, str]) -> AcousticConfig:
+def _take_acoustic(
+    folder: Path, files: dict[str, Path], cards: dict[str, str]
+) -> tuple[AcousticConfig, SecondPassConfig | None]:
     bundle = open_bundle(folder)
     if bundle.manifest.acoustic is None:
         raise ExportError(
             f"{str(folder)!r} has no acoustic model", "what `engine-export log-mel` or wav2vec2 wrote"
         )
-    files |= {role: bundle.file(role) for role in ("acoustic", "vocabulary")}
+    roles = SECOND_PASS if bundle.manifest.second_pass else ()
+    files |= {role: bundle.file(role) for role in ("acoustic", "vocabulary", *roles)}
     cards["Acoustic model"] = _card(folder)
-    return bundle.manifest.acoustic
+    return bundle.manifest.acoustic, bundle.manifest.second_pass
 
 
 def _take_translation(folder: Path, files: dict[str, Path], cards: dict[str, str]) -> TranslationConfig:

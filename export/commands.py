@@ -77,6 +77,17 @@ def run_log_mel(options: argparse.Namespace) -> int:
     return _report(report, options.out)
 
 
+def add_two_pass_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `two-pass`."""
+    add_acoustic_arguments(parser)
+    importlib.import_module("export.two_pass").add_arguments(parser)
+
+
+def run_two_pass(options: argparse.Namespace) -> int:
+    """Export an encoder with a CTC head and an attention decoder."""
+    return int(importlib.import_module("export.two_pass").run(options, _acoustic_options(options)))
+
+
 def run_conformer(options: argparse.Namespace) -> int:
     """Export a ConformerCTC."""
     from export.conformer import export_conformer
@@ -135,7 +146,12 @@ def run_verify(options: argparse.Namespace) -> int:
         options.allow_slower,
         options.batches,
     )
-    return _report(report, None)
+    code = _report(report, None)
+    if (folder / "decoder.json").is_file():
+        from export.two_pass import verify_second_pass
+
+        print("\n".join(verify_second_pass(folder, options.bundle, options.verify_data).card()))
+    return code
 
 
 def add_marian_arguments(parser: argparse.ArgumentParser) -> None:
@@ -211,6 +227,12 @@ def run_pair_safe(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command("wav2vec2", "export a Wav2Vec2 or HuBERT CTC checkpoint", add_acoustic_arguments, run_wav2vec2),
     Command("log-mel", "export a log-mel CTC checkpoint of training/", add_acoustic_arguments, run_log_mel),
+    Command(
+        "two-pass",
+        "export a log-mel CTC checkpoint with an attention decoder over its states",
+        add_two_pass_arguments,
+        run_two_pass,
+    ),
     Command(
         "conformer", "export a Conformer CTC checkpoint of training/", add_acoustic_arguments, run_conformer
     ),

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from engine.bundle import AcousticConfig
+from engine.encoders import STATES_NAME
 from export.acoustic import AcousticSource, ExportOptions, export_acoustic
 from export.graph.attention import Attention, Sinks
 from export.graph.builder import Choice, GraphBuilder
@@ -34,9 +35,11 @@ def export_log_mel(checkpoint: Path, folder: Path, options: ExportOptions) -> Re
     return export_acoustic(load_log_mel(checkpoint), folder, options)
 
 
-def load_log_mel(checkpoint: Path) -> AcousticSource:
+def load_log_mel(checkpoint: Path, states: bool = False) -> AcousticSource:
     """Read config.json, vocab.json and model.safetensors.
 
+    Args:
+        states: the graph gives the encoder's states too, for a second pass.
     Raises:
         ExportError: a file is missing, foreign, or does not fit the others.
     """
@@ -50,7 +53,7 @@ def load_log_mel(checkpoint: Path) -> AcousticSource:
     return AcousticSource(
         name=read.name,
         licence=read.licence,
-        build=lambda precision, ranges: build_log_mel(read.model, precision, ranges),
+        build=lambda precision, ranges: build_log_mel(read.model, precision, ranges, states),
         reference=read.reference,
         vocabulary=read.vocabulary,
         config=AcousticConfig(
@@ -71,6 +74,7 @@ def build_log_mel(
     model: Any,
     precision: Choice = lambda block: "float32",
     ranges: Mapping[str, FloatArray] | None = None,
+    states: bool = False,
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Build the graph of a LogMelCtc.
 
@@ -78,25 +82,31 @@ def build_log_mel(
         model: training.log_mel_ctc.LogMelCtc, in evaluation mode.
         precision: of each block.
         ranges: for a block, the largest magnitude of each channel it reads.
+        states: a second output.
     Returns:
-        The graph (input_features [batch, n_mels, n_frames100] -> logits [batch, n_frames, vocab_size]),
-        and the value that each block reads.
+        The graph (input_features [batch, n_mels, n_frames100] -> logits [batch, n_frames, vocab_size], and
+        the encoder's states [batch, n_frames, hidden] behind its final norm where they are asked for), and
+        the value that each block reads.
     """
     graph, config = GraphBuilder(precision, ranges), model.config
     hidden = emit_mel_stem(graph, "input_features", _stem(model))
-    states = []
+    layers = []
     for index, layer in enumerate(model.layers):
         with graph.scope(f"layer_{index}"):
             hidden = emit_layer(graph, hidden, _layer(layer))
-        states.append(hidden)
+        layers.append(hidden)
     weights = np.ones(1, np.float32) if model.mix is None else as_array(model.mix.softmax(0))
     with graph.scope("states"):
-        hidden = emit_mix(graph, states[-len(weights) :], weights, LayerNorm.of(model.layer_norm))
+        hidden = encoded = emit_mix(graph, layers[-len(weights) :], weights, LayerNorm.of(model.layer_norm))
         if config.normalize_states:
             hidden = emit_time_normalization(graph, hidden)
     graph.rename(emit_head(graph, hidden, _head(model.head)), "logits")
-    shapes = ("batch", config.n_mels, "n_frames100"), ("batch", "n_frames", config.vocab_size)
-    return graph.build({"input_features": shapes[0]}, {"logits": shapes[1]}), graph.blocks
+    outputs = {"logits": ("batch", "n_frames", config.vocab_size)}
+    if states:
+        graph.publish(encoded, STATES_NAME)
+        outputs[STATES_NAME] = ("batch", "n_frames", config.hidden_size)
+    inputs = {"input_features": ("batch", config.n_mels, "n_frames100")}
+    return graph.build(inputs, outputs), graph.blocks
 
 
 def _stem(model: Any) -> MelStem:

@@ -188,6 +188,7 @@ def _write(bundle: Bundle, out: Path, files: Mapping[str, Path], comparison: Com
         decoding=manifest.decoding,
         translation=_with_figures(manifest, "translation", comparison),
         figures=manifest.figures,
+        second_pass=manifest.second_pass,
     )
 
 

@@ -36,6 +36,12 @@ def describe_bundle(bundle: Bundle) -> str:
             f"{acoustic.features.sample_rate} Hz, {len(bundle.vocabulary)} tokens, "
             f"windows of {acoustic.max_window_s:g} s"
         )
+    if manifest.second_pass:
+        second = manifest.second_pass
+        lines.append(
+            f"  2nd pass  {second.precision}, {second.vocab_size} tokens, {second.n_layers} decoder layers, "
+            f"{second.beam_size} beams"
+        )
     if manifest.translation:
         translation = manifest.translation
         lines.append(
@@ -52,12 +58,15 @@ def _describe_runtime(bundle: Bundle) -> list[str]:
     from engine.backend import describe_processor
     from engine.encoders import open_encoder
     from engine.seq2seq_runners import open_runner
+    from engine.two_pass.runners import open_decoder
     from engine.types import RuntimeOptions
 
     options, manifest = RuntimeOptions(), bundle.manifest
     lines = [f"  processor {describe_processor()}", f"  runtime   {_runtime()}"]
     if manifest.acoustic:
         lines.append(f"  acoustic  by {open_encoder(bundle, manifest.acoustic, options).choice}")
+    if manifest.second_pass:
+        lines.append(f"  2nd pass  by {open_decoder(bundle, manifest.second_pass, options).choice}")
     if manifest.translation:
         lines.append(f"  mt        by {open_runner(bundle, manifest.translation, options).choice}")
     if bundle.has("punctuation"):

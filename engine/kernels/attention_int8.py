@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from engine.kernels._jit import address, inner, kernel
 from engine.kernels.vector import simd, simd_int8
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, mix_tile, score_tile
+from engine.kernels.vector.attention_tiles import mix_tile, score_tile
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 
 F32Array = NDArray[np.float32]
 STEP = 4  # int8 elements a step of a tile

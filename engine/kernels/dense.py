@@ -21,7 +21,9 @@ from engine.kernels.vector.gemm import (
     int8_tile_1,
     int8_tile_2,
     int8_tile_4,
+    int8_tile_6,
     int8_tile_8,
+    int8_tile_alone,
 )
 
 INT8, BF16 = 0, 1
@@ -163,6 +165,12 @@ def multiply_rows(
                 bf16_tile(left, row_stride, right, n_bytes // 4, target, out_stride, ahead, bias + column)
                 continue
             rates, shifts = scale.ctypes.data + 4 * row, offset.ctypes.data + 4 * row
+            if 8 < n_rows <= TILE_ROWS:
+                int8_tile_alone(
+                    left, row_stride, right, n_bytes // 4, target, out_stride, ahead,
+                    rates, shifts, scales + column, sums + column, bias + column, layer.any_codes,
+                )  # fmt: skip
+                continue
             multiply_tile(
                 n_rows - row, left, row_stride, right, n_bytes // 4, target, out_stride, ahead,
                 rates, shifts, scales + column, sums + column, bias + column, layer.any_codes,
@@ -181,8 +189,13 @@ def multiply_tile(
             left, row_stride, right, n_steps, out, out_stride, ahead,
             row_scale, row_offset, column_scale, column_sum, bias, any_codes,
         )  # fmt: skip
-    elif n_rows > 4:
+    elif n_rows > 6:
         int8_tile_8(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias, any_codes,
+        )  # fmt: skip
+    elif n_rows > 4:
+        int8_tile_6(
             left, row_stride, right, n_steps, out, out_stride, ahead,
             row_scale, row_offset, column_scale, column_sum, bias, any_codes,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Attention over a few dozen positions whose rows lie anywhere, and the parts of a Marian model around it.
+"""Attention over a few dozen positions whose rows lie anywhere, and the row-wise parts of decoders around it.
 
 A key row and its value row lie side by side, `width` floats apart, so that one address names both. The
 places of a row's positions are looked up, not copied: beams share their past and the source's keys.
@@ -18,6 +18,7 @@ F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
 LANES = 16
 ABSENT = np.float32(-1e30)
+LOWEST = np.float32(-40.0)
 
 
 @inner
@@ -26,45 +27,65 @@ def attend_places(
 ) -> None:
     """Attention of one row.
 
+    A place is read from front to end for all heads: its lines lie side by side, those of two places do not.
+
     Args:
         query: address of float32 [n_heads * head_dim].
         places: addresses of n key rows; values lie n_heads * head_dim floats behind them.
-        weights: float32 [n + 16], scratch.
+        weights: float32 [n_heads * (n rounded up to 16)], scratch.
         out: address of float32 [n_heads * head_dim].
     """
     factor = np.float32(1.0) / np.sqrt(np.float32(head_dim))
-    to_value = 4 * n_heads * head_dim
-    padded = (n + LANES - 1) // LANES * LANES
-    base = address(weights)
+    padded, size = (n + LANES - 1) // LANES * LANES, 4 * head_dim
+    for index in range(n):
+        for head in range(n_heads):
+            left, right = query + head * size, places[index] + head * size
+            total = simd.multiply(simd.load_f32(left), simd.load_f32(right))
+            for at in range(64, size, 64):
+                total = simd.fma(simd.load_f32(left + at), simd.load_f32(right + at), total)
+            weights[head * padded + index] = simd.sum_lanes(total) * factor
     for head in range(n_heads):
-        shift = 4 * head * head_dim
-        for index in range(n):
-            key = places[index] + shift
-            total = simd.multiply(simd.load_f32(query + shift), simd.load_f32(key))
-            for at in range(64, 4 * head_dim, 64):
-                total = simd.fma(simd.load_f32(query + shift + at), simd.load_f32(key + at), total)
-            weights[index] = simd.sum_lanes(total) * factor
-        for index in range(n, padded):
-            weights[index] = ABSENT
-        inverse = simd.splat(np.float32(1.0) / exponentiate(base, padded))
-        for at in range(0, 4 * head_dim, 64):
-            mixed = simd.splat(np.float32(0.0))
-            for index in range(n):
-                value = simd.load_f32(places[index] + to_value + shift + at)
-                mixed = simd.fma(simd.splat(weights[index]), value, mixed)
-            simd.store_f32(out + shift + at, simd.multiply(mixed, inverse))
+        weights[head * padded + n : (head + 1) * padded] = ABSENT
+    mix_places(places, n, n_heads, head_dim, weights, padded, out)
+
+
+@inner
+def mix_places(
+    places: I64Array, n: int, n_heads: int, head_dim: int, weights: F32Array, padded: int, out: int
+) -> None:
+    """Values by the softmax of scores, weights [n_heads, padded]. See attend_places."""
+    size = 4 * head_dim
+    for head in range(n_heads):
+        inverse = simd.splat(np.float32(1.0) / exponentiate(address(weights[head * padded :]), padded))
+        for at in range(head * size, (head + 1) * size, 64):
+            simd.store_f32(out + at, simd.splat(np.float32(0.0)))
+        for at in range(head * padded, (head + 1) * padded, LANES):
+            place = address(weights[at:])
+            simd.store_f32(place, simd.multiply(simd.load_f32(place), inverse))
+    for index in range(n):
+        values = places[index] + n_heads * size
+        for head in range(n_heads):
+            weight = simd.splat(weights[head * padded + index])
+            for at in range(head * size, (head + 1) * size, 64):
+                mixed = simd.fma(weight, simd.load_f32(values + at), simd.load_f32(out + at))
+                simd.store_f32(out + at, mixed)
 
 
 @inner
 def exponentiate(scores: int, n: int) -> Any:
-    """exp(scores - max) in place over n floats, a multiple of 16; returns their sum."""
+    """exp(scores - max) in place over n floats, a multiple of 16; returns their sum.
+
+    None is below e^-40: less than a float32 sum can hold, and products with it are no subnormal numbers,
+    which take a hundred times as long.
+    """
     top = simd.load_f32(scores)
     for at in range(16, n, 16):
         top = simd.maximum(simd.load_f32(scores + 4 * at), top)
-    largest = simd.splat(simd.max_lanes(top))
+    largest, lowest = simd.splat(simd.max_lanes(top)), simd.splat(LOWEST)
     total = simd.splat(np.float32(0.0))
     for at in range(0, n, 16):
-        weight = simd.exp(simd.subtract(simd.load_f32(scores + 4 * at), largest))
+        below = simd.subtract(simd.load_f32(scores + 4 * at), largest)
+        weight = simd.exp(simd.maximum(below, lowest))
         total = simd.add(total, weight)
         simd.store_f32(scores + 4 * at, weight)
     return simd.sum_lanes(total)
@@ -93,24 +114,25 @@ def embed_row(codes: int, scale: float, position: int, n: int, out: int) -> None
 
 
 @kernel
-def log_softmax_rows(logits: F32Array, n_rows: int, vocab_size: int, normalizers: F32Array) -> None:
-    """Bring the first vocab_size values of every row to natural-log probabilities, in place.
+def log_softmax_rows(logits: F32Array, n_rows: int, vocab_size: int, out: F32Array) -> None:
+    """Natural-log probabilities of the first vocab_size values of every row.
 
-    logits: float32 [>= n_rows, a multiple of 16 columns]; columns past vocab_size become -1e30.
-    normalizers: float32 [>= n_rows], receives log(sum(exp)).
+    Args:
+        logits: float32 [>= n_rows, a multiple of 16 columns]; columns past vocab_size become -1e30.
+        out: float32 rows that receive a multiple of 16 values each, the last of them into what comes behind
+            a row; or logits itself.
     """
     padded = logits.shape[1]
     for row in range(n_rows):
         logits[row, vocab_size:] = ABSENT
-        base = address(logits[row:])
+        base, target = address(logits[row:]), address(out[row:])
         top = simd.load_f32(base)
         for at in range(LANES, padded, LANES):
             top = simd.maximum(simd.load_f32(base + 4 * at), top)
-        largest = simd.max_lanes(top)
-        shift, total = simd.splat(largest), simd.splat(np.float32(0.0))
+        shift, total = simd.splat(simd.max_lanes(top)), simd.splat(np.float32(0.0))
         for at in range(0, padded, LANES):
             total = simd.add(total, simd.exp(simd.subtract(simd.load_f32(base + 4 * at), shift)))
-        normalizers[row] = largest + np.log(simd.sum_lanes(total))
-        shift = simd.splat(normalizers[row])
-        for at in range(0, padded, LANES):
-            simd.store_f32(base + 4 * at, simd.subtract(simd.load_f32(base + 4 * at), shift))
+        rest = simd.splat(np.float32(np.log(simd.sum_lanes(total))))
+        for at in range(0, vocab_size, LANES):
+            below = simd.subtract(simd.load_f32(base + 4 * at), shift)
+            simd.store_f32(target + 4 * at, simd.subtract(below, rest))

@@ -13,13 +13,14 @@ from engine.kernels.encoder_layer import BLOCK_ROWS, Scratch, Utterance, finish_
 from engine.native.buffers import make_scratch, make_utterance, place_sinks
 from engine.native.heads import Head, read_head
 from engine.native.layers import Layer, read_layers
-from engine.native.onnx_file import read_graph
+from engine.native.onnx_file import OnnxGraph, read_graph
 from engine.native.scopes import Scopes, UnknownGraphError
 from engine.native.stems import MelStem, WaveformStem, read_stem
 from engine.native.workers import Workers
 from engine.session import CancelToken
 
 MIN_UNREAD = 64  # a constant of so many elements that nothing read: the graph has parts unknown here
+STATES = "states"  # the output, of graphs that have it, for a second pass
 F32Array = NDArray[np.float32]
 
 
@@ -28,6 +29,7 @@ class NativeEncoder:
 
     Attributes:
         input_name: of the graph. vocab_size: columns of the logits.
+        states_size: channels of the graph's states; None where it has no such output.
     """
 
     def __init__(self, data: bytes, integers: bool = True) -> None:
@@ -52,6 +54,7 @@ class NativeEncoder:
             raise UnknownGraphError(f"a part in another form ({error})") from error
         self.input_name = self.stem.input_name
         self.vocab_size = self.head.output.n_out
+        self.states_size = self.stem.n_channels if _gives_states(graph) else None
         left = scopes.unread(MIN_UNREAD)
         if left or graph.inputs != (self.input_name,):
             raise UnknownGraphError(f"parts that are not known here: {', '.join(left[:3]) or graph.inputs}")
@@ -69,6 +72,12 @@ class NativeEncoder:
             CancelledError: cancel was set.
             AudioShapeError, AudioTooShortError, AudioLimitError: features that the graph does not take.
         """
+        return self.run_states(features, threads, cancel)[0]
+
+    def run_states(
+        self, features: F32Array, threads: int = 1, cancel: CancelToken | None = None
+    ) -> tuple[F32Array, F32Array]:
+        """Logits as `run` gives them, and what the head reads: float32 [n_frames, states_size]."""
         features = plain_float32(features)
         self.stem.check(features)
         with Workers(threads, cancel) as workers:
@@ -78,7 +87,13 @@ class NativeEncoder:
             scratches = [make_scratch(self.layers, d, n_positions) for _ in range(workers.count)]
             for layer in self.layers:
                 run_layer(layer, state, scratches, workers)
-            return self.head.run(hidden, workers)
+            return self.head.run(hidden, workers), hidden  # the head normalises in place
+
+
+def _gives_states(graph: OnnxGraph) -> bool:
+    """Whether the output is there, and is what the final norm makes."""
+    norms = [node.outputs[0] for node in graph.nodes if node.kind == "LayerNormalization"]
+    return STATES in graph.outputs and norms[-1:] == [STATES]
 
 
 def run_layer(layer: Layer, state: Utterance, scratches: list[Scratch], workers: Workers) -> None:

@@ -10,44 +10,30 @@ from numpy.typing import NDArray
 
 from engine.errors import TranslationError
 from engine.kernels.dense import Dense
-from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.marian import (
-    CrossAttention,
-    EncoderLayer,
-    Work,
-    decode_layers,
-    dense,
-    embed_rows,
-    encode_layers,
-    inherit,
-)
+from engine.kernels.marian import decode_layers, encode_layers
+from engine.kernels.seq2seq_layer import dense, inherit
 from engine.kernels.seq2seq_rows import log_softmax_rows
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.manifest import TranslationConfig
 from engine.native.onnx_file import read_graph
-from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
+from engine.native.packing import pack_together
+from engine.native.scopes import Scopes, UnknownGraphError, expect_shape
+from engine.native.seq2seq_parts import (
+    ACTIVATIONS,
+    Embeddings,
+    Plan,
+    count_scores,
+    make_layer,
+    make_work,
+    pack_layer,
+    pack_product,
+)
 
 ROOT = ""  # the translator's graphs have no scopes: their layers come in order
 ENCODER_PRODUCTS, DECODER_PRODUCTS = 4, 6  # of a layer
 LANES = 16
-ACTIVATIONS = {"Relu": 0, "Sigmoid": 1, "Gelu": 2}
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """A table: int8 [vocab, d], float32 [vocab] scales with the model's own in them, positions [n, d]."""
-
-    codes: NDArray[np.int8]
-    scales: F32Array
-    positions: F32Array
-
-    def rows(self, ids: I64Array, first: I64Array) -> F32Array:
-        """Embedded tokens [len(ids), d], with slack behind them."""
-        out = _rows(len(ids), self.codes.shape[1])
-        embed_rows(self.codes, self.scales, ids, self.positions, first, out)
-        return out
 
 
 @dataclass(frozen=True)
@@ -95,12 +81,15 @@ class MarianKernels:
         if any(self.d % (n * LANES) for n in heads):
             raise UnknownGraphError(f"an encoder of width {self.d} with {heads} heads")
         activation = _activation(scopes)
-        self.encoder = tuple(
-            _layer(products[4 * i : 4 * i + 4], norms[2 * i : 2 * i + 2], heads[i], activation, self.d)
-            for i in range(n_layers)
-        )
+        packed = [pack_layer(products[4 * i : 4 * i + 4], self.d) for i in range(n_layers)]
+        layers = [
+            make_layer(denses, norms[2 * i : 2 * i + 2], heads[i], activation)[0]
+            for i, denses in enumerate(packed)
+        ]
+        self.encoder, self.encoder_widest = Plan.of(layers), _widest(packed)
+        self.encoder_heads = max(heads)
         states = products[ENCODER_PRODUCTS * n_layers :]
-        self.cross_states = tuple(_pack(product, self.d, 2 * self.d) for product in states)
+        self.cross_states = tuple(pack_product(product, self.d, 2 * self.d) for product in states)
 
     def _read_decoder(self, scopes: Scopes) -> None:
         self.target = _read_embeddings(scopes, self.config, self.d, self.config.max_target_tokens)
@@ -108,15 +97,14 @@ class MarianKernels:
         norms, n_layers, d = scopes.norms(ROOT, self.d), self.config.n_layers, self.d
         if len(products) != DECODER_PRODUCTS * n_layers or len(norms) != 3 * n_layers:
             raise UnknownGraphError(f"a decoder of {len(products)} linear layers and {len(norms)} norms")
-        activation, layers, cross = _activation(scopes), [], []
-        for i in range(n_layers):
-            qkv, output, query, mix, feed_in, feed_out = products[6 * i : 6 * i + 6]
-            attention_norm, cross_norm, feed_norm = norms[3 * i : 3 * i + 3]
-            around = [qkv, output, feed_in, feed_out]
-            layers.append(_layer(around, [attention_norm, feed_norm], self.config.n_heads, activation, d))
-            cross.append(CrossAttention(_pack(query, d, d), _pack(mix, d, d), cross_norm))
-        self.decoder, self.cross = tuple(layers), tuple(cross)
-        self.head = _pack(head, d, self.config.vocab_size)
+        denses = [one for i in range(n_layers) for one in pack_layer(products[6 * i : 6 * i + 6], d)]
+        *denses, self.head = pack_together([*denses, pack_product(head, d, self.config.vocab_size)])
+        packed = [denses[6 * i : 6 * i + 6] for i in range(n_layers)]
+        activation, n_heads = _activation(scopes), self.config.n_heads
+        layers = [
+            make_layer(ones, norms[3 * i : 3 * i + 3], n_heads, activation) for i, ones in enumerate(packed)
+        ]
+        self.decoder, self.decoder_widest = Plan.of(layers), _widest(packed)
         self.banned = _read_banned(scopes, self.config.vocab_size)
 
     def encode(self, sources: Sequence[Sequence[int]]) -> Memory:
@@ -127,9 +115,10 @@ class MarianKernels:
         self._check(ids, int(lengths.max()))
         places = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1], lengths)
         hidden = self.source.rows(ids, places)
-        widest = max(layer.padded for one in self.encoder for layer in (one.qkv, one.feed_in))
-        work = _make_work(len(ids), self.d, widest, int(lengths.max()))
-        encode_layers(self.encoder, hidden, offsets, work)
+        longest = int(lengths.max())
+        n_scores = count_scores(self.encoder_heads, longest)
+        work = make_work(len(ids), self.d, self.encoder_widest, longest, n_scores)
+        encode_layers(self.encoder.numbers, hidden, offsets, work)
         states = np.zeros((len(self.cross_states), len(ids) + TILE_ROWS, 2 * self.d), np.float32)
         for layer, out in zip(self.cross_states, states, strict=True):
             dense(layer, hidden, len(ids), work, out)
@@ -157,13 +146,12 @@ class Decoding:
         n_sentences = len(memory.offsets) - 1
         rows = n_sentences * beams
         # Untouched pages cost nothing: most sentences end long before the limit.
-        self._cache = np.empty((len(model.decoder), max_steps, rows, 2 * model.d), np.float32)
+        self._cache = np.empty((max_steps, model.config.n_layers, rows, 2 * model.d), np.float32)
         self._ancestors = [np.zeros((rows, max_steps), np.int32) for _ in range(2)]
-        widest = max(layer.padded for one in model.decoder for layer in (one.qkv, one.feed_in))
         longest = max(max_steps, int(np.diff(memory.offsets).max()))
-        self._work = _make_work(rows, model.d, widest, longest)
+        n_scores = count_scores(model.config.n_heads, longest)
+        self._work = make_work(rows, model.d, model.decoder_widest, longest, n_scores)
         self._logits = np.zeros((rows + TILE_ROWS, model.head.padded), np.float32)
-        self._normalizers = np.zeros(rows, np.float32)
 
     def step(self, ids: I64Array, parents: I64Array, sentences: I64Array, step: int) -> F32Array:
         """Log-probabilities of the next token.
@@ -179,48 +167,21 @@ class Decoding:
         model, memory, n_rows = self._model, self._memory, len(ids)
         before, now = self._ancestors[step % 2], self._ancestors[1 - step % 2]
         inherit(before, parents, step, now)
-        hidden = model.target.rows(ids, np.full(n_rows, step, np.int64))
+        positions = np.full(n_rows, step, np.int64)
+        hidden = model.target.rows(ids, positions)
         decode_layers(
-            model.decoder, model.cross, hidden, n_rows, step, self._cache, now,
+            model.decoder.numbers, hidden, n_rows, positions, self._cache, now,
             memory.states, memory.offsets, sentences, self._work,
         )  # fmt: skip
         dense(model.head, hidden, n_rows, self._work, self._logits)
-        log_softmax_rows(self._logits, n_rows, model.config.vocab_size, self._normalizers)
+        log_softmax_rows(self._logits, n_rows, model.config.vocab_size, self._logits)
         self._logits[:n_rows, model.banned] = -np.inf
         return self._logits[:n_rows]
 
 
-def _rows(n_rows: int, n_columns: int) -> F32Array:
-    return np.zeros((n_rows + TILE_ROWS, n_columns), np.float32)[:n_rows]
-
-
-def _make_work(n_rows: int, d: int, widest: int, n_positions: int) -> Work:
-    return Work(
-        prepared=np.zeros((BLOCK_ROWS + TILE_ROWS) * max(d, widest) * 2, np.uint8),
-        scale=np.zeros(BLOCK_ROWS + TILE_ROWS, np.float32),
-        offset=np.zeros(BLOCK_ROWS + TILE_ROWS, np.float32),
-        wide=_rows(n_rows, widest),
-        mixed=_rows(n_rows, d),
-        branch=_rows(n_rows, d),
-        places=np.zeros(n_positions, np.int64),
-        weights=np.zeros(n_positions + 16, np.float32),
-    )
-
-
-def _pack(product: Product, n_in: int, n_out: int) -> Dense:
-    product.expect("a linear layer", n_in, n_out)
-    return product.pack()
-
-
-def _layer(
-    products: Sequence[Product], norms: Sequence[Norm], n_heads: int, activation: int, d: int
-) -> EncoderLayer:
-    qkv, output, feed_in, feed_out = products
-    inner = feed_in.weight.n_out
-    return EncoderLayer(
-        _pack(qkv, d, 3 * d), _pack(output, d, d), norms[0], _pack(feed_in, d, inner),
-        _pack(feed_out, inner, d), norms[1], n_heads, activation,
-    )  # fmt: skip
+def _widest(layers: Sequence[Sequence[Dense]]) -> int:
+    """Most columns of what a layer projects."""
+    return max(one.padded for denses in layers for one in denses)
 
 
 def _activation(scopes: Scopes) -> int:

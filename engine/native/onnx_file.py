@@ -37,12 +37,17 @@ class Node:
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """Nodes in order, constants by name, and the names of the graph's inputs and outputs."""
+    """Nodes in order, constants by name, and the names of the graph's inputs and outputs.
+
+    Attributes:
+        shapes: what these declare, by name; a free dimension is None. One without a shape is not in it.
+    """
 
     nodes: tuple[Node, ...]
     constants: dict[str, Array]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
 
 
 def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGraph:
@@ -61,6 +66,7 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGra
         graph = next(value for number, value in _fields(view) if number == 7)
         nodes, constants = [], {}
         names: dict[int, list[str]] = {11: [], 12: []}
+        shapes: dict[str, tuple[int | None, ...]] = {}
         for number, value in _fields(graph):
             if number == 1:
                 nodes.append(_node(value))
@@ -68,8 +74,10 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGra
                 name, array = _tensor(value, files or {})
                 constants[name] = array
             elif number in names:
-                names[number] += [str(v, "utf-8") for n, v in _fields(value) if n == 1]
-        return OnnxGraph(tuple(nodes), constants, tuple(names[11]), tuple(names[12]))
+                declared = [str(v, "utf-8") for n, v in _fields(value) if n == 1]
+                names[number] += declared
+                shapes |= {name: shape for name in declared if (shape := _shape(value)) is not None}
+        return OnnxGraph(tuple(nodes), constants, tuple(names[11]), tuple(names[12]), shapes)
     except (StopIteration, struct.error, LookupError, ValueError, TypeError, OverflowError) as error:
         raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
 
@@ -109,6 +117,17 @@ def _bytes(view: memoryview, at: int, size: int) -> memoryview:
     if at + size > len(view):
         raise ValueError("a field is longer than the file")
     return view[at : at + size]
+
+
+def _shape(declaration: memoryview) -> tuple[int | None, ...] | None:
+    """The dimensions that an input or output declares; None where it declares none."""
+    for path in (2, 1, 2):  # type, of a tensor, its shape
+        found = [value for number, value in _fields(declaration) if number == path]
+        if not found:
+            return None
+        declaration = found[0]
+    sizes = [dict(_fields(value)).get(1) for number, value in _fields(declaration) if number == 1]
+    return tuple(None if size is None else _signed(size) for size in sizes)
 
 
 def _signed(value: int) -> int:

@@ -245,12 +245,47 @@ class Scopes:
         position = {"DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}.get(node.kind)
         if position is not None:
             given = len(node.inputs) > position and node.inputs[position]
-            return Product(weight, self.vector(node.inputs[position], weight.n_out) if given else None)
-        for other in self.nodes(scope, "Add"):
-            if node.outputs[0] in other.inputs:
-                bias = next(name for name in other.inputs if name != node.outputs[0])
-                return Product(weight, self.vector(bias, weight.n_out))
-        return Product(weight, None)
+            if given or node.kind == "DynamicQuantizeMatMul":
+                return Product(weight, self.vector(node.inputs[position], weight.n_out) if given else None)
+            return Product(weight, self._bias_of_rows(scope, node, weight))
+        added = self._added(scope, node.outputs[0])
+        return Product(weight, self.vector(added[0], weight.n_out) if added else None)
+
+    def _added(self, scope: str, value: str) -> tuple[str, str] | None:
+        """What an Add adds to a value, and the sum."""
+        for node in self.nodes(scope, "Add"):
+            if value in node.inputs:
+                return next(name for name in node.inputs if name != value), node.outputs[0]
+        return None
+
+    def _bias_of_rows(self, scope: str, node: Node, weight: Weight) -> F32Array | None:
+        """The bias behind a product whose rows have scales of their own (export.graph.row_linear).
+
+        Raises:
+            UnknownGraphError: something else is added too.
+        """
+        value = node.outputs[0]
+        scaled = [other.outputs[0] for other in self.nodes(scope, "Mul") if value in other.inputs]
+        added = self._added(scope, scaled[0]) if scaled else None
+        if added is None or not self.is_constant(added[0]):
+            return None
+        bias = self.vector(added[0], weight.n_out)
+        more = self._added(scope, added[1])
+        if more is not None and self.is_constant(more[0]):
+            self._expect_shift(scope, weight, self.vector(more[0], weight.n_out))
+        return bias
+
+    def _expect_shift(self, scope: str, weight: Weight, shift: F32Array) -> None:
+        """Rows that were raised before they were rounded: what that adds is taken away again."""
+        raised = [
+            float(self.constant(name).item())
+            for node in self.nodes(scope, "Add")
+            for name in node.inputs
+            if name in self.graph.constants and self.graph.constants[name].size == 1
+        ]
+        sums = weight.matrix.sum(axis=0, dtype=np.int64) * np.asarray(weight.scale, np.float64)
+        if len(raised) != 1 or not np.allclose(shift, -raised[0] * sums, rtol=1e-3, atol=1e-6):
+            raise UnknownGraphError(f"a sum in {scope!r} that is not known here")
 
     def _claim(self, name: str) -> None:
         """Every layer has weights of its own: shared ones could fill the memory from a small file."""

@@ -124,6 +124,13 @@ class GraphBuilder:
         """Give a value its public name."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
 
+    def publish(self, value: str, name: str) -> None:
+        """Make a value an output under a public name, without a node that copies it."""
+        self.blocks = {block: name if read == value else read for block, read in self.blocks.items()}
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                names[:] = [name if given == value else given for given in names]
+
     def build(
         self,
         inputs: Mapping[str, tuple[Any, ...]],

@@ -7,22 +7,20 @@ each batch: an output then never depends on what else is in the batch, and the s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, helper
+from onnx import TensorProto
 
 from engine.quantization import quantize_columns, quantize_tensor
-from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, Array, GraphBuilder
+from export.graph.builder import MICROSOFT, Array
 from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
+from export.graph.step_graph import Shapes, SharedTables, StepGraph
 
 ACTIVATIONS = {"relu": "Relu", "swish": "swish", "silu": "swish", "gelu": "Gelu"}
-DTYPES = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32}
-Shapes = Mapping[str, tuple[str, tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -39,44 +37,7 @@ class ActivationRange:
         return np.float32(scale), np.uint8(round(-low / scale))
 
 
-@dataclass
-class SharedTables:
-    """Embedding tables, each stored once in one file that both graphs refer to.
-
-    Attributes:
-        file_name: of the file, beside the graphs.
-        parts: arrays in file order, by a key of their content.
-    """
-
-    file_name: str
-    parts: dict[bytes, Array] = field(default_factory=dict)
-
-    def tensor(self, array: Array, name: str) -> onnx.TensorProto:
-        """A tensor whose data lies in the file; equal arrays share it."""
-        array = np.ascontiguousarray(array)
-        key = repr((array.dtype.str, array.shape)).encode() + array.tobytes()
-        offset = 0
-        for known, part in self.parts.items():
-            if known == key:
-                break
-            offset += part.nbytes
-        self.parts.setdefault(key, array)
-        proto = TensorProto(
-            name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype)
-        )
-        proto.raw_data = b"\0"  # set_external_data wants raw data to replace
-        external_data_helper.set_external_data(proto, self.file_name, offset, array.nbytes)
-        proto.ClearField("raw_data")
-        return proto
-
-    def write(self, folder: Path) -> Path:
-        """Write the file."""
-        path = folder / self.file_name
-        path.write_bytes(b"".join(part.tobytes() for part in self.parts.values()))
-        return path
-
-
-class MarianGraph(GraphBuilder):
+class MarianGraph(StepGraph):
     """A graph builder that knows Marian's blocks.
 
     Args:
@@ -94,8 +55,8 @@ class MarianGraph(GraphBuilder):
         ranges: Mapping[str, ActivationRange] | None,
         by_column: bool = False,
     ) -> None:
-        super().__init__()
-        self.model, self.tables, self.ranges, self.by_column = model, tables, ranges, by_column
+        super().__init__(tables)
+        self.model, self.ranges, self.by_column = model, ranges, by_column
         self.names = {id(module): name for name, module in model.named_modules()}
         self.scale = model.config.d_model**0.5 if model.config.scale_embedding else 1.0
         self.activation = ACTIVATIONS[model.config.activation_function]
@@ -124,12 +85,6 @@ class MarianGraph(GraphBuilder):
         inputs = [codes, weight, step_name, self.constant(scale, "scale"), zero_name]
         inputs += [] if bias is None else ["", self.constant(bias, "bias")]
         return self.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
-
-    def table(self, array: Array, name: str) -> str:
-        """A constant in the shared file."""
-        value = self._name(name)
-        self._constants.append(self.tables.tensor(array, value))
-        return value
 
     def embed(self, ids: str, weight: FloatArray) -> tuple[str, str]:
         """Rows of the embedding table times the model's scale; also the table's name."""
@@ -167,27 +122,6 @@ class MarianGraph(GraphBuilder):
         """Post-norm: normalise the residual sum."""
         return emit_layer_norm(self, emit_residual(self, value, branch), LayerNorm.of(norm))
 
-    def split_heads(self, value: str, n_heads: int) -> str:
-        """[batch, length, d_model] -> [batch, heads, length, head_dim]."""
-        return self.op("Transpose", self.reshape(value, 0, 0, n_heads, -1), perm=[0, 2, 1, 3])
-
-    def finish(self, inputs: Shapes, outputs: Shapes, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """Assemble the model; tables in the shared file keep onnx.checker from being run on it."""
-        graph = helper.make_graph(
-            self._nodes, "marian", [_value(*item) for item in inputs.items()],
-            [_value(*item) for item in outputs.items()], self._constants,
-        )  # fmt: skip
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="engine-export"
-        )
-        helper.set_model_props(model, dict(metadata))
-        return model
-
-
-def _value(name: str, spec: tuple[str, tuple[Any, ...]]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, DTYPES[spec[0]], spec[1])
-
 
 def build_encoder(graph: MarianGraph, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Token ids -> the decoder layers' cross-attention keys and values, computed once a sentence.
@@ -220,7 +154,7 @@ def build_encoder(graph: MarianGraph, metadata: Mapping[str, str]) -> onnx.Model
             graph.rename(graph.split_heads(part, heads), f"cross_{name}_{index}")
             outputs[f"cross_{name}_{index}"] = ("float", ("batch", heads, "source", width))
     inputs = {"input_ids": ("int64", ("batch", "source")), "source_mask": ("int32", ("batch", "source"))}
-    return graph.finish(inputs, outputs, metadata)
+    return graph.finish("marian", inputs, outputs, metadata)
 
 
 def build_decoder(graph: MarianGraph, banned: list[int], metadata: Mapping[str, str]) -> onnx.ModelProto:
@@ -260,7 +194,7 @@ def build_decoder(graph: MarianGraph, banned: list[int], metadata: Mapping[str, 
         log_probs = graph.op("Add", log_probs, graph.constant(ban, "banned"))
     for name, inner in {"log_probs": log_probs, **cache}.items():
         graph.rename(inner, name)
-    return graph.finish(*_decoder_shapes(config), metadata)
+    return graph.finish("marian", *_decoder_shapes(config), metadata)
 
 
 def _self_attention(graph: MarianGraph, value: str, layer: Any, index: int, cache: dict[str, str]) -> str:

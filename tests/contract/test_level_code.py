@@ -34,6 +34,7 @@ from engine.kernels.vector import levels
 levels.host_features = lambda: dict.fromkeys(sys.argv[1].split(), True)
 from engine.kernels import attention, log_mel, rows
 from engine.kernels.attention_int8 import attend_int8, quantize_values
+from engine.kernels.cross_attention import Remembered, attend_remembered
 from engine.kernels.dense import multiply_rows, prepare_rows
 from engine.native.buffers import make_codes
 from engine.native.packing import pack_bf16, pack_int8
@@ -47,6 +48,7 @@ calls = {
     attention.attend: (0, 0, 0, 0, 0, 0, 0, 0, 0, floats, halves, 0, 0),
     attend_int8: (make_codes(12, 32, 1, 32), 0, 0, 0, 0, 0, 0, 0),
     quantize_values: (0, 0, 0, 0, 0, 0, make_codes(12, 32, 1, 32)),
+    attend_remembered: (0, 0, 0, Remembered(halves, halves, floats), 0, 0, floats, 0, 0),
     rows.normalize_row: (0, 0, 0, 0, 1e-5, 0),
     rows.gelu_row: (0, 0),
     log_mel.scale_log10: (floats, 1.0),

@@ -14,13 +14,12 @@ if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
 from engine.kernels.dense import Dense, multiply_rows, pack_weight
+from engine.kernels.vector.attention_tiles import mix_tile, score_tile
 from engine.kernels.vector.gemm import (
     TILE_COLUMNS,
     TILE_ROWS,
     int8_tile_add,
     int8_tile_twice,
-    mix_tile,
-    score_tile,
 )
 from engine.native.packing import aligned, pack_int8
 from engine.quantization import is_pair_safe

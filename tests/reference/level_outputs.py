@@ -27,7 +27,8 @@ TEXTS = ["guten morgen wo ist der bahnhof", "der hund sucht den garten", "ja"]
 
 
 def write_inputs(folder: Path) -> None:
-    """Graphs and features of tiny encoders, and a tiny translator; needs torch."""
+    """Graphs and features of tiny encoders, a tiny translator and a tiny second pass; needs torch."""
+    from tests.reference import tiny_two_pass
     from tests.reference.tiny_encoders import LOG_MEL, features_for, log_mel_encoder, waveform_encoder
     from tests.reference.tiny_marian import bundle_folder
 
@@ -38,6 +39,7 @@ def write_inputs(folder: Path) -> None:
         for precision, graph in encoder.graphs.items():
             (folder / f"{kind}.{precision}.onnx").write_bytes(graph)
     shutil.copytree(bundle_folder("int8", **MARIAN), folder / "marian")
+    shutil.copytree(tiny_two_pass.bundle_folder(), folder / "two_pass")
 
 
 def features() -> dict[str, Any]:
@@ -121,6 +123,30 @@ def translator(bundle: Path | None) -> dict[str, Any]:
     return found
 
 
+def second_pass(bundle: Path) -> dict[str, Any]:
+    """States of noise, a prefill, and steps of several rows, each with its best token."""
+    from engine.acoustic import AcousticModel
+    from engine.bundle import open_bundle
+    from engine.two_pass.runners import open_decoder
+    from engine.types import RuntimeOptions
+
+    opened, options = open_bundle(bundle), RuntimeOptions(device="cpu", backend="kernels")
+    config = opened.manifest.second_pass
+    assert config is not None
+    acoustic = AcousticModel(opened, options)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(31_999).astype(np.float32)
+    log_probs, states = acoustic.compute_states(acoustic.compute_features(noise))
+    found = {"log_probs": log_probs, "states": states}
+    steps = open_decoder(opened, config, options).start(found["states"], 9, 30, None)
+    found["prefill"] = steps.prefill(np.arange(14), None).copy()
+    n_before = 1
+    for n_rows in (1, 5, 9, 3):
+        parents = np.arange(n_rows) % n_before
+        found[f"{n_rows} rows"] = steps.step(7 * np.arange(n_rows), parents, None).copy()
+        n_before = n_rows
+    return found
+
+
 def compute(inputs: Path) -> dict[str, Any]:
     """Everything that the active level computes, by name."""
     from engine.kernels.vector.levels import has_vector_kernels
@@ -133,6 +159,7 @@ def compute(inputs: Path) -> dict[str, Any]:
             "embedded": embedded(mel),
             "tiny translator": translator(inputs / "marian"),
             "embedded translator": translator(None),
+            "second pass": second_pass(inputs / "two_pass"),
         }
     return name_results(groups)
 

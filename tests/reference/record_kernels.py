@@ -1,9 +1,9 @@
-"""Writes engine/kernels/signatures.json: what the product calls with the embedded bundle and Wav2Vec2 models.
+"""Writes engine/kernels/signatures.json: what the product calls with the embedded bundle and random models.
 
     python -m tests.reference.record_kernels
 
-Needs the packages of the export extra for random Wav2Vec2 models of the real structure. Runs each case in
-two processes: the first compiles, the second loads every kernel that Python calls by itself.
+Needs the packages of the export extra, for random Wav2Vec2 models and decoders of the real structure. Runs
+each case in two processes: the first compiles, the second loads every kernel that Python calls by itself.
 """
 
 from __future__ import annotations
@@ -60,7 +60,25 @@ def use_waveform_models() -> None:
             NativeEncoder(graph, integers=integers).run(waveform, 2)
 
 
-CASES: dict[str, Callable[[], None]] = {"bundle": use_bundle, "waveform": use_waveform_models}
+def use_second_pass() -> None:
+    """An attention decoder: a prefill, and steps of several rows."""
+    from engine.bundle import open_bundle
+    from engine.two_pass.runners import open_decoder
+    from engine.types import RuntimeOptions
+    from tests.reference.tiny_two_pass import bundle_folder, make_states
+
+    bundle = open_bundle(bundle_folder())
+    config = bundle.manifest.second_pass
+    assert config is not None
+    decoder = open_decoder(bundle, config, RuntimeOptions(device="cpu", backend="kernels"))
+    steps = decoder.start(make_states(50), 5, 20, None)
+    steps.prefill(np.arange(9), None)
+    steps.step(np.arange(5), np.zeros(5, np.int64), None)
+
+
+CASES: dict[str, Callable[[], None]] = {
+    "bundle": use_bundle, "waveform": use_waveform_models, "second pass": use_second_pass,
+}  # fmt: skip
 
 
 def record(case: str) -> dict[str, list[Any]]:

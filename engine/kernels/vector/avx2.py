@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from engine.kernels.vector import plain
 from engine.kernels.vector.build import F32, I8, I16, I32, call, fused, integers
-from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, SPLIT, Block
+from engine.kernels.vector.instructions import BF16, HALF, INT8, INT8_ANY, SPLIT, Block
 
 _LANES = 8
 _I32X8, _I16X16, _I8X32 = ir.VectorType(I32, _LANES), ir.VectorType(I16, 16), ir.VectorType(I8, 32)
@@ -40,6 +40,8 @@ class Avx2:
             return _widen(builder, lanes, builder.lshr)
         if kind == SPLIT:
             return tuple(builder.bitcast(plane, _I16X16) for plane in lanes)
+        if kind == HALF:
+            return tuple(builder.bitcast(plane, _F32X8) for plane in lanes)
         return self._narrow(builder, kind, lanes)
 
     def right(self, builder: Any, kind: str, lanes: Any) -> Any:
@@ -49,7 +51,7 @@ class Avx2:
         return self._narrow(builder, kind, lanes)
 
     def _narrow(self, builder: Any, kind: str, lanes: Any) -> Any:
-        if kind == BF16:
+        if kind in (BF16, HALF):
             return plain.split_bf16(builder, lanes)
         return builder.bitcast(lanes, _I8X32 if kind == INT8 else _F32X8)
 
@@ -63,7 +65,7 @@ class Avx2:
             for a, b in zip(left, right, strict=True):
                 total = builder.add(total, call(builder, "llvm.x86.avx2.pmadd.wd", _I32X8, a, b))
             return total
-        if kind == BF16:
+        if kind in (BF16, HALF):
             return plain.add_pairs(builder, total, left, right)
         return fused(builder, left, right, total)
 

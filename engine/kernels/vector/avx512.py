@@ -20,7 +20,7 @@ from engine.kernels.vector.build import (
     fused,
     horner,
 )
-from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, SPLIT, Block
+from engine.kernels.vector.instructions import BF16, HALF, INT8, INT8_ANY, SPLIT, Block
 from engine.kernels.vector.levels import BF16_FEATURE, active
 
 _NEAREST = 4
@@ -44,19 +44,23 @@ class Avx512:
         """See Instructions."""
         if kind in (INT8, INT8_ANY, SPLIT):
             return lanes
+        if kind == HALF:
+            return tuple(builder.bitcast(plane, F32X16) for plane in lanes)
         if kind != BF16:
             return builder.bitcast(lanes, F32X16)
         return builder.bitcast(lanes, BF16X32) if _multiplies_bf16() else plain.split_bf16(builder, lanes)
 
-    right = left
+    def right(self, builder: Any, kind: str, lanes: Any) -> Any:
+        """See Instructions."""
+        return plain.split_bf16(builder, lanes) if kind == HALF else self.left(builder, kind, lanes)
 
     def multiply_add(self, builder: Any, kind: str, total: Any, left: Any, right: Any) -> Any:
         """See Instructions."""
         if kind in (INT8, INT8_ANY, SPLIT):
             return call(builder, "llvm.x86.avx512.vpdpbusd.512", I32X16, total, left, right)
-        if kind != BF16:
+        if kind not in (BF16, HALF):
             return fused(builder, left, right, total)
-        if not _multiplies_bf16():
+        if kind == HALF or not _multiplies_bf16():
             return plain.add_pairs(builder, total, left, right)
         return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", F32X16, total, left, right)
 

@@ -24,13 +24,12 @@ from engine.kernels.vector.build import (
     constant,
     fused,
     integers,
-    larger,
     load,
     offset,
     pointer,
     store,
 )
-from engine.kernels.vector.instructions import BF16, INT8, INT8_ANY, SPLIT, instructions
+from engine.kernels.vector.instructions import BF16, HALF, INT8, INT8_ANY, SPLIT, instructions
 from engine.kernels.vector.instructions import F32 as FLOAT
 from engine.kernels.vector.simd import intrinsic
 
@@ -39,7 +38,10 @@ TILE_COLUMNS = 32
 ROWS_A_POINTER = 3
 STEP_BYTES = 4
 COLUMN_BYTES = 4  # of a step, of a sum, and of what is known of a column
-PREFETCH_BYTES = 32  # a step: the four row tiles of a block fetch the next panel of columns between them
+# Bytes a step that are fetched ahead: the four row tiles of a block fetch the next panel of columns between
+# them; a tile whose panel no other one reads fetches all of it.
+SHARED_PREFETCH, WHOLE_PREFETCH = 32, STEP_BYTES * TILE_COLUMNS
+LINE_BYTES = 64
 
 
 class Panel(NamedTuple):
@@ -52,7 +54,7 @@ class Panel(NamedTuple):
     out: Any
     out_stride: Any
     ahead: Any
-    plane: Any = None  # SPLIT: bytes from the even bytes of a row to the odd ones
+    plane: Any = None  # SPLIT, HALF: bytes from the first plane of a row to the second
 
 
 class Part(NamedTuple):
@@ -63,7 +65,7 @@ class Part(NamedTuple):
     sums: list[list[Any]]
 
 
-class _Lanes:
+class Lanes:
     """Loads and constants of a register's size."""
 
     def __init__(self, builder: Any) -> None:
@@ -97,14 +99,14 @@ class _Loop:
     """Emits the loop along the inner dimension for a block of rows by registers of columns.
 
     n_columns: of the panel. n_chains: see Block. start: what the sums of columns begin with, an address
-    of int32; None is zero. prefetches: whether this block fetches what comes next.
+    of int32; None is zero. prefetch: bytes a step of what comes next that this block fetches.
     """
 
     def __init__(
-        self, builder: Any, kind: str, n_columns: int, n_chains: int, start: Any, prefetches: bool
+        self, builder: Any, kind: str, n_columns: int, n_chains: int, start: Any, prefetch: int
     ) -> None:
         self.builder, self.kind, self.n_columns, self.n_chains = builder, kind, n_columns, n_chains
-        self.lanes, self.start, self.prefetches = _Lanes(builder), start, prefetches
+        self.lanes, self.start, self.prefetch = Lanes(builder), start, prefetch
         self.whole = kind in (INT8, INT8_ANY, SPLIT)
         self.sums_kind = self.lanes.i32 if self.whole else self.lanes.f32
 
@@ -127,10 +129,11 @@ class _Loop:
             for first in starts
         ]
         moving = [(columns, STEP_BYTES * self.n_columns), *((pointer, STEP_BYTES) for pointer in rows)]
-        if self.prefetches:
+        if self.prefetch:
             fetched = self._phi(I64, panel.ahead, before)
-            _prefetch(builder, fetched)
-            moving.append((fetched, PREFETCH_BYTES))
+            for line in range(0, self.prefetch * self.n_chains, LINE_BYTES):
+                _prefetch(builder, offset(builder, fetched, line))
+            moving.append((fetched, self.prefetch))
         results = [self._step(rows, offsets, columns, sums, at) for at, sums in enumerate(chains)]
         following = builder.add(step, ir.Constant(I64, self.n_chains))
         step.add_incoming(following, loop)
@@ -194,7 +197,7 @@ class _Loop:
     def _row(self, address: Any) -> Any:
         """A step of a row in all lanes; two where the row lies in two planes."""
         places = [address]
-        if self.kind == SPLIT and instructions().saturates:
+        if self.kind == HALF or (self.kind == SPLIT and instructions().saturates):
             places.append(self.builder.add(address, self.plane))
         values = [broadcast(self.builder, load(self.builder, at, I32), self.lanes.n) for at in places]
         return values[0] if len(values) == 1 else tuple(values)
@@ -204,27 +207,30 @@ def _flat(chains: list[Any]) -> list[Any]:
     return [value for chain in chains for row in chain for value in row]
 
 
-def _parts(
-    builder: Any, kind: str, panel: Panel, n_rows: int, n_columns: int, start: Any = None
-) -> Iterator[Part]:
+def parts(
+    builder: Any, kind: str, panel: Panel, n_rows: int, n_columns: int, start: Any = None,
+    prefetch: int = SHARED_PREFETCH,
+) -> Iterator[Part]:  # fmt: skip
     """The sums of a tile, a block at a time; code emitted between two of them lies between their loops."""
     n_vectors = n_columns // instructions().lanes
     block = instructions().block(kind, n_rows, n_vectors)
     for column in range(0, n_vectors, block.vectors):
         for row in range(0, n_rows, block.rows):
-            loop = _Loop(builder, kind, n_columns, block.chains, start, prefetches=row == column == 0)
+            ahead = prefetch if row == column == 0 else 0
+            loop = _Loop(builder, kind, n_columns, block.chains, start, ahead)
             at = column * instructions().lanes
             height, width = min(block.rows, n_rows - row), min(block.vectors, n_vectors - column)
             yield Part(row, at, loop.emit(panel, row, height, at, width))
 
 
-def _place(builder: Any, panel: Panel, row: int, column: int) -> Any:
+def place_of(builder: Any, panel: Panel, row: int, column: int) -> Any:
+    """The address of a result."""
     start = builder.add(panel.out, builder.mul(panel.out_stride, ir.Constant(I64, row)))
     return offset(builder, start, COLUMN_BYTES * column)
 
 
-def _finish_each(
-    part: Part, lanes: _Lanes, columns: tuple[Any, ...], finish: Callable[[int, int, Any, list[Any]], None]
+def finish_each(
+    part: Part, lanes: Lanes, columns: tuple[Any, ...], finish: Callable[[int, int, Any, list[Any]], None]
 ) -> None:
     """Call finish(row, column, sum, values of the columns) for every register of a block."""
     for n in range(len(part.sums[0])):
@@ -248,7 +254,7 @@ def _choose(builder: Any, any_codes: Any, emit: Callable[[str], None]) -> None:
 
 
 def _integer_tile(
-    accumulate: bool, n_rows: int = TILE_ROWS, n_columns: int = TILE_COLUMNS, twice: bool = False
+    accumulate: bool, n_rows: int = TILE_ROWS, twice: bool = False, prefetch: int = SHARED_PREFETCH
 ) -> Any:
     @intrinsic
     def tile(
@@ -265,11 +271,11 @@ def _integer_tile(
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             panel, (row_scale, row_offset, *columns) = Panel(*arguments[:7]), arguments[7:12]
-            lanes = _Lanes(builder)
+            lanes = Lanes(builder)
 
             def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
                 factor, total, shift = values
-                target = _place(builder, panel, row, column)
+                target = place_of(builder, panel, row, column)
                 start = load(builder, target, lanes.f32) if accumulate else shift
                 value = builder.fmul(lanes.floats(sums), factor)
                 start = fused(builder, lanes.row(row_offset, row), total, start)
@@ -280,8 +286,8 @@ def _integer_tile(
                     store(builder, result, builder.add(target, half))
 
             def emit(kind: str) -> None:
-                for part in _parts(builder, kind, panel, n_rows, n_columns):
-                    _finish_each(part, lanes, tuple(columns), finish)
+                for part in parts(builder, kind, panel, n_rows, TILE_COLUMNS, prefetch=prefetch):
+                    finish_each(part, lanes, tuple(columns), finish)
 
             _choose(builder, arguments[12], emit)
             return context.get_dummy_value()
@@ -300,15 +306,15 @@ def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_columns:
         """out = sums + bias (or the old out); addresses but for the strides (bytes) and n_steps."""
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            panel, lanes = Panel(*arguments[:7]), _Lanes(builder)
+            panel, lanes = Panel(*arguments[:7]), Lanes(builder)
 
             def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
-                target = _place(builder, panel, row, column)
+                target = place_of(builder, panel, row, column)
                 start = load(builder, target, lanes.f32) if accumulate else values[0]
                 store(builder, builder.fadd(sums, start), target)
 
-            for part in _parts(builder, kind, panel, n_rows, n_columns):
-                _finish_each(part, lanes, (arguments[7],), finish)
+            for part in parts(builder, kind, panel, n_rows, n_columns):
+                finish_each(part, lanes, (arguments[7],), finish)
             return context.get_dummy_value()
 
         return types.void(*([types.intp] * 8)), implement
@@ -316,68 +322,12 @@ def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_columns:
     return tile
 
 
-@intrinsic
-def score_tile(
-    typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
-    ahead: Any, row_scale: Any, column_scale: Any, start: Any, bias: Any, tops: Any, plane: Any,
-) -> Any:  # fmt: skip
-    """out = row_scale * column_scale * (start + sums) + bias, and how far its rows reach.
-
-    start: address of int32 [32]. tops: address of float32 [12, 16], of whose lanes the largest of a row is
-    raised to the largest of its results. plane: see Panel. The others are as in the integer tile.
-    """
-
-    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        panel = Panel(*arguments[:7])._replace(plane=arguments[12])
-        row_scale, column_scale, start, bias, tops = arguments[7:12]
-        lanes = _Lanes(builder)
-
-        for part in _parts(builder, SPLIT, panel, TILE_ROWS, TILE_COLUMNS, start):
-            columns = [part.column + lanes.n * n for n in range(len(part.sums[0]))]
-            factors = [(lanes.column(column_scale, at), lanes.column(bias, at)) for at in columns]
-            for row, sums in enumerate(part.sums, part.row):
-                # Whichever lanes: all of them are compared in the end.
-                place = offset(builder, tops, 64 * row)
-                scale, top = lanes.row(row_scale, row), load(builder, place, lanes.f32)
-                for total, column, (factor, shift) in zip(sums, columns, factors, strict=True):
-                    value = builder.fmul(lanes.floats(total), factor)
-                    value = fused(builder, value, scale, shift)
-                    store(builder, value, _place(builder, panel, row, column))
-                    top = larger(builder, value, top)
-                store(builder, top, place)
-        return context.get_dummy_value()
-
-    return types.void(*([types.intp] * 13)), implement
-
-
-@intrinsic
-def mix_tile(
-    typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
-    ahead: Any, old: Any, new: Any, plane: Any,
-) -> Any:  # fmt: skip
-    """out = old * out + new * sums; old and new are addresses of float32 [12], a factor for each row."""
-
-    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        panel, (old, new) = Panel(*arguments[:7])._replace(plane=arguments[9]), arguments[7:9]
-        lanes = _Lanes(builder)
-
-        def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
-            target = _place(builder, panel, row, column)
-            kept = builder.fmul(load(builder, target, lanes.f32), lanes.row(old, row))
-            store(builder, fused(builder, lanes.floats(sums), lanes.row(new, row), kept), target)
-
-        for part in _parts(builder, SPLIT, panel, TILE_ROWS, TILE_COLUMNS):
-            _finish_each(part, lanes, (), finish)
-        return context.get_dummy_value()
-
-    return types.void(*([types.intp] * 10)), implement
-
-
 int8_tile, int8_tile_add = _integer_tile(False), _integer_tile(True)
 int8_tile_twice = _integer_tile(False, twice=True)
-# For the last rows of a block, and for the few rows of a decoder's step.
-int8_tile_1, int8_tile_2 = _integer_tile(False, 1), _integer_tile(False, 2)
-int8_tile_4, int8_tile_8 = _integer_tile(False, 4), _integer_tile(False, 8)
+# For the few rows of a decoder's step, and the last rows of a block.
+int8_tile_1, int8_tile_2, int8_tile_4, int8_tile_6, int8_tile_8, int8_tile_alone = (
+    _integer_tile(False, n_rows, prefetch=WHOLE_PREFETCH) for n_rows in (1, 2, 4, 6, 8, TILE_ROWS)
+)
 bf16_tile, bf16_tile_add = _float_tile(BF16, False), _float_tile(BF16, True)
 f32_tile = _float_tile(FLOAT, False)
 NARROW_ROWS, NARROW_COLUMNS = 8, 48  # for groups of 48 channels

@@ -1,0 +1,41 @@
+"""The decoder's tokens: strings by id, from asr_tokens.json."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.bundle import Bundle
+from engine.errors import BundleSchemaError
+from engine.manifest import SecondPassConfig
+
+
+def read_tokens(bundle: Bundle) -> tuple[str, ...]:
+    """Read the tokens of a bundle's second pass.
+
+    Returns:
+        A string for every id; one that begins a word begins with a space, special ones are written <|...|>.
+    Raises:
+        ModelCapabilityError: the bundle has no second pass. BundleSchemaError: not a list of strings.
+    """
+    path = bundle.file("asr_tokens")
+    try:
+        return tuple(msgspec.json.decode(path.read_bytes(), type=list[str]))
+    except msgspec.DecodeError as error:
+        raise BundleSchemaError(
+            f"{path.name} is not a list of tokens ({error})", "a JSON list of strings", "restore the file"
+        ) from error
+
+
+def config_problems(config: SecondPassConfig, tokens: tuple[str, ...]) -> list[str]:
+    """What does not fit between a configuration and its tokens, a phrase each."""
+    problems = []
+    if len(tokens) != config.vocab_size:
+        problems.append(f"{len(tokens)} tokens for a decoder of {config.vocab_size}")
+    outside = [i for i in (*config.prompt, config.end_id, config.no_speech_id) if i >= config.vocab_size]
+    if outside:
+        problems.append(f"special tokens {outside} outside the {config.vocab_size}")
+    if not config.prompt or len(config.prompt) >= config.max_tokens:
+        problems.append(f"a prompt of {len(config.prompt)} tokens where {config.max_tokens} have room")
+    if config.n_heads * config.head_dim != config.hidden_size:
+        problems.append(f"{config.n_heads} heads of {config.head_dim} over {config.hidden_size} channels")
+    return problems
