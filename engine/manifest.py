@@ -135,6 +135,7 @@ class SecondPassConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_tokens: positions, the prompt's included.
         beam_size: hypotheses that are followed. ctc_weight, lm_weight: of the CTC and language model scores
             beside the decoder's. word_bonus: natural log added for every word.
+        end_weight, letter_share, letter_tolerance, unheard_weight: see engine.two_pass.search.JointSettings.
         confidence: how scores become confidences, as it was calibrated for this model.
     """
 
@@ -151,6 +152,10 @@ class SecondPassConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ctc_weight: float = 0.1
     lm_weight: float = 0.1
     word_bonus: float = 0.5
+    end_weight: float = 0.5
+    letter_share: float = 0.3
+    letter_tolerance: float = 3.0
+    unheard_weight: float = 0.5
     confidence: dict[str, Any] = {}
     precision: str = "fp32"
     opset: Positive = 18

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.decoding.hotwords import Phrases, build_hotwords, freeze_phrases
+from engine.decoding.hotwords import Phrases, build_hotwords
 from engine.decoding.labels import (
     FloatArray,
     build_labels,
@@ -23,11 +23,13 @@ from engine.decoding.labels import (
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.decoding.settings import (
+    HOTWORD_WEIGHT,
     MAX_BEAM_WIDTH,
     BeamSettings,
     check_count,
     check_settings,
     identify,
+    make_key,
     make_lexicon,
     make_scorer,
     make_search,
@@ -49,7 +51,6 @@ from engine.types import Hypothesis
 
 Pathlike = str | PathLike[str]
 MAX_FRAMES_AT_ONCE = 4096  # longer emissions are searched in chunks, which bounds the memory
-HOTWORD_WEIGHT = 10.0  # natural-log bonus
 _MAX_CACHED = 8
 _MAX_ARENA, _NO_ARENA = 1 << 24, np.empty(0, np.uint8)  # bytes of scratch that a thread keeps between calls
 _NO_OFFSETS = np.empty(0, np.int64)
@@ -135,7 +136,7 @@ class CtcBeamDecoder:
         self.language_model = NgramModel(language_model) if language_model is not None else None
         self._trie = self._load_trie(known, lexicon)
         self._cache: dict[Any, Prepared] = {}
-        self._prepare(_make_key())  # refuses a model that does not fit
+        self._prepare(make_key())  # refuses a model that does not fit
         self._identity = ""
 
     def _load_trie(self, unigrams: Sequence[str] | None, lexicon: Pathlike | None) -> WordTrie:
@@ -201,7 +202,7 @@ class CtcBeamDecoder:
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
         n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
-        key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
+        key = make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
         return self._decode_several([log_probs], key, n_best, logits)[0]
 
     def decode_batch(
@@ -216,7 +217,7 @@ class CtcBeamDecoder:
         batch = list(batch)
         threads = check_count("threads", threads, max(1, len(batch)))
         n_best = check_count("n_best", n_best, MAX_BEAM_WIDTH)
-        key = _make_key(n_best=n_best, **options)
+        key = make_key(n_best=n_best, **options)
         size = max(1, min(_CHUNK, len(batch) // (4 * threads)))
         starts = iter(range(0, len(batch), size))
         results: list[list[Hypothesis]] = [[] for _ in batch]
@@ -271,7 +272,7 @@ class CtcBeamDecoder:
         lm_beta: float | None = None,
     ) -> DecoderState:
         """Begin an utterance whose emissions arrive in chunks; arguments as for decode."""
-        key = _make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
+        key = make_key(beam_width, n_best, hotwords, hotword_weight, lm_alpha, lm_beta)
         pack, _held = self._prepare(key)
         return start_state(key, pack, self._identify())
 
@@ -308,6 +309,15 @@ class CtcBeamDecoder:
             float(self.settings.frame_s),
         )
         return read_hypotheses(found, state.words, self.labels)
+
+    def prepare(
+        self, hotwords: Phrases | None = (), hotword_weight: float = HOTWORD_WEIGHT, **weights: Any
+    ) -> Prepared:
+        """Language model, lexicon and hotwords as another search's kernels take them.
+
+        weights: lm_alpha, lm_beta; the caller holds the result for as long as a kernel runs.
+        """
+        return self._prepare(make_key(None, 1, hotwords, hotword_weight, **weights))
 
     def _advance(self, state: DecoderState, log_probs: Any, logits: bool, whole: bool) -> DecoderState:
         self._check_state(state)
@@ -370,19 +380,6 @@ class CtcBeamDecoder:
                 self._cache.pop(oldest, None)
             self._cache[key] = prepared
         return prepared
-
-
-def _make_key(
-    beam_width: int | None = None,
-    n_best: int = 1,
-    hotwords: Phrases | None = (),
-    hotword_weight: float = HOTWORD_WEIGHT,
-    lm_alpha: float | None = None,
-    lm_beta: float | None = None,
-) -> Any:
-    """What _prepare needs to know of a call's options."""
-    phrases, weight = freeze_phrases(hotwords, hotword_weight)
-    return beam_width, n_best > 1, phrases, weight, lm_alpha, lm_beta
 
 
 def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) -> CtcBeamDecoder:

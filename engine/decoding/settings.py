@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.decoding.hotwords import Phrases, freeze_phrases
 from engine.decoding.labels import Labels
 from engine.decoding.lexicon import WordTrie
 from engine.decoding.ngram import NgramModel
@@ -28,6 +29,7 @@ from engine.kernels.lexicon import LOOKAHEAD_STEP
 
 _MOST = 300.0  # natural log, as for the kernels' scores of whole words
 LN_10 = math.log(10.0)
+HOTWORD_WEIGHT = 10.0  # natural-log bonus
 MAX_BEAM_WIDTH = 4096
 LOWEST_PRUNE_LOGP = -690.0  # beams further below the best would leave a float's range
 AVERAGE_WORD_LENGTH = 6  # pyctcdecode's: an unknown beginning longer than this costs more
@@ -195,3 +197,16 @@ def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | Non
 
 def _exp(values: Any) -> Any:
     return np.exp(np.clip(values, -_MOST, _MOST))
+
+
+def make_key(
+    beam_width: int | None = None,
+    n_best: int = 1,
+    hotwords: Phrases | None = (),
+    hotword_weight: float = HOTWORD_WEIGHT,
+    lm_alpha: float | None = None,
+    lm_beta: float | None = None,
+) -> Any:
+    """What _prepare needs to know of a call's options."""
+    phrases, weight = freeze_phrases(hotwords, hotword_weight)
+    return beam_width, n_best > 1, phrases, weight, lm_alpha, lm_beta

@@ -51,6 +51,10 @@ class Prepared(NamedTuple):
     pack: Any
     arrays: tuple[Any, ...]
 
+    def array(self, name: str) -> Any:
+        """One of the arrays: "follow", for instance, of the hotwords."""
+        return self.arrays[list(_POINTERS).index(name)]
+
 
 def pack_search(
     search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotwords, spoken: Any

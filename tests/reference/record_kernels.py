@@ -33,6 +33,9 @@ def use_bundle() -> None:
     translator.translate(visit)
     translator.transcribe(station, hotwords=["Bahnhof"])
     translator.transcribe(station, options=DecodingOptions(beam_width=1))
+    for width in (None, 1):
+        translator.transcribe(station, options=DecodingOptions(beam_width=width, passes=1))
+    translator.transcribe(station, hotwords=["Bahnhof"], options=DecodingOptions(passes=1))
     translator.transcribe_batch([visit, station])
     translator.transcribe(str(AUDIO / "sunday.flac"))
     translator.translate_text(["ja", "Das ist ein Haus."], DecodingOptions(translation_beam_size=1))
