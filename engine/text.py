@@ -5,6 +5,10 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+
+from engine.types import Word
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"
 WORD_DELIMITER = "|"
@@ -15,7 +19,10 @@ NORMALIZER = "lower+num2words+letters"  # goes into benchmark signatures
 _SPELLED = {"&": " und ", "%": " prozent ", "€": " euro ", "$": " dollar ", "°": " grad ", "§": " paragraf "}
 _FOLDED = {"æ": "ae", "œ": "oe", "ø": "ö", "å": "a", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 _NUMBER = re.compile(r"\d{1,3}(?:\.\d{3})+(?!\d)|\d+(?:,\d+)?")
-_ORDINAL = re.compile(r"(\b(?:am|vom|zum|beim|im|dem|den|der|des) )?\b(\d{1,4})\.(?=\s+[a-zäöüß])")
+_ORDINAL = re.compile(
+    r"(\b(?:am|vom|zum|beim|im|dem|den|der|des) )?\b(\d{1,4})\.(?=\s+[a-zäöüß])", re.IGNORECASE
+)
+_YEAR = re.compile("1[1-9]\\d\\d")  # said in hundreds: neunzehnhundertachtunddreißig
 _APOSTROPHES = re.compile(r"['’‘`´]")
 _OTHER = re.compile(f"[^{LETTERS}]+")
 
@@ -29,13 +36,27 @@ def normalize_text(text: str) -> str:
         Lower-case words of a to z, ä, ö, ü, ß, joined by single spaces; digits are spelled
         out, accents folded, apostrophes dropped, all else a word boundary. May be empty.
     """
-    text = unicodedata.normalize("NFC", text).lower().replace("ẞ", "ß")
+    text = spell_numbers(unicodedata.normalize("NFC", text).lower().replace("ẞ", "ß"))
+    text = _APOSTROPHES.sub("", text)
+    return _OTHER.sub(" ", "".join(_fold(char) for char in text)).strip()
+
+
+def strip_words(words: Sequence[Word]) -> list[Word]:
+    """The same words in lower case and without punctuation; what holds no letter goes."""
+    plain = (replace(word, text=normalize_text(word.text)) for word in words)
+    return [word for word in plain if word.text]
+
+
+def spell_numbers(text: str) -> str:
+    """The same text with digits and signs as they are said: 1938 as a year, 3. as an ordinal, % as prozent.
+
+    Args:
+        text: German, in any case, which stays as it is; spaces around numbers may double.
+    """
     for symbol, spelled in _SPELLED.items():
         text = text.replace(symbol, spelled)
     text = _ORDINAL.sub(_spell_ordinal, text)
-    text = _NUMBER.sub(lambda match: f" {_spell(match[0])} ", text)
-    text = _APOSTROPHES.sub("", text)
-    return _OTHER.sub(" ", "".join(_fold(char) for char in text)).strip()
+    return _NUMBER.sub(lambda match: f" {_spell(match[0])} ", text)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -49,7 +70,7 @@ def _fold(char: str) -> str:
 
 def _spell_ordinal(match: re.Match[str]) -> str:
     article = match[1] or ""
-    inflected = "n" if article and article != "der " else ""
+    inflected = "n" if article and article.lower() != "der " else ""
     return f"{article}{_spell(match[2], ordinal=True)}{inflected}"
 
 
@@ -58,6 +79,8 @@ def _spell(number: str, ordinal: bool = False) -> str:
     from num2words import num2words
 
     digits = number.replace(".", "")
+    if number == digits and _YEAR.fullmatch(number) and not ordinal:
+        return str(num2words(int(number), lang="de", to="year")).lower()
     if len(digits) > 15:  # telephone and serial numbers are read digit by digit
         return " ".join(num2words(int(digit), lang="de") for digit in digits if digit.isdigit())
     if "," in digits:

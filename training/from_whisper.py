@@ -32,6 +32,7 @@ from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, sa
 from training.mel import compute_log_mel
 from training.metrics import collapse, compute_error_rates
 from training.trainer import choose_device
+from training.whisper import train as two_pass
 from training.whisper_states import SPARE_FRAMES, Clip, StatesConfig, read_shard, write_shards
 from training.whisper_weights import WeightsError, load_whisper_encoder, set_sinks, whisper_sizes
 
@@ -46,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of Whisper: CTranslate2's (float16 or float32) or transformers'",
     )  # fmt: skip
     parser.add_argument(
-        "--form", choices=("log-mel", "wav2vec2"), default="log-mel",
-        help="log-mel: Whisper's stem and positions, a CTC head. wav2vec2: a Wav2Vec2ForCTC whose front end "
+        "--form", choices=("two-pass", "log-mel", "wav2vec2"), default="log-mel",
+        help="two-pass: encoder, CTC head and attention decoder, for short windows. log-mel: Whisper's stem "
+        "and positions, a CTC head. wav2vec2: a Wav2Vec2ForCTC whose front end "
         "and positions are distilled from Whisper without labels, to go on with in `engine-train asr`",
     )  # fmt: skip
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="manifests")
@@ -85,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16, CTC in float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    two_pass.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         LOGGER.error("--eval is missing: the log-mel form needs real speech to choose a checkpoint by")
         return 2
     try:
+        if options.form == "two-pass":
+            return two_pass.run(options)
         if options.form == "wav2vec2":
             from training.distil import run_distillation
 

@@ -1,1 +1,1 @@
-"""Recognisers of two passes out of Whisper: one encoder, a CTC head, an attention decoder over the same states."""
+"""Two-pass recognisers out of Whisper: one encoder, a CTC head, an attention decoder over its states."""

@@ -130,7 +130,8 @@ def _read_layer(source: str, take: Any) -> dict[str, Tensor]:
     put("", "ffn/linear_0", ("fc1",))
     put("", "ffn/linear_1", ("fc2",))
     norms = {
-        "self_attn_layer_norm": "self_attention/layer_norm", "encoder_attn_layer_norm": "attention/layer_norm",
+        "self_attn_layer_norm": "self_attention/layer_norm",
+        "encoder_attn_layer_norm": "attention/layer_norm",
         "final_layer_norm": "ffn/layer_norm",
     }  # fmt: skip
     for name, place in norms.items():
