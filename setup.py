@@ -23,6 +23,7 @@ RUNTIME = [
     "sentencepiece>=0.2,<0.3",
     "soundfile>=0.13,<0.15",
     "soxr>=0.5,<2",
+    "text2num>=3.1,<4",
     "tqdm>=4.66,<5",
 ]
 MEDIA = ["av>=14,<19"]

@@ -1,28 +1,24 @@
-"""The whole way from audio to English, on one screen: every arrow is a public method."""
+"""The whole way from audio to English: the jobs, made of the stages in engine.stages."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from engine import audio, groups, longform, vad
-from engine.acoustic import AcousticModel
-from engine.audio_limits import AudioLimits
-from engine.bundle import Bundle, open_bundle
+from engine import groups, longform, vad
+from engine.bundle import open_bundle
 from engine.clock import StageClock
-from engine.decoding.bundled import decode_best, load_decoder
-from engine.errors import EngineError, ModelCapabilityError
+from engine.errors import EngineError
 from engine.groups import Recording
-from engine.punctuation import Punctuator
-from engine.session import CancelToken, available_cores
-from engine.signature import bundle_digest, describe, environment
+from engine.output.capitals import capitalise_first
+from engine.output.numbers import write_digits
+from engine.session import CancelToken
+from engine.stages import AudioSource, Stages, Waveform
 from engine.streaming import Partial, StreamingTranscriber
-from engine.translation import Translator
+from engine.text import strip_words
 from engine.types import (
     DecodingOptions,
     Hypothesis,
@@ -31,111 +27,12 @@ from engine.types import (
     Transcript,
     Translation,
 )
-from engine.warmup import compile_beside, warm_up_acoustic, warm_up_decoder, warm_up_translator
 
-Waveform = NDArray[np.float32]
-AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
+JOINED_S, JOINED_PAUSE_S = 20.0, 1.5  # stretches of speech that the second pass hears as one
 
 
-class SpeechTranslator:
+class SpeechTranslator(Stages):
     """A loaded bundle. Safe to share between threads; no call leaves anything behind."""
-
-    def __init__(self, bundle: Bundle, options: RuntimeOptions | None = None) -> None:
-        """Load the models of a bundle.
-
-        Args:
-            bundle: from open_bundle.
-            options: device, compute type and threads.
-        Raises:
-            DeviceError, LanguageModelError, BundleSchemaError.
-        """
-        self.bundle = bundle
-        self.options = options or RuntimeOptions()
-        self.limits = AudioLimits()  # of the audio it takes; set others before it is shared
-        self.threads = self.options.threads or available_cores()
-        with compile_beside(bundle, self.threads):
-            self.acoustic = AcousticModel(bundle, self.options)
-            warm_up_acoustic(self.acoustic)
-        self.decoder = load_decoder(bundle)
-        warm_up_decoder(self.decoder)
-        self._punctuator = Punctuator(bundle) if bundle.has("punctuation") else None
-        self._translator_lock = threading.Lock()
-        self.has_language_model = bundle.has("language_model")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, it is its bundle and options: the process that unpickles it loads the models anew."""
-        return type(self), (self.bundle, self.options), {"limits": self.limits}
-
-    @cached_property
-    def _translator(self) -> Translator:
-        translator = Translator(self.bundle, self.options)
-        warm_up_translator(translator)
-        return translator
-
-    @property
-    def translator(self) -> Translator:
-        """The text translator, loaded at its first use.
-
-        Raises:
-            ModelCapabilityError: the bundle holds none.
-        """
-        if not self.bundle.has("mt_encoder"):
-            raise ModelCapabilityError(
-                f"model {self.bundle.name!r} cannot translate",
-                "a bundle with a translator",
-                "load a full bundle, or call transcribe()",
-            )
-        with self._translator_lock:
-            return self._translator
-
-    # The stages, one public call each.
-
-    def load_audio(self, source: AudioSource, sample_rate: int | None = None) -> Waveform:
-        """Decode a file, bytes or array to float32 [n_samples], mono, at the model's rate."""
-        return audio.load_audio(source, sample_rate, limits=self.limits)
-
-    def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
-        """Find speech as [(start_s, end_s)], none longer than the encoder's window."""
-        return vad.detect_speech(
-            waveform, sample_rate=self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
-        )
-
-    def compute_features(self, waveform: Waveform) -> NDArray[np.float32]:
-        """Compute what the encoder is fed; its shape is the model's own."""
-        return self.acoustic.compute_features(waveform)
-
-    def compute_log_probs(
-        self, features: NDArray[np.float32], cancel: CancelToken | None = None
-    ) -> NDArray[np.float32]:
-        """Run the encoder: float32 [n_frames, vocab_size], natural log."""
-        return self.acoustic.compute_log_probs(features, cancel)
-
-    def decode(self, log_probs: NDArray[np.float32], options: DecodingOptions | None = None) -> Hypothesis:
-        """Find the best reading of emissions, by beam search or (beam_width 1) greedily."""
-        tuned = self.bundle.manifest.decoding.beam_width
-        return decode_best(log_probs, self.decoder, self.acoustic, tuned, options or DecodingOptions())
-
-    def punctuate(self, text: str) -> str:
-        """German words as a recogniser writes them, with capitals and marks.
-
-        Raises:
-            ModelCapabilityError: the bundle holds no model for it.
-        """
-        punctuator = self._punctuator or Punctuator(self.bundle)  # which says that there is none
-        return " ".join(punctuator.punctuate(text.split()))
-
-    def translate_text(
-        self,
-        texts: Sequence[str],
-        options: DecodingOptions | None = None,
-        *,
-        progress: Progress | None = None,
-        cancel: CancelToken | None = None,
-    ) -> list[str]:
-        """Translate German texts, each whole, to as many English ones; empty in, empty out."""
-        return [text for text, _ in self._translate_scored(texts, options, progress, cancel)]
-
-    # The main jobs.
 
     def transcribe(
         self,
@@ -203,7 +100,7 @@ class SpeechTranslator:
         On a GPU several files share its calls, so results come in groups; else one at a time.
         """
         settings = options or DecodingOptions()
-        if self.acoustic.batches:
+        if self.acoustic.batches and self.choose_passes(settings) == 1:
             opened = longform.run_ordered(
                 lambda source: self._open(source, None, settings), sources, threads=self.threads
             )
@@ -246,36 +143,26 @@ class SpeechTranslator:
             chunks: arrays [n_samples] or [n_samples, n_channels].
             sample_rate: their rate in Hz; the model's own when not given.
         Yields:
-            Partial: text that will not change any more, and a tentative tail; plain words, without capitals
-            and marks, since those depend on what is said next.
+            Partial: text that will not change any more, and a tentative tail. The tail comes from the first
+            pass; text that is final from the second, where there is one. With one pass it is plain words,
+            without capitals and marks, since those depend on what is said next.
         """
         settings = options or DecodingOptions()
+        strip = self._finish(settings) if self.choose_passes(settings) == 2 else list
+
+        def final(window: Waveform) -> Hypothesis:
+            found = self._recognise(window, settings, StageClock(), None)
+            return replace(found, words=tuple(strip(list(found.words))))
+
         transcriber = StreamingTranscriber(
-            lambda window: self._recognise(window, settings, StageClock(), None),
+            final,
+            guess=lambda window: self._recognise(window, replace(settings, passes=1), StageClock(), None),
             sample_rate=sample_rate or self.acoustic.sample_rate,
             max_window_s=self.acoustic.max_window_s,
         )
         for chunk in chunks:
             yield transcriber.feed(chunk)
         yield transcriber.finish()
-
-    @property
-    def signature(self) -> str:
-        """One line that names model, precision, decoder, versions and machine."""
-        manifest = self.bundle.manifest
-        translation = manifest.translation
-        return describe(
-            {
-                "model": f"{self.bundle.name}@{bundle_digest(self.bundle)}",
-                "acoustic": f"{self.acoustic.encoder.compute_type},{self.acoustic.encoder.backend}",
-                "beam": manifest.decoding.beam_width,
-                "lm": "yes" if self.has_language_model else "no",
-                "mt": f"{translation.precision},beam{translation.beam_size}" if translation else "no",
-                "device": self.acoustic.device,
-                "threads": self.threads,
-                **environment(),
-            }
-        )
 
     def _transcribe(
         self,
@@ -288,7 +175,7 @@ class SpeechTranslator:
     ) -> Transcript:
         recording = self._open(source, sample_rate, options)
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
-        if self.acoustic.batches and len(regions) > 1:
+        if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
             return self._transcribe_together([recording], options, threads, progress, cancel)[0]
         wide = threads > 1 and len(regions) == 1
         segments = longform.transcribe_regions(
@@ -332,9 +219,18 @@ class SpeechTranslator:
 
     def _finish(self, options: DecodingOptions) -> longform.Finish:
         """What makes of recognised words those that are read."""
+        written = self._write(options)
+        return written if options.numbers == "words" else lambda words: write_digits(written(words))
+
+    def _write(self, options: DecodingOptions) -> longform.Finish:
+        """Capitals and punctuation: the second pass has them, to the first they are added."""
+        if self.choose_passes(options) == 2:
+            return capitalise_first if options.punctuation else strip_words
         return self._punctuator.punctuate_words if options.punctuation and self._punctuator else list
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
+        if options.vad_filter and self.choose_passes(options) == 2:
+            return vad.join_regions(self.detect_speech(waveform), JOINED_S, JOINED_PAUSE_S)
         if options.vad_filter:
             return self.detect_speech(waveform)
         return longform.fixed_windows(
@@ -351,27 +247,15 @@ class SpeechTranslator:
     ) -> Hypothesis:
         with clock.time("features"):
             features = self.compute_features(window)
+        if self.choose_passes(options) == 1:
+            with clock.time("encoder"):
+                log_probs = self.acoustic.compute_log_probs(features, cancel, wide=wide)
+            with clock.time("decode"):
+                return self.decode(log_probs, options)
         with clock.time("encoder"):
-            log_probs = self.acoustic.compute_log_probs(features, cancel, wide=wide)
-        with clock.time("decode"):
-            return self.decode(log_probs, options)
-
-    def _translate_scored(
-        self,
-        texts: Sequence[str],
-        options: DecodingOptions | None,
-        progress: Progress | None,
-        cancel: CancelToken | None,
-    ) -> list[tuple[str, float]]:
-        options = options or DecodingOptions()
-        results = self.translator.translate_paragraphs(
-            texts,
-            beam_size=options.translation_beam_size,
-            length_penalty=options.length_penalty,
-            progress=progress,
-            cancel=cancel,
-        )
-        return [(result.text, result.confidence) for result in results]
+            log_probs, states = self.acoustic.compute_states(features, cancel, wide=wide)
+        with clock.time("second_pass"):
+            return self.decode_joint(log_probs, states, options, cancel=cancel)[0]
 
 
 def load(

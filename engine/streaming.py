@@ -66,6 +66,7 @@ class StreamingTranscriber:
         recognise: Recognise,
         sample_rate: int = SAMPLE_RATE,
         *,
+        guess: Recognise | None = None,
         max_window_s: float = MAX_OPEN_S,
         pause_s: float = 0.7,
         pad_s: float = 0.3,
@@ -75,6 +76,7 @@ class StreamingTranscriber:
 
         Args:
             recognise: float32 [n_samples], mono, 16 kHz -> Hypothesis with times relative to it.
+            guess: the same for tentative text, where something faster will do.
             sample_rate: Hz of the chunks.
             max_window_s: longest stretch decoded at once; no more than MAX_OPEN_S is used.
             pause_s: silence that makes the text before it final.
@@ -91,7 +93,7 @@ class StreamingTranscriber:
                 "0 <= pad_s < pause_s < max_window_s / 2",
                 "keep the defaults",
             )
-        self._recognise = recognise
+        self._recognise, self._quick = recognise, guess or recognise
         self._resampler = StreamResampler(sample_rate)
         self._max_s = min(max_window_s, MAX_OPEN_S)
         self._max_frames = int(self._max_s / vad.FRAME_S)
@@ -210,7 +212,7 @@ class StreamingTranscriber:
             return
         began_s = time.perf_counter()
         waveform = self._samples.slice(self._spoken * HOP, (self._spoken + self._max_frames) * HOP)
-        self._tentative_text = self._recognise(waveform).text
+        self._tentative_text = self._quick(waveform).text
         took_s = time.perf_counter() - began_s
         self._wait_s = max(self._interval_s, took_s / DECODE_SHARE)
 

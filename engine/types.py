@@ -10,6 +10,7 @@ from engine.errors import OptionError
 
 Device = Literal["auto", "cpu", "cuda"]
 ComputeType = Literal["auto", "int8", "bf16", "fp16", "fp32"]
+Numbers = Literal["words", "digits"]
 Backend = Literal["auto", "kernels", "onnxruntime"]
 Progress = Callable[[float, float], None]  # (done_s, total_s) of audio, or (done, total) sentences
 NO_STAGES: Mapping[str, float] = {}
@@ -152,9 +153,14 @@ class DecodingOptions:
         translation_beam_size: beams of the translator; 1 is greedy.
         length_penalty: exponent of the length that a translation's score is divided by.
         vad_filter: cut at pauses and skip what holds no speech.
-        punctuation: restore capitals and marks, where the bundle has a model for it.
+        punctuation: text with capitals and punctuation, where the bundle has a model for it; without,
+            plain lower-case words.
+        passes: 1 is CTC beam search alone, 2 adds the attention decoder; None takes the second pass where
+            the bundle has one.
+        numbers: "words" as they are spoken (neunzehnhundertachtunddreißig), "digits" as written (1938).
     Raises:
-        OptionError: hotwords is a string, which would count as its letters.
+        OptionError: hotwords is a string, which would count as its letters; passes is neither 1 nor 2;
+            numbers is neither "words" nor "digits".
     """
 
     beam_width: int | None = None
@@ -166,9 +172,15 @@ class DecodingOptions:
     length_penalty: float | None = None
     vad_filter: bool = True
     punctuation: bool = True
+    passes: int | None = None
+    numbers: Numbers = "words"
 
     def __post_init__(self) -> None:
         _refuse_string(self.hotwords)
+        if self.passes not in (None, 1, 2):
+            raise OptionError(f"passes {self.passes!r}", "1 or 2", "leave it out for the model's best")
+        if self.numbers not in ("words", "digits"):
+            raise OptionError(f"numbers {self.numbers!r}", "words or digits", "name one of these")
 
     def with_hotwords(self, hotwords: Sequence[str]) -> DecodingOptions:
         """The same with more hotwords."""

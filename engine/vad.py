@@ -7,6 +7,7 @@ speech in noise writes nothing; speech that was cut away is lost: recall comes f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -202,6 +203,25 @@ def split_windows(
             start_s = cut_s
         windows.append((start_s, end_s))
     return windows
+
+
+def join_regions(
+    regions: Sequence[tuple[float, float]], max_window_s: float, max_pause_s: float
+) -> list[tuple[float, float]]:
+    """Join neighbours, so that what hears them knows what was said before.
+
+    Args:
+        regions: [(start_s, end_s)] in order.
+        max_window_s: no joined region is longer. max_pause_s: regions further apart stay apart.
+    """
+    joined: list[tuple[float, float]] = []
+    for start_s, end_s in regions:
+        near = joined and start_s - joined[-1][1] <= max_pause_s
+        if near and end_s - joined[-1][0] <= max_window_s:
+            joined[-1] = (joined[-1][0], end_s)
+        else:
+            joined.append((start_s, end_s))
+    return joined
 
 
 def _quietest(quiet: NDArray[np.floating], start_s: float, end_s: float, max_window_s: float) -> float:

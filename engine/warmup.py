@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from engine.decoding.bundled import load_decoder
 from engine.kernels._disk_cache import find_cache
 from engine.kernels.ctc_batch import search_several
 from engine.translation import Translator
+from engine.types import DecodingOptions
+
+if TYPE_CHECKING:
+    from engine.two_pass.second_pass import SecondPass
 
 NOTICE_AFTER_S = 1.5
 COMPILING = "compiling kernels for this processor, once; it takes half a minute, on a single core one"
@@ -106,6 +111,14 @@ def warm_up_decoder(decoder: CtcBeamDecoder) -> None:
         n_tokens = len(decoder.vocabulary)
         log_probs = np.full((4, n_tokens), -np.log(n_tokens), np.float32)
         decoder.decode(log_probs, beam_width=4)
+
+
+def warm_up_second_pass(second_pass: SecondPass, acoustic: AcousticModel) -> None:
+    """Decode half a second of silence with both passes, for the same reason."""
+    with notice(_compiling()):
+        silence = acoustic.compute_features(np.zeros(acoustic.sample_rate // 2, np.float32))
+        log_probs, states = acoustic.compute_states(silence)
+        second_pass.decode(log_probs, states, DecodingOptions())
 
 
 def warm_up_translator(translator: Translator) -> None:

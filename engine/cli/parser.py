@@ -49,7 +49,10 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
     parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
     parser.add_argument(
-        "--punctuation", type=_boolean, default=True, metavar="BOOL", help="restore capitals and marks"
+        "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
+    )
+    parser.add_argument(
+        "--numbers", choices=("words", "digits"), default="words", help="words as spoken, or digits"
     )
     parser.add_argument("--verbose", action="store_true", help="German, English and stage timings")
     _add_model(parser)
@@ -69,6 +72,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=_natural, default=0, metavar="N", help="0: all usable cores")
     parser.add_argument("--beam_size", type=_positive, metavar="N", help="1 is greedy (default: as tuned)")
+    parser.add_argument(
+        "--passes",
+        type=int,
+        choices=(1, 2),
+        help="1: fast, CTC alone; 2: better text by an attention decoder (default: 2 where the model has it)",
+    )
 
 
 def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -33,4 +33,6 @@ def decoding_options(options: argparse.Namespace) -> DecodingOptions:
         hotwords=hotwords,
         vad_filter=getattr(options, "vad_filter", True),
         punctuation=getattr(options, "punctuation", True),
+        passes=options.passes,
+        numbers=getattr(options, "numbers", "words"),
     )

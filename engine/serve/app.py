@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -45,6 +46,8 @@ FORM: Final[dict[str, Any]] = {
                             "items": {"type": "string", "enum": list(GRANULARITIES)},
                         },
                         "hotwords": {"type": "string", "description": "separated by commas"},
+                        "passes": {"type": "string", "enum": ["1", "2"], "description": "1 is faster"},
+                        "numbers": {"type": "string", "enum": ["words", "digits"]},
                     },
                 }
             }
@@ -102,7 +105,11 @@ def _job(
     def job(cancel: CancelToken) -> Transcript | Translation:
         waveform = load_audio(wanted.audio, limits=AudioLimits(max_duration_s=settings.max_duration_s))
         cancel.raise_if_cancelled()
-        return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=settings.decoding, cancel=cancel)
+        usual = settings.decoding
+        options = replace(
+            usual, passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers
+        )
+        return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=options, cancel=cancel)
 
     return job
 

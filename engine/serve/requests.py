@@ -12,6 +12,7 @@ from starlette.types import Message, Receive
 
 from engine.errors import AudioLimitError, OptionError
 from engine.serve.settings import ServeSettings
+from engine.types import Numbers
 
 RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES: Final = ("segment", "word")
@@ -32,12 +33,15 @@ class AudioRequest:
         response_format: one of RESPONSE_FORMATS.
         granularities: subset of GRANULARITIES.
         hotwords: from the extension field `hotwords`, separated by commas.
+        passes, numbers: from the extension fields of these names; None: as the service was started.
     """
 
     audio: bytes
     response_format: str
     granularities: frozenset[str]
     hotwords: tuple[str, ...]
+    passes: int | None = None
+    numbers: Numbers | None = None
 
 
 async def read_request(request: Request, settings: ServeSettings) -> AudioRequest:
@@ -95,7 +99,10 @@ async def _checked(form: FormData) -> AudioRequest:
     if _text(form, "stream").lower() in ("true", "1"):
         raise OptionError("stream=true", "stream=false", "leave it out and wait for the whole answer")
     hotwords = tuple(word.strip() for word in _text(form, "hotwords").split(",") if word.strip())
-    return AudioRequest(await upload.read(), response_format, _granularities(form), hotwords)
+    passes = _one_of(form, "passes", ("", "1", "2"), "")
+    numbers: Any = _one_of(form, "numbers", ("", "words", "digits"), "") or None
+    audio, wanted = await upload.read(), _granularities(form)
+    return AudioRequest(audio, response_format, wanted, hotwords, int(passes) if passes else None, numbers)
 
 
 def _granularities(form: FormData) -> frozenset[str]:

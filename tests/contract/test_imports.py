@@ -31,6 +31,7 @@ OWNERS = {
     "av": {"engine/audio.py", "engine/audio_container.py"},
     "sentencepiece": {"engine/tokenizer.py"},
     "num2words": {"engine/text.py"},
+    "text_to_num": {"engine/output/numbers.py"},
     "tqdm": {"engine/cli/terminal.py"},
 }
 

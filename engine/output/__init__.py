@@ -1,0 +1,1 @@
+"""What makes readable text of recognised words."""

@@ -1,0 +1,239 @@
+"""A loaded bundle and its stages, one public call each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import audio, vad
+from engine.acoustic import AcousticModel
+from engine.audio_limits import AudioLimits
+from engine.bundle import Bundle
+from engine.decoding.bundled import decode_best, load_decoder
+from engine.errors import ModelCapabilityError
+from engine.punctuation import Punctuator
+from engine.session import CancelToken, available_cores
+from engine.signature import bundle_digest, describe, environment
+from engine.translation import Translator
+from engine.types import (
+    DecodingOptions,
+    Hypothesis,
+    Progress,
+    RuntimeOptions,
+)
+from engine.warmup import (
+    compile_beside,
+    warm_up_acoustic,
+    warm_up_decoder,
+    warm_up_second_pass,
+    warm_up_translator,
+)
+
+if TYPE_CHECKING:
+    from engine.two_pass.second_pass import SecondPass
+
+Waveform = NDArray[np.float32]
+AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
+
+
+class Stages:
+    """A loaded bundle. Safe to share between threads; no call leaves anything behind."""
+
+    def __init__(self, bundle: Bundle, options: RuntimeOptions | None = None) -> None:
+        """Load the models of a bundle.
+
+        Args:
+            bundle: from open_bundle.
+            options: device, compute type and threads.
+        Raises:
+            DeviceError, LanguageModelError, BundleSchemaError.
+        """
+        self.bundle = bundle
+        self.options = options or RuntimeOptions()
+        self.limits = AudioLimits()  # of the audio it takes; set others before it is shared
+        self.threads = self.options.threads or available_cores()
+        with compile_beside(bundle, self.threads):
+            self.acoustic = AcousticModel(bundle, self.options)
+            warm_up_acoustic(self.acoustic)
+        self.decoder = load_decoder(bundle)
+        warm_up_decoder(self.decoder)
+        self._punctuator = Punctuator(bundle) if bundle.has("punctuation") else None
+        self._translator_lock = threading.Lock()
+        self._second_pass_lock = threading.Lock()
+        self.has_language_model = bundle.has("language_model")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is its bundle and options: the process that unpickles it loads the models anew."""
+        return type(self), (self.bundle, self.options), {"limits": self.limits}
+
+    @cached_property
+    def _translator(self) -> Translator:
+        translator = Translator(self.bundle, self.options)
+        warm_up_translator(translator)
+        return translator
+
+    @property
+    def translator(self) -> Translator:
+        """The text translator, loaded at its first use.
+
+        Raises:
+            ModelCapabilityError: the bundle holds none.
+        """
+        if not self.bundle.has("mt_encoder"):
+            raise ModelCapabilityError(
+                f"model {self.bundle.name!r} cannot translate",
+                "a bundle with a translator",
+                "load a full bundle, or call transcribe()",
+            )
+        with self._translator_lock:
+            return self._translator
+
+    @property
+    def has_second_pass(self) -> bool:
+        """Whether the bundle holds an attention decoder."""
+        return self.bundle.manifest.second_pass is not None
+
+    @cached_property
+    def _second_pass(self) -> SecondPass:
+        from engine.two_pass.second_pass import SecondPass
+
+        second_pass = SecondPass(self.bundle, self.decoder, self.acoustic, self.options)
+        warm_up_second_pass(second_pass, self.acoustic)
+        return second_pass
+
+    @property
+    def second_pass(self) -> SecondPass:
+        """The attention decoder joined with CTC and language model, loaded at its first use.
+
+        Raises:
+            ModelCapabilityError: the bundle holds none.
+        """
+        if not self.has_second_pass:
+            raise ModelCapabilityError(
+                f"model {self.bundle.name!r} has no second pass",
+                "a bundle with an attention decoder",
+                "load one, or leave passes out (or give 1)",
+            )
+        with self._second_pass_lock:
+            return self._second_pass
+
+    def choose_passes(self, options: DecodingOptions) -> int:
+        """The number of passes that options ask for, or the most that the bundle has.
+
+        Raises:
+            ModelCapabilityError: two are asked for and the bundle has one.
+        """
+        if options.passes == 2:
+            self.second_pass  # noqa: B018  - fail before the audio is worked through
+        return options.passes or (2 if self.has_second_pass else 1)
+
+    # The stages, one public call each.
+
+    def load_audio(self, source: AudioSource, sample_rate: int | None = None) -> Waveform:
+        """Decode a file, bytes or array to float32 [n_samples], mono, at the model's rate."""
+        return audio.load_audio(source, sample_rate, limits=self.limits)
+
+    def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
+        """Find speech as [(start_s, end_s)], none longer than the encoder's window."""
+        return vad.detect_speech(
+            waveform, sample_rate=self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
+        )
+
+    def compute_features(self, waveform: Waveform) -> NDArray[np.float32]:
+        """Compute what the encoder is fed; its shape is the model's own."""
+        return self.acoustic.compute_features(waveform)
+
+    def compute_log_probs(
+        self, features: NDArray[np.float32], cancel: CancelToken | None = None
+    ) -> NDArray[np.float32]:
+        """Run the encoder: float32 [n_frames, vocab_size], natural log."""
+        return self.acoustic.compute_log_probs(features, cancel)
+
+    def compute_states(
+        self, features: NDArray[np.float32], cancel: CancelToken | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the encoder once for both passes: log_probs as above, and states [n_frames + tail, hidden]."""
+        return self.acoustic.compute_states(features, cancel)
+
+    def decode(self, log_probs: NDArray[np.float32], options: DecodingOptions | None = None) -> Hypothesis:
+        """Find the best reading of emissions, by beam search or (beam_width 1) greedily."""
+        tuned = self.bundle.manifest.decoding.beam_width
+        return decode_best(log_probs, self.decoder, self.acoustic, tuned, options or DecodingOptions())
+
+    def decode_joint(
+        self,
+        log_probs: NDArray[np.float32],
+        states: NDArray[np.float32],
+        options: DecodingOptions | None = None,
+        *,
+        n_best: int = 1,
+        cancel: CancelToken | None = None,
+    ) -> list[Hypothesis]:
+        """The second pass: hypotheses with capitals and punctuation, best first, at least one.
+
+        Raises:
+            ModelCapabilityError: the bundle holds no attention decoder. CancelledError.
+        """
+        settings = options or DecodingOptions()
+        return self.second_pass.decode(log_probs, states, settings, n_best=n_best, cancel=cancel)
+
+    def punctuate(self, text: str) -> str:
+        """German words as a recogniser writes them, with capitals and marks.
+
+        Raises:
+            ModelCapabilityError: the bundle holds no model for it.
+        """
+        punctuator = self._punctuator or Punctuator(self.bundle)  # which says that there is none
+        return " ".join(punctuator.punctuate(text.split()))
+
+    def translate_text(
+        self,
+        texts: Sequence[str],
+        options: DecodingOptions | None = None,
+        *,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[str]:
+        """Translate German texts, each whole, to as many English ones; empty in, empty out."""
+        return [text for text, _ in self._translate_scored(texts, options, progress, cancel)]
+
+    @property
+    def signature(self) -> str:
+        """One line that names model, precision, decoder, versions and machine."""
+        manifest = self.bundle.manifest
+        translation = manifest.translation
+        return describe(
+            {
+                "model": f"{self.bundle.name}@{bundle_digest(self.bundle)}",
+                "acoustic": f"{self.acoustic.encoder.compute_type},{self.acoustic.encoder.backend}",
+                "beam": manifest.decoding.beam_width,
+                "passes": "two" if self.has_second_pass else "one",
+                "lm": "yes" if self.has_language_model else "no",
+                "mt": f"{translation.precision},beam{translation.beam_size}" if translation else "no",
+                "device": self.acoustic.device,
+                "threads": self.threads,
+                **environment(),
+            }
+        )
+
+    def _translate_scored(
+        self,
+        texts: Sequence[str],
+        options: DecodingOptions | None,
+        progress: Progress | None,
+        cancel: CancelToken | None,
+    ) -> list[tuple[str, float]]:
+        options = options or DecodingOptions()
+        results = self.translator.translate_paragraphs(
+            texts,
+            beam_size=options.translation_beam_size,
+            length_penalty=options.length_penalty,
+            progress=progress,
+            cancel=cancel,
+        )
+        return [(result.text, result.confidence) for result in results]
