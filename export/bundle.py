@@ -50,6 +50,7 @@ def assemble_bundle(
     name: str,
     licence: str,
     decoding: Mapping[str, Any] | None = None,
+    second_pass: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
     about: str = "",
 ) -> Path:
@@ -57,6 +58,7 @@ def assemble_bundle(
 
     Args:
         decoding: fields of DecodingConfig that were tuned for these parts.
+        second_pass: fields of SecondPassConfig, likewise.
         figures: measured for the whole, with their signatures.
         about: Markdown for the card: data, training, limits.
     Raises:
@@ -65,9 +67,10 @@ def assemble_bundle(
     """
     files: dict[str, Path] = {}
     cards: dict[str, str] = {}
-    acoustic = second_pass = None
+    acoustic = decoder = None
     if parts.acoustic:
-        acoustic, second_pass = _take_acoustic(parts.acoustic, files, cards)
+        acoustic, decoder = _take_acoustic(parts.acoustic, files, cards)
+    decoder = _tuned(decoder, second_pass or {})
     translation = _take_translation(parts.translation, files, cards) if parts.translation else None
     for role in ("language_model", "lexicon", "punctuation"):
         path: Path | None = getattr(parts, role)
@@ -87,7 +90,7 @@ def assemble_bundle(
         translation=translation,
         card=render_bundle_card(name, licence, cards, figures or {}, about),
         figures=figures,
-        second_pass=second_pass,
+        second_pass=decoder,
     )
 
 
@@ -127,6 +130,21 @@ def _take_translation(folder: Path, files: dict[str, Path], cards: dict[str, str
 def _card(folder: Path) -> str:
     path = folder / "README.md"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _tuned(config: SecondPassConfig | None, fields: Mapping[str, Any]) -> SecondPassConfig | None:
+    if config is None and fields:
+        raise ExportError(
+            "--second-pass", "an acoustic bundle that `engine-export two-pass` wrote", "leave it out"
+        )
+    try:
+        return (
+            msgspec.convert({**msgspec.to_builtins(config), **fields}, SecondPassConfig) if config else None
+        )
+    except msgspec.ValidationError as error:
+        raise ExportError(
+            f"settings {dict(fields)!r} ({error})", "fields of SecondPassConfig", "correct --second-pass"
+        ) from error
 
 
 def _decoding(fields: Mapping[str, Any]) -> DecodingConfig:

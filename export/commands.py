@@ -185,6 +185,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lexicon", type=Path, help="the decoder's word list")
     parser.add_argument("--punctuation", type=Path, help="graph that `engine-export punctuation` wrote")
     parser.add_argument("--decoding", type=Path, help='JSON of tuned settings: {"lm_alpha": 0.6, ...}')
+    parser.add_argument("--second-pass", type=Path, help='likewise of the second pass: {"ctc_weight": 0.05}')
     parser.add_argument("--name", required=True)
     parser.add_argument("--licence", required=True)
     parser.add_argument("--figures", type=Path, help="JSON object of figures, with their signatures")
@@ -207,6 +208,7 @@ def run_bundle(options: argparse.Namespace) -> int:
         name=options.name,
         licence=options.licence,
         decoding=read_json(options.decoding, required=True) if options.decoding else {},
+        second_pass=read_json(options.second_pass, required=True) if options.second_pass else {},
         figures=figures,
         about=about,
     )
