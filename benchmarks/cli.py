@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import commands, text
+from benchmarks import calibration, commands, non_speech, text
 from benchmarks.provenance import provenance
 from benchmarks.run import PARTIAL_SUFFIX
 from engine.errors import EngineError
@@ -33,6 +33,8 @@ SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
         commands.sweep,
     ),
     "text": ("BLEU and chrF of the translator on text alone", text.configure, text.run),
+    "non-speech": ("words invented in sound without speech", non_speech.configure, non_speech.run),
+    "confidence": ("are words right as often as they claim", calibration.configure, calibration.run),
     "report": ("one HTML page from result files", commands.configure_report, commands.report),
 }
 
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(name: str, purpose: str) -> argparse.ArgumentParser:
-    others = [f"  {other:8}{SUBCOMMANDS[other][0]}" for other in SUBCOMMANDS if other]
+    others = [f"  {other:12}{SUBCOMMANDS[other][0]}" for other in SUBCOMMANDS if other]
     return argparse.ArgumentParser(
         prog=f"engine-bench {name}".strip(),
         description=f"Measure {purpose}." if not name else f"{purpose[0].upper()}{purpose[1:]}.",

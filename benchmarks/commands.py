@@ -53,6 +53,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compare", metavar="MODEL2", help="take turns with a second model")
     parser.add_argument("--against", metavar="PEER", help="take turns with a peer (benchmarks/peers)")
+    parser.add_argument("--both_passes", action="store_true", help="take turns with the first pass alone")
     parser.add_argument(
         "--peer_python", default=sys.executable, metavar="PATH", help="interpreter of the peer"
     )
@@ -76,23 +77,34 @@ def run(options: argparse.Namespace) -> int:
         raise BenchmarkError("--compare and --against together", "one of them", "run twice")
     if options.report:
         check_extras("matplotlib")
-    others = None
-    if options.compare:
-        others = lambda first: [_second_model(options, first)]  # noqa: E731
-    elif options.against:
-        others = lambda first: [_peer(options, first)]  # noqa: E731
-    first, *rest = measure_engine(options, settings, others)
+    first, *rest = measure_engine(options, settings, lambda system: _others(options, system))
     result = {**first, **options.provenance}
-    if rest:
-        result["comparison"] = compare_results(first, rest[0])
+    if options.both_passes:
+        result["one_pass"] = compare_results(first, rest[0])
+    if options.compare or options.against:
+        result["comparison"] = compare_results(first, rest[-1])
     if options.cascade:
         result["cascade"] = _cascade(options)
     if options.cold_start:
         path = load_data(settings).utterances[0].path
         result["cold_start"] = cold_start(settings, path, result["task"])
     _publish(result, options)
-    failed = result["failures"] or (rest and rest[0]["failures"])
+    failed = result["failures"] or any(other["failures"] for other in rest)
     return EXIT_FAILED if failed else EXIT_OK
+
+
+def _others(options: argparse.Namespace, first: EngineSystem) -> list[System]:
+    """What takes turns with the engine: its first pass alone, then a second model or a peer."""
+    found: list[System] = []
+    if options.both_passes:
+        if first.translator.choose_passes(first.options) == 1:
+            raise BenchmarkError("--both_passes with one pass", "a model of two, and no --passes 1")
+        found.append(load_engine(replace(settings_of(options), task=first.task, passes=1), ()))
+    if options.compare:
+        found.append(_second_model(options, first))
+    elif options.against:
+        found.append(_peer(options, first))
+    return found
 
 
 def _second_model(options: argparse.Namespace, first: EngineSystem) -> System:
@@ -130,6 +142,7 @@ def _publish(result: dict[str, Any], options: argparse.Namespace) -> None:
         write_json(result, Path(options.json))
     print(render_result(result))
     for key, render in (
+        ("one_pass", render_comparison),
         ("comparison", render_comparison),
         ("cascade", render_cascade),
         ("cold_start", render_cold_start),

@@ -25,7 +25,7 @@ from benchmarks.summary import SCHEMA_VERSION
 
 Verdict = Literal["pass", "regression", "undecided"]
 NEEDED = ("schema_version", "signature", "task", "data", "settings", "environment", "utterances")
-SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size")
+SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size", "passes")
 MIN_UTTERANCES = 3
 SHARED_CORE = 0.05  # waiting for the core beyond this share says more about others than about the program
 # Half intervals that a slowdown has to be away from none: three standard errors. At two, one in forty runs of

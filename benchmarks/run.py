@@ -40,7 +40,7 @@ class RunSettings:
         threads: of the engine; 0 takes what the process may use.
         warmup: utterances run before the clock counts.
         repeats: passes over the data; two or more measure the noise floor.
-        device, beam_size, translation_beam_size: as for the engine.
+        device, beam_size, translation_beam_size, passes: as for the engine.
         by: manifest columns to break errors down by.
         strict: refuse data with notes.
     """
@@ -57,6 +57,7 @@ class RunSettings:
     device: str = "auto"
     beam_size: int | None = None
     translation_beam_size: int | None = None
+    passes: int | None = None
     by: tuple[str, ...] = ()
     strict: bool = False
 
@@ -157,6 +158,7 @@ def load_engine(settings: RunSettings, utterances: Sequence[Utterance]) -> Engin
         threads=settings.threads,
         beam_size=settings.beam_size,
         translation_beam_size=settings.translation_beam_size,
+        passes=settings.passes,
     )
 
 

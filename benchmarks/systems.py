@@ -17,7 +17,7 @@ from benchmarks.errors import PeerError
 from benchmarks.memory import peak_rss_mb
 from benchmarks.reference import Clock
 
-STAGES = ("audio", "features", "encoder", "decode", "punctuate", "translate")
+STAGES = ("audio", "features", "encoder", "decode", "second_pass", "punctuate", "translate")
 TASKS = ("transcribe", "translate")
 PEERS = Path(__file__).parent / "peers" / "speech"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}  # a peer's models are local folders
@@ -82,6 +82,7 @@ class EngineSystem:
         threads: int = 0,
         beam_size: int | None = None,
         translation_beam_size: int | None = None,
+        passes: int | None = None,
     ) -> None:
         """Load a model and all that the task needs of it.
 
@@ -91,6 +92,7 @@ class EngineSystem:
             device, threads: as for engine.load.
             beam_size: CTC beams (1 is greedy, without the language model); None as tuned.
             translation_beam_size: beams of the translator; None takes beam_size, or as tuned.
+            passes: 1 or 2; None takes what the model has.
         Raises:
             EngineError: whatever engine.load raises.
         """
@@ -103,10 +105,12 @@ class EngineSystem:
         self.task = task or ("translate" if self.can_translate else "transcribe")
         if self.task == "translate":
             self.translator.translator  # noqa: B018  - it loads at first use; loading is not latency
-        self.load_time_s = time.perf_counter() - start
         self.options = DecodingOptions(
-            beam_width=beam_size, translation_beam_size=translation_beam_size or beam_size
+            beam_width=beam_size, translation_beam_size=translation_beam_size or beam_size, passes=passes
         )
+        if self.translator.choose_passes(self.options) == 2:
+            self.translator.second_pass  # noqa: B018  - likewise
+        self.load_time_s = time.perf_counter() - start
         self.signature = self._sign()
 
     def _sign(self) -> str:
@@ -116,6 +120,8 @@ class EngineSystem:
             signature = re.sub(r"\bbeam:\d+", f"beam:{self.options.beam_width}", signature)
         if self.options.translation_beam_size:
             signature = re.sub(r",beam\d+", f",beam{self.options.translation_beam_size}", signature)
+        if self.options.passes == 1:
+            signature = signature.replace("passes:two", "passes:one")
         return signature
 
     def run(self, path: Path, task: str) -> Outcome:

@@ -40,6 +40,9 @@ class FakeTranslator:
         self.texts = dict(answers.values())
         self.decoder = SimpleNamespace(decode=self._decode_n_best)
 
+    def choose_passes(self, options: DecodingOptions) -> int:
+        return options.passes or 1
+
     def load_audio(self, source: str) -> np.ndarray:
         with wave.open(str(source)) as file:
             return np.zeros(file.getnframes(), np.float32)

@@ -46,7 +46,8 @@ def test_the_json_has_every_key_and_the_right_figures(tmp_path: Path, fake: Fake
     assert result["word_errors"] == {"substitutions": 1, "deletions": 0, "insertions": 0, "reference": 39}
     assert result["wer"] == pytest.approx(1 / 39)
     assert 50 < result["bleu"] < 100
-    assert set(result["stages_s"]) == {"audio", "features", "encoder", "decode", "punctuate", "translate"}
+    stages = {"audio", "features", "encoder", "decode", "second_pass", "punctuate", "translate"}
+    assert set(result["stages_s"]) == stages
     assert result["stages_s"]["encoder"] == pytest.approx(0.6)
     assert set(result["latency_ms"]) == {"p50", "p95", "p99"}
     assert [group["value"] for group in result["by"]["emotion"]] == ["anger", "joy"]
