@@ -48,7 +48,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 CARD = "README.md"
 BUNDLED = Path(__file__).parent / "bundled"
-DEFAULT = "de-en-mini"
+DEFAULT = "de-en-base"
 MAX_MANIFEST_BYTES = 4 << 20
 FILE_NAMES: dict[str, str] = {
     "acoustic": "acoustic.onnx",

@@ -55,7 +55,7 @@ COMMANDS = [
     ["engine", "stream"],
     ["engine", "serve"],
     ["engine-bench", "--quiet"],
-    ["engine-bench", "gate", "--baseline", "benchmarks/baselines/de-en-mini.json", "--quiet"],
+    ["engine-bench", "gate", "--baseline", "benchmarks/baselines/de-en-base.json", "--quiet"],
     ["engine-bench", "sweep", "--quiet"],
     ["engine-bench", "text", "examples/manifest.tsv", "--quiet"],
 ]

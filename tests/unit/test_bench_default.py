@@ -13,7 +13,7 @@ from benchmarks.gate import load_result
 from benchmarks.run import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[2]
-BASELINE = ROOT / "benchmarks" / "baselines" / "de-en-mini.json"
+BASELINE = ROOT / "benchmarks" / "baselines" / "de-en-base.json"
 
 
 def make_gate(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def test_only_a_regression_fails_continuous_integration(
 ) -> None:
     answer = make_gate(tmp_path, f'echo "$@"; exit {code}')
     assert bool(answer.returncode) is fails
-    assert "gate --baseline benchmarks/baselines/de-en-mini.json" in answer.stdout
+    assert "gate --baseline benchmarks/baselines/de-en-base.json" in answer.stdout
     assert says in answer.stdout
 
 

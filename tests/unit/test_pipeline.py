@@ -42,7 +42,7 @@ def test_a_translation_carries_its_source_its_times_and_where_the_time_went(tran
     assert isinstance(result, Translation)
     assert result.text and result.source.text
     assert result.text != result.source.text
-    assert set(result.stages_s) == {"audio", "features", "encoder", "decode", "punctuate", "translate"}
+    assert set(result.stages_s) == {"audio", "features", "encoder", "second_pass", "punctuate", "translate"}
     assert all(seconds > 0 for seconds in result.stages_s.values())
     assert len(result.segments) == len(result.source.segments)
     for english, german in zip(result.segments, result.source.segments, strict=True):
@@ -62,10 +62,15 @@ def test_the_stages_one_by_one_give_the_whole(translator, clip) -> None:
     (start_s, end_s), *rest = translator.detect_speech(clip)
     assert rest == []
     window = clip[round(start_s * 16_000) : round(end_s * 16_000)]
-    log_probs = translator.compute_log_probs(translator.compute_features(window))
+    log_probs, states = translator.compute_states(translator.compute_features(window))
+    np.testing.assert_array_equal(
+        log_probs, translator.compute_log_probs(translator.compute_features(window))
+    )
     assert log_probs.dtype == np.float32 and log_probs.shape[1] == len(translator.acoustic.vocabulary)
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, atol=1e-4)
-    german = translator.punctuate(translator.decode(log_probs).text)
+    first = translator.punctuate(translator.decode(log_probs).text)
+    assert first == translator.transcribe(clip, options=DecodingOptions(passes=1)).text
+    german = translator.decode_joint(log_probs, states)[0].text
     assert german == translator.transcribe(clip).text
     assert translator.translate_text([german]) == [translator.translate(clip).text]
 
@@ -166,7 +171,7 @@ def test_a_stream_ends_with_the_words_of_the_recording(translator, examples) -> 
     chunks = np.array_split(waveform, 90)
     partials = list(translator.stream(chunks, 16_000))
     whole = translator.transcribe(waveform).text
-    assert jiwer.wer(normalize_text(whole), partials[-1].stable_text) < 0.15
+    assert jiwer.wer(normalize_text(whole), normalize_text(partials[-1].stable_text)) < 0.15
     stable = [partial.stable_text for partial in partials]
     assert all(after.startswith(before) for before, after in itertools.pairwise(stable))
 

@@ -34,7 +34,7 @@ from starlette.testclient import TestClient
 from engine.serve import ServeSettings, create_app
 
 TRANSCRIBE, TRANSLATE = "/v1/audio/transcriptions", "/v1/audio/translations"
-BUNDLE = Path(__file__).resolve().parents[2] / "engine" / "bundled" / "de-en-mini"
+BUNDLE = Path(__file__).resolve().parents[2] / "engine" / "bundled" / "de-en-base"
 
 
 class ToneTranslator:
