@@ -23,7 +23,8 @@ class Word:
     Attributes:
         text: the word.
         start_s, end_s: seconds from the start of the audio.
-        confidence: 0 to 1, the mean posterior probability of its characters.
+        confidence: 0 to 1. With one pass the mean posterior probability of its characters, with two how
+            probable it is that the word is right, as it was calibrated for the model.
     """
 
     text: str
@@ -39,9 +40,10 @@ class Hypothesis:
     Attributes:
         text: words joined by single spaces.
         words: the same, with times relative to the utterance.
-        acoustic_score: natural-log CTC score, summed over the alignments that were kept.
+        acoustic_score: natural-log CTC score, summed over the alignments that were kept; with two passes, of
+            the letters of the text.
         lm_score: what the language model (and hotwords) added, natural log, already weighted.
-        score: acoustic_score + lm_score; the order of an n-best list.
+        score: the order of an n-best list: acoustic_score + lm_score, or with two passes the joint search's.
     """
 
     text: str
@@ -145,7 +147,8 @@ class DecodingOptions:
     """How emissions become text, and text becomes English. None means: as the bundle was tuned.
 
     Attributes:
-        beam_width: CTC beams; 1 is greedy search without a language model.
+        beam_width: CTC beams; 1 is greedy search without a language model. With two passes the hypotheses of
+            the joint search, at most 64.
         lm_alpha: weight of the language model's natural-log score.
         lm_beta: score added for every word.
         hotwords: words or phrases to favour.

@@ -31,6 +31,7 @@ from engine.two_pass.runners import DecoderRunner
 MAX_MARKS = 3  # tokens without letters in a row: `."` and a dash
 OUTLOOK_WORDS = 2  # of word bonus that a hypothesis may still earn beyond what its words cost
 TOKENS_PER_FRAME, SPARE_TOKENS = 0.25, 16  # twelve tokens a second are more than anybody speaks
+NO_SPEECH = 0.6  # probability of the decoder's own token for it, above which nothing is searched
 MAX_BEAMS, MAX_CANDIDATES = 64, 1000
 
 
@@ -100,7 +101,7 @@ class TokenHypothesis:
 class Found:
     """Result of a search: hypotheses, best first, with different texts; the probability that nobody speaks.
 
-    No hypotheses: the letters of none can be heard.
+    No hypotheses: nobody speaks, or the letters of none can be heard.
     """
 
     hypotheses: tuple[TokenHypothesis, ...]
@@ -149,6 +150,8 @@ class JointSearch:
         begin_joint(joint)
         first = steps.prefill(self._prompt, cancel)
         no_speech = math.exp(min(0.0, float(first[0, self.config.no_speech_id])))
+        if no_speech > NO_SPEECH:
+            return Found((), no_speech)
         ids, parents = np.empty(settings.beam_size, np.int64), np.empty(settings.beam_size, np.int64)
         n_rows = step_joint(joint, spelling, _writable(first[-1:]), 0, ids, parents)
         for step in range(1, room + 1):

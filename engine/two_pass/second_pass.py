@@ -20,14 +20,13 @@ from engine.session import CancelToken
 from engine.two_pass.alignment import align_words
 from engine.two_pass.confidence import read_calibration
 from engine.two_pass.runners import open_decoder
-from engine.two_pass.search import Found, JointSearch, JointSettings, TokenHypothesis
+from engine.two_pass.search import NO_SPEECH, Found, JointSearch, JointSettings, TokenHypothesis
 from engine.two_pass.spelling import TokenSpelling
 from engine.two_pass.tokens import read_tokens
 from engine.two_pass.words import read_words
 from engine.types import DecodingOptions, Hypothesis, RuntimeOptions, Word
 
 EMPTY = Hypothesis("", (), 0.0, 0.0, 0.0)
-NO_SPEECH = 0.6  # probability of the decoder's own token for it, above which nothing was said
 MAX_CACHED = 8
 MARKS = ".,;:!?-–…/ "
 
@@ -73,7 +72,8 @@ class SecondPass:
             cancel: ends the call from another thread.
         Returns:
             Hypotheses, best first, at least one; its text is empty where nobody speaks: where CTC hears no
-            letter, the decoder says so, or the letters of no text that it proposes can be heard.
+            letter, or the decoder says so. Where the letters of no text that the decoder proposes can be
+            heard, the first pass's best, in plain words.
         Raises:
             CancelledError: cancel was set. DecodingError: emissions, states or hotwords that cannot be used.
             OptionError: a setting out of range.
@@ -83,8 +83,11 @@ class SecondPass:
         if not self._letters[log_probs.argmax(axis=1)].any():
             return [EMPTY]
         found = self._find(log_probs, states, options, n_best, cancel)
-        if not found.hypotheses or found.no_speech > NO_SPEECH:
+        if found.no_speech > NO_SPEECH:
             return [EMPTY]
+        if not found.hypotheses:  # the decoder has lost its way: it repeats itself, for instance
+            weight = options.hotword_weight
+            return self._decoder.decode(log_probs, hotwords=options.hotwords, hotword_weight=weight)
         return [self._read(each, log_probs, options) for each in found.hypotheses]
 
     def settings(self, options: DecodingOptions) -> JointSettings:
