@@ -162,4 +162,4 @@ def test_a_live_stream_that_is_interrupted_still_says_its_last_words(monkeypatch
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Microphone(samples.tobytes())))
     assert main(["stream"]) == 0
-    assert capsys.readouterr().out.strip().endswith("blumen mit")
+    assert capsys.readouterr().out.strip().endswith("Blumen mit.")
