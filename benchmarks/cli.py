@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import calibration, commands, non_speech, text
-from benchmarks.provenance import provenance
+from benchmarks import commands
+from benchmarks.reports.provenance import provenance
 from benchmarks.run import PARTIAL_SUFFIX
+from benchmarks.studies import confidence as calibration
+from benchmarks.studies import non_speech, text
 from engine.errors import EngineError
 
 EXIT_UNMEASURED, EXIT_INTERRUPTED = 2, 130

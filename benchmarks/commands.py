@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cascade import run_cascade, variants
-from benchmarks.compare import compare_results
 from benchmarks.errors import BenchmarkError, PeerError
 from benchmarks.extras import SCORING, check_extras
 from benchmarks.gate import Limits, judge, load_result, verdict_of
+from benchmarks.measures.systems import EngineSystem, PeerSystem, System
 from benchmarks.options import (
     Progress,
     add_data_options,
@@ -26,11 +25,8 @@ from benchmarks.options import (
     positive,
     settings_of,
 )
-from benchmarks.report import write_report
-from benchmarks.run import load_data, load_engine, write_json
-from benchmarks.sweep import Grid, cold_start, run_sweep
-from benchmarks.systems import EngineSystem, PeerSystem, System
-from benchmarks.table import (
+from benchmarks.reports.html import write_report
+from benchmarks.reports.table import (
     render_cascade,
     render_cold_start,
     render_comparison,
@@ -38,6 +34,10 @@ from benchmarks.table import (
     render_result,
     render_sweep,
 )
+from benchmarks.run import load_data, load_engine, write_json
+from benchmarks.studies.cascade import run_cascade, variants
+from benchmarks.studies.compare import compare_results
+from benchmarks.studies.sweep import Grid, cold_start, run_sweep
 
 EXIT_OK, EXIT_FAILED, EXIT_UNMEASURED = 0, 1, 2
 GATE_REPEATS = 5

@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.bootstrap import Interval, rate_difference, statistic_difference
 from benchmarks.errors import BaselineError
-from benchmarks.metrics import bleu_from_counts
-from benchmarks.speed import CLOCKS, Slowdown, compare_speed
-from benchmarks.summary import SCHEMA_VERSION
+from benchmarks.measures.bootstrap import Interval, rate_difference, statistic_difference
+from benchmarks.measures.metrics import bleu_from_counts
+from benchmarks.measures.speed import CLOCKS, Slowdown, compare_speed
+from benchmarks.reports.summary import SCHEMA_VERSION
 
 Verdict = Literal["pass", "regression", "undecided"]
 NEEDED = ("schema_version", "signature", "task", "data", "settings", "environment", "utterances")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.extras import SCORING, check_extras
+from benchmarks.measures.systems import TASKS, EngineSystem, System
 from benchmarks.run import RunSettings, Ticker, load_data, load_engine, run_systems
-from benchmarks.systems import TASKS, EngineSystem, System
 
 Others = Callable[[EngineSystem], Sequence[System]]
 

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import read_data
+from benchmarks.data.corpora import read_data
+from benchmarks.data.manifest import Utterance
 from benchmarks.errors import ManifestError
-from benchmarks.journal import Journal, write_text
-from benchmarks.manifest import Utterance
-from benchmarks.memory import GpuWatch
-from benchmarks.signature import data_digest, environment, sign
-from benchmarks.stages import measure, warm_up
-from benchmarks.summary import Circumstances, summarize
-from benchmarks.systems import EngineSystem, System
+from benchmarks.measures.journal import Journal, write_text
+from benchmarks.measures.memory import GpuWatch
+from benchmarks.measures.stages import measure, warm_up
+from benchmarks.measures.systems import EngineSystem, System
+from benchmarks.reports.signature import data_digest, environment, sign
+from benchmarks.reports.summary import Circumstances, summarize
 
 EXAMPLES = ("examples", "engine/bundled/examples")
 PARTIAL_SUFFIX = ".partial.jsonl"

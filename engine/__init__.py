@@ -2,12 +2,15 @@
 
 __version__ = "0.1.0"
 
-from engine.audio_limits import AudioLimits
+from engine import _moved
+from engine.audio.limits import AudioLimits
 from engine.errors import EngineError
-from engine.formats import write
+from engine.output.formats import write
 from engine.pipeline import SpeechTranslator, load
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Hypothesis, Segment, Transcript, Translation, Word
+
+_moved.install()
 
 __all__ = [
     "AudioLimits", "CancelToken", "DecodingOptions", "EngineError", "Hypothesis", "Segment",

@@ -8,16 +8,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from engine import groups, longform, vad
-from engine.bundle import open_bundle
-from engine.clock import StageClock
+from engine.audio import vad
+from engine.bundle.folder import open_bundle
 from engine.errors import EngineError
-from engine.groups import Recording
+from engine.jobs import groups, longform
+from engine.jobs.groups import Recording
+from engine.jobs.streaming import Partial, StreamingTranscriber
 from engine.output.capitals import capitalise_first
 from engine.output.numbers import write_digits
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
+from engine.runtime.clock import StageClock
 from engine.stages import AudioSource, Stages, Waveform
-from engine.streaming import Partial, StreamingTranscriber
 from engine.text import strip_words
 from engine.types import (
     DecodingOptions,

@@ -10,28 +10,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import audio, vad
-from engine.acoustic import AcousticModel
-from engine.audio_limits import AudioLimits
-from engine.bundle import Bundle
+from engine.acoustic.model import AcousticModel
+from engine.audio import load as audio
+from engine.audio import vad
+from engine.audio.limits import AudioLimits
+from engine.bundle.folder import Bundle
+from engine.bundle.signature import bundle_digest, describe, environment
 from engine.decoding.bundled import decode_best, load_decoder
 from engine.errors import ModelCapabilityError
-from engine.punctuation import Punctuator
-from engine.session import CancelToken, available_cores
-from engine.signature import bundle_digest, describe, environment
-from engine.translation import Translator
-from engine.types import (
-    DecodingOptions,
-    Hypothesis,
-    Progress,
-    RuntimeOptions,
-)
-from engine.warmup import (
+from engine.jobs.warmup import (
     compile_beside,
     warm_up_acoustic,
     warm_up_decoder,
     warm_up_second_pass,
     warm_up_translator,
+)
+from engine.output.punctuation import Punctuator
+from engine.runtime.cancel import CancelToken
+from engine.runtime.cores import available_cores
+from engine.translation.translator import Translator
+from engine.types import (
+    DecodingOptions,
+    Hypothesis,
+    Progress,
+    RuntimeOptions,
 )
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from training.voices import SAMPLE_RATE, PicoEngine, Voice
+from training.synthesis.voices import SAMPLE_RATE, PicoEngine, Voice
 
 HERE = Path(__file__).resolve().parent
 VOICE = Voice("example", "pico", "", f0_hz=195.0, formant=1.0, tempo=1.0, held_out=True)

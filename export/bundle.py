@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.bundle import (
+from engine.bundle.folder import (
     AcousticConfig,
     DecodingConfig,
     SecondPassConfig,
@@ -109,7 +109,7 @@ def _take_acoustic(
 
 
 def _take_translation(folder: Path, files: dict[str, Path], cards: dict[str, str]) -> TranslationConfig:
-    from export.marian_runners import FILES
+    from export.translation.runners import FILES
 
     try:
         config = msgspec.json.decode((folder / TRANSLATION_CONFIG).read_bytes(), type=TranslationConfig)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.manifest import AcousticConfig
-from export.verify import Report
+from engine.bundle.schema import AcousticConfig
+from export.verification.verify import Report
 
 
 def render_acoustic_card(

@@ -64,14 +64,14 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_wav2vec2(options: argparse.Namespace) -> int:
     """Export a Wav2Vec2ForCTC or HubertForCTC."""
-    from export.wav2vec2 import export_wav2vec2
+    from export.acoustic.wav2vec2 import export_wav2vec2
 
     return _report(export_wav2vec2(options.checkpoint, options.out, _acoustic_options(options)), options.out)
 
 
 def run_log_mel(options: argparse.Namespace) -> int:
     """Export a LogMelCTC."""
-    from export.log_mel import export_log_mel
+    from export.acoustic.log_mel import export_log_mel
 
     report = export_log_mel(Path(options.checkpoint), options.out, _acoustic_options(options))
     return _report(report, options.out)
@@ -80,24 +80,24 @@ def run_log_mel(options: argparse.Namespace) -> int:
 def add_two_pass_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `two-pass`."""
     add_acoustic_arguments(parser)
-    importlib.import_module("export.two_pass").add_arguments(parser)
+    importlib.import_module("export.two_pass.export").add_arguments(parser)
 
 
 def run_two_pass(options: argparse.Namespace) -> int:
     """Export an encoder with a CTC head and an attention decoder."""
-    return int(importlib.import_module("export.two_pass").run(options, _acoustic_options(options)))
+    return int(importlib.import_module("export.two_pass.export").run(options, _acoustic_options(options)))
 
 
 def run_conformer(options: argparse.Namespace) -> int:
     """Export a ConformerCTC."""
-    from export.conformer import export_conformer
+    from export.acoustic.conformer import export_conformer
 
     report = export_conformer(Path(options.checkpoint), options.out, _acoustic_options(options))
     return _report(report, options.out)
 
 
 def _acoustic_options(options: argparse.Namespace) -> Any:
-    from export.acoustic import ExportOptions
+    from export.acoustic.export import ExportOptions
 
     return ExportOptions(
         precision=options.precision,
@@ -130,13 +130,13 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Compare a bundle with the checkpoint it claims to be."""
-    from export.acoustic import verify_bundle
+    from export.acoustic.export import verify_bundle
     from export.checkpoint import read_json
 
     folder = Path(options.checkpoint)
     described = read_json(folder / "config.json") if folder.is_dir() else {}
     kind = TRAINED_HERE.get(described.get("architecture", ""), "wav2vec2")
-    load = getattr(importlib.import_module(f"export.{kind}"), f"load_{kind}")
+    load = getattr(importlib.import_module(f"export.acoustic.{kind}"), f"load_{kind}")
     source = load(options.checkpoint if kind == "wav2vec2" else folder)
     report = verify_bundle(
         source,
@@ -148,7 +148,7 @@ def run_verify(options: argparse.Namespace) -> int:
     )
     code = _report(report, None)
     if (folder / "decoder.json").is_file():
-        from export.two_pass import verify_second_pass
+        from export.two_pass.export import verify_second_pass
 
         print("\n".join(verify_second_pass(folder, options.bundle, options.verify_data).card()))
     return code
@@ -156,12 +156,12 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def add_marian_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `marian`."""
-    importlib.import_module("export.marian").add_arguments(parser)
+    importlib.import_module("export.translation.marian").add_arguments(parser)
 
 
 def run_marian(options: argparse.Namespace) -> int:
     """Export a MarianMTModel."""
-    return int(importlib.import_module("export.marian").run(options))
+    return int(importlib.import_module("export.translation.marian").run(options))
 
 
 def add_punctuation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -218,12 +218,12 @@ def run_bundle(options: argparse.Namespace) -> int:
 
 def add_pair_safe_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pair-safe`."""
-    importlib.import_module("export.pair_safe").add_arguments(parser)
+    importlib.import_module("export.pair_safe.command").add_arguments(parser)
 
 
 def run_pair_safe(options: argparse.Namespace) -> int:
     """Round the int8 weights of an earlier export again."""
-    return int(importlib.import_module("export.pair_safe").run(options))
+    return int(importlib.import_module("export.pair_safe.command").run(options))
 
 
 COMMANDS = (

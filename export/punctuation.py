@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from engine.punctuation import N_PIECES
-from engine.quantization import quantize_stored
-from engine.session import open_session
+from engine.output.punctuation import N_PIECES
+from engine.quantization.pair_safe import quantize_stored
+from engine.runtime.onnx_session import open_session
 from engine.types import RuntimeOptions
 from export.errors import ExportError
 from export.graph.builder import END, GraphBuilder
@@ -33,7 +33,7 @@ def export_punctuation(checkpoint: Path, out: Path) -> dict[str, float]:
     Raises:
         ExportError: no such checkpoint, or the graph is not what the checkpoint is.
     """
-    from training.punctuation_model import load_tagger
+    from training.punctuation.model import load_tagger
 
     try:
         model, _ = load_tagger(checkpoint)

@@ -12,14 +12,14 @@ from engine.errors import DependencyError, EngineError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 COMMANDS = {
-    "asr": ("training.asr", "fine-tune, or train from scratch, a Wav2Vec2ForCTC"),
-    "from-whisper": ("training.from_whisper", "train a CTC recogniser on a Whisper encoder"),
-    "synthesize": ("training.synthesize", "make a corpus of synthetic speech from text"),
-    "align": ("training.align", "cut long recordings with approximate text into utterances"),
-    "mt": ("training.mt", "train a Marian translation model"),
-    "punctuation": ("training.punctuation", "train the tagger that restores capitals and marks"),
-    "language-model": ("training.language_model", "build the KenLM model of the beam decoder"),
-    "evaluate": ("training.evaluate", "word and character error rates of checkpoints, side by side"),
+    "asr": ("training.asr.command", "fine-tune, or train from scratch, a Wav2Vec2ForCTC"),
+    "from-whisper": ("training.whisper.command", "train a CTC recogniser on a Whisper encoder"),
+    "synthesize": ("training.synthesis.synthesize", "make a corpus of synthetic speech from text"),
+    "align": ("training.alignment.command", "cut long recordings with approximate text into utterances"),
+    "mt": ("training.mt.command", "train a Marian translation model"),
+    "punctuation": ("training.punctuation.command", "train the tagger that restores capitals and marks"),
+    "language-model": ("training.lm.language_model", "build the KenLM model of the beam decoder"),
+    "evaluate": ("training.asr.evaluate", "word and character error rates of checkpoints, side by side"),
 }
 
 

@@ -80,11 +80,11 @@ def make_engine(model: Any, folder: Path, device: str, cuda_graphs: bool = False
     """Our float16 graph of a model, loaded from a bundle as users load it."""
     import onnx
 
-    from engine.acoustic import AcousticModel
-    from engine.bundle import AcousticConfig, open_bundle, write_bundle
+    from engine.acoustic.model import AcousticModel
+    from engine.bundle.folder import AcousticConfig, open_bundle, write_bundle
     from engine.types import RuntimeOptions
-    from export.graph.half_arithmetic import use_half
-    from export.wav2vec2 import build_wav2vec2
+    from export.acoustic.wav2vec2 import build_wav2vec2
+    from export.rewrites.half_arithmetic import use_half
 
     bundle = folder / "bundle"
     if not bundle.is_dir():
@@ -187,7 +187,7 @@ def compare(
 
 def differ(found: Sequence[FloatArray], expected: Sequence[FloatArray]) -> tuple[float, float]:
     """Relative L2 error after log-softmax, and argmax agreement."""
-    from engine.acoustic import compute_log_softmax
+    from engine.acoustic.model import compute_log_softmax
 
     got = np.concatenate([compute_log_softmax(array) for array in found])
     want = np.concatenate([compute_log_softmax(array) for array in expected])

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benchmarks.gpu.parts import split
 from benchmarks.gpu.wheels import install
-from benchmarks.provenance import provenance
+from benchmarks.reports.provenance import provenance
 
 NO_GPU = 2
 ROOT = Path(__file__).resolve().parents[2]

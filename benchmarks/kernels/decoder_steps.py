@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.provenance import provenance
-from engine.bundle import open_bundle
+from benchmarks.reports.provenance import provenance
+from engine.bundle.folder import open_bundle
+from engine.bundle.schema import SecondPassConfig
+from engine.bundle.signature import cpu_model
 from engine.kernels._jit import kernel
 from engine.kernels.vector import simd
-from engine.manifest import SecondPassConfig
-from engine.signature import cpu_model
 from engine.two_pass.runners import DecoderRunner, open_decoder
 from engine.types import RuntimeOptions
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def weight_bytes(config: SecondPassConfig, graph: bytes, table: bytes) -> int:
     """Bytes of the int8 matrices that a step multiplies by: those of the layers, and the embeddings."""
-    from engine.native.onnx_file import read_graph
+    from engine.runtime.onnx_file import read_graph
 
     constants = read_graph(graph, {"asr_embeddings.bin": table}).constants.values()
     return sum(array.nbytes for array in constants if array.dtype == np.int8 and array.ndim == 2)

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.provenance import provenance
-from engine.bundle import FeatureConfig
-from engine.features import compute_features, compute_mel_filters
-from engine.signature import cpu_model
+from benchmarks.reports.provenance import provenance
+from engine.acoustic.features import compute_features, compute_mel_filters
+from engine.bundle.folder import FeatureConfig
+from engine.bundle.signature import cpu_model
 
 SAMPLE_RATE = 16_000
 LOG_MEL = FeatureConfig(kind="log_mel")

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.provenance import provenance
-from engine.quantization import quantize_columns
-from engine.session import open_session, runtime_version
-from engine.signature import cpu_model
+from benchmarks.reports.provenance import provenance
+from engine.bundle.signature import cpu_model
+from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.onnx_session import open_session, runtime_version
 from engine.types import RuntimeOptions
 from export.graph.attention import Attention, emit_attention
 from export.graph.builder import MICROSOFT, GraphBuilder, Precision

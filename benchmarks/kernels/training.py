@@ -24,14 +24,14 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.provenance import provenance
-from engine.signature import cpu_model
-from training import from_whisper
-from training.asr_config import AsrConfig
-from training.asr_model import build_model
-from training.data import build_vocabulary, probe_samples, read_manifest
-from training.trainer import AsrTrainer
-from training.whisper_states import Clip
+from benchmarks.reports.provenance import provenance
+from engine.bundle.signature import cpu_model
+from training.asr.config import AsrConfig
+from training.asr.model import build_model
+from training.asr.trainer import AsrTrainer
+from training.common.data import build_vocabulary, probe_samples, read_manifest
+from training.whisper import command as from_whisper
+from training.whisper.states import Clip
 
 WORDS = "heute morgen regnet es in berlin und alle bleiben zu hause weil niemand gern nass wird".split()
 WAV2VEC2 = {

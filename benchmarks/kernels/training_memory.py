@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance
+from benchmarks.reports.provenance import provenance
 
 LAYERS = {
     "num_feat_extract_layers": 7, "conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
@@ -58,11 +58,11 @@ def run_case(name: str) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from training.asr import estimate_run
-    from training.asr_config import AsrConfig
-    from training.asr_model import Batch, build_model
-    from training.data import Sample, build_vocabulary
-    from training.trainer import AsrTrainer, import_adamw8bit
+    from training.asr.command import estimate_run
+    from training.asr.config import AsrConfig
+    from training.asr.model import Batch, build_model
+    from training.asr.trainer import AsrTrainer, import_adamw8bit
+    from training.common.data import Sample, build_vocabulary
 
     torch.set_num_threads(1)
     sizes, changes = CASES[name]
@@ -108,8 +108,8 @@ def calculate_xlsr() -> dict[str, float]:
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-    from training.asr import estimate_run
-    from training.asr_config import load_config
+    from training.asr.command import estimate_run
+    from training.asr.config import load_config
 
     configs = Path(__file__).parents[2] / "training" / "configs"
     found = {}

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.provenance import provenance
+from benchmarks.reports.provenance import provenance
 
 BEAM_WIDTH, N_BEST, N_HOTWORDS, ROUND, PASSES = 64, 10, 200, 10, 3
 THREAD_ROUNDS, THREAD_REPEATS = 15, 8

@@ -26,8 +26,8 @@ from benchmarks.peers.encoder_report import by_reason, measure, merge, ratios, r
 from benchmarks.peers.encoder_systems import LocalSystem, Peer, System, start_peers
 from benchmarks.peers.encoder_worker import level
 from benchmarks.peers.our_encoder import kernel_level, our_systems
-from benchmarks.provenance import commit, provenance
-from engine.signature import cpu_model
+from benchmarks.reports.provenance import commit, provenance
+from engine.bundle.signature import cpu_model
 
 CASES = {"5 s": (1, 5.0), "15 s": (1, 15.0), "30 s": (1, 30.0), "8 x 10 s": (8, 10.0)}
 PEERS = ("transformers", "onnxruntime", "openvino", "ctranslate2", "sherpa")
@@ -95,7 +95,7 @@ def compare(
     options: argparse.Namespace, model: Any, calibration: Sequence[Any], files: dict[str, Path], folder: Path
 ) -> dict[str, Any]:
     """Time ours and every peer; the report without its signature."""
-    from export.wav2vec2 import run_torch
+    from export.acoustic.wav2vec2 import run_torch
 
     ours: dict[str, System] = {
         name: LocalSystem(run) for name, run in our_systems(model, calibration).items()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.audio import load_audio
-from export.audio_cases import read_manifest, speech_like
+from engine.audio.load import load_audio
+from export.verification.audio_cases import read_manifest, speech_like
 
 SAMPLE_RATE = 16_000
 N_CALIBRATION, CALIBRATION_S = 8, 5.0

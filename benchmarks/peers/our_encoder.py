@@ -22,9 +22,9 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
     from engine.kernels.vector.levels import has_vector_kernels
     from engine.native.encoder import NativeEncoder
     from engine.native.scopes import UnknownGraphError
-    from export.quantize import choose, measure_ranges
-    from export.verify import onnx_run
-    from export.wav2vec2 import build_wav2vec2
+    from export.acoustic.wav2vec2 import build_wav2vec2
+    from export.quantization.quantize import choose, measure_ranges
+    from export.verification.verify import onnx_run
 
     float_graph, blocks = build_wav2vec2(model)
     ranges = measure_ranges(float_graph, blocks, "input_values", calibration)

@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from benchmarks.peers.encoder_worker import level
 from benchmarks.peers.our_encoder import kernel_level
-from benchmarks.provenance import provenance
-from engine.manifest import TranslationConfig
-from engine.seq2seq import EncoderDecoder, padded_length
-from engine.tokenizer import Tokenizer
+from benchmarks.reports.provenance import provenance
+from engine.bundle.schema import TranslationConfig
+from engine.translation.search import EncoderDecoder, padded_length
+from engine.translation.tokenizer import Tokenizer
 
 Ids = list[int]
 Translate = Callable[[Sequence[Ids], Sequence[int], int], list[Ids]]
@@ -44,7 +44,7 @@ class Engine:
     def __init__(self, folder: Path, forced: int, kernels: bool) -> None:
         import msgspec
 
-        from export.marian_runners import open_kernels, open_sessions
+        from export.translation.runners import open_kernels, open_sessions
 
         config = msgspec.json.decode((folder / "translation.json").read_bytes(), type=TranslationConfig)
         if forced:  # an end token that no vocabulary has

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import complain, progress_bar, say
 from engine.errors import EngineError, OptionError, OutputError
-from engine.formats import FORMATS, render, write
+from engine.output.formats import FORMATS, render, write
 from engine.types import DecodingOptions, Transcript, Translation
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import json
 
 import msgspec
 
-from engine.bundle import Bundle, open_bundle
+from engine.bundle.folder import Bundle, open_bundle
 from engine.cli.terminal import say
 from engine.errors import EngineError
 
@@ -55,9 +55,9 @@ def describe_bundle(bundle: Bundle) -> str:
 
 def _describe_runtime(bundle: Bundle) -> list[str]:
     """The processor, and what computes each model on it and why."""
-    from engine.backend import describe_processor
-    from engine.encoders import open_encoder
-    from engine.seq2seq_runners import open_runner
+    from engine.acoustic.encoders import open_encoder
+    from engine.runtime.backend import describe_processor
+    from engine.translation.runners import open_runner
     from engine.two_pass.runners import open_decoder
     from engine.types import RuntimeOptions
 
@@ -75,7 +75,8 @@ def _describe_runtime(bundle: Bundle) -> list[str]:
 
 
 def _runtime() -> str:
-    from engine.session import available_cores, resolve_device, runtime_version
+    from engine.runtime.cores import available_cores
+    from engine.runtime.onnx_session import resolve_device, runtime_version
     from engine.types import RuntimeOptions
 
     try:

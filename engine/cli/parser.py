@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from engine import __version__
-from engine.formats import FORMATS
+from engine.output.formats import FORMATS
 
 SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import progress_bar, say
 from engine.errors import OptionError, TranslationError
-from engine.formats import write_text
+from engine.output.formats import write_text
 
 LINES_AT_ONCE = 256
 

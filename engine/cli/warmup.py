@@ -11,10 +11,10 @@ import numpy as np
 
 from engine.cli.settings import load_model
 from engine.cli.terminal import progress_bar, say
-from engine.cores import available_cores
 from engine.errors import OutputError
 from engine.kernels._disk_cache import find_cache
 from engine.kernels.precompile import compile_ahead
+from engine.runtime.cores import available_cores
 from engine.types import DecodingOptions
 
 SAMPLE_RATE = 16_000

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import LanguageModelError
-from engine.kernels.ngram import BASE, BUCKETS, KIND, MAX_ORDER, N_COLUMNS, PROB_TABLE, PROBING
-from engine.kernels.ngram_build import fill_table, hash_words
+from engine.kernels.ctc.ngram import BASE, BUCKETS, KIND, MAX_ORDER, N_COLUMNS, PROB_TABLE, PROBING
+from engine.kernels.ctc.ngram_build import fill_table, hash_words
 
 Ngram = tuple[int, ...]
 Table = dict[Ngram, tuple[float, float]]  # word ids -> log10 probability, log10 backoff
@@ -28,7 +28,7 @@ _UNSEEN = -100.0  # log10 probability of <unk> in a model that has none
 
 @dataclass(frozen=True)
 class ArpaModel:
-    """Tables in the layout of engine.kernels.ngram, n-gram counts, and the words by id, NUL after each."""
+    """Tables laid out as engine.kernels.ctc.ngram reads them, n-gram counts, words by id, NUL after each."""
 
     memory: npt.NDArray[np.uint32]
     layout: npt.NDArray[np.int64]

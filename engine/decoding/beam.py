@@ -43,10 +43,10 @@ from engine.decoding.state import (
     start_state,
 )
 from engine.errors import DecodingError
-from engine.kernels.ctc_batch import search_several
-from engine.kernels.ctc_pack import Prepared, pack_search
-from engine.kernels.ctc_search import advance, finish
-from engine.kernels.ctc_state import N_WORD_NODES
+from engine.kernels.ctc.batch import search_several
+from engine.kernels.ctc.pack import Prepared, pack_search
+from engine.kernels.ctc.search import advance, finish
+from engine.kernels.ctc.state import N_WORD_NODES
 from engine.types import Hypothesis
 
 Pathlike = str | PathLike[str]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import Bundle
+from engine.bundle.folder import Bundle
 from engine.decoding.beam import CtcBeamDecoder
 from engine.decoding.greedy import decode_greedy
 from engine.errors import ModelCapabilityError
 from engine.types import DecodingOptions, Hypothesis
 
 if TYPE_CHECKING:
-    from engine.acoustic import AcousticModel
+    from engine.acoustic.model import AcousticModel
 
 
 def load_decoder(bundle: Bundle) -> CtcBeamDecoder:

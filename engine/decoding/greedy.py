@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.labels import Labels, build_labels, check_emissions
-from engine.kernels.ctc_greedy import collapse_greedy
+from engine.kernels.ctc.greedy import collapse_greedy
 from engine.types import Hypothesis, Word
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.decoding.labels import Labels
 from engine.errors import DecodingError
-from engine.kernels.ctc_state import Hotwords
+from engine.kernels.ctc.state import Hotwords
 
 Phrases = Sequence[str] | Mapping[str, float]
 MAX_WEIGHT = 100.0  # natural log; exp of more outgrows the search's numbers

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import LanguageModelError
-from engine.kernels.ngram import (
+from engine.kernels.ctc.ngram import (
     BACKOFF_BITS,
     BACKOFF_TABLE,
     BASE,
@@ -57,7 +57,7 @@ def read_layout(data: Any) -> tuple[npt.NDArray[np.int64], tuple[int, ...], int]
     Args:
         data: the whole file, bytes or mmap.
     Returns:
-        layout int64 [order + 1, N_COLUMNS] as engine.kernels.ngram reads it; n-gram counts by
+        layout int64 [order + 1, N_COLUMNS] as engine.kernels.ctc.ngram reads it; n-gram counts by
         order; byte offset of the vocabulary's strings, 0 where they were left out.
     Raises:
         LanguageModelError: wrong version, byte order, kind or order, or a truncated file.

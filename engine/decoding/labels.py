@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from engine.arrays import plain_float32
 from engine.errors import DecodingError
-from engine.kernels import ctc_emissions
+from engine.kernels.ctc import emissions as ctc_emissions
+from engine.runtime.arrays import plain_float32
 
 FloatArray = npt.NDArray[np.float32]
 NO_TOKEN = -1

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from engine.decoding.labels import Labels
 from engine.decoding.ngram import SPECIAL_WORDS, NgramModel
 from engine.errors import LanguageModelError
-from engine.kernels import lexicon as kernels
-from engine.kernels.ctc_state import LEXICON_NODE
+from engine.kernels.ctc import lexicon as kernels
+from engine.kernels.ctc.state import LEXICON_NODE
 
 FORMAT_VERSION = 1
 _PRIVATE = 0x10000  # token ids as characters that no label can contain unnoticed
@@ -31,7 +31,7 @@ class WordTrie:
     """A trie of known words; immutable.
 
     Attributes:
-        first, label, word, lookahead: see engine.kernels.ctc_state.Lexicon.
+        first, label, word, lookahead: see engine.kernels.ctc.state.Lexicon.
         vocabulary: labels that it was built for.
         n_lm_words: vocabulary size of the language model whose word ids it holds; 0 for none.
     """

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from engine.decoding import arpa
 from engine.decoding.kenlm_layout import MAGIC, read_layout
 from engine.errors import LanguageModelError
-from engine.kernels import ngram as kernels
+from engine.kernels.ctc import ngram as kernels
 
 Words = npt.NDArray[np.uint32]
 SENTENCE_START, SENTENCE_END = "<s>", "</s>"

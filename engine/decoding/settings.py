@@ -15,7 +15,8 @@ from engine.decoding.labels import Labels
 from engine.decoding.lexicon import WordTrie
 from engine.decoding.ngram import NgramModel
 from engine.errors import DecodingError, LanguageModelError
-from engine.kernels.ctc_state import (
+from engine.kernels.ctc.lexicon import LOOKAHEAD_STEP
+from engine.kernels.ctc.state import (
     CHAR_LM,
     N_LOOKAHEAD,
     N_OOV_FACTORS,
@@ -25,7 +26,6 @@ from engine.kernels.ctc_state import (
     Scorer,
     Search,
 )
-from engine.kernels.lexicon import LOOKAHEAD_STEP
 
 _MOST = 300.0  # natural log, as for the kernels' scores of whole words
 LN_10 = math.log(10.0)

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.decoding.labels import Labels, refuse_emissions
-from engine.kernels.ctc_emissions import FINE
-from engine.kernels.ctc_search import begin
-from engine.kernels.ctc_state import (
+from engine.kernels.ctc.emissions import FINE
+from engine.kernels.ctc.ngram import CONTEXT
+from engine.kernels.ctc.search import begin
+from engine.kernels.ctc.state import (
     BEAM,
     N_COUNTS,
     N_TOKEN_NODES,
@@ -20,8 +21,7 @@ from engine.kernels.ctc_state import (
     TOKEN_NODE,
     WORD_NODE,
 )
-from engine.kernels.ctc_trace import compact, find_stable, trace_words
-from engine.kernels.ngram import CONTEXT
+from engine.kernels.ctc.trace import compact, find_stable, trace_words
 from engine.types import Hypothesis, Word
 
 
@@ -102,7 +102,7 @@ class DecoderState:
 
 
 def start_state(key: Any, pack: Any, decoder: str) -> DecoderState:
-    """The state of a decoder before the first frame; see engine.kernels.ctc_pack for `pack`."""
+    """The state of a decoder before the first frame; see engine.kernels.ctc.pack for `pack`."""
     beam_width = int(pack["beam_width"][0])
     beams, contexts = np.zeros(beam_width, BEAM), np.zeros(beam_width, CONTEXT)
     begin(pack, beams, contexts)
@@ -117,7 +117,7 @@ def _extend(nodes: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
 
 
 def read_several(heads: Any, numbers: Any, values: Any, labels: Labels) -> list[list[Hypothesis]]:
-    """The readings of each utterance from the result of engine.kernels.ctc_batch.search_several.
+    """The readings of each utterance from the result of engine.kernels.ctc.batch.search_several.
 
     Raises:
         DecodingError: the emissions of one were not log probabilities.
@@ -136,7 +136,7 @@ def read_hypotheses(found: Any, settled: tuple[Word, ...], labels: Labels) -> li
     """Turn what the search found into text with times and scores.
 
     Args:
-        found: the result of engine.kernels.ctc_search.finish.
+        found: the result of engine.kernels.ctc.search.finish.
         settled: words before those found.
     """
     n, numbers, values = found

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.attention import pack_keys
-from engine.kernels.attention_int8 import CODE_OFFSET, LOG2_E, STEP, WORK_FLOATS, Int8Rows
-from engine.kernels.conv_pairs import PLANES
-from engine.kernels.conv_rows import MAX_WIDTH, Conv, ConvBuffers, FirstConv
-from engine.kernels.dense import INT8, to_bf16
-from engine.kernels.encoder_layer import BLOCK_ROWS, LayerWeights, Scratch, Utterance
+from engine.kernels.encoder.attention import pack_keys
+from engine.kernels.encoder.attention_int8 import CODE_OFFSET, LOG2_E, STEP, WORK_FLOATS, Int8Rows
+from engine.kernels.encoder.conv_pairs import PLANES
+from engine.kernels.encoder.conv_rows import MAX_WIDTH, Conv, ConvBuffers, FirstConv
+from engine.kernels.encoder.layer import BLOCK_ROWS, LayerWeights, Scratch, Utterance
+from engine.kernels.encoder.waveform import CHUNK_FRAMES
+from engine.kernels.layers.dense import INT8, to_bf16
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
-from engine.kernels.waveform_encoder import CHUNK_FRAMES
 from engine.native.layers import Layer, Sinks
 from engine.native.packing import aligned_bytes
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.arrays import plain_float32
-from engine.kernels.encoder_layer import BLOCK_ROWS, Scratch, Utterance, finish_rows, project_rows
+from engine.kernels.encoder.layer import BLOCK_ROWS, Scratch, Utterance, finish_rows, project_rows
 from engine.native.buffers import make_scratch, make_utterance, place_sinks
 from engine.native.heads import Head, read_head
 from engine.native.layers import Layer, read_layers
-from engine.native.onnx_file import OnnxGraph, read_graph
 from engine.native.scopes import Scopes, UnknownGraphError
 from engine.native.stems import MelStem, WaveformStem, read_stem
 from engine.native.workers import Workers
-from engine.session import CancelToken
+from engine.runtime.arrays import plain_float32
+from engine.runtime.cancel import CancelToken
+from engine.runtime.onnx_file import OnnxGraph, read_graph
 
 MIN_UNREAD = 64  # a constant of so many elements that nothing read: the graph has parts unknown here
 STATES = "states"  # the output, of graphs that have it, for a second pass

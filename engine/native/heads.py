@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.dense import Dense, to_bf16
-from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, Scratch, dense_rows, normalize_rows
-from engine.kernels.lstm import run_direction
+from engine.kernels.encoder.layer import BLOCK_ROWS, Norm, Scratch, dense_rows, normalize_rows
+from engine.kernels.encoder.lstm import run_direction
+from engine.kernels.layers.dense import Dense, to_bf16
 from engine.kernels.vector.gemm import TILE_ROWS, VECTOR_COLUMNS
 from engine.native.buffers import rows_of
 from engine.native.packing import aligned, pack_bf16, pack_int8

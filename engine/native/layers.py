@@ -8,14 +8,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.conv_pairs import PAIR_STRIDE, PAIR_WIDTH
-from engine.kernels.conv_rows import MAX_WIDTH, PAIRED, Conv, FirstConv
-from engine.kernels.dense import INT8, Dense
-from engine.kernels.encoder_layer import LayerWeights, Norm
+from engine.kernels.encoder.conv_pairs import PAIR_STRIDE, PAIR_WIDTH
+from engine.kernels.encoder.conv_rows import MAX_WIDTH, PAIRED, Conv, FirstConv
+from engine.kernels.encoder.layer import LayerWeights, Norm
+from engine.kernels.layers.dense import INT8, Dense
 from engine.kernels.vector.gemm import TILE_COLUMNS
 from engine.native.packing import aligned, no_layer, pack_bf16, pack_int8
 from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
-from engine.quantization import quantize_columns
+from engine.quantization.pair_safe import quantize_columns
 
 F32Array = NDArray[np.float32]
 LANES = 16
@@ -231,7 +231,7 @@ def pack_conv(
 
 
 def pair_conv(conv: Conv, product: Product) -> Conv:
-    """The same convolution by engine.kernels.conv_pairs, where that computes it; else as it was."""
+    """The same convolution by engine.kernels.encoder.conv_pairs, where that computes it; else as it was."""
     if conv.kind != INT8 or (conv.width, conv.stride) != (PAIR_WIDTH, PAIR_STRIDE):
         return conv
     first, odd, last = product.weight.matrix.reshape(conv.width, conv.n_channels, -1)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.schema import TranslationConfig
 from engine.errors import TranslationError
-from engine.kernels.dense import Dense
-from engine.kernels.marian import decode_layers, encode_layers
-from engine.kernels.seq2seq_layer import dense, inherit
-from engine.kernels.seq2seq_rows import log_softmax_rows
+from engine.kernels.layers.dense import Dense
+from engine.kernels.seq2seq.layer import dense, inherit
+from engine.kernels.seq2seq.marian import decode_layers, encode_layers
+from engine.kernels.seq2seq.rows import log_softmax_rows
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
-from engine.manifest import TranslationConfig
-from engine.native.onnx_file import read_graph
 from engine.native.packing import pack_together
 from engine.native.scopes import Scopes, UnknownGraphError, expect_shape
 from engine.native.seq2seq_parts import (
@@ -28,6 +27,7 @@ from engine.native.seq2seq_parts import (
     pack_layer,
     pack_product,
 )
+from engine.runtime.onnx_file import read_graph
 
 ROOT = ""  # the translator's graphs have no scopes: their layers come in order
 ENCODER_PRODUCTS, DECODER_PRODUCTS = 4, 6  # of a layer

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.channel_fft import LENGTH, N_BINS
-from engine.kernels.dense import to_bf16
-from engine.kernels.positional_fft import (
+from engine.kernels.encoder.channel_fft import LENGTH, N_BINS
+from engine.kernels.encoder.positional_fft import (
     FEWEST_TAPS,
     HOP,
     MOST_PAIRS,
@@ -18,8 +17,9 @@ from engine.kernels.positional_fft import (
     convolve_spectrum,
     pack_bins,
 )
+from engine.kernels.encoder.waveform import NARROW_COLUMNS, PositionalConv, convolve_positions
+from engine.kernels.layers.dense import to_bf16
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
-from engine.kernels.waveform_encoder import NARROW_COLUMNS, PositionalConv, convolve_positions
 from engine.native.packing import aligned, aligned_bytes
 from engine.native.scopes import Scopes, UnknownGraphError
 from engine.native.workers import Workers

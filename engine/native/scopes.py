@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.dense import Dense
-from engine.kernels.encoder_layer import Norm
-from engine.native.onnx_file import Node, OnnxGraph
+from engine.kernels.encoder.layer import Norm
+from engine.kernels.layers.dense import Dense
 from engine.native.packing import pack_bf16, pack_int8
+from engine.runtime.onnx_file import Node, OnnxGraph
 
 PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMul")
 WEIGHT_INPUT = 1

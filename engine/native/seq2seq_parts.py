@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.dense import Dense
-from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.seq2seq_layer import Work, embed_rows
-from engine.kernels.seq2seq_plan import CrossAttention, Layer, OwnedNorm
-from engine.kernels.seq2seq_rows import LANES
+from engine.kernels.encoder.layer import BLOCK_ROWS, Norm
+from engine.kernels.layers.dense import Dense
+from engine.kernels.seq2seq.layer import Work, embed_rows
+from engine.kernels.seq2seq.plan import CrossAttention, Layer, OwnedNorm
+from engine.kernels.seq2seq.rows import LANES
 from engine.kernels.vector.gemm import TILE_ROWS
 from engine.native.scopes import Product
 
@@ -71,7 +71,7 @@ def count_scores(n_heads: int, n_positions: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """What layers are to the kernels (engine.kernels.seq2seq_plan), and the layers, which own the memory."""
+    """What layers are to the kernels (engine.kernels.seq2seq.plan), and the layers, which own the memory."""
 
     numbers: I64Array
     layers: tuple[Any, ...]

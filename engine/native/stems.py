@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import AudioLimitError, AudioShapeError, AudioTooShortError
-from engine.kernels.conv_rows import Conv, FirstConv, convolve_last, convolve_rows
-from engine.kernels.dense import INT8, Dense, prepare_rows
-from engine.kernels.encoder_layer import BLOCK_ROWS, Norm, Scratch
+from engine.kernels.encoder.conv_rows import Conv, FirstConv, convolve_last, convolve_rows
+from engine.kernels.encoder.layer import BLOCK_ROWS, Norm, Scratch
+from engine.kernels.encoder.waveform import CHUNK_FRAMES, add_positions, convolve_frames, project_frames
+from engine.kernels.layers.dense import INT8, Dense, prepare_rows
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
-from engine.kernels.waveform_encoder import CHUNK_FRAMES, add_positions, convolve_frames, project_frames
 from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.layers import NO_NORM, pack_conv, pack_first, read_convs
 from engine.native.positions import Positions, convolve, read_positional_conv

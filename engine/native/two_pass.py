@@ -7,15 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.dense import Dense
-from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.seq2seq_layer import inherit
-from engine.kernels.seq2seq_plan import OwnedNorm
-from engine.kernels.seq2seq_rows import ABSENT, LANES
-from engine.kernels.two_pass import Utterance, Weights, predict, remember
+from engine.bundle.schema import SecondPassConfig
+from engine.kernels.encoder.layer import BLOCK_ROWS, Norm
+from engine.kernels.layers.dense import Dense
+from engine.kernels.seq2seq.layer import inherit
+from engine.kernels.seq2seq.plan import OwnedNorm
+from engine.kernels.seq2seq.rows import ABSENT, LANES
+from engine.kernels.seq2seq.two_pass import Utterance, Weights, predict, remember
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
-from engine.manifest import SecondPassConfig
-from engine.native.onnx_file import read_graph
 from engine.native.packing import pack_together
 from engine.native.scopes import Scopes, UnknownGraphError, expect_shape
 from engine.native.seq2seq_parts import (
@@ -28,6 +27,7 @@ from engine.native.seq2seq_parts import (
     pack_product,
     rows_with_slack,
 )
+from engine.runtime.onnx_file import read_graph
 
 MIN_UNREAD = 64  # a constant of so many elements that nothing read: the graph has parts unknown here
 F32Array = NDArray[np.float32]
@@ -100,7 +100,7 @@ class TwoPassKernels:
 
 
 def make_bias(n_frames: int) -> F32Array:
-    """What is added to scores (engine.kernels.cross_attention): nothing where there is a frame."""
+    """What is added to scores (engine.kernels.seq2seq.cross_attention): nothing where there is a frame."""
     n_positions = -(-n_frames // TILE_COLUMNS) * TILE_COLUMNS
     bias, half = np.full(n_positions, ABSENT, np.float32), n_positions // 2
     bias[: -(-n_frames // 2)] = 0.0  # even frames

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 
 Job = Callable[[int, int, int], None]  # worker, start, end
 

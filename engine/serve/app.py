@@ -15,14 +15,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from engine import __version__
-from engine.audio import SAMPLE_RATE, AudioLimits, load_audio
+from engine.audio.load import SAMPLE_RATE, AudioLimits, load_audio
 from engine.errors import EngineError
+from engine.runtime.cancel import CancelToken
 from engine.serve import responses
 from engine.serve.health import HealthCheck
 from engine.serve.requests import GRANULARITIES, RESPONSE_FORMATS, AudioRequest, read_request
 from engine.serve.settings import Recogniser, ServeSettings, model_name_of, threads_of
 from engine.serve.work import WorkQueue
-from engine.session import CancelToken
 from engine.types import Transcript, Translation
 
 _log = logging.getLogger("engine")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.audio import SAMPLE_RATE
+from engine.audio.load import SAMPLE_RATE
 from engine.serve.settings import Recogniser, ServeSettings
 from engine.serve.work import WorkQueue
 from engine.types import DecodingOptions

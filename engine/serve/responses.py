@@ -18,7 +18,7 @@ from engine.errors import (
     OptionError,
     TranslationError,
 )
-from engine.formats import render
+from engine.output.formats import render
 from engine.serve.requests import AudioRequest, UploadTimeoutError
 from engine.serve.work import BusyError
 from engine.types import Segment, Transcript, Translation

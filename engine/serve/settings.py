@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript, Translation
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from engine.errors import CancelledError, EngineError
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 
 DISCONNECT_POLL_S: Final = 0.1
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.ctc_align import align_labels
+from engine.kernels.ctc.align import align_labels
 
 Word = Sequence[Sequence[int]]  # labels of each spoken word in it
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.schema import SecondPassConfig
 from engine.errors import DecodingError
-from engine.manifest import SecondPassConfig
 
 Ids = NDArray[np.int64]
 F32Array = NDArray[np.float32]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engine.bundle import Bundle
+from engine.bundle.folder import Bundle
+from engine.bundle.schema import SecondPassConfig
 from engine.errors import BundleSchemaError
-from engine.manifest import SecondPassConfig
-from engine.native.onnx_file import OnnxFormatError, OnnxGraph, read_graph
+from engine.runtime.onnx_file import OnnxFormatError, OnnxGraph, read_graph
 
 Shapes = dict[str, tuple[int | None, ...]]  # None is any size
 

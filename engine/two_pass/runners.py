@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.backend import KERNELS, Choice, choose_backend
-from engine.bundle import Bundle
-from engine.manifest import SecondPassConfig
-from engine.session import CancelToken, Session, as_float32, open_session
+from engine.bundle.folder import Bundle
+from engine.bundle.schema import SecondPassConfig
+from engine.runtime.backend import KERNELS, Choice, choose_backend
+from engine.runtime.cancel import CancelToken
+from engine.runtime.onnx_session import Session, as_float32, open_session
 from engine.two_pass.bounds import Bounds
 from engine.two_pass.graph_shapes import check_graphs, raise_problems
 from engine.two_pass.tokens import config_problems, read_tokens
@@ -202,8 +203,8 @@ def open_decoder(bundle: Bundle, config: SecondPassConfig, options: RuntimeOptio
 
 def _open_kernels(bundle: Bundle, config: SecondPassConfig, choice: Choice) -> KernelRunner | Choice:
     """The decoder by our own kernels, or the choice of onnxruntime where they do not know a graph."""
-    from engine.native.onnx_file import OnnxFormatError
     from engine.native.scopes import UnknownGraphError
+    from engine.runtime.onnx_file import OnnxFormatError
 
     tables = {bundle.file("asr_embeddings").name: bundle.read("asr_embeddings")}
     graphs = bundle.read("asr_memory"), bundle.read("asr_decoder")

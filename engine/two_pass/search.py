@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.schema import SecondPassConfig
 from engine.errors import OptionError
-from engine.kernels.ctc_pack import Prepared
-from engine.kernels.ctc_prefix import soften_emissions
-from engine.kernels.joint_state import END, HYPOTHESIS, N_COUNTS, N_ENDS, SETTINGS, Joint, Spelling
-from engine.kernels.joint_step import begin_joint, step_joint
-from engine.kernels.ngram import CONTEXT
-from engine.manifest import SecondPassConfig
-from engine.session import CancelToken
+from engine.kernels.ctc.ngram import CONTEXT
+from engine.kernels.ctc.pack import Prepared
+from engine.kernels.ctc.prefix import soften_emissions
+from engine.kernels.joint.state import END, HYPOTHESIS, N_COUNTS, N_ENDS, SETTINGS, Joint, Spelling
+from engine.kernels.joint.step import begin_joint, step_joint
+from engine.runtime.cancel import CancelToken
 from engine.two_pass.runners import DecoderRunner
 
 MAX_MARKS = 3  # tokens without letters in a row: `."` and a dash
@@ -176,7 +176,7 @@ def _make_joint(
     room: int,
     end_id: int,
 ) -> Joint:
-    """The arrays of a search with `room` tokens; see engine.kernels.joint_state.Joint."""
+    """The arrays of a search with `room` tokens; see engine.kernels.joint.state.Joint."""
     width = settings.beam_size
     chosen = np.zeros(1, SETTINGS)
     chosen[0] = (

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.acoustic import AcousticModel
-from engine.bundle import Bundle
+from engine.acoustic.model import AcousticModel
+from engine.bundle.folder import Bundle
+from engine.bundle.schema import SecondPassConfig
 from engine.decoding.beam import CtcBeamDecoder
 from engine.decoding.labels import check_emissions
 from engine.errors import ModelCapabilityError
-from engine.kernels.ctc_pack import Prepared
-from engine.kernels.joint_state import Spelling
-from engine.manifest import SecondPassConfig
-from engine.session import CancelToken
+from engine.kernels.ctc.pack import Prepared
+from engine.kernels.joint.state import Spelling
+from engine.runtime.cancel import CancelToken
 from engine.two_pass.alignment import align_words
 from engine.two_pass.confidence import read_calibration
 from engine.two_pass.runners import open_decoder

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.decoding.labels import Labels
-from engine.kernels.joint_state import BOUNDARY, Spelling
+from engine.kernels.joint.state import BOUNDARY, Spelling
 from engine.text import normalize_text
 
 UNSPOKEN = "'’‘`´\"„“”»«()[]{}"  # marks that open or close, which nobody can hear
@@ -41,7 +41,7 @@ class TokenSpelling:
         """What the kernels read.
 
         Args:
-            follow: int32 [n_nodes, vocab_size] of engine.kernels.ctc_state.Hotwords; None for no hotwords.
+            follow: int32 [n_nodes, vocab_size] of engine.kernels.ctc.state.Hotwords; None for no hotwords.
         """
         if follow is None or not 1 < len(follow) <= _MAX_NODES:
             return self._plain

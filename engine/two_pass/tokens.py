@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.bundle import Bundle
+from engine.bundle.folder import Bundle
+from engine.bundle.schema import SecondPassConfig
 from engine.errors import BundleSchemaError
-from engine.manifest import SecondPassConfig
 
 
 def read_tokens(bundle: Bundle) -> tuple[str, ...]:

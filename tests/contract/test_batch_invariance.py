@@ -15,11 +15,11 @@ pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
 import engine
-from engine.acoustic import AcousticModel
+from engine.acoustic.model import AcousticModel
 from engine.types import DecodingOptions
-from export.acoustic import ExportOptions
-from export.audio_cases import mix_noise, speech_like
-from export.wav2vec2 import export_wav2vec2
+from export.acoustic.export import ExportOptions
+from export.acoustic.wav2vec2 import export_wav2vec2
+from export.verification.audio_cases import mix_noise, speech_like
 from tests.parity.test_export_wav2vec2 import save_checkpoint
 
 KINDS = {"group norm": "wav2vec2-base", "layer norm": "wav2vec2-large-lv60, XLSR-53, XLS-R"}

@@ -25,11 +25,11 @@ ALLOWED = {
     "benchmarks/gpu": None,
 }
 OWNERS = {
-    "onnxruntime": {"engine/session.py"},
-    "soundfile": {"engine/audio.py"},
-    "soxr": {"engine/audio.py"},
-    "av": {"engine/audio.py", "engine/audio_container.py"},
-    "sentencepiece": {"engine/tokenizer.py"},
+    "onnxruntime": {"engine/runtime/onnx_session.py"},
+    "soundfile": {"engine/audio/load.py"},
+    "soxr": {"engine/audio/load.py"},
+    "av": {"engine/audio/load.py", "engine/audio/containers.py"},
+    "sentencepiece": {"engine/translation/tokenizer.py"},
     "num2words": {"engine/text.py"},
     "text_to_num": {"engine/output/numbers.py"},
     "tqdm": {"engine/cli/terminal.py"},

@@ -32,10 +32,12 @@ import numpy as np
 from engine.kernels.vector import levels
 
 levels.host_features = lambda: dict.fromkeys(sys.argv[1].split(), True)
-from engine.kernels import attention, log_mel, rows
-from engine.kernels.attention_int8 import attend_int8, quantize_values
-from engine.kernels.cross_attention import Remembered, attend_remembered
-from engine.kernels.dense import multiply_rows, prepare_rows
+from engine.kernels.encoder import attention
+from engine.kernels.features import log_mel
+from engine.kernels.layers import rows
+from engine.kernels.encoder.attention_int8 import attend_int8, quantize_values
+from engine.kernels.seq2seq.cross_attention import Remembered, attend_remembered
+from engine.kernels.layers.dense import multiply_rows, prepare_rows
 from engine.native.buffers import make_codes
 from engine.native.packing import pack_bf16, pack_int8
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.corpora import read_audio_folder, read_covost, read_data
+from benchmarks.data.corpora import read_audio_folder, read_covost, read_data
+from benchmarks.data.manifest import read_manifest
 from benchmarks.errors import ManifestError
-from benchmarks.manifest import read_manifest
 
 
 def write(folder: Path, name: str, *lines: str) -> Path:

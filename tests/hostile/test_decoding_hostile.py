@@ -11,7 +11,7 @@ import pytest
 from engine.decoding import CtcBeamDecoder, decode_greedy
 from engine.decoding.ngram import NgramModel
 from engine.errors import DecodingError, LanguageModelError
-from engine.kernels.ctc_batch import search_several
+from engine.kernels.ctc.batch import search_several
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 LABELS = ("<pad>", "<s>", "|", "a", "b", "ü")

@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from export.acoustic import ExportOptions
+from export.acoustic.export import ExportOptions
+from export.acoustic.log_mel import load_log_mel
+from export.acoustic.wav2vec2 import ARCHITECTURES, check_supported, export_wav2vec2
 from export.bundle import Parts, assemble_bundle
 from export.checkpoint import read_checkpoint, read_vocabulary
 from export.cli import main
 from export.errors import ExportError
-from export.log_mel import load_log_mel
-from export.wav2vec2 import ARCHITECTURES, check_supported, export_wav2vec2
 
 CONFIG: dict[str, Any] = {"architectures": ["Wav2Vec2ForCTC"], "vocab_size": 3, "pad_token_id": 0}
 

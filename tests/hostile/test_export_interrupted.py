@@ -18,13 +18,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 
-from engine import bundle as engine_bundle  # noqa: E402
-from engine.bundle import open_bundle  # noqa: E402
-from export.acoustic import ExportOptions  # noqa: E402
+from engine.bundle import folder as engine_bundle  # noqa: E402
+from engine.bundle.folder import open_bundle  # noqa: E402
+from export.acoustic.export import ExportOptions  # noqa: E402
+from export.acoustic.wav2vec2 import build_wav2vec2, export_wav2vec2, load_wav2vec2  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.errors import ExportError  # noqa: E402
-from export.verify import onnx_run  # noqa: E402
-from export.wav2vec2 import build_wav2vec2, export_wav2vec2, load_wav2vec2  # noqa: E402
+from export.verification.verify import onnx_run  # noqa: E402
 from tests.parity.test_export_wav2vec2 import make_model, save_checkpoint  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +145,7 @@ def test_interrupt_from_the_keyboard_ends_an_export_at_once(
 def test_interrupt_while_blocks_are_measured_leaves_nothing(
     checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from export import acoustic
+    from export.acoustic import export as acoustic
 
     measure = acoustic.measure_sensitivity
 
@@ -194,7 +194,7 @@ def test_an_occupied_folder_is_refused_before_the_work(
     out.mkdir()
     (out / "manifest.json").write_text("a corpus'")
     (out / "clip.wav").write_bytes(b"precious")
-    monkeypatch.setattr("export.acoustic.build_cases", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("export.acoustic.export.build_cases", lambda *_: pytest.fail("the work began"))
     assert main(["wav2vec2", str(checkpoint), str(out), "--precision", "fp32"]) == 1
     assert "is not a bundle ('clip.wav')" in capsys.readouterr().err
     assert (out / "clip.wav").read_bytes() == b"precious"

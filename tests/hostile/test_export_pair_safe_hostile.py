@@ -17,13 +17,14 @@ pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from engine import bundle as engine_bundle  # noqa: E402
-from engine.bundle import open_bundle, write_bundle  # noqa: E402
+from engine.bundle import folder as engine_bundle  # noqa: E402
+from engine.bundle.folder import open_bundle, write_bundle  # noqa: E402
 from engine.errors import BundleError, BundleIntegrityError, BundleNotFoundError  # noqa: E402
-from export import pair_safe, pair_safe_check  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.errors import ExportError  # noqa: E402
-from export.pair_safe import make_pair_safe, round_bundle  # noqa: E402
+from export.pair_safe import check as pair_safe_check  # noqa: E402
+from export.pair_safe import command as pair_safe  # noqa: E402
+from export.pair_safe.command import make_pair_safe, round_bundle  # noqa: E402
 from tests.reference.plain_bundle import write_plain_bundle  # noqa: E402
 
 

@@ -17,8 +17,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import audio
-from engine.audio import AudioLimits, load_audio
+from engine.audio import load as audio
+from engine.audio.load import AudioLimits, load_audio
 from engine.errors import (
     AudioDecodeError,
     AudioError,

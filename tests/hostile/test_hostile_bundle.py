@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.bundle import open_bundle, write_bundle
+from engine.bundle.folder import open_bundle, write_bundle
 from engine.errors import (
     BundleError,
     BundleIntegrityError,
@@ -219,7 +219,7 @@ def test_a_failed_write_leaves_the_old_bundle(folder: Path, tmp_path: Path, monk
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.bundle.shutil.copyfile", full_disk)
+    monkeypatch.setattr("engine.bundle.folder.shutil.copyfile", full_disk)
     with pytest.raises(OSError, match="space"):
         write_bundle(folder, name="x", licence="CC0", files={"acoustic": tmp_path / "model.bin"}, card="")
     assert open_bundle(folder).name == "test"

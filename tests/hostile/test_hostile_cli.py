@@ -76,7 +76,7 @@ def test_every_bad_file_is_one_line_that_names_it_and_leaves_no_output(tmp_path,
 
 
 def test_cuda_where_there_is_none(capsys, monkeypatch) -> None:
-    monkeypatch.setattr("engine.session.cuda_present", lambda: False)
+    monkeypatch.setattr("engine.runtime.onnx_session.cuda_present", lambda: False)
     assert main(["transcribe", CLIP, "--device", "cuda"]) == 1
     assert "--device cpu" in errors_of(capsys)[0]
 

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.kernels.vector.levels import has_vector_kernels
-from engine.native.onnx_file import OnnxFormatError, OnnxGraph, read_graph
+from engine.runtime.onnx_file import OnnxFormatError, OnnxGraph, read_graph
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -285,7 +285,7 @@ def assert_conv(conv: Any, n_channels: int) -> None:
 
 
 def assert_waveform_stem(stem: Any, d: int) -> None:
-    from engine.kernels.positional_fft import PositionalSpectrum
+    from engine.kernels.encoder.positional_fft import PositionalSpectrum
 
     first = stem.first
     assert 0 < first.stride <= first.width <= 64 and first.n_out % 32 == 0

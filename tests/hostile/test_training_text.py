@@ -11,8 +11,8 @@ import zstandard
 
 from engine.errors import OptionError
 from training.cli import EXIT_FAILED, main
-from training.language_model import add_arguments, check_options
-from training.text_files import TextFileError, read_text
+from training.common.text_files import TextFileError, read_text
+from training.lm.language_model import add_arguments, check_options
 
 SENTENCES = "das ist ein haus\nwir gehen heute\n"
 
@@ -103,7 +103,7 @@ def test_interrupted_is_said_with_its_exit_code(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.language_model.choose_vocabulary", interrupt)
+    monkeypatch.setattr("training.lm.language_model.choose_vocabulary", interrupt)
     with caplog.at_level(logging.ERROR, "training"):
         assert main(["language-model", str(text), "--out", str(tmp_path / "lm")]) == 130
     assert "interrupted" in caplog.text

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from engine.bundle import open_bundle
-from engine.sentences import MAX_WORD_CHARS
-from engine.translation import Translator, longest_run
+from engine.bundle.folder import open_bundle
+from engine.translation.sentences import MAX_WORD_CHARS
+from engine.translation.translator import Translator, longest_run
 from engine.types import RuntimeOptions
 from tests.reference.tiny_marian import bundle_folder
 

@@ -14,7 +14,7 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.attention_int8 import (
+from engine.kernels.encoder.attention_int8 import (
     SEGMENT,
     WORK_FLOATS,
     Int8Rows,

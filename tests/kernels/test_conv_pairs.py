@@ -12,14 +12,14 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.conv_pairs import plane_rows
-from engine.kernels.conv_rows import PAIRED, Conv, convolve_pair_block, prepare_block
-from engine.kernels.dense import INT8, quantize_row
-from engine.kernels.encoder_layer import BLOCK_ROWS
+from engine.kernels.encoder.conv_pairs import plane_rows
+from engine.kernels.encoder.conv_rows import PAIRED, Conv, convolve_pair_block, prepare_block
+from engine.kernels.encoder.layer import BLOCK_ROWS
+from engine.kernels.layers.dense import INT8, quantize_row
 from engine.native.buffers import make_conv_buffers
 from engine.native.layers import pack_conv, pair_conv
 from engine.native.scopes import Product, Weight
-from engine.quantization import quantize_columns
+from engine.quantization.pair_safe import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 pytestmark = pytest.mark.levels

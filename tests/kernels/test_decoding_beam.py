@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from engine.decoding import CtcBeamDecoder, beam, decode_greedy
 from engine.errors import DecodingError
-from engine.kernels.ctc_extend import hash_context, mix_hash
-from engine.kernels.ctc_prune import keep_best
-from engine.kernels.ngram import CONTEXT
+from engine.kernels.ctc.extend import hash_context, mix_hash
+from engine.kernels.ctc.ngram import CONTEXT
+from engine.kernels.ctc.prune import keep_best
 from engine.kernels.vector.lanes import LANES
 from tests.reference.ctc_beam_reference import ArpaReference, BeamReference
 

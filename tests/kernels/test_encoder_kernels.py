@@ -13,10 +13,10 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.dense import Dense, multiply_rows, quantize_row, round_row, to_bf16
-from engine.kernels.rows import add_row, copy_row, gelu_row, normalize_row, scale_row, softmax_row
+from engine.kernels.layers.dense import Dense, multiply_rows, quantize_row, round_row, to_bf16
+from engine.kernels.layers.rows import add_row, copy_row, gelu_row, normalize_row, scale_row, softmax_row
 from engine.native.packing import pack_bf16, pack_int8
-from engine.quantization import quantize_columns
+from engine.quantization.pair_safe import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 pytestmark = pytest.mark.levels

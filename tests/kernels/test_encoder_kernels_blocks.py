@@ -12,20 +12,20 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.attention import attend, pack_keys, pack_queries, pack_values
-from engine.kernels.conv_rows import Conv, FirstConv, convolve_block
-from engine.kernels.dense import BF16, INT8, prepare_rows, to_bf16
-from engine.kernels.encoder_layer import Norm
-from engine.kernels.lstm import run_direction
-from engine.kernels.waveform_encoder import PositionalConv, convolve_frames, convolve_positions
+from engine.kernels.encoder.attention import attend, pack_keys, pack_queries, pack_values
+from engine.kernels.encoder.conv_rows import Conv, FirstConv, convolve_block
+from engine.kernels.encoder.layer import Norm
+from engine.kernels.encoder.lstm import run_direction
+from engine.kernels.encoder.waveform import PositionalConv, convolve_frames, convolve_positions
+from engine.kernels.layers.dense import BF16, INT8, prepare_rows, to_bf16
 from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.heads import _pack_recurrent
 from engine.native.layers import NO_NORM, pack_conv, pack_first, pair_conv
-from engine.native.onnx_file import Node, OnnxGraph
 from engine.native.positions import read_positional_conv
 from engine.native.scopes import Product, Scopes, UnknownGraphError, Weight
 from engine.native.stems import fold_group_norm
-from engine.quantization import quantize_columns
+from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.onnx_file import Node, OnnxGraph
 from tests.reference import encoder_kernels_reference as reference
 
 pytestmark = pytest.mark.levels

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.bundle import FeatureConfig
-from engine.fbank import compute_kaldi_filters, compute_window
-from engine.features import compute_features, compute_mel_filters
-from engine.kernels.fbank import mirror_index
-from engine.kernels.log_mel import reflect_index, scale_log10
-from engine.kernels.normalize import normalize_into
-from engine.kernels.real_fft import BLOCK, HALF, LANES, N_BINS, compute_power_block
-from engine.kernels.real_fft512 import compute_power_block_512
+from engine.acoustic.fbank import compute_kaldi_filters, compute_window
+from engine.acoustic.features import compute_features, compute_mel_filters
+from engine.bundle.folder import FeatureConfig
+from engine.kernels.features.fbank import mirror_index
+from engine.kernels.features.log_mel import reflect_index, scale_log10
+from engine.kernels.features.normalize import normalize_into
+from engine.kernels.features.real_fft import BLOCK, HALF, LANES, N_BINS, compute_power_block
+from engine.kernels.features.real_fft512 import compute_power_block_512
 from tests.reference import fbank_reference
 from tests.reference import log_mel_reference as reference
 

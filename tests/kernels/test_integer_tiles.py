@@ -13,7 +13,7 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.dense import Dense, multiply_rows, pack_weight
+from engine.kernels.layers.dense import Dense, multiply_rows, pack_weight
 from engine.kernels.vector.attention_tiles import mix_tile, score_tile
 from engine.kernels.vector.gemm import (
     TILE_COLUMNS,
@@ -22,7 +22,7 @@ from engine.kernels.vector.gemm import (
     int8_tile_twice,
 )
 from engine.native.packing import aligned, pack_int8
-from engine.quantization import is_pair_safe
+from engine.quantization.pair_safe import is_pair_safe
 from tests.reference.level_kernel import level_kernel
 
 pytestmark = pytest.mark.levels

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from engine.decoding import CtcBeamDecoder
 from engine.errors import CancelledError, OptionError
-from engine.kernels.ctc_align import align_labels
-from engine.kernels.ctc_prefix import FLOOR, score_prefix, soften_emissions
-from engine.session import CancelToken
+from engine.kernels.ctc.align import align_labels
+from engine.kernels.ctc.prefix import FLOOR, score_prefix, soften_emissions
+from engine.runtime.cancel import CancelToken
 from engine.two_pass.search import Found, JointSearch, JointSettings
 from engine.two_pass.spelling import TokenSpelling
 from tests.reference import joint_search_reference as reference

@@ -8,8 +8,8 @@ import pytest
 from engine.decoding.labels import build_labels
 from engine.decoding.state import read_hypotheses
 from engine.kernels._jit import kernel
-from engine.kernels.ctc_prune import list_at_least
-from engine.kernels.ctc_stay import lowest_bits, select_tokens
+from engine.kernels.ctc.prune import list_at_least
+from engine.kernels.ctc.stay import lowest_bits, select_tokens
 from engine.kernels.vector import lanes
 from engine.types import Hypothesis, Word
 

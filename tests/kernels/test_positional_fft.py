@@ -12,9 +12,9 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.channel_fft import LENGTH, N_BINS, transform, transform_back
-from engine.kernels.positional_fft import HOP, PositionalSpectrum, convolve_spectrum
-from engine.kernels.waveform_encoder import PositionalConv
+from engine.kernels.encoder.channel_fft import LENGTH, N_BINS, transform, transform_back
+from engine.kernels.encoder.positional_fft import HOP, PositionalSpectrum, convolve_spectrum
+from engine.kernels.encoder.waveform import PositionalConv
 from engine.native.packing import aligned_bytes
 from engine.native.positions import convolve, make_spectrum_buffers, pack_positions
 from engine.native.workers import Workers

@@ -10,18 +10,18 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.cross_attention import Remembered, attend_remembered, pack_block
-from engine.kernels.encoder_layer import BLOCK_ROWS, Norm
-from engine.kernels.seq2seq_layer import inherit
-from engine.kernels.seq2seq_plan import CrossAttention, Layer, OwnedNorm, cross_at, dense_at, layer_at
-from engine.kernels.seq2seq_rows import ABSENT, attend_places, exponentiate, log_softmax_rows
-from engine.kernels.two_pass import remember
+from engine.kernels.encoder.layer import BLOCK_ROWS, Norm
+from engine.kernels.seq2seq.cross_attention import Remembered, attend_remembered, pack_block
+from engine.kernels.seq2seq.layer import inherit
+from engine.kernels.seq2seq.plan import CrossAttention, Layer, OwnedNorm, cross_at, dense_at, layer_at
+from engine.kernels.seq2seq.rows import ABSENT, attend_places, exponentiate, log_softmax_rows
+from engine.kernels.seq2seq.two_pass import remember
 from engine.kernels.vector.gemm import TILE_ROWS
 from engine.native.heads import multiply
 from engine.native.packing import pack_bf16, pack_int8, pack_together
 from engine.native.seq2seq_parts import Plan, make_work
 from engine.native.two_pass import make_bias
-from engine.quantization import quantize_columns
+from engine.quantization.pair_safe import quantize_columns
 from tests.reference import seq2seq_reference as reference
 from tests.reference.encoder_kernels_reference import bits_of_bf16, from_bf16
 from tests.reference.level_kernel import level_kernel

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.kernels.beam_select import NEVER, select_beams, trace_back
-from engine.kernels.top_tokens import LANES, advance_greedy, top_tokens
+from engine.kernels.seq2seq.beam_select import NEVER, select_beams, trace_back
+from engine.kernels.seq2seq.top_tokens import LANES, advance_greedy, top_tokens
 from tests.reference import beam_search_reference as reference
 
 pytestmark = pytest.mark.levels

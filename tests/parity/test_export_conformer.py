@@ -12,16 +12,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 import engine  # noqa: E402
-from engine.acoustic import compute_log_softmax  # noqa: E402
-from engine.bundle import open_bundle  # noqa: E402
-from export.acoustic import ExportOptions  # noqa: E402
-from export.audio_cases import speech_like  # noqa: E402
+from engine.acoustic.model import compute_log_softmax  # noqa: E402
+from engine.bundle.folder import open_bundle  # noqa: E402
+from export.acoustic.conformer import build_conformer, export_conformer  # noqa: E402
+from export.acoustic.export import ExportOptions  # noqa: E402
+from export.acoustic.mel_checkpoint import run_torch  # noqa: E402
 from export.cli import main  # noqa: E402
-from export.conformer import build_conformer, export_conformer  # noqa: E402
-from export.graph.half_arithmetic import use_half  # noqa: E402
-from export.mel_checkpoint import run_torch  # noqa: E402
-from export.verify import onnx_run  # noqa: E402
-from training.conformer import (  # noqa: E402
+from export.rewrites.half_arithmetic import use_half  # noqa: E402
+from export.verification.audio_cases import speech_like  # noqa: E402
+from export.verification.verify import onnx_run  # noqa: E402
+from training.asr.conformer import (  # noqa: E402
     ConformerConfig,
     ConformerCtc,
     load_checkpoint,

@@ -13,17 +13,19 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 
-from engine.bundle import open_bundle  # noqa: E402
-from engine.integer_products import PRODUCTS, check_products  # noqa: E402
-from engine.quantization import quantize_stored  # noqa: E402
-from export import acoustic, exactness, marian  # noqa: E402
-from export.acoustic import ExportOptions  # noqa: E402
-from export.conformer import build_conformer  # noqa: E402
+from engine.bundle.folder import open_bundle  # noqa: E402
+from engine.quantization.pair_safe import quantize_stored  # noqa: E402
+from engine.runtime.integer_products import PRODUCTS, check_products  # noqa: E402
+from export.acoustic import export as acoustic  # noqa: E402
+from export.acoustic.conformer import build_conformer  # noqa: E402
+from export.acoustic.export import ExportOptions  # noqa: E402
+from export.acoustic.log_mel import build_log_mel  # noqa: E402
+from export.acoustic.wav2vec2 import build_wav2vec2, export_wav2vec2  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.graph.marian import ActivationRange  # noqa: E402
-from export.log_mel import build_log_mel  # noqa: E402
-from export.quantize import choose  # noqa: E402
-from export.wav2vec2 import build_wav2vec2, export_wav2vec2  # noqa: E402
+from export.quantization import exactness  # noqa: E402
+from export.quantization.quantize import choose  # noqa: E402
+from export.translation import marian  # noqa: E402
 from tests.parity import test_export_conformer, test_export_log_mel, test_export_wav2vec2  # noqa: E402
 from tests.parity.test_export_wav2vec2 import save_checkpoint  # noqa: E402
 from tests.reference import tiny_marian  # noqa: E402
@@ -104,7 +106,7 @@ def test_manifest_and_card_say_where_a_graph_is_exact(tmp_path: Path) -> None:
 
 
 def test_convolutions_whose_weights_only_our_kernels_multiply_are_pair_safe_in_their_order() -> None:
-    from engine.quantization import is_pair_safe
+    from engine.quantization.pair_safe import is_pair_safe
 
     graph = build_int8(*MODELS["wav2vec2-base"])
     kernels = [

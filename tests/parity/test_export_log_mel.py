@@ -11,16 +11,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from engine.acoustic import AcousticModel, compute_log_softmax  # noqa: E402
-from engine.bundle import open_bundle  # noqa: E402
+from engine.acoustic.model import AcousticModel, compute_log_softmax  # noqa: E402
+from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.errors import AudioLimitError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
-from export.acoustic import ExportOptions  # noqa: E402
-from export.audio_cases import features_of, speech_like  # noqa: E402
-from export.log_mel import build_log_mel, export_log_mel  # noqa: E402
-from export.mel_checkpoint import run_torch  # noqa: E402
-from export.verify import onnx_run  # noqa: E402
-from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402
+from export.acoustic.export import ExportOptions  # noqa: E402
+from export.acoustic.log_mel import build_log_mel, export_log_mel  # noqa: E402
+from export.acoustic.mel_checkpoint import run_torch  # noqa: E402
+from export.verification.audio_cases import features_of, speech_like  # noqa: E402
+from export.verification.verify import onnx_run  # noqa: E402
+from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402
 
 CPU = RuntimeOptions(device="cpu")
 SIZES: dict[str, Any] = {

@@ -16,17 +16,18 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("transformers")
 
-from engine.bundle import open_bundle, write_bundle  # noqa: E402
-from engine.integer_products import PRODUCTS, check_products  # noqa: E402
+from engine.bundle.folder import open_bundle, write_bundle  # noqa: E402
 from engine.kernels.vector.levels import has_vector_kernels  # noqa: E402
-from export import two_pass, two_pass_check  # noqa: E402
-from export.acoustic import ExportOptions  # noqa: E402
+from engine.runtime.integer_products import PRODUCTS, check_products  # noqa: E402
+from export.acoustic.export import ExportOptions  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.errors import ExportError  # noqa: E402
-from export.exactness import EVERYWHERE  # noqa: E402
 from export.graph.two_pass import build_two_pass  # noqa: E402
-from export.pair_safe import make_pair_safe  # noqa: E402
-from export.two_pass import TwoPassOptions, export_two_pass, verify_second_pass  # noqa: E402
+from export.pair_safe.command import make_pair_safe  # noqa: E402
+from export.quantization.exactness import EVERYWHERE  # noqa: E402
+from export.two_pass import check as two_pass_check  # noqa: E402
+from export.two_pass import export as two_pass  # noqa: E402
+from export.two_pass.export import TwoPassOptions, export_two_pass, verify_second_pass  # noqa: E402
 from tests.reference.tiny_two_pass import (  # noqa: E402
     VOCAB_SIZE,
     bundle_folder,

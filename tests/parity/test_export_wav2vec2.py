@@ -14,13 +14,13 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
 import engine  # noqa: E402
-from engine.acoustic import AcousticModel, compute_log_softmax  # noqa: E402
-from engine.bundle import open_bundle  # noqa: E402
+from engine.acoustic.model import AcousticModel, compute_log_softmax  # noqa: E402
+from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.errors import DeviceError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
-from export.acoustic import ExportOptions  # noqa: E402
-from export.audio_cases import speech_like  # noqa: E402
-from export.wav2vec2 import build_wav2vec2, export_wav2vec2, run_torch  # noqa: E402
+from export.acoustic.export import ExportOptions  # noqa: E402
+from export.acoustic.wav2vec2 import build_wav2vec2, export_wav2vec2, run_torch  # noqa: E402
+from export.verification.audio_cases import speech_like  # noqa: E402
 
 CPU = RuntimeOptions(device="cpu")
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"]
@@ -73,7 +73,7 @@ def save_checkpoint(folder: Path, kind: str = "wav2vec2-base") -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_equals_transformers_at_every_length_and_batch(kind: str) -> None:
-    from export.verify import onnx_run
+    from export.verification.verify import onnx_run
 
     model = make_model(kind)
     run = onnx_run(build_wav2vec2(model)[0])
@@ -86,8 +86,8 @@ def test_graph_equals_transformers_at_every_length_and_batch(kind: str) -> None:
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_batchable_graph_gives_every_utterance_what_it_gets_alone(kind: str, half: bool) -> None:
-    from engine.session import open_session
-    from export.graph.half_arithmetic import use_half
+    from engine.runtime.onnx_session import open_session
+    from export.rewrites.half_arithmetic import use_half
 
     model = make_model(kind)
     graph = build_wav2vec2(model, batchable=True)[0]
@@ -123,8 +123,8 @@ def test_fp16_bundle_loads_and_runs_on_the_cpu_too(tmp_path: Path, kind: str) ->
 
 @pytest.mark.parametrize("kind", ["wav2vec2-base", "wav2vec2-large-lv60, XLSR-53, XLS-R"])
 def test_int8_graph_stays_close(kind: str) -> None:
-    from export.quantize import choose, measure_ranges
-    from export.verify import onnx_run
+    from export.quantization.quantize import choose, measure_ranges
+    from export.verification.verify import onnx_run
 
     model = make_model(kind)
     values = speech_like(16_000, 16_000)[None] * 10  # with pauses, which noise has not

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.bundle import FeatureConfig
-from engine.features import compute_features
+from engine.acoustic.features import compute_features
+from engine.bundle.folder import FeatureConfig
 
 pytestmark = pytest.mark.levels
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.bundle import open_bundle
+from engine.bundle.folder import open_bundle
 from engine.errors import CancelledError
 from engine.kernels.vector.levels import has_vector_kernels
-from engine.seq2seq import EncoderDecoder
-from engine.session import CancelToken
-from engine.tokenizer import load_tokenizer
-from engine.translation import Translator
+from engine.runtime.cancel import CancelToken
+from engine.translation.search import EncoderDecoder
+from engine.translation.tokenizer import load_tokenizer
+from engine.translation.translator import Translator
 from engine.types import RuntimeOptions
 from tests.reference.tiny_marian import SENTENCES, bundle_folder, exported
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-from export.marian_runners import open_kernels, open_sessions
+from export.translation.runners import open_kernels, open_sessions
 
 pytestmark = [
     pytest.mark.levels,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.bundle import open_bundle
-from engine.seq2seq import EncoderDecoder
-from engine.tokenizer import load_tokenizer
-from engine.translation import Translator
+from engine.bundle.folder import open_bundle
+from engine.translation.search import EncoderDecoder
+from engine.translation.tokenizer import load_tokenizer
+from engine.translation.translator import Translator
 from engine.types import RuntimeOptions
 from tests.reference.tiny_marian import SENTENCES, bundle_folder, checkpoint, exported
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from export.marian_runners import open_sessions  # noqa: E402
+from export.translation.runners import open_sessions  # noqa: E402
 
 ONE_THREAD = RuntimeOptions(device="cpu", threads=1)
 

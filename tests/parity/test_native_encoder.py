@@ -20,12 +20,12 @@ for package in ("torch", "transformers", "onnx"):
 
 import engine  # noqa: E402
 from engine.errors import AudioLimitError, AudioShapeError, AudioTooShortError, CancelledError  # noqa: E402
-from engine.kernels.waveform_encoder import CHUNK_FRAMES  # noqa: E402
+from engine.kernels.encoder.waveform import CHUNK_FRAMES  # noqa: E402
 from engine.native.encoder import NativeEncoder  # noqa: E402
 from engine.native.scopes import UnknownGraphError  # noqa: E402
 from engine.native.workers import Workers  # noqa: E402
-from engine.session import CancelToken  # noqa: E402
-from export.verify import edit_distance  # noqa: E402
+from engine.runtime.cancel import CancelToken  # noqa: E402
+from export.verification.verify import edit_distance  # noqa: E402
 from tests.reference.tiny_encoders import (  # noqa: E402
     BEYOND_THE_KERNELS,
     LOG_MEL,

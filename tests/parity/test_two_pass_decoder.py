@@ -15,10 +15,10 @@ pytest.importorskip("onnx")
 
 from engine.errors import CancelledError, DecodingError
 from engine.kernels.vector.levels import has_vector_kernels
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 from engine.two_pass.runners import DecoderRunner, DecoderSteps
-from export.two_pass_check import open_decoder_kernels, open_decoder_sessions
-from export.two_pass_source import second_pass_config
+from export.two_pass.check import open_decoder_kernels, open_decoder_sessions
+from export.two_pass.checkpoint import second_pass_config
 from tests.reference.tiny_two_pass import (
     MAX_TOKENS,
     PROMPT,

@@ -17,7 +17,7 @@ Language = Callable[[Tokens], np.ndarray]  # tokens so far -> log-probabilities 
 
 
 def soften(log_probs: np.ndarray, letters: Sequence[int], share: float) -> np.ndarray:
-    """Probabilities float64 [n_frames, vocab_size]; see engine.kernels.ctc_prefix.soften_emissions."""
+    """Probabilities float64 [n_frames, vocab_size]; see engine.kernels.ctc.prefix.soften_emissions."""
     probs = np.exp(log_probs.astype(np.float64))
     heard = probs[:, letters].sum(1, keepdims=True)
     probs[:, letters] = (1 - share) * probs[:, letters] + share * heard / max(1, len(letters))

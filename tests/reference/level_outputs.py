@@ -44,9 +44,9 @@ def write_inputs(folder: Path) -> None:
 
 def features() -> dict[str, Any]:
     """Log-mel of noise and of a recording."""
-    from engine.audio import load_audio
-    from engine.bundle import open_bundle
-    from engine.features import compute_features
+    from engine.acoustic.features import compute_features
+    from engine.audio.load import load_audio
+    from engine.bundle.folder import open_bundle
 
     acoustic = open_bundle().manifest.acoustic
     assert acoustic is not None
@@ -57,7 +57,7 @@ def features() -> dict[str, Any]:
 
 def hypotheses() -> dict[str, Any]:
     """The embedded decoder on invented emissions: texts as code points, scores and times."""
-    from engine.bundle import open_bundle
+    from engine.bundle.folder import open_bundle
     from engine.decoding.bundled import load_decoder
 
     decoder = load_decoder(open_bundle())
@@ -104,9 +104,9 @@ def embedded(mel: dict[str, Any]) -> dict[str, Any]:
 
 def translator(bundle: Path | None) -> dict[str, Any]:
     """Log-probabilities of six steps of every sentence at once, each with its best token."""
-    from engine.bundle import open_bundle
-    from engine.seq2seq_runners import open_runner
-    from engine.tokenizer import load_tokenizer
+    from engine.bundle.folder import open_bundle
+    from engine.translation.runners import open_runner
+    from engine.translation.tokenizer import load_tokenizer
     from engine.types import RuntimeOptions
 
     opened = open_bundle(bundle)
@@ -125,8 +125,8 @@ def translator(bundle: Path | None) -> dict[str, Any]:
 
 def second_pass(bundle: Path) -> dict[str, Any]:
     """States of noise, a prefill, and steps of several rows, each with its best token."""
-    from engine.acoustic import AcousticModel
-    from engine.bundle import open_bundle
+    from engine.acoustic.model import AcousticModel
+    from engine.bundle.folder import open_bundle
     from engine.two_pass.runners import open_decoder
     from engine.types import RuntimeOptions
 

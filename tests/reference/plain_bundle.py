@@ -12,9 +12,9 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import write_bundle
-from engine.manifest import AcousticConfig, FeatureConfig
-from engine.quantization import quantize_stored
+from engine.bundle.folder import write_bundle
+from engine.bundle.schema import AcousticConfig, FeatureConfig
+from engine.quantization.pair_safe import quantize_stored
 
 MEL_KINDS = ("lstm", "sinks")
 PATCHED = ("linear", "waveform_convs", "heads", "marian")
@@ -53,7 +53,7 @@ def acoustic_graph(kind: str) -> bytes:
 
 def translator_files(folder: Path, by_column: bool = False) -> tuple[dict[str, Path], Any]:
     """Files by role and the configuration of a tiny int8 translator."""
-    from export import marian
+    from export.translation import marian
     from tests.reference import tiny_marian
 
     checkpoint = tiny_marian.checkpoint(

@@ -3,8 +3,8 @@
     python tests/reference/record_gate_runs.py --data MANIFEST --limit 16 --out tests/data/bench/NAME.npz
 
 The arrays, in seconds: cpu_s and wall_s [n_runs, n_passes, n_utterances], reference_cpu_s and
-reference_wall_s [n_runs, n_parts, n_passes, n_utterances] with the parts of benchmarks.reference.PARTS;
-signature: of the first run.
+reference_wall_s [n_runs, n_parts, n_passes, n_utterances] with the parts of
+benchmarks.measures.reference.PARTS; signature: of the first run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.reference import PARTS
-from benchmarks.speed import CLOCKS
+from benchmarks.measures.reference import PARTS
+from benchmarks.measures.speed import CLOCKS
 
 
 def pack(results: Sequence[dict[str, Any]]) -> dict[str, NDArray[Any]]:

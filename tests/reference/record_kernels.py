@@ -65,7 +65,7 @@ def use_waveform_models() -> None:
 
 def use_second_pass() -> None:
     """An attention decoder: a prefill, and steps of several rows."""
-    from engine.bundle import open_bundle
+    from engine.bundle.folder import open_bundle
     from engine.two_pass.runners import open_decoder
     from engine.types import RuntimeOptions
     from tests.reference.tiny_two_pass import bundle_folder, make_states

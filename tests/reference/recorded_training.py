@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import training.metrics
-from training import trainer
+import training.common.metrics
+from training.asr import trainer
 from training.cli import main
 
 
@@ -36,7 +36,7 @@ def recording(log: Path, kill_at: int) -> Callable[[Any, Any], Any]:
 
 
 if __name__ == "__main__":
-    training.metrics._open_tensorboard = lambda folder: None  # type: ignore[assignment]
+    training.common.metrics._open_tensorboard = lambda folder: None  # type: ignore[assignment]
     trainer.RunLog.draw = lambda self: None  # type: ignore[method-assign]
     trainer.AsrTrainer.step = recording(Path(sys.argv[2]), int(sys.argv[3]))  # type: ignore[method-assign]
     sys.exit(main(["asr", "--config", sys.argv[1]]))

@@ -35,7 +35,7 @@ def inherit(ancestors: list[list[int]], parents: list[int]) -> list[list[int]]:
 
 
 def unpack_keys(keys: NDArray[np.uint16], n_frames: int, n_heads: int, head_dim: int) -> F64Array:
-    """[n_frames, n_heads * head_dim] out of what engine.kernels.cross_attention describes."""
+    """[n_frames, n_heads * head_dim] out of what engine.kernels.seq2seq.cross_attention describes."""
     n_positions = keys.size // (n_heads * head_dim)
     packed = from_bf16(keys).reshape(n_heads, n_positions // 32, head_dim // 2, 32, 2)
     out = np.zeros((n_frames, n_heads, head_dim))

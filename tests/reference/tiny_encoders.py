@@ -12,14 +12,14 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from export.audio_cases import speech_like
-from export.graph.half_storage import store_half
-from export.log_mel import build_log_mel
-from export.mel_checkpoint import run_torch as run_log_mel
-from export.quantize import choose, measure_ranges
-from export.wav2vec2 import build_wav2vec2
-from export.wav2vec2 import run_torch as run_wav2vec2
-from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig
+from export.acoustic.log_mel import build_log_mel
+from export.acoustic.mel_checkpoint import run_torch as run_log_mel
+from export.acoustic.wav2vec2 import build_wav2vec2
+from export.acoustic.wav2vec2 import run_torch as run_wav2vec2
+from export.quantization.quantize import choose, measure_ranges
+from export.rewrites.half_storage import store_half
+from export.verification.audio_cases import speech_like
+from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig
 
 F32Array = NDArray[np.float32]
 N_TOKENS = 31

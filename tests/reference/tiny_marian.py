@@ -48,7 +48,7 @@ def checkpoint(activation: str = "relu", seed: int = 0, logits_bias: bool = Fals
     import torch
     from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
-    from training.mt_data import Pair, train_tokenizer
+    from training.mt.data import Pair, train_tokenizer
 
     folder = Path(tempfile.mkdtemp(prefix="tiny_marian_"))
     train_tokenizer([Pair(*pair, "test") for pair in text_pairs()], folder, VOCAB_SIZE)
@@ -75,7 +75,7 @@ def checkpoint(activation: str = "relu", seed: int = 0, logits_bias: bool = Fals
 @functools.cache
 def exported(precision: str = "fp32", **settings: Any) -> Any:
     """The MarianExport of checkpoint(**settings)."""
-    from export import marian
+    from export.translation import marian
 
     # The tests compare far more than this; here it would only take time.
     marian.PARITY_SENTENCES, marian.PARITY_TOKENS, marian.MAX_CALIBRATION = 2, 6, 8
@@ -88,7 +88,7 @@ def exported(precision: str = "fp32", **settings: Any) -> Any:
 @functools.cache
 def bundle_folder(precision: str = "fp32", **settings: Any) -> Path:
     """A bundle that holds only a translator."""
-    from engine.bundle import write_bundle
+    from engine.bundle.folder import write_bundle
 
     done = exported(precision, **settings)
     folder = Path(tempfile.mkdtemp(prefix="tiny_bundle_")) / "bundle"

@@ -14,14 +14,14 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from engine.bundle import FILE_NAMES, write_bundle
+from engine.bundle.folder import FILE_NAMES, write_bundle
+from export.acoustic.log_mel import build_log_mel
 from export.graph.two_pass import build_two_pass
-from export.log_mel import build_log_mel
-from export.quantize import choose
-from export.two_pass import write_graphs
-from export.two_pass_source import second_pass_config
+from export.quantization.quantize import choose
+from export.two_pass.checkpoint import second_pass_config
+from export.two_pass.export import write_graphs
 from tests.reference.tiny_encoders import MEL_SIZES, make_log_mel_model
-from training.log_mel_ctc import LogMelCtcConfig
+from training.asr.log_mel_ctc import LogMelCtcConfig
 from training.whisper.checkpoint import TwoPass, save_two_pass
 from training.whisper.decoder import AttentionDecoder, DecoderConfig
 from training.whisper.vocabulary import TokenVocabulary
@@ -98,7 +98,7 @@ def write_decoder(decoder: AttentionDecoder, folder: Path, precision: str) -> di
 @functools.cache
 def bundle_folder(precision: str = "int8", states: bool = True) -> Path:
     """A bundle of make_model(), without any check; states: whether the acoustic graph gives them."""
-    from export.log_mel import load_log_mel
+    from export.acoustic.log_mel import load_log_mel
 
     model, parts = make_model(), Path(tempfile.mkdtemp(prefix="tiny_two_pass_"))
     graph, blocks = build_log_mel(model.ctc, states=states)

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.bundle import write_bundle
-from engine.manifest import AcousticConfig, DecodingConfig
+from engine.bundle.folder import write_bundle
+from engine.bundle.schema import AcousticConfig, DecodingConfig
 from engine.text import VOCABULARY
 
 SAMPLE_RATE, WINDOW, HOP = 16_000, 400, 320

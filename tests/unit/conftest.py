@@ -10,6 +10,6 @@ def light_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread; no TensorBoard and no matplotlib, which take seconds to import."""
     import torch
 
-    monkeypatch.setattr("training.metrics._open_tensorboard", lambda folder: None)
-    monkeypatch.setattr("training.trainer.RunLog.draw", lambda self: None)
+    monkeypatch.setattr("training.common.metrics._open_tensorboard", lambda folder: None)
+    monkeypatch.setattr("training.asr.trainer.RunLog.draw", lambda self: None)
     torch.set_num_threads(1)

@@ -13,8 +13,8 @@ import pytest
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from engine.acoustic import AcousticModel, compute_log_softmax  # noqa: E402
-from engine.bundle import AcousticConfig, Bundle, FeatureConfig, open_bundle, write_bundle  # noqa: E402
+from engine.acoustic.model import AcousticModel, compute_log_softmax  # noqa: E402
+from engine.bundle.folder import AcousticConfig, Bundle, FeatureConfig, open_bundle, write_bundle  # noqa: E402
 from engine.errors import (  # noqa: E402
     AudioLimitError,
     AudioTooShortError,
@@ -24,7 +24,7 @@ from engine.errors import (  # noqa: E402
     DeviceError,
     ModelCapabilityError,
 )
-from engine.session import CancelToken  # noqa: E402
+from engine.runtime.cancel import CancelToken  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 
 CPU = RuntimeOptions(device="cpu")

@@ -12,8 +12,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import audio
-from engine.audio import SAMPLE_RATE, AudioLimits, StreamResampler, load_audio
+from engine.audio import load as audio
+from engine.audio.load import SAMPLE_RATE, AudioLimits, StreamResampler, load_audio
 
 TONE_HZ = 440.0
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.batches import BUCKET_STEPS, bucket_width, plan_batches
+from engine.acoustic.batches import BUCKET_STEPS, bucket_width, plan_batches
 
 MAX = 480_000
 lengths = st.lists(st.integers(400, MAX), max_size=60)

@@ -10,11 +10,11 @@ import pytest
 from bench_fake import SENTENCES, FakeTranslator, write_data
 
 import engine
-from benchmarks.cascade import consensus, variants
 from benchmarks.cli import main
-from benchmarks.manifest import Utterance, read_manifest
-from benchmarks.restore import from_reference, sentence_case, write_like
-from benchmarks.systems import EngineSystem
+from benchmarks.data.manifest import Utterance, read_manifest
+from benchmarks.measures.systems import EngineSystem
+from benchmarks.studies.cascade import consensus, variants
+from benchmarks.studies.restore import from_reference, sentence_case, write_like
 from engine.types import DecodingOptions, Segment, Transcript, Translation
 
 VARIANTS = [

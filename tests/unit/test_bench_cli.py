@@ -12,8 +12,9 @@ import pytest
 from bench_fake import FakeTranslator, write_data, write_wav
 
 import engine
-from benchmarks import commands, run, stages
+from benchmarks import commands, run
 from benchmarks.cli import main
+from benchmarks.measures import stages
 
 KEYS = {
     "signature", "n_utterances", "audio_s", "wer", "cer", "bleu", "chrf", "rtfx", "stages_s", "latency_ms",

@@ -14,11 +14,11 @@ import pytest
 from bench_fake import FakeTranslator, write_data
 
 import engine
-from benchmarks import sweep
 from benchmarks.cli import main
-from benchmarks.compare import disagreements
 from benchmarks.errors import MeasurementError, PeerError
-from benchmarks.systems import PeerSystem
+from benchmarks.measures.systems import PeerSystem
+from benchmarks.reports.table import disagreements
+from benchmarks.studies import sweep
 from engine.errors import AudioDecodeError
 from engine.types import DecodingOptions
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.calibration import calibration_error, fit_platt, judge_words, reliability, summarise
 from benchmarks.errors import MeasurementError
+from benchmarks.studies.confidence import calibration_error, fit_platt, judge_words, reliability, summarise
 from engine.types import Word
 
 

@@ -11,13 +11,13 @@ import pytest
 from bench_fake import FakeTranslator, write_data
 
 import engine
-from benchmarks import stages
-from benchmarks.bootstrap import Interval
 from benchmarks.cli import main
 from benchmarks.errors import BaselineError
 from benchmarks.gate import Limits, _speed_verdict, judge, load_result, verdict_of
-from benchmarks.reference import PARTS
-from benchmarks.speed import CLOCKS, Slowdown, noise_floor, pass_times
+from benchmarks.measures import stages
+from benchmarks.measures.bootstrap import Interval
+from benchmarks.measures.reference import PARTS
+from benchmarks.measures.speed import CLOCKS, Slowdown, noise_floor, pass_times
 
 
 def result(

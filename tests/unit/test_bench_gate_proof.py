@@ -20,11 +20,11 @@ import pytest
 from bench_fake import FakeTranslator, write_data
 
 import engine
-from benchmarks import stages
 from benchmarks.cli import main
 from benchmarks.gate import SHARED_CORE, judge, verdict_of
-from benchmarks.reference import PARTS, Clock
-from benchmarks.speed import CLOCKS, waiting_share
+from benchmarks.measures import stages
+from benchmarks.measures.reference import PARTS, Clock
+from benchmarks.measures.speed import CLOCKS, waiting_share
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "bench"
 RECORDED = {
@@ -60,7 +60,7 @@ class Machine:
         self._clock = Clock(self._clock.wall_s + wall_s, self._clock.cpu_s + cpu_s)
 
     def run(self) -> dict[str, Clock]:
-        """Stands in for benchmarks.reference.ReferenceKernel.run."""
+        """Stands in for benchmarks.measures.reference.ReferenceKernel.run."""
         parts = {}
         for name in PARTS:
             start = self.now()

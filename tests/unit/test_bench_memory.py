@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import memory
-from benchmarks.memory import GpuWatch, parse_gpu_memory, peak_rss_mb
+from benchmarks.measures import memory
+from benchmarks.measures.memory import GpuWatch, parse_gpu_memory, peak_rss_mb
 
 
 def test_lines_of_one_process_on_several_gpus_add_up() -> None:

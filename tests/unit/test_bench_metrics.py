@@ -9,7 +9,7 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.bootstrap import (
+from benchmarks.measures.bootstrap import (
     rate_difference,
     rate_interval,
     ratio_interval,
@@ -17,7 +17,7 @@ from benchmarks.bootstrap import (
     statistic_interval,
     trimmed_mean,
 )
-from benchmarks.metrics import (
+from benchmarks.measures.metrics import (
     Errors,
     TranslationScorer,
     add_errors,

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.non_speech import at_level, made_sounds, measure, recorded, render
+from benchmarks.studies.non_speech import at_level, made_sounds, measure, recorded, render
 from engine.types import DecodingOptions
 
 

@@ -13,7 +13,7 @@ from bench_fake import FakeTranslator, write_data
 import engine
 from benchmarks.cli import main
 from benchmarks.errors import PeerError
-from benchmarks.systems import PEERS, PeerSystem
+from benchmarks.measures.systems import PEERS, PeerSystem
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "reference"))

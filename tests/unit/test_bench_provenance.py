@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.provenance import OUTSIDE, command_line, commit, provenance
+from benchmarks.reports.provenance import OUTSIDE, command_line, commit, provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
@@ -57,7 +57,7 @@ def test_a_command_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_peers_environments_can_import_it() -> None:
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import benchmarks.provenance"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import benchmarks.reports.provenance"
     subprocess.run([sys.executable, "-S", "-c", code, str(ROOT)], check=True)
 
 

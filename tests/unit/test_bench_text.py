@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.errors import ManifestError
-from benchmarks.text import read_pairs
+from benchmarks.studies.text import read_pairs
 
 LINES = (
     "a\tDas Wetter ist heute schön.\tThe weather is nice today.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import cores
+from engine.runtime import cores
 
 
 @pytest.fixture(autouse=True)

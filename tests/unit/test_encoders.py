@@ -18,12 +18,13 @@ for package in ("torch", "transformers", "onnx"):
 
 import onnx  # noqa: E402
 
-from engine import backend, encoders  # noqa: E402
-from engine.acoustic import AcousticModel  # noqa: E402
-from engine.backend import Choice  # noqa: E402
-from engine.bundle import AcousticConfig, Bundle, FeatureConfig, open_bundle, write_bundle  # noqa: E402
+from engine.acoustic import encoders  # noqa: E402
+from engine.acoustic.model import AcousticModel  # noqa: E402
+from engine.bundle.folder import AcousticConfig, Bundle, FeatureConfig, open_bundle, write_bundle  # noqa: E402
 from engine.errors import BundleSchemaError, CancelledError, DeviceError, EngineError, OptionError  # noqa: E402
-from engine.session import CancelToken  # noqa: E402
+from engine.runtime import backend  # noqa: E402
+from engine.runtime.backend import Choice  # noqa: E402
+from engine.runtime.cancel import CancelToken  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from tests.reference.tiny_encoders import N_TOKENS, features_for, log_mel_encoder, waveform_encoder  # noqa: E402
 

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from engine.session import open_session  # noqa: E402
+from engine.runtime.onnx_session import open_session  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.graph.attention import Attention, Sinks, emit_attention  # noqa: E402
 from export.graph.builder import GraphBuilder  # noqa: E402

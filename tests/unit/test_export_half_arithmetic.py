@@ -10,15 +10,15 @@ import pytest
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, numpy_helper  # noqa: E402
 
-from engine.session import open_session  # noqa: E402
+from engine.runtime.onnx_session import open_session  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.graph.attention import Attention  # noqa: E402
 from export.graph.builder import GraphBuilder  # noqa: E402
-from export.graph.half_arithmetic import half_share, use_half  # noqa: E402
 from export.graph.heads import emit_head  # noqa: E402
 from export.graph.layer import Layer, emit_layer  # noqa: E402
 from export.graph.linear import Linear  # noqa: E402
 from export.graph.norm import LayerNorm  # noqa: E402
+from export.rewrites.half_arithmetic import half_share, use_half  # noqa: E402
 
 SIZE, INNER = 16, 32
 

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.session import open_session
-from export.graph.half_storage import store_half
+from engine.runtime.onnx_session import open_session
+from export.rewrites.half_storage import store_half
 
 
 def make_model(weight: np.ndarray) -> onnx.ModelProto:

@@ -18,18 +18,19 @@ pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from engine.bundle import open_bundle  # noqa: E402
-from engine.integer_products import check_products  # noqa: E402
+from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.native.encoder import NativeEncoder  # noqa: E402
-from engine.quantization import is_pair_safe, quantize_stored  # noqa: E402
-from engine.session import open_session  # noqa: E402
+from engine.quantization.pair_safe import is_pair_safe, quantize_stored  # noqa: E402
+from engine.runtime.integer_products import check_products  # noqa: E402
+from engine.runtime.onnx_session import open_session  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
-from export import exactness, pair_safe_check  # noqa: E402
 from export.cli import main  # noqa: E402
-from export.graph.codes import Layout, round_codes  # noqa: E402
-from export.graph.edit import GraphEdit  # noqa: E402
-from export.graph.pair_safe import apply_codes, multiplied  # noqa: E402
-from export.pair_safe import make_pair_safe  # noqa: E402
+from export.pair_safe import check as pair_safe_check  # noqa: E402
+from export.pair_safe.command import make_pair_safe  # noqa: E402
+from export.quantization import exactness  # noqa: E402
+from export.rewrites.codes import Layout, round_codes  # noqa: E402
+from export.rewrites.edit import GraphEdit  # noqa: E402
+from export.rewrites.pair_safe import apply_codes, multiplied  # noqa: E402
 from tests.reference.plain_bundle import acoustic_graph, write_plain_bundle  # noqa: E402
 
 MICROSOFT = "com.microsoft"

@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("onnx")
 soundfile = pytest.importorskip("soundfile")
 
-from engine.manifest import AcousticConfig, FeatureConfig  # noqa: E402
-from export.audio_cases import Case, build_cases, mix_noise, read_manifest, speech_like  # noqa: E402
-from export.batch_check import BatchRow, batch_rows  # noqa: E402
+from engine.bundle.schema import AcousticConfig, FeatureConfig  # noqa: E402
 from export.card import figures_table, parity_table, render_acoustic_card, render_bundle_card  # noqa: E402
 from export.errors import ExportError  # noqa: E402
-from export.quantize import search_blocks  # noqa: E402
-from export.verify import (  # noqa: E402
+from export.quantization.quantize import search_blocks  # noqa: E402
+from export.verification.audio_cases import Case, build_cases, mix_noise, read_manifest, speech_like  # noqa: E402
+from export.verification.batch_check import BatchRow, batch_rows  # noqa: E402
+from export.verification.verify import (  # noqa: E402
     Report,
     Row,
     check,

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.bundle import FeatureConfig
+from engine.acoustic.features import compute_features
+from engine.bundle.folder import FeatureConfig
 from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, BundleSchemaError
-from engine.features import compute_features
-from engine.kernels.fbank import compute_fbank_into
-from engine.kernels.log_mel import compute_log_mel_into
-from engine.kernels.normalize import normalize_into
+from engine.kernels.features.fbank import compute_fbank_into
+from engine.kernels.features.log_mel import compute_log_mel_into
+from engine.kernels.features.normalize import normalize_into
 
 LOG_MEL = FeatureConfig(kind="log_mel")
 KALDI = FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import formats, subtitles
 from engine.errors import OptionError, OutputError
-from engine.formats import FORMATS, render, write
+from engine.output import formats, subtitles
+from engine.output.formats import FORMATS, render, write
 from engine.types import Segment, Transcript, Translation, Word
 
 WORDS = (Word("guten", 0.5, 0.9, 0.9), Word("tag", 1.0, 1.25, 0.8), Word("herr", 1.3, 1.5, 0.7))
@@ -212,7 +212,9 @@ def test_write_text_is_atomic_too(tmp_path: Path) -> None:
 def test_a_redirected_standard_output_is_written_into_and_never_replaced(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("before\n")
-    code = "from engine.formats import write_text; write_text('here\\n', '/dev/stdout'); print('after')"
+    code = (
+        "from engine.output.formats import write_text; write_text('here\\n', '/dev/stdout'); print('after')"
+    )
     with log.open("a") as file:
         subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
     assert log.read_text() == "before\nhere\nafter\n"

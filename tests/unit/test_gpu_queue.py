@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
 from benchmarks.gpu import parts, queue, wheels  # noqa: E402
-from export.audio_cases import speech_like  # noqa: E402
+from export.verification.audio_cases import speech_like  # noqa: E402
 from tests.reference.tiny_marian import checkpoint, text_pairs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import AudioError, CancelledError, EngineError
-from engine.groups import run_groups
+from engine.jobs.groups import run_groups
 
 
 def failure(item: int) -> EngineError:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine import session
 from engine.errors import DeviceError
-from engine.integer_products import check_products
-from engine.quantization import quantize_columns, quantize_stored
+from engine.quantization.pair_safe import quantize_columns, quantize_stored
+from engine.runtime import onnx_session as session
+from engine.runtime.integer_products import check_products
 from engine.types import RuntimeOptions
 
 onnx = pytest.importorskip("onnx")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import numpy as np
 from engine.kernels._disk_cache import find_cache
-from engine.kernels.normalize import normalize_into
+from engine.kernels.features.normalize import normalize_into
 normalize_into(np.ones(32, np.float32), np.empty(32, np.float32))
 stats = normalize_into.stats
 print(find_cache().own, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))

@@ -13,7 +13,7 @@ from engine.decoding.labels import build_labels
 from engine.decoding.lexicon import build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.errors import LanguageModelError
-from engine.kernels.ctc_extend import find_child
+from engine.kernels.ctc.extend import find_child
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 LABELS = build_labels(("<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüß"), 0, "|")

@@ -12,7 +12,7 @@ import soundfile
 
 import engine
 from engine.errors import AudioDecodeError, CancelledError, EngineError
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 
 pytest.importorskip("onnx", reason="builds a graph: needs the extra [export]")
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import longform
+from engine.audio.vad import detect_speech
 from engine.errors import AudioDecodeError, CancelledError, EngineError, OptionError
-from engine.longform import fixed_windows, run_ordered, split_segments, transcribe_regions
-from engine.session import CancelToken
+from engine.jobs import longform
+from engine.jobs.longform import fixed_windows, run_ordered, split_segments, transcribe_regions
+from engine.runtime.cancel import CancelToken
 from engine.types import Hypothesis, Word
-from engine.vad import detect_speech
 from tests.reference.tone_speech import SAMPLE_RATE, WORDS, recognise, silence, speak
 
 TEXT = "eins zwei drei . vier fünf sechs . sieben acht neun zehn"

@@ -15,11 +15,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.reference.tiny_marian import VOCAB_SIZE, checkpoint, text_pairs  # noqa: E402
-from training import mt, mt_data, mt_loop  # noqa: E402
-from training.mt_config import load_config  # noqa: E402
-from training.mt_model import FastMarian, from_marian, sample_vocabulary, to_marian  # noqa: E402
-from training.mt_optim import learning_rate_factor, orthogonalize  # noqa: E402
-from training.text_augment import ErrorRates, recogniser_style  # noqa: E402
+from training.mt import command as mt  # noqa: E402
+from training.mt import data as mt_data  # noqa: E402
+from training.mt import loop as mt_loop  # noqa: E402
+from training.mt.config import load_config  # noqa: E402
+from training.mt.model import FastMarian, from_marian, sample_vocabulary, to_marian  # noqa: E402
+from training.mt.optim import learning_rate_factor, orthogonalize  # noqa: E402
+from training.mt.text_augment import ErrorRates, recogniser_style  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 

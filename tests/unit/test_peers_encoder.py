@@ -195,7 +195,7 @@ def test_the_peers_graphs_are_made_once_and_agree_with_the_model(tmp_path: Path)
     transformers = pytest.importorskip("transformers")
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from export.wav2vec2 import run_torch
+    from export.acoustic.wav2vec2 import run_torch
 
     tiny = transformers.Wav2Vec2Config(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,

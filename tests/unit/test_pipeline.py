@@ -9,7 +9,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from engine.audio import AudioLimits
+from engine.audio.load import AudioLimits
 from engine.errors import (
     AudioLimitError,
     AudioNotFoundError,
@@ -19,7 +19,7 @@ from engine.errors import (
     OptionError,
 )
 from engine.pipeline import SpeechTranslator
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 from engine.text import normalize_text
 from engine.types import DecodingOptions, Transcript, Translation
 

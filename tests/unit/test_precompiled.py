@@ -17,13 +17,13 @@ from engine.errors import OptionError, OutputError
 from engine.kernels import precompile
 from engine.kernels._disk_cache import folder_of
 from engine.kernels._signatures import decode, encode
-from engine.kernels.encoder_layer import Norm
+from engine.kernels.encoder.layer import Norm
 from engine.kernels.vector import levels
 
 ROOT = Path(__file__).resolve().parents[2]
 ARRAY = types.Array(types.float32, 2, "C")
 SMALL = {
-    "engine.kernels.normalize:normalize_into": [
+    "engine.kernels.features.normalize:normalize_into": [
         [{"array": "float32", "form": [1, "C"]}, {"array": "float32", "form": [1, "C"]}]
     ]
 }
@@ -37,7 +37,7 @@ precompile.run_level(*sys.argv[2:])
 """
 CALL_SMALL = """
 import numpy as np
-from engine.kernels.normalize import normalize_into
+from engine.kernels.features.normalize import normalize_into
 normalize_into(np.ones(32, np.float32), np.empty(32, np.float32))
 stats = normalize_into.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from engine import punctuation  # noqa: E402
-from engine.bundle import open_bundle, write_bundle  # noqa: E402
+from engine.bundle.folder import open_bundle, write_bundle  # noqa: E402
 from engine.errors import BundleError, ModelCapabilityError  # noqa: E402
-from engine.punctuation import MARKS, N_BUCKETS, N_PIECES, Punctuator, hash_pieces  # noqa: E402
+from engine.output import punctuation  # noqa: E402
+from engine.output.punctuation import MARKS, N_BUCKETS, N_PIECES, Punctuator, hash_pieces  # noqa: E402
 from engine.text import normalize_text  # noqa: E402
 from engine.types import Word  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.punctuation import export_punctuation  # noqa: E402
-from training import punctuation as trainer  # noqa: E402
 from training.cli import main  # noqa: E402
-from training.punctuation_data import IGNORED, batches, misspell, read_tagged, tag_sentence  # noqa: E402
-from training.punctuation_model import load_tagger  # noqa: E402
+from training.punctuation import command as trainer  # noqa: E402
+from training.punctuation.data import IGNORED, batches, misspell, read_tagged, tag_sentence  # noqa: E402
+from training.punctuation.model import load_tagger  # noqa: E402
 
 NOUNS = ("Hund", "Garten", "Baum", "Zug", "Vogel", "Brief", "Tisch", "Wagen", "Apfel", "Berg")
 VERBS = ("sieht", "sucht", "findet", "kennt", "malt", "trägt", "liebt", "holt")

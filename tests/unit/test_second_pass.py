@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.bundle.schema import SecondPassConfig
 from engine.decoding import CtcBeamDecoder
 from engine.errors import BundleSchemaError, DecodingError, ModelCapabilityError, OptionError
-from engine.manifest import SecondPassConfig
 from engine.two_pass import second_pass as module
 from engine.two_pass.alignment import align_words
 from engine.two_pass.confidence import Calibration, compute_logit, read_calibration

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from engine.audio import AudioLimits
+from engine.audio.load import AudioLimits
+from engine.audio.vad import detect_speech
 from engine.cli import main
 from engine.errors import CancelledError, ModelCapabilityError
-from engine.longform import transcribe_regions
+from engine.jobs.longform import transcribe_regions
 from engine.types import DecodingOptions, Segment, Transcript, Translation
-from engine.vad import detect_speech
 from tests.reference.tone_speech import recognise, silence, speak
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import session
 from engine.errors import CancelledError, DependencyError, DeviceError, OptionError
+from engine.runtime import onnx_session as session
 from engine.types import RuntimeOptions
 
 
@@ -89,7 +89,7 @@ def test_both_wheels_at_once_are_reported_with_the_mend(monkeypatch) -> None:
 def test_onnxruntime_reports_nothing_to_its_makers(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    code = "from engine.session import PROBE, open_session; open_session(PROBE)"
+    code = "from engine.runtime.onnx_session import PROBE, open_session; open_session(PROBE)"
     subprocess.run([sys.executable, "-c", code], env={**environment, "CI": ""}, check=True)
     left = [str(path) for path in tmp_path.rglob("*") if path.is_file()]
     assert not any("onnxruntime" in path for path in left), left  # a device id, and events to be sent

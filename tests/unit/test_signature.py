@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.signature import vector_units
-from engine.signature import cpu_model
+from benchmarks.reports.signature import vector_units
+from engine.bundle.signature import cpu_model
 
 X86 = """processor\t: {core}
 vendor_id\t: AuthenticAMD

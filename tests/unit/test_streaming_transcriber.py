@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.audio.vad import detect_speech
 from engine.errors import AudioShapeError, AudioValueError, OptionError
-from engine.longform import transcribe_regions
-from engine.streaming import Partial, StreamingTranscriber
+from engine.jobs.longform import transcribe_regions
+from engine.jobs.streaming import Partial, StreamingTranscriber
 from engine.types import Hypothesis
-from engine.vad import detect_speech
 from tests.reference.tone_speech import recognise, silence, speak
 
 TEXT = "eins zwei drei . vier fünf sechs sieben . acht neun zehn"

@@ -125,7 +125,7 @@ def test_without_speakers_the_manifest_has_no_such_column(bundle, tmp_path):
 
 
 def test_a_finished_recording_is_not_cut_again(bundle, talks, caplog):
-    caplog.set_level(logging.INFO, "training.align")
+    caplog.set_level(logging.INFO, "training.alignment.command")
     assert run(bundle, talks) == 0
     out = talks.parent / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.flac")}
@@ -137,7 +137,7 @@ def test_a_finished_recording_is_not_cut_again(bundle, talks, caplog):
 
 @pytest.mark.parametrize("change", ["text", "audio", "options", "clip", "record"])
 def test_what_has_changed_is_cut_again(bundle, talks, caplog, change):
-    caplog.set_level(logging.INFO, "training.align")
+    caplog.set_level(logging.INFO, "training.alignment.command")
     assert run(bundle, talks) == 0
     out = talks.parent / "out"
     if change == "text":
@@ -170,7 +170,7 @@ class Interrupted:
     ("error", "code"), [(KeyboardInterrupt(), EXIT_INTERRUPTED), (OSError(28, "no space"), EXIT_FAILED)]
 )
 def test_an_interrupted_run_leaves_nothing_partial(bundle, talks, monkeypatch, caplog, error, code):
-    caplog.set_level(logging.INFO, "training.align")
+    caplog.set_level(logging.INFO, "training.alignment.command")
     with monkeypatch.context() as patch:
         patch.setattr(corpus.soundfile, "write", Interrupted(5, error))
         assert run(bundle, talks) == code
@@ -198,7 +198,7 @@ def test_a_killed_run_is_tidied_up(bundle, talks):
 
 
 def test_kept_and_dropped_add_up_to_the_recordings(bundle, talks, caplog):
-    caplog.set_level(logging.INFO, "training.align")
+    caplog.set_level(logging.INFO, "training.alignment.command")
     assert run(bundle, talks) == 0
     for path in (talks.parent / "out" / "records").iterdir():
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -209,7 +209,7 @@ def test_kept_and_dropped_add_up_to_the_recordings(bundle, talks, caplog):
 
 
 def test_long_speech_without_a_pause_is_dropped(bundle, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "training.align")
+    caplog.set_level(logging.INFO, "training.alignment.command")
     spoken = " ".join(SPOKEN)
     line = write_recording(tmp_path, "breathless", (spoken,))
     (tmp_path / "m.tsv").write_text(f"path\tspeaker\ttext_de\n{line}\n", encoding="utf-8")

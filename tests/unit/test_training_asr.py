@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
-from training.asr_config import AsrConfig, ConfigError, load_config  # noqa: E402
-from training.asr_model import (  # noqa: E402
+from training.asr.config import AsrConfig, ConfigError, load_config  # noqa: E402
+from training.asr.model import (  # noqa: E402
     Batch,
     build_model,
     compute_ctc,
@@ -20,9 +20,9 @@ from training.asr_model import (  # noqa: E402
     save_pretrained,
     takes_mask,
 )
-from training.augment import mask_spans  # noqa: E402
-from training.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
-from training.trainer import AsrTrainer, TrainingStopped  # noqa: E402
+from training.asr.trainer import AsrTrainer, TrainingStopped  # noqa: E402
+from training.common.augment import mask_spans  # noqa: E402
+from training.common.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")
 

@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 yaml = pytest.importorskip("yaml")
 
 from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
+from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402
 from training.cli import COMMANDS, main  # noqa: E402
-from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")
 
@@ -91,7 +91,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(corpus, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.trainer.torch.save", full)
+    monkeypatch.setattr("training.asr.trainer.torch.save", full)
     assert main(write_config(corpus, max_steps=3)) == 1
     assert (corpus / "run" / "checkpoint" / "state.pt").read_bytes() == before
 

@@ -9,7 +9,8 @@ import soundfile
 
 pytest.importorskip("torch")
 
-from training.data import (
+from training.asr.doctor import SampleLimits, check_sample, describe_problems, examine, min_frames
+from training.common.data import (
     BucketSampler,
     ManifestError,
     Sample,
@@ -19,7 +20,6 @@ from training.data import (
     probe_samples,
     read_manifest,
 )
-from training.doctor import SampleLimits, check_sample, describe_problems, examine, min_frames
 
 VOCABULARY = build_vocabulary([])
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.decoding import CtcBeamDecoder
 from engine.text import VOCABULARY
-from training.decoder_tuning import TuningError, describe, load_development, tune
+from training.lm.decoder_tuning import TuningError, describe, load_development, tune
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 TEXTS = ("der zug liegt auf dem sofa", "das sofa liegt auf dem zug")

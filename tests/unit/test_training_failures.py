@@ -19,12 +19,12 @@ yaml = pytest.importorskip("yaml")
 
 from tests.reference.recorded_training import recording  # noqa: E402
 from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
-from training.asr_config import AsrConfig  # noqa: E402
-from training.asr_model import Batch, build_model, compute_ctc, compute_logits  # noqa: E402
+from training.asr.config import AsrConfig  # noqa: E402
+from training.asr.doctor import SampleLimits, examine  # noqa: E402
+from training.asr.model import Batch, build_model, compute_ctc, compute_logits  # noqa: E402
+from training.asr.trainer import AsrTrainer, TrainingStopped  # noqa: E402
 from training.cli import main  # noqa: E402
-from training.data import BucketSampler, build_vocabulary, probe_samples, read_manifest  # noqa: E402
-from training.doctor import SampleLimits, examine  # noqa: E402
-from training.trainer import AsrTrainer, TrainingStopped  # noqa: E402
+from training.common.data import BucketSampler, build_vocabulary, probe_samples, read_manifest  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")
 

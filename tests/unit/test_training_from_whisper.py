@@ -11,15 +11,15 @@ import soundfile
 
 torch = pytest.importorskip("torch")
 
-from engine.bundle import FeatureConfig  # noqa: E402
-from engine.features import compute_log_mel as compute_runtime_log_mel  # noqa: E402
-from training import from_whisper  # noqa: E402
+from engine.acoustic.features import compute_log_mel as compute_runtime_log_mel  # noqa: E402
+from engine.bundle.folder import FeatureConfig  # noqa: E402
+from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, save_checkpoint  # noqa: E402
 from training.cli import main  # noqa: E402
-from training.from_whisper import group_by_length  # noqa: E402
-from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, save_checkpoint  # noqa: E402
-from training.mel import compute_log_mel, quicken  # noqa: E402
-from training.whisper_states import Clip, compute_states  # noqa: E402
-from training.whisper_weights import (  # noqa: E402
+from training.common.mel import compute_log_mel, quicken  # noqa: E402
+from training.whisper import command as from_whisper  # noqa: E402
+from training.whisper.command import group_by_length  # noqa: E402
+from training.whisper.states import Clip, compute_states  # noqa: E402
+from training.whisper.weights import (  # noqa: E402
     WeightsError,
     load_whisper_encoder,
     read_ctranslate2,

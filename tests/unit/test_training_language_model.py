@@ -16,8 +16,8 @@ from engine.decoding.ngram import NgramModel
 from engine.errors import OptionError
 from engine.text import VOCABULARY
 from tests.reference.ctc_beam_reference import ArpaReference
-from training import kenlm_tools, language_model
-from training.kenlm_tools import KenlmBuildError, find_tool
+from training.lm import kenlm_tools, language_model
+from training.lm.kenlm_tools import KenlmBuildError, find_tool
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 needs_lmplz = pytest.mark.skipif(
@@ -56,7 +56,7 @@ def test_perplexity_is_that_of_the_definition():
 
 def test_missing_lmplz_names_the_command_that_builds_it(monkeypatch):
     monkeypatch.setenv("KENLM_BIN", "/nonexistent")
-    with pytest.raises(SystemExit, match=r"training\.kenlm_tools"):
+    with pytest.raises(SystemExit, match=r"training\.lm\.kenlm_tools"):
         find_tool("lmplz")
 
 

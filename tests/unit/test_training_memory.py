@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from benchmarks.kernels.training_memory import calculate_xlsr, measure_apart  # noqa: E402
-from training.asr_model import Batch, compute_ctc, compute_logits  # noqa: E402
-from training.memory import Shape, count_parameters, estimate_memory  # noqa: E402
+from training.asr.memory import Shape, count_parameters, estimate_memory  # noqa: E402
+from training.asr.model import Batch, compute_ctc, compute_logits  # noqa: E402
 
 CONVS = ((512,) * 7, (5, 2, 2, 2, 2, 2, 2))
 XLSR_300M = Shape(1024, 4096, 24, 16, *CONVS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.decoding.ngram import NgramModel
-from training.ngram_mixing import Arpa, MixingError, mix, tune_weights
+from training.lm.ngram_mixing import Arpa, MixingError, mix, tune_weights
 
 WORDS = ("der", "zug", "hund", "kommt")
 

@@ -14,12 +14,12 @@ transformers = pytest.importorskip("transformers")
 yaml = pytest.importorskip("yaml")
 
 from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
-from training import trainer as trainer_module  # noqa: E402
-from training.asr_config import AsrConfig  # noqa: E402
-from training.asr_model import build_model, compute_ctc, compute_logits  # noqa: E402
+from training.asr import trainer as trainer_module  # noqa: E402
+from training.asr.config import AsrConfig  # noqa: E402
+from training.asr.model import build_model, compute_ctc, compute_logits  # noqa: E402
+from training.asr.trainer import AsrTrainer, choose_device  # noqa: E402
 from training.cli import main  # noqa: E402
-from training.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
-from training.trainer import AsrTrainer, choose_device  # noqa: E402
+from training.common.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")
 
@@ -148,7 +148,7 @@ def test_bfloat16_keeps_ctc_in_float32_and_still_learns(tmp_path, manifest, monk
         kinds.append(log_probs.dtype)
         return honest(log_probs, *arguments, **options)
 
-    monkeypatch.setattr("training.asr_model.functional.ctc_loss", watching)
+    monkeypatch.setattr("training.asr.model.functional.ctc_loss", watching)
     settings = {"learning_rate": 3e-3, "head_learning_rate": 3e-3, "max_steps": 30}
     run = make_trainer(make_config(tmp_path, manifest, bf16=True, **settings))
     first = run.step([run.load([0, 1, 2, 3], 0)]).loss

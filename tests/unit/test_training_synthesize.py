@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("zstandard")
 
-from training import synthesize
-from training.augment import AugmentConfig, Augmenter, code_mu_law, made_noise, mix_at_snr
 from training.cli import main
-from training.voices import build_voices, pico_markup, shift_formants
+from training.common.augment import AugmentConfig, Augmenter, code_mu_law, made_noise, mix_at_snr
+from training.synthesis import synthesize
+from training.synthesis.voices import build_voices, pico_markup, shift_formants
 
 SENTENCES = [f"Das ist Satz Nummer {number} von vielen." for number in range(60)]
 

@@ -11,14 +11,14 @@ transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 
-from training.augment import AugmentConfig, Augmenter  # noqa: E402
 from training.cli import main  # noqa: E402
-from training.data import Sample  # noqa: E402
+from training.common.augment import AugmentConfig, Augmenter  # noqa: E402
+from training.common.data import Sample  # noqa: E402
 from training.whisper.batches import IGNORED, pad_tokens  # noqa: E402
 from training.whisper.checkpoint import load_two_pass, load_whisper_decoder  # noqa: E402
 from training.whisper.examples import ExampleConfig, ExampleMaker, written_text  # noqa: E402
 from training.whisper.vocabulary import N_SPECIAL, cut_vocabulary, open_tokenizer  # noqa: E402
-from training.whisper_weights import WeightsError  # noqa: E402
+from training.whisper.weights import WeightsError  # noqa: E402
 
 TEXTS = [
     "Der Hund schläft.",

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.watchdog import StepReport, Watchdog
+from training.common.watchdog import StepReport, Watchdog
 
 
 def feed(watchdog, n_steps, first=0, **figures):

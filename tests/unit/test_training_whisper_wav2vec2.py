@@ -9,12 +9,11 @@ import soundfile
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig  # noqa: E402
 from training.cli import main  # noqa: E402
-from training.data import Sample  # noqa: E402
-from training.distil import DistilConfig, Distiller  # noqa: E402
-from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig  # noqa: E402
-from training.mel import compute_log_mel  # noqa: E402
-from training.whisper_wav2vec2 import (  # noqa: E402
+from training.common.data import Sample  # noqa: E402
+from training.common.mel import compute_log_mel  # noqa: E402
+from training.whisper.wav2vec2 import (  # noqa: E402
     Teacher,
     build_wav2vec2,
     compute_stem,
@@ -22,7 +21,8 @@ from training.whisper_wav2vec2 import (  # noqa: E402
     gabor_filters,
     run_encoder,
 )
-from training.whisper_weights import WeightsError, load_whisper_encoder, whisper_sizes  # noqa: E402
+from training.whisper.wav2vec2_distillation import DistilConfig, Distiller  # noqa: E402
+from training.whisper.weights import WeightsError, load_whisper_encoder, whisper_sizes  # noqa: E402
 
 SIZES = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48}
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from engine.bundle import open_bundle
+from engine.bundle.folder import open_bundle
 from engine.errors import (
     BundleSchemaError,
     CancelledError,
@@ -15,10 +15,10 @@ from engine.errors import (
     OptionError,
     TranslationError,
 )
-from engine.seq2seq import padded_length
-from engine.session import CancelToken
-from engine.tokenizer import Tokenizer, clean_text
-from engine.translation import Translator, longest_run, plan_batches, trim_loops
+from engine.runtime.cancel import CancelToken
+from engine.translation.search import padded_length
+from engine.translation.tokenizer import Tokenizer, clean_text
+from engine.translation.translator import Translator, longest_run, plan_batches, trim_loops
 from engine.types import RuntimeOptions
 from tests.reference.tiny_marian import SENTENCES, bundle_folder, checkpoint
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.sentences import CLAUSE_OPENERS, MAX_WORD_CHARS, split_sentences, split_to_fit
+from engine.translation.sentences import CLAUSE_OPENERS, MAX_WORD_CHARS, split_sentences, split_to_fit
 
 
 def count_words(texts):

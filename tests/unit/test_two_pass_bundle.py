@@ -15,13 +15,14 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 
-from engine.acoustic import AcousticModel  # noqa: E402
-from engine.bundle import FILE_NAMES, Bundle, open_bundle, write_bundle  # noqa: E402
+from engine.acoustic.model import AcousticModel  # noqa: E402
+from engine.bundle.folder import FILE_NAMES, Bundle, open_bundle, write_bundle  # noqa: E402
+from engine.bundle.schema import SecondPassConfig  # noqa: E402
 from engine.cli.info import describe_bundle  # noqa: E402
 from engine.errors import BundleSchemaError, CancelledError, DeviceError, ModelCapabilityError  # noqa: E402
 from engine.kernels.vector.levels import has_vector_kernels  # noqa: E402
-from engine.manifest import SecondPassConfig  # noqa: E402
-from engine.session import CancelToken, open_session  # noqa: E402
+from engine.runtime.cancel import CancelToken  # noqa: E402
+from engine.runtime.onnx_session import open_session  # noqa: E402
 from engine.two_pass import runners  # noqa: E402
 from engine.two_pass.runners import open_decoder  # noqa: E402
 from engine.two_pass.tokens import read_tokens  # noqa: E402
@@ -231,7 +232,7 @@ def test_a_sum_that_the_kernels_do_not_know_is_left_to_onnxruntime(tmp_path: Pat
 
 
 def test_a_matrix_unit_is_no_reason_for_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine import backend
+    from engine.runtime import backend
 
     if not has_vector_kernels():
         pytest.skip("no vector kernels at this level")

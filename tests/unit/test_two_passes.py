@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import engine
+from engine.audio.vad import join_regions
 from engine.cli import main
 from engine.errors import AudioTooShortError, CancelledError, ModelCapabilityError, OptionError
 from engine.pipeline import SpeechTranslator
-from engine.session import CancelToken
+from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript
-from engine.vad import join_regions
 from tests.reference.tone_bundle import spell, write_tone_bundle
 
 ONE, TWO = DecodingOptions(passes=1), DecodingOptions(passes=2)

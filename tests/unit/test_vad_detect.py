@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import vad
-from engine.audio import load_audio
-from engine.vad import detect_speech
+from engine.audio import vad
+from engine.audio.load import load_audio
+from engine.audio.vad import detect_speech
 from tests.reference.tone_speech import silence, speak
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

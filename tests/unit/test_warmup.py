@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from engine import warmup
-from engine.bundle import open_bundle
+from engine.bundle.folder import open_bundle
+from engine.jobs import warmup
 from engine.kernels._disk_cache import Places
 
 

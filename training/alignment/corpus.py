@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import soundfile
 
-from engine.vad import Waveform
+from engine.audio.vad import Waveform
 from training.alignment.cutting import Cut, CutOptions
 from training.alignment.recordings import Recording
 

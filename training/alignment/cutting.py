@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jiwer
 
-from engine.vad import Waveform
+from engine.audio.vad import Waveform
 from training.alignment.anchors import align_long
 from training.alignment.emissions import Emissions, compute_emissions, read_greedy
 from training.alignment.phrases import Phrase, build_gaps, cut_phrases, find_pauses

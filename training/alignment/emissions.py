@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import vad
+from engine.audio import vad
 from engine.text import LETTERS
 
 EDGE_S: Final = 1.0  # heard by the encoder on either side of a window, and then thrown away

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import vad
+from engine.audio import vad
 from training.alignment.lattice import count_letters
 from training.alignment.spoken_text import Slot
 from training.alignment.viterbi import Alignment, SlotSpan

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from engine.errors import EngineError, OptionError
 from training.alignment.spoken_text import TextError, read_slots
-from training.data import Sample, probe_samples, read_manifest
+from training.common.data import Sample, probe_samples, read_manifest
 
-LOGGER = logging.getLogger("training.align")
+LOGGER = logging.getLogger("training.alignment.command")
 
 
 class Recording(NamedTuple):
@@ -42,7 +42,7 @@ def read_recordings(manifest: Path, skip_bad: bool = False) -> list[Recording]:
     """Read a manifest of long recordings.
 
     Args:
-        manifest: as training.data.read_manifest takes it.
+        manifest: as training.common.data.read_manifest takes it.
         skip_bad: leave bad ones out with a warning instead of raising.
     Returns:
         At least one recording.

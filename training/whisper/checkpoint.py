@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.log_mel_ctc import LogMelCtc, load_checkpoint, save_checkpoint
+from training.asr.log_mel_ctc import LogMelCtc, load_checkpoint, save_checkpoint
 from training.whisper.decoder import AttentionDecoder, DecoderConfig
 from training.whisper.vocabulary import TokenVocabulary
-from training.whisper_weights import WeightsError, read_ctranslate2
+from training.whisper.weights import WeightsError, read_ctranslate2
 
 DECODER, TOKENS = "decoder", "tokens.json"
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.text import VOCABULARY, normalize_text
-from training.mel import compute_log_mel
-from training.metrics import collapse, compute_error_rates
+from training.common.mel import compute_log_mel
+from training.common.metrics import collapse, compute_error_rates
 from training.whisper.checkpoint import TwoPass
 
 

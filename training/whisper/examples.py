@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.text import VOCABULARY, spell_numbers
-from training.augment import Augmenter, made_noise
-from training.data import SAMPLE_RATE, Sample, encode_text, load_waveform
-from training.doctor import min_frames
-from training.mel import compute_log_mel, quicken
+from training.asr.doctor import min_frames
+from training.common.augment import Augmenter, made_noise
+from training.common.data import SAMPLE_RATE, Sample, encode_text, load_waveform
+from training.common.mel import compute_log_mel, quicken
 from training.whisper.vocabulary import TokenVocabulary
 
 Waveform = NDArray[np.float32]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.asr_model import compute_ctc
-from training.log_mel_ctc import LogMelCtc
+from training.asr.log_mel_ctc import LogMelCtc
+from training.asr.model import compute_ctc
 from training.whisper.examples import Example, ExampleMaker
 
 LOGGER = logging.getLogger("training.whisper")

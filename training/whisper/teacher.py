@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.data import Sample, load_waveform
-from training.log_mel_ctc import LogMelCtc
-from training.mel import compute_log_mel
+from training.asr.log_mel_ctc import LogMelCtc
+from training.common.data import Sample, load_waveform
+from training.common.mel import compute_log_mel
 from training.whisper.decoder import AttentionDecoder
 
 LOGGER = logging.getLogger("training.whisper")

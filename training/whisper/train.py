@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.text import normalize_text
-from training.asr_model import compute_ctc
-from training.augment import AugmentConfig, Augmenter
-from training.data import ManifestError, Sample, load_waveform, probe_samples, read_manifest
-from training.log_mel_ctc import LogMelCtc, LogMelCtcConfig
-from training.trainer import choose_device
+from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig
+from training.asr.model import compute_ctc
+from training.asr.trainer import choose_device
+from training.common.augment import AugmentConfig, Augmenter
+from training.common.data import ManifestError, Sample, load_waveform, probe_samples, read_manifest
 from training.whisper.batches import IGNORED, pad_features, pad_tokens
 from training.whisper.checkpoint import TwoPass, load_two_pass, load_whisper_decoder, save_two_pass
 from training.whisper.evaluation import evaluate
@@ -36,7 +36,7 @@ from training.whisper.examples import Example, ExampleConfig, ExampleMaker, writ
 from training.whisper.head import compute_head_states, copy_head, train_head
 from training.whisper.teacher import TeacherTargets, compute_targets
 from training.whisper.vocabulary import TokenVocabulary, cut_vocabulary, open_tokenizer
-from training.whisper_weights import load_whisper_encoder, whisper_sizes
+from training.whisper.weights import load_whisper_encoder, whisper_sizes
 
 LOGGER = logging.getLogger("training.whisper")
 SLOW_EVERY = 4  # steps between two passes over all weights for what changes slowly
@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--head_clips", type=int, default=0, metavar="N",
         help="train the CTC head alone, for --steps, on the frozen states of N clips",
     )  # fmt: skip
+    group.add_argument("--noise_share", type=float, default=0.5, help="fraction of changed clips with noise")
+    group.add_argument(
+        "--snr_db", type=float, nargs=2, default=(4.0, 35.0), metavar=("LOW", "HIGH"),
+        help="signal-to-noise ratios that are drawn from",
+    )  # fmt: skip
     group.add_argument("--corrupt", type=float, default=0.05, help="fraction of input tokens replaced")
     group.add_argument("--save_minutes", type=float, default=5.0, help="between checkpoints to resume from")
 
@@ -74,7 +79,9 @@ def run(options: argparse.Namespace) -> int:
     samples, n_real = read_samples(options)
     tokens = [vocabulary.encode(written_text(sample.text), tokenizer) for sample in samples]
     model = build_model(options, vocabulary).to(choose_device(options.device))
-    noises = AugmentConfig(noise_dir=options.noise_dir, speed=0.3, snr_db=(4.0, 35.0), noise=0.5)
+    noises = AugmentConfig(
+        noise_dir=options.noise_dir, speed=0.3, snr_db=tuple(options.snr_db), noise=options.noise_share
+    )
     maker = ExampleMaker(samples, tokens, Augmenter(noises), vocabulary, ExampleConfig())
     evaluation = (
         [(load_waveform(s.path), s.text) for s in read_manifest(options.eval)] if options.eval else []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from training.whisper_weights import WeightsError
+from training.whisper.weights import WeightsError
 
 END, START, LANGUAGE, TASK = "<|endoftext|>", "<|startoftranscript|>", "<|de|>", "<|transcribe|>"
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # its name in newer and older files

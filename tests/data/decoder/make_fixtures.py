@@ -25,7 +25,7 @@ SETTINGS = {
 
 def make_models() -> None:
     """Estimate tiny.arpa and write the binaries."""
-    from training.kenlm_tools import find_tool
+    from training.lm.kenlm_tools import find_tool
 
     arpa = HERE / "tiny.arpa"
     with (HERE / "tiny.txt").open() as text, arpa.open("w") as out:

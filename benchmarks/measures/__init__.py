@@ -1,0 +1,1 @@
+"""What is measured: error rates, BLEU, time, memory, and their confidence intervals."""

@@ -1,0 +1,1 @@
+"""Subcommands that answer one question each."""

@@ -1,0 +1,123 @@
+"""Translation of text alone: BLEU and chrF of a bundle's translator, from three kinds of German.
+
+`written` is the text as it stands; `recogniser` is without case, marks and digits, as from a recogniser
+without errors; `restored` is that with case and marks put back by the bundle's punctuation model, which
+is what the translator gets in the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import ManifestError
+from benchmarks.extras import SCORING, check_extras
+from benchmarks.measures.metrics import TranslationScorer
+from benchmarks.options import Progress, natural, positive
+from benchmarks.reports.provenance import provenance
+from benchmarks.reports.table import align, number
+from benchmarks.run import write_json
+from engine.pipeline import SpeechTranslator
+from engine.text import normalize_text
+from engine.types import DecodingOptions
+
+BEAMS = (1, 4)
+Pairs = list[tuple[str, str]]
+
+
+def read_pairs(path: Path) -> Pairs:
+    """German and English of a text set: lines of id, German, English, separated by tabs.
+
+    Raises:
+        ManifestError: unreadable, empty, or lines of another form, all of which it names.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(path, [f"cannot be read as UTF-8 text ({error})"]) from error
+    rows = [line.split("\t") for line in lines]
+    problems = [
+        f"line {number} is not id<TAB>German<TAB>English"
+        for number, row in enumerate(rows, 1)
+        if len(row) != 3 or not row[1].strip()
+    ]
+    if problems or not rows:
+        raise ManifestError(path, problems or ["it is empty"])
+    return [(german, english) for _, german, english in rows]
+
+
+def sources_of(translator: SpeechTranslator, pairs: Pairs) -> dict[str, list[str]]:
+    """The German sides by kind; `restored` only where the bundle has a punctuation model."""
+    plain = [normalize_text(german) for german, _ in pairs]
+    found = {"written": [german for german, _ in pairs], "recogniser": plain}
+    if translator.bundle.has("punctuation"):
+        found["restored"] = [translator.punctuate(text) for text in plain]
+    return found
+
+
+def score_text(
+    translator: SpeechTranslator,
+    sets: dict[str, Pairs],
+    beams: Sequence[int] = BEAMS,
+    progress: Callable[[], object] = lambda: None,
+) -> Iterator[dict[str, Any]]:
+    """Score every set from every kind of German with every beam size.
+
+    Yields:
+        set, source, beam_size, sentences, bleu, chrf, signatures.
+    """
+    for name, pairs in sets.items():
+        references = [english for _, english in pairs]
+        for source, texts in sources_of(translator, pairs).items():
+            for beam_size in beams:
+                scorer = TranslationScorer()
+                english = translator.translate_text(texts, DecodingOptions(translation_beam_size=beam_size))
+                yield {
+                    "set": name, "source": source, "beam_size": beam_size, "sentences": len(pairs),
+                    "bleu": round(scorer.bleu(english, references), 2),
+                    "chrf": round(scorer.chrf(english, references), 2),
+                    "sacrebleu": scorer.signatures,
+                }  # fmt: skip
+                progress()
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options of `text`."""
+    parser.add_argument("data", nargs="+", type=Path, metavar="TSV", help="id<TAB>German<TAB>English lines")
+    parser.add_argument("--model", metavar="PATH", help="bundle folder (the embedded bundle)")
+    parser.add_argument("--threads", type=natural, default=0, metavar="N", help="0: all usable cores (0)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N sentences of each, evenly spread")
+    parser.add_argument("--json", metavar="OUT", help="write the result")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score the sets and print a table."""
+    import engine
+
+    check_extras(*SCORING)
+    sets = {path.stem: _spread(read_pairs(path), options.limit) for path in options.data}
+    translator = engine.load(options.model, threads=options.threads)
+    bars = Progress(options.quiet)
+    kinds = 3 if translator.bundle.has("punctuation") else 2
+    try:
+        tick = bars(len(sets) * kinds * len(BEAMS), "text")
+        rows = list(score_text(translator, sets, progress=tick))
+    finally:
+        bars.close()
+    result = {**provenance("engine-bench"), "signature": translator.signature, "rows": rows}
+    if options.json:
+        write_json(result, Path(options.json))
+    cells = [
+        [row["set"], row["source"], str(row["beam_size"]), str(row["sentences"]), number(row["bleu"]),
+         number(row["chrf"])]
+        for row in rows
+    ]  # fmt: skip
+    print(align(cells, ["set", "source", "beam", "sentences", "BLEU", "chrF"]))
+    return 0
+
+
+def _spread(pairs: Pairs, limit: int | None) -> Pairs:
+    return pairs[:: max(1, len(pairs) // limit)][:limit] if limit else pairs

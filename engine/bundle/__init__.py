@@ -1,0 +1,5 @@
+"""Model folders: manifest.json and its schema, hashes of every file, signatures of measurements."""
+
+from engine.bundle.folder import BUNDLED, DEFAULT, Bundle, check_target, open_bundle, write_bundle
+
+__all__ = ["BUNDLED", "DEFAULT", "Bundle", "check_target", "open_bundle", "write_bundle"]

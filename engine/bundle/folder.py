@@ -1,0 +1,397 @@
+"""A model folder: manifest.json, SHA-256 of every file, safe names only; nothing else is ever opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.bundle.schema import (
+    SCHEMA_VERSION,
+    AcousticConfig,
+    DecodingConfig,
+    FeatureConfig,
+    FileEntry,
+    Manifest,
+    SecondPassConfig,
+    TranslationConfig,
+)
+from engine.errors import (
+    BundleError,
+    BundleIntegrityError,
+    BundleNotFoundError,
+    BundleSchemaError,
+    ModelCapabilityError,
+)
+
+__all__ = [
+    "AcousticConfig",
+    "Bundle",
+    "DecodingConfig",
+    "FeatureConfig",
+    "Manifest",
+    "SecondPassConfig",
+    "TranslationConfig",
+    "check_target",
+    "open_bundle",
+    "write_bundle",
+]
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+BUNDLED = Path(__file__).parents[1] / "bundled"
+DEFAULT = "de-en-base"
+MAX_MANIFEST_BYTES = 4 << 20
+FILE_NAMES: dict[str, str] = {
+    "acoustic": "acoustic.onnx",
+    "vocabulary": "vocab.json",
+    "asr_memory": "asr_memory.onnx",
+    "asr_decoder": "asr_decoder.onnx",
+    "asr_embeddings": "asr_embeddings.bin",
+    "asr_tokens": "asr_tokens.json",
+    "language_model": "language_model.bin",
+    "lexicon": "lexicon.npz",
+    "vad": "vad.onnx",
+    "punctuation": "punctuation.onnx",
+    "mt_encoder": "mt_encoder.onnx",
+    "mt_decoder": "mt_decoder.onnx",
+    "mt_embeddings": "mt_embeddings.bin",
+    "mt_tokenizer": "mt_tokenizer.model",
+    "mt_tokenizer_target": "mt_tokenizer_target.model",
+    "mt_vocabulary": "mt_vocabulary.json",
+}
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+
+
+class Bundle:
+    """An opened, verified model folder."""
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        files: Mapping[str, Path],
+        added_tokens: Mapping[str, int] | None = None,
+    ) -> None:
+        self.path = path
+        self._added_tokens = dict(added_tokens or {})
+        self.manifest = manifest
+        self._files = dict(files)
+
+    @property
+    def name(self) -> str:
+        """The name in the manifest, or of the bare model file."""
+        return self.manifest.name
+
+    def has(self, role: str) -> bool:
+        """Whether the bundle holds a file of this role."""
+        return role in self._files
+
+    def file(self, role: str) -> Path:
+        """The path of a role's file.
+
+        Raises:
+            ModelCapabilityError: the bundle holds no such file.
+        """
+        if role not in self._files:
+            raise ModelCapabilityError(
+                f"bundle {self.name!r} has no file of role {role!r}",
+                f"a bundle with {role!r} (this one has: {', '.join(sorted(self._files))})",
+                "load another bundle, or export one that includes it",
+            )
+        return self._files[role]
+
+    def read(self, role: str) -> bytes:
+        """The bytes of a role's file."""
+        return self.file(role).read_bytes()
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Tokens of the acoustic model by output index.
+
+        Raises:
+            BundleSchemaError: vocab.json is not a map of token to 0 ... n-1.
+        """
+        return _read_vocabulary(self.file("vocabulary"), self._added_tokens)
+
+
+def open_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
+    """Open a bundle, or a bare ONNX model with its vocab.json beside it.
+
+    Args:
+        path: a bundle's folder; a folder that optimum-cli wrote (model.onnx, vocab.json); an
+            .onnx file; the name of an embedded bundle; None for the embedded default.
+    Raises:
+        BundleNotFoundError, BundleSchemaError, BundleIntegrityError, BundleError.
+    """
+    location = _resolve(path)
+    if location.suffix == ".onnx":
+        return _open_bare(location)
+    if not (location / MANIFEST).exists() and (location / "model.onnx").is_file():
+        return _open_bare(location / "model.onnx")
+    return _open_folder(location)
+
+
+def _resolve(path: str | os.PathLike[str] | None) -> Path:
+    location = BUNDLED / DEFAULT if path is None else Path(path)
+    if not location.exists() and path is not None and _PLAIN_NAME.fullmatch(str(path)):
+        embedded = BUNDLED / str(path)
+        location = embedded if embedded.is_dir() else location
+    if not location.exists():
+        raise BundleNotFoundError(
+            f"no model at {str(location)!r}",
+            "a bundle folder, an .onnx file with vocab.json beside it, or an embedded bundle's name",
+            "check the path; `engine info` without an argument shows the embedded default",
+        )
+    if location.is_file() and location.suffix != ".onnx":
+        raise BundleError(
+            f"{str(location)!r} is a file", "a bundle folder or an .onnx file", "pass its folder"
+        )
+    return location
+
+
+def _open_folder(folder: Path) -> Bundle:
+    manifest = _read_manifest(folder / MANIFEST)
+    files: dict[str, Path] = {}
+    for entry in manifest.files:
+        if entry.role in files:
+            raise BundleSchemaError(
+                f"{MANIFEST} lists role {entry.role!r} twice", "each role once", _RE_EXPORT
+            )
+        files[entry.role] = _verified(folder, entry)
+    return Bundle(folder, manifest, files)
+
+
+_RE_EXPORT = "export the bundle again, or restore the original file"
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file() or path.is_symlink():
+        raise BundleNotFoundError(f"{str(path)!r} does not exist", f"a bundle with {MANIFEST}", _RE_EXPORT)
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleSchemaError(f"{path.name} has {path.stat().st_size} bytes", "at most 4 MiB", _RE_EXPORT)
+    try:
+        raw = msgspec.json.decode(path.read_bytes())
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BundleSchemaError(
+                f"manifest schema_version {version!r}",
+                f"schema_version {SCHEMA_VERSION}",
+                "upgrade the engine, or export the bundle with this version",
+            )
+        return msgspec.convert(raw, Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleSchemaError(
+            f"{path.name} is not a valid manifest ({error})", "its schema", _RE_EXPORT
+        ) from error
+
+
+def _verified(folder: Path, entry: FileEntry) -> Path:
+    if not _PLAIN_NAME.fullmatch(entry.path) or entry.path in (MANIFEST, CARD):
+        raise BundleIntegrityError(
+            f"{MANIFEST} names the path {entry.path!r}",
+            "a plain file name inside the bundle",
+            "do not use this bundle: it tries to reach outside its folder",
+        )
+    path = folder / entry.path
+    if path.is_symlink():
+        raise BundleIntegrityError(f"{entry.path!r} is a link", "a regular file", "copy the file itself")
+    if not path.is_file():
+        raise BundleNotFoundError(
+            f"{entry.path!r} is missing from {str(folder)!r}", "every listed file", _RE_EXPORT
+        )
+    size = path.stat().st_size
+    if size != entry.bytes or _sha256(path) != entry.sha256:
+        raise BundleIntegrityError(
+            f"{entry.path!r} differs from the manifest (size {size}, listed {entry.bytes}, or its SHA-256)",
+            "the file that was exported",
+            _RE_EXPORT,
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_bare(model: Path) -> Bundle:
+    vocabulary = model.with_name("vocab.json")
+    if not vocabulary.is_file():
+        raise BundleNotFoundError(
+            f"{model.name!r} has no vocabulary beside it",
+            "vocab.json (token to index) in the same folder",
+            f"copy the checkpoint's vocab.json to {str(vocabulary)!r}, or pass a bundle",
+        )
+    config = _read_json(model.with_name("config.json"))
+    preprocessor = _read_json(model.with_name("preprocessor_config.json")) or _read_json(
+        model.with_name("processor_config.json")  # transformers 5 nests it there
+    ).get("feature_extractor", {})
+    strides = config.get("conv_stride", [5, 2, 2, 2, 2, 2, 2])
+    tokenizer = _read_json(model.with_name("tokenizer_config.json"))
+    added = _added_tokens(model.parent, tokenizer, int(config.get("vocab_size", 0)))
+    tokens = _read_vocabulary(vocabulary, added)
+    blank_id, delimiter = config.get("pad_token_id"), tokenizer.get("word_delimiter_token", "|")
+    acoustic = AcousticConfig(
+        features=FeatureConfig(
+            sample_rate=int(preprocessor.get("sampling_rate", 16_000)),
+            normalize=bool(preprocessor.get("do_normalize", True)),
+        ),
+        samples_per_frame=_product(strides),
+        blank_id=_guess_blank(tokens) if blank_id is None else int(blank_id),
+        word_delimiter=delimiter if delimiter in tokens else " ",
+        trained_with_mask=bool(preprocessor.get("return_attention_mask", False)),
+    )
+    manifest = Manifest(SCHEMA_VERSION, model.stem, "unknown", [], acoustic)
+    return Bundle(model.parent, manifest, {"acoustic": model, "vocabulary": vocabulary}, added)
+
+
+def _added_tokens(folder: Path, tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, int]:
+    """Tokens that a tokenizer keeps beside vocab.json and the head has outputs for."""
+    found = {str(token): int(at) for token, at in _read_json(folder / "added_tokens.json").items()}
+    for at, entry in tokenizer.get("added_tokens_decoder", {}).items():
+        found.setdefault(str(entry["content"] if isinstance(entry, dict) else entry), int(at))
+    return {token: at for token, at in found.items() if at < vocab_size}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BundleSchemaError(
+            f"{path.name} is not valid ({error})", "a JSON object", "restore the file"
+        ) from error
+
+
+def _read_vocabulary(path: Path, added: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    try:
+        index = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except msgspec.DecodeError as error:
+        raise BundleSchemaError(
+            f"{path.name} is not a vocabulary ({error})", "a JSON map of token to index", "restore the file"
+        ) from error
+    index |= {token: at for token, at in (added or {}).items() if at not in index.values()}
+    tokens = sorted(index, key=index.__getitem__)
+    if sorted(index.values()) != list(range(len(index))) or not tokens:
+        raise BundleSchemaError(
+            f"{path.name} has gaps or repeated indices", "0 ... n-1, each once", "restore the file"
+        )
+    return tuple(tokens)
+
+
+def _guess_blank(tokens: tuple[str, ...]) -> int:
+    return next((tokens.index(name) for name in ("<pad>", "[PAD]", "<blank>", "<blk>") if name in tokens), 0)
+
+
+def _product(values: list[int]) -> int:
+    result = 1
+    for value in values:
+        result *= int(value)
+    return result
+
+
+def write_bundle(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    licence: str,
+    files: Mapping[str, str | os.PathLike[str]],
+    card: str,
+    acoustic: AcousticConfig | None = None,
+    decoding: DecodingConfig | None = None,
+    translation: TranslationConfig | None = None,
+    figures: Mapping[str, Any] | None = None,
+    second_pass: SecondPassConfig | None = None,
+) -> Path:
+    """Write a bundle beside its place, verify it, then rename it into place.
+
+    Args:
+        folder: where the bundle will be; an existing bundle there is replaced.
+        files: role to source file; see FILE_NAMES for the roles.
+        card: the model card, Markdown.
+    Returns:
+        The folder.
+    Raises:
+        BundleError: an unknown role, a missing source, or a folder that is not a bundle.
+    """
+    target = Path(folder)
+    check_target(target)
+    _check_sources(files)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        entries = [_copy_in(building, role, Path(source)) for role, source in sorted(files.items())]
+        manifest = Manifest(
+            SCHEMA_VERSION,
+            name,
+            licence,
+            entries,
+            acoustic,
+            decoding or DecodingConfig(),
+            translation,
+            dict(figures or {}),
+            second_pass,
+        )
+        text = json.dumps(msgspec.to_builtins(manifest), indent=2, ensure_ascii=False)
+        (building / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        (building / CARD).write_text(card, encoding="utf-8")
+        _open_folder(building)
+        building.chmod(0o755)
+        _swap(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to replace anything but a bundle; called before long work as well.
+
+    Raises:
+        BundleError: folder is a file, or holds files that no bundle has.
+    """
+    ours = {MANIFEST, CARD, *FILE_NAMES.values()}
+    names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else (folder.name,)
+    foreign = sorted(set(names) - ours)
+    if folder.exists() and foreign:
+        raise BundleError(
+            f"{str(folder)!r} exists and is not a bundle ({foreign[0]!r})",
+            "a new or empty folder, or that of a bundle",
+            "name another one",
+        )
+
+
+def _check_sources(files: Mapping[str, str | os.PathLike[str]]) -> None:
+    problems = [f"unknown role {role!r}" for role in files if role not in FILE_NAMES]
+    problems += [
+        f"{role}: {os.fspath(source)!r} is missing"
+        for role, source in files.items()
+        if not Path(source).is_file()
+    ]
+    if problems:
+        raise BundleError("; ".join(problems), f"roles {', '.join(FILE_NAMES)}", "correct the arguments")
+
+
+def _copy_in(folder: Path, role: str, source: Path) -> FileEntry:
+    path = folder / FILE_NAMES[role]
+    shutil.copyfile(source, path)
+    return FileEntry(role, path.name, _sha256(path), path.stat().st_size)
+
+
+def _swap(building: Path, target: Path) -> None:
+    if not target.exists():
+        building.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(old / target.name)
+    building.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

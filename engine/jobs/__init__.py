@@ -1,0 +1,1 @@
+"""Long recordings, many recordings, and live streams."""

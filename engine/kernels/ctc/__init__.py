@@ -1,0 +1,1 @@
+"""CTC: greedy and beam search with n-gram fusion, alignment, prefix scores."""

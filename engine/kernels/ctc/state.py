@@ -1,0 +1,270 @@
+"""What the beam search holds: beams, the trees of spelled tokens and finished words, and its settings.
+
+Weights are kept as plain numbers, not logarithms: `blank` and `symbol` are the probability of
+all alignments that end in a blank or not, times exp(language model score), over a scale common
+to all beams. Sums of alignments are then additions, and the search computes no logarithm at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BEAM = np.dtype(
+    [  # what extending a beam reads comes first
+        ("children", np.uint64),  # of the lexicon's node, so that most frames need not look there
+        ("history", np.uint64),  # hash of what the language model still sees
+        ("lm", np.float64),  # natural log, weighted; of finished words and hotwords
+        ("lexicon", np.int32),  # node of the unfinished word; -1 outside
+        ("first", np.int32),  # its first child
+        ("word_id", np.int32),  # the language model's id of the word that ends there; 0 for none
+        ("context", np.int32),  # place of what the language model still sees, while frames are searched
+        ("hotword", np.int32),  # node of the hotwords' trie; -1 outside
+        ("length", np.int32),  # tokens of the unfinished word
+        ("last", np.int32),  # last token; the delimiter for an empty prefix
+        ("token_node", np.int32),
+        ("word_node", np.int32),
+        ("parent", np.int32),  # the beam whose prefix is one token shorter; -1 if there is none
+        ("text", np.uint64),  # hash of the finished words
+        ("word", np.uint64),  # hash of the unfinished word
+        ("key", np.uint64),  # hash of both: which prefix this is
+        ("parent_key", np.uint64),  # the prefix one token shorter
+        ("blank", np.float64),
+        ("symbol", np.float64),
+        ("factor", np.float64),  # what ranking multiplies for the unfinished word
+        ("bound", np.float64),  # no next letter makes that factor larger than this
+        ("start", np.int32),  # frame of the unfinished word's first token
+        ("end", np.int32),  # frame behind its last token
+        ("prob_sum", np.float32),  # of its tokens but the last
+        ("peak", np.float32),  # highest probability of its last token
+    ],
+    align=True,
+)
+
+CANDIDATE = np.dtype(
+    [
+        ("lm", np.float64),
+        ("bound", np.float64),
+        ("parent", np.int32),  # beam it came from
+        ("slot", np.int32),  # where that beam's record is
+        ("token", np.int32),
+        ("lexicon", np.int32),
+        ("hotword", np.int32),
+        ("context", np.int32),
+    ],
+    align=True,
+)
+
+TOKEN_NODE = np.dtype([("parent", np.int32), ("token", np.int32)])
+WORD_NODE = np.dtype(
+    [
+        ("parent", np.int32),
+        ("token_node", np.int32),
+        ("length", np.int32),
+        ("start", np.int32),
+        ("end", np.int32),
+        ("confidence", np.float32),
+    ]
+)
+
+NO_LM, WORD_LM, CHAR_LM = 0, 1, 2
+N_OOV_FACTORS = 64  # unknown words longer than this rank like this
+N_LOOKAHEAD = 256
+
+
+class Search(NamedTuple):
+    """Settings of one search.
+
+    Attributes:
+        beam_width: prefixes kept (with split, prefixes counted once for each kind of end).
+        blank, delimiter: token ids; delimiter -1 where there is none.
+        token_min: natural log; tokens below it are passed over, unless the frame's best.
+        prune: beams below this fraction of the best are dropped.
+        split: rank a prefix's blank and symbol ends apart, as pyctcdecode does.
+        recombine: keep one prefix for each state that the future can tell apart.
+    """
+
+    beam_width: int
+    blank: int
+    delimiter: int
+    token_min: float
+    prune: float
+    split: bool
+    recombine: bool
+
+
+WEIGHTS = np.dtype(
+    [
+        ("kind", np.int64),  # NO_LM, WORD_LM or CHAR_LM
+        ("order", np.int64),
+        ("bos", np.int64),  # ids of <s> and </s>; -1 to score no boundary
+        ("eos", np.int64),
+        ("weight", np.float64),  # lm_alpha * ln 10
+        ("word_bonus", np.float64),  # lm_beta
+        ("unknown", np.float64),  # added for a word outside the lexicon: natural log, weighted
+        ("unknown_letter", np.float64),  # added for each of its tokens
+    ]
+)
+
+
+class Scorer(NamedTuple):
+    """The language model and its weights.
+
+    Attributes:
+        memory, layout: see engine.kernels.ctc.ngram.
+        token_words: int32 [vocab_size + 1], for a character model: the id of each token, and
+            behind them that of the space between words.
+        weights: WEIGHTS [1].
+    """
+
+    memory: Any
+    layout: Any
+    token_words: Any
+    weights: Any
+
+
+LEXICON_NODE = np.dtype(
+    [
+        ("children", np.uint64),  # bit token % 64 is set for every child's token
+        ("first", np.int32),  # the first child; the next node's first child ends them
+        ("word", np.int32),  # language model id of the word that ends here; 0 for none
+    ]
+)
+
+
+class Lexicon(NamedTuple):
+    """Trie of the known words in breadth-first order.
+
+    Attributes:
+        nodes: LEXICON_NODE [n_nodes + 1]; of the last only `first` counts.
+        label: int16 [n_nodes], the token that leads to a node; children are sorted by it.
+        lookahead: uint8 [n_nodes], how likely the best word below is: see the lexicon's builder.
+        distinct: no two tokens share a bit of `children`.
+        factors: float64 [N_LOOKAHEAD], what ranking multiplies for a lookahead value.
+        unknown_factors: float64 [N_OOV_FACTORS], the same for an unknown word by its length.
+        highest: no word or beginning of one has a larger factor.
+    """
+
+    nodes: Any
+    label: Any
+    lookahead: Any
+    distinct: bool
+    factors: Any
+    unknown_factors: Any
+    highest: float
+
+
+class Hotwords(NamedTuple):
+    """Automaton of the favoured words and phrases; node 0 is the start of a word.
+
+    Attributes:
+        follow: int32 [n_nodes, vocab_size], the next node; -1 for none before the next word.
+        factors: float64 [n_nodes], what ranking multiplies for a phrase in progress.
+        complete: float64 [n_nodes], natural-log bonus when a word ends here.
+        ends_word: uint8 [n_nodes], 1 where a word of some phrase ends: it is not unknown.
+        highest: the most that the end of one word can earn, natural log; 0 or more.
+    """
+
+    follow: Any
+    factors: Any
+    complete: Any
+    ends_word: Any
+    highest: float
+
+
+KNOWN_SCORE = np.dtype(
+    [
+        ("key", np.uint64),  # hash of a context and a word
+        ("history", np.uint64),  # hash of the context behind it
+        ("score", np.float64),  # log10
+        ("gain", np.float64),  # what a weight is multiplied with for it, where nothing else counts
+    ]
+)
+N_KNOWN = 512  # a power of two
+N_ADOPTERS = 64  # words of 64 bits
+MAX_ADOPTED = 512  # bits set before they are cleared
+
+
+class Work(NamedTuple):
+    """Scratch of one search: nothing in it outlives a chunk of frames, but `counts`.
+
+    What every frame reads of every beam lies in arrays of its own, which the processor takes several at a
+    time. The rest lies in BEAM records, in slots that a beam keeps as long as it lives: in most frames
+    nothing in most of them changes. While frames are searched, these arrays count and not the records'
+    blank, symbol, factor, bound and parent.
+
+    Attributes:
+        tokens: int32 [vocab_size], the frame's tokens.
+        probs: float64 [vocab_size + 1], their probabilities over the best one's; 0 for the others. The last
+            place belongs to a prefix without a last token.
+        columns: int32 [vocab_size + 1], the place of each of them among them; -1 for the others.
+        blanks, symbols, factors, bounds, lms: float64 [beam_width], these fields of the beams.
+        lasts: uint32 [beam_width], their last tokens; vocab_size for none.
+        parents: int32 [beam_width], which beam is one token shorter; -1; parent_keys: uint64, its hash.
+        slots: int32 [beam_width], where their records are.
+        free: int32 [2 * beam_width], the slots that no beam has; half of them always are free, so that
+            new beams are written beside all that they are made from.
+        weights: float64 [beam_width], those of one token behind each beam.
+        taken: uint64 [tokens * words of 64 bits], for each of the frame's tokens a bit for each beam: whether
+            the prefix that is longer by that token is a beam itself.
+        reached, held: uint64 [words of 64 bits], a bit for each beam; see stay and rank_stays.
+        moved: int32 [beam_width + 1], behind a -1 which of the next beams a beam stays as; -1 if it does not.
+        sources: int32 [beam_width], beam that a better alignment of a staying prefix came from; -1.
+        retimed: int32 [beam_width], the staying beams with such a source; and what their times become,
+            sums: float32, starts: int32 (for the end of a word, its new node).
+        dropped: int32 [beam_width + 1], slots of the beams that do not stay.
+        places: int32 [beam_width], for the end of a beam's word the place in `known`; -1 for none yet.
+        adopters: uint64 [N_ADOPTERS], a bit, by its hash, for each prefix that some beam is one token longer
+            than, and for some more: those of beams dropped since it was last cleared.
+        candidates: CANDIDATE [beam_width * (tokens + 1)]; the first, one a beam, are the prefixes as they
+            are, and have no record.
+        ranks: float64 [len(candidates)], what pruning compares.
+        new_blanks, new_symbols, new_factors: float64 [len(candidates)].
+        chosen: int32 [len(candidates)]; values: float64 [len(candidates)], their ranks.
+        seen: int32 [power of two], hash table of states.
+        table: int32 [N_KNOWN], place of what the language model said of a word in context, by its hash.
+        known: KNOWN_SCORE, what it said; and contexts: CONTEXT, the contexts behind it.
+        counts: int64 [N_COUNTS].
+    """
+
+    tokens: Any
+    probs: Any
+    columns: Any
+    blanks: Any
+    symbols: Any
+    factors: Any
+    bounds: Any
+    lms: Any
+    lasts: Any
+    parents: Any
+    parent_keys: Any
+    slots: Any
+    free: Any
+    weights: Any
+    taken: Any
+    reached: Any
+    held: Any
+    moved: Any
+    sources: Any
+    retimed: Any
+    sums: Any
+    starts: Any
+    dropped: Any
+    places: Any
+    adopters: Any
+    candidates: Any
+    ranks: Any
+    new_blanks: Any
+    new_symbols: Any
+    new_factors: Any
+    chosen: Any
+    values: Any
+    seen: Any
+    table: Any
+    known: Any
+    contexts: Any
+    counts: Any
+
+
+N_CANDIDATES, N_CONTEXTS, N_TOKEN_NODES, N_WORD_NODES, N_FREE, N_ADOPTED, N_COUNTS = range(7)

@@ -1,0 +1,1 @@
+"""Encoders: convolutions, attention, transformer layers, LSTM."""

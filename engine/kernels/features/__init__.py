@@ -1,0 +1,1 @@
+"""Features: waveform normalisation, log-mel, filterbank, real FFTs."""

@@ -1,0 +1,1 @@
+"""The joint search of an attention decoder and CTC."""

@@ -1,0 +1,1 @@
+"""What all networks share: linear layers and row-wise steps."""

@@ -1,0 +1,1 @@
+"""Attention decoders and translators: layers with a key-value cache, beams."""

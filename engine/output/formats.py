@@ -1,0 +1,205 @@
+"""Results as txt, json, srt, vtt and tsv, by Whisper's conventions; files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from engine.errors import OptionError, OutputError
+from engine.output.subtitles import Cue, compute_cues, word_cues
+from engine.types import Segment, Transcript, Translation, Word
+
+DECIMALS: Final = 3  # of seconds and probabilities
+
+Result = Transcript | Translation
+
+
+def render(result: Result, output_format: str, *, word_timestamps: bool = False) -> str:
+    """Write a result as text.
+
+    Args:
+        result: a transcript or a translation.
+        output_format: txt (a line a segment), json (everything), srt, vtt, or tsv (milliseconds).
+        word_timestamps: German words one by one: cues in srt, time tags inside the cues of vtt,
+            rows in tsv. json always holds them; a translation has none.
+    Raises:
+        OptionError: an unknown format.
+    """
+    writer = _WRITERS.get(output_format)
+    if writer is None:
+        raise OptionError(f"output format {output_format!r}", ", ".join(FORMATS), "name one of these")
+    return writer(result, word_timestamps)
+
+
+def write(
+    result: Result,
+    path: str | os.PathLike[str],
+    output_format: str | None = None,
+    *,
+    word_timestamps: bool = False,
+) -> Path:
+    """Write a result to a file: beside it first, then renamed, so that nobody reads half of it.
+
+    Args:
+        path: its suffix tells the format when output_format is None.
+    Returns:
+        The path.
+    Raises:
+        OptionError: an unknown format or suffix. OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    return write_text(
+        render(result, output_format or path.suffix[1:].lower(), word_timestamps=word_timestamps), path
+    )
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> Path:
+    """Write UTF-8 text to a file as `write` does.
+
+    Raises:
+        OutputError: the folder is missing, full or not writable, or the path is a folder.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if _is_stream(path, target):
+            with open(path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        else:
+            _replace(text, target)
+    except OSError as error:
+        raise OutputError(
+            f"{os.fspath(path)!r} cannot be written ({error.strerror or error})",
+            "a path in a folder that exists and has room",
+            "create the folder, free some space or choose another path",
+        ) from error
+    return Path(path)
+
+
+def to_dict(result: Result) -> dict[str, Any]:
+    """The contents of the json format, of plain Python values."""
+    content: dict[str, Any] = {
+        "text": result.text,
+        "language": result.language,
+        "duration": _round(result.duration_s),
+        "segments": [_segment_dict(i, segment) for i, segment in enumerate(result.segments)],
+        "stages_s": {stage: _round(seconds) for stage, seconds in result.stages_s.items()},
+    }
+    if isinstance(result, Translation):
+        content["source"] = to_dict(result.source)
+    return content
+
+
+def word_dict(word: Word) -> dict[str, Any]:
+    """A word as Whisper's json has it."""
+    return {
+        "word": word.text,
+        "start": _round(word.start_s),
+        "end": _round(word.end_s),
+        "probability": _round(word.confidence),
+    }
+
+
+def _segment_dict(index: int, segment: Segment) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "id": index,
+        "start": _round(segment.start_s),
+        "end": _round(segment.end_s),
+        "text": segment.text,
+        "confidence": _round(segment.confidence),
+    }
+    if segment.words:
+        content["words"] = [word_dict(word) for word in segment.words]
+    return content
+
+
+def _round(value: float) -> float:
+    return round(float(value), DECIMALS)
+
+
+def _is_stream(path: str | os.PathLike[str], target: Path) -> bool:
+    """A pipe or terminal takes no renaming; nor does /dev/stdout, whatever file it is redirected to."""
+    opened = os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return target.exists() and not target.is_dir() and (opened or not target.is_file())
+
+
+def _replace(text: str, target: Path) -> None:
+    beside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    try:
+        with open(beside, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_txt(result: Result, word_timestamps: bool) -> str:
+    return "".join(f"{_one_line(segment.text)}\n" for segment in result.segments if segment.text)
+
+
+def _write_json(result: Result, word_timestamps: bool) -> str:
+    return msgspec.json.format(msgspec.json.encode(to_dict(result)), indent=2).decode() + "\n"
+
+
+def _write_tsv(result: Result, word_timestamps: bool) -> str:
+    rows = ["start\tend\ttext\n"]
+    for segment in result.segments:
+        entries: Sequence[Segment | Word] = segment.words if word_timestamps else ()
+        for entry in entries or (segment,):
+            start_ms, end_ms = round(entry.start_s * 1000), round(entry.end_s * 1000)
+            rows.append(f"{start_ms}\t{end_ms}\t{_one_line(entry.text)}\n")
+    return "".join(rows)
+
+
+def _write_srt(result: Result, word_timestamps: bool) -> str:
+    cues = word_cues(result.segments) if word_timestamps else compute_cues(result.segments)
+    blocks = (
+        f"{i}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{cue.text}\n"
+        for i, cue in enumerate(cues, 1)
+    )
+    return "\n".join(blocks)
+
+
+def _write_vtt(result: Result, word_timestamps: bool) -> str:
+    blocks = ["WEBVTT\n"]
+    for cue in compute_cues(result.segments):
+        lines = _tagged_lines(cue) if word_timestamps and cue.words else map(_escape, cue.lines)
+        blocks.append(f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n" + "\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def _tagged_lines(cue: Cue) -> Iterator[str]:
+    """Lines in which every word after the first of the cue carries the time when it is spoken."""
+    for line in cue.words:
+        tagged = []
+        for word in line:
+            tag = "" if word is cue.words[0][0] else f"<{_clock(word.start_s, '.')}>"
+            tagged.append(tag + _escape(word.text))
+        yield " ".join(tagged)
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _clock(seconds: float, point: str) -> str:
+    ms = max(0, round(seconds * 1000))
+    return f"{ms // 3_600_000:02d}:{ms // 60_000 % 60:02d}:{ms // 1000 % 60:02d}{point}{ms % 1000:03d}"
+
+
+_WRITERS: Final[dict[str, Callable[[Result, bool], str]]] = {
+    "txt": _write_txt,
+    "json": _write_json,
+    "srt": _write_srt,
+    "vtt": _write_vtt,
+    "tsv": _write_tsv,
+}
+FORMATS: Final[tuple[str, ...]] = tuple(_WRITERS)

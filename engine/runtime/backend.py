@@ -1,0 +1,116 @@
+"""What computes a model's graphs: the one choice between our own kernels and onnxruntime, and its reason."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+
+from engine.errors import DeviceError, OptionError
+from engine.kernels.vector.levels import VARIABLE, active, available, has_matrix_unit, has_vector_kernels
+from engine.runtime.onnx_session import resolve_device
+from engine.types import RuntimeOptions
+
+BACKENDS = ("auto", "kernels", "onnxruntime")
+KERNEL_TYPES = ("int8", "bf16")
+KERNELS, ONNXRUNTIME = "kernels", "onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What computes a model, and why.
+
+    Attributes:
+        backend: "kernels" or "onnxruntime". arithmetic: of its matrix products.
+        why: in words. asked: whether a wish of the caller decided, so that nothing else may serve.
+    """
+
+    backend: str
+    arithmetic: str
+    why: str
+    asked: bool = False
+
+    def instead(self, why: str) -> Choice:
+        """onnxruntime in place of the kernels.
+
+        Raises:
+            DeviceError: the kernels were asked for.
+        """
+        if self.asked:
+            raise DeviceError(
+                f"a graph that our own kernels do not compute ({why})",
+                "one that this version of export/ wrote",
+                "export the model again, or pass backend='onnxruntime'",
+            )
+        return replace(self, backend=ONNXRUNTIME, why=f"the kernels do not compute this graph: {why}")
+
+    def __str__(self) -> str:
+        level = f" {active().name}" if self.backend == KERNELS else ""
+        return f"{self.backend}{level}, {self.arithmetic}: {self.why}"
+
+
+def choose_backend(
+    precision: str, options: RuntimeOptions, compute_type: str = "auto", few_rows: bool = False
+) -> Choice:
+    """Decide what computes a model.
+
+    Args:
+        precision: the arithmetic that the model was exported in.
+        compute_type: the arithmetic that was asked for; "auto" is the precision.
+        few_rows: its products are of a few rows by matrices that no cache holds, so that reading these takes
+            the time, which a matrix unit does not shorten.
+    Raises:
+        OptionError: an unknown backend, device or instruction set level.
+        DeviceError: what was asked for is not available here.
+    """
+    if options.backend not in BACKENDS:
+        raise OptionError(f"backend {options.backend!r}", ", ".join(BACKENDS), "pass one of these")
+    kind = precision if compute_type == "auto" else compute_type
+    asked = options.backend == KERNELS or kind == "bf16"
+    problems = _problems(precision, kind, options, asked)
+    if problems and asked:
+        raise DeviceError(
+            f"{kind} by our own kernels: {'; '.join(problems)}",
+            "an int8 graph, or compute type bf16, on an x86-64 CPU with AVX2",
+            "pass backend='onnxruntime' and compute_type='auto'",
+        )
+    if problems:
+        return Choice(ONNXRUNTIME, kind, "; ".join(problems))
+    if asked:
+        return Choice(KERNELS, kind, "asked for", asked=True)
+    if has_matrix_unit() and not few_rows:
+        return Choice(ONNXRUNTIME, kind, "it uses the matrix unit (AMX), our kernels do not")
+    return Choice(KERNELS, kind, "our own kernels compute such graphs at this level")
+
+
+def _problems(precision: str, kind: str, options: RuntimeOptions, asked: bool) -> list[str]:
+    """Why the kernels cannot serve."""
+    problems = []
+    if options.backend == ONNXRUNTIME:
+        problems.append("onnxruntime was asked for")
+    device = options.device if asked else resolve_device(options)
+    if device == "cuda":
+        problems.append("the kernels run on the CPU only")
+    if not has_vector_kernels():
+        problems.append(why_no_level())
+    if kind not in KERNEL_TYPES or (kind == "int8" and precision != "int8"):
+        problems.append(f"the kernels do not compute a {precision} graph in {kind}")
+    return problems
+
+
+def why_no_level() -> str:
+    """Why the active instruction set level is none."""
+    if available():
+        return f"{VARIABLE}=none"
+    machine = platform.machine() or "this processor"
+    if machine.lower() in ("x86_64", "amd64"):
+        return "this processor lacks AVX2 or FMA"
+    return f"there are no kernels for {machine}"
+
+
+def describe_processor() -> str:
+    """The instruction set level that kernels are compiled for, and those that this processor has."""
+    if not available():
+        return f"no instruction set level: {why_no_level()}"
+    chosen = "set by " + VARIABLE if active().name != available()[-1] else "its highest"
+    matrix = ", and a matrix unit (AMX)" if has_matrix_unit() else ""
+    return f"instruction set level {active().name} ({chosen}; it has {', '.join(available())}{matrix})"

@@ -1,0 +1,52 @@
+"""Ending a call from another thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from engine.errors import CancelledError
+
+
+class CancelToken:
+    """Set from any thread to end running and later session calls; the buffers outlive the call.
+
+    Raises CancelledError in the call that it stops.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._running: set[Any] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether cancel() was called."""
+        return self._event.is_set()
+
+    def cancel(self) -> None:
+        """Ask every call that holds this token to stop."""
+        self._event.set()
+        with self._lock:
+            for call in self._running:
+                call.terminate = True
+
+    def raise_if_cancelled(self) -> None:
+        """Raise CancelledError once cancel() was called."""
+        if self.cancelled:
+            raise CancelledError("the call was cancelled")
+
+    @contextmanager
+    def ending(self, call: Any) -> Iterator[None]:
+        """While the block runs, cancel() sets `call.terminate`: how a library's call under way is ended."""
+        with self._lock:
+            self._running.add(call)
+        if self.cancelled:
+            call.terminate = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(call)

@@ -1,0 +1,132 @@
+"""Text to token ids and back: the only importer of sentencepiece."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from engine.bundle.folder import Bundle
+from engine.errors import BundleSchemaError, DependencyError
+
+UNKNOWN = "<unk>"
+_LINE_BREAKS = re.compile(r"[\s\x00-\x20\x7f-\xa0\u2028\u2029]+")
+
+
+class Tokenizer:
+    """A Marian tokenizer: SentencePiece for each language, ids by one shared vocabulary.
+
+    Args:
+        source: serialised SentencePiece model of the source language.
+        target: of the target language; None when it is the same.
+        vocabulary: id by piece; None when the ids are SentencePiece's own.
+    Raises:
+        BundleSchemaError: the files are damaged or do not fit each other.
+    """
+
+    def __init__(self, source: bytes, target: bytes | None, vocabulary: dict[str, int] | None) -> None:
+        self._source, self._target = _load(source), _load(target or source)
+        size = len(vocabulary) if vocabulary else self._source.get_piece_size()
+        unknown = vocabulary.get(UNKNOWN) if vocabulary else self._source.unk_id()
+        if unknown is None:
+            raise BundleSchemaError(
+                f"a vocabulary without {UNKNOWN}", "Marian's vocab.json", "export it again"
+            )
+        self.unk_id = int(unknown)
+        self._to_ids = _ids(self._source, vocabulary, self.unk_id)
+        pieces = [""] * size
+        for piece, index in (vocabulary or {}).items():
+            if not 0 <= index < size:
+                raise BundleSchemaError(
+                    f"id {index} in a vocabulary of {size}", "ids 0 to n-1", "export it again"
+                )
+            pieces[index] = piece
+        self._pieces = pieces if vocabulary else None
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return len(self._pieces) if self._pieces is not None else int(self._source.get_piece_size())
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without an end token; characters that no piece covers are unk_id."""
+        encoded: list[list[int]] = self._source.encode([clean_text(text) for text in texts])
+        return [self._to_ids[ids].tolist() if ids else [] for ids in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of target ids; unknown tokens and what no text has (control tokens) are left out."""
+        if self._pieces is None:
+            kept = [i for i in ids if i != self.unk_id]
+            return str(self._target.decode(kept))
+        pieces = [self._pieces[i] for i in ids if i != self.unk_id]
+        return str(self._target.decode_pieces([piece for piece in pieces if not _is_control(piece)]))
+
+
+def clean_text(text: str) -> str:
+    """Text as a model may see it: no control characters or lone surrogates, single spaces, NFC."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = unicodedata.normalize("NFC", _LINE_BREAKS.sub(" ", text))
+    return "".join(
+        char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Cn", "Co")
+    ).strip()
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a bundle.
+
+    Raises:
+        BundleSchemaError: damaged files. ModelCapabilityError: the bundle has none.
+    """
+    vocabulary = _read_vocabulary(bundle.read("mt_vocabulary")) if bundle.has("mt_vocabulary") else None
+    target = bundle.read("mt_tokenizer_target") if bundle.has("mt_tokenizer_target") else None
+    return Tokenizer(bundle.read("mt_tokenizer"), target, vocabulary)
+
+
+def _read_vocabulary(content: bytes) -> dict[str, int]:
+    try:
+        vocabulary = json.loads(content)
+    except ValueError as error:
+        raise BundleSchemaError(
+            f"mt_vocabulary is not JSON ({error})", "Marian's vocab.json", "export it again"
+        ) from error
+    if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
+        raise BundleSchemaError(
+            "mt_vocabulary is no map of piece to id", "Marian's vocab.json", "export it again"
+        )
+    return vocabulary
+
+
+def _load(model: bytes) -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise DependencyError(
+            f"sentencepiece cannot be imported ({error})", fix="pip install sentencepiece"
+        ) from error
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        loaded = bool(model) and processor.LoadFromSerializedProto(model)
+    except RuntimeError:
+        loaded = False
+    if not loaded:
+        raise BundleSchemaError(
+            "a damaged SentencePiece model", "the file that was exported", "export it again"
+        )
+    return processor
+
+
+def _ids(processor: Any, vocabulary: dict[str, int] | None, unk_id: int) -> Any:
+    """The vocabulary's id of every SentencePiece id, int64 [n_pieces]."""
+    size = processor.get_piece_size()
+    if vocabulary is None:
+        return np.arange(size)
+    return np.array([vocabulary.get(processor.id_to_piece(i), unk_id) for i in range(size)], np.int64)
+
+
+def _is_control(piece: str) -> bool:
+    return piece.startswith(("</", "<pad", "<s>", ">>")) and piece.endswith((">", ">>"))

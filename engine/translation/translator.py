@@ -1,0 +1,273 @@
+"""German text to English: splitting, batches by length, search, guards; a line for a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from math import exp
+from typing import TypeVar
+
+from engine.bundle.folder import Bundle
+from engine.errors import ModelCapabilityError, OptionError, TranslationError
+from engine.runtime.cancel import CancelToken
+from engine.runtime.cores import available_cores
+from engine.translation.runners import open_runner
+from engine.translation.search import EncoderDecoder, TokenHypothesis, padded_length
+from engine.translation.sentences import split_to_fit
+from engine.translation.tokenizer import clean_text, load_tokenizer
+from engine.types import Progress, RuntimeOptions, TranslationHypothesis
+
+MAX_ROWS = 128  # sentences times beams of one batch
+LENGTH_RATIO, LENGTH_SLACK = 2.0, 10  # a translation may have so many tokens for its source's
+MAX_UNKNOWN = 0.5  # with more unknown stretches a word, a sentence is copied, not translated
+MAX_BEAMS = 64
+MAX_LOOP_WORDS = 8  # longest repeated phrase that is cut
+MAX_SOURCE_WORDS = 3 * MAX_LOOP_WORDS  # a German phrase may be longer than the English one that it became
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+EMPTY = TranslationHypothesis("", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The settings of one call."""
+
+    beam_size: int
+    length_penalty: float
+    n_best: int
+
+
+class Translator:
+    """The translation model of a bundle. Safe to share between threads."""
+
+    def __init__(self, bundle: Bundle, options: RuntimeOptions | None = None) -> None:
+        """Load it.
+
+        Raises:
+            ModelCapabilityError: the bundle holds no translator. BundleSchemaError, DeviceError.
+        """
+        config = bundle.manifest.translation
+        if config is None:
+            raise ModelCapabilityError(
+                f"bundle {bundle.name!r} has no translator", "one with mt_encoder", "load a full bundle"
+            )
+        options = options or RuntimeOptions()
+        self.config = config
+        self.threads = options.threads or available_cores()
+        self.tokenizer = load_tokenizer(bundle)
+        self._model = EncoderDecoder(open_runner(bundle, config, options), config)
+        self.backend = self._model.runner.backend
+        self.choice = self._model.runner.choice
+
+    def translate_text(self, text: str) -> str:
+        """Translate text of any length with the bundle's settings; empty in, empty out."""
+        return self.translate_paragraphs([text])[0].text
+
+    def translate_paragraphs(
+        self,
+        texts: Sequence[str],
+        *,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[TranslationHypothesis]:
+        """Translate texts of any length: each is split into sentences, and their translations joined.
+
+        Args:
+            texts: one result each; text without words gives an empty one.
+            beam_size, length_penalty: None takes the bundle's.
+            progress: called with (done, total) sentences.
+            cancel: ends the call from another thread.
+        Returns:
+            One hypothesis a text: sum of scores, mean confidence weighted by length.
+        Raises:
+            OptionError, CancelledError, TranslationError (a text that is no str).
+        """
+        limit = self.config.max_source_tokens - 1
+        split = [split_to_fit(clean_text(_checked(text)), self._count, limit) for text in texts]
+        flat = [sentence for sentences in split for sentence in sentences]
+        results = self.translate(
+            flat, beam_size=beam_size, length_penalty=length_penalty, progress=progress, cancel=cancel
+        )
+        joined, at = [], 0
+        for sentences in split:
+            best = [hypotheses[0] for hypotheses in results[at : at + len(sentences)]]
+            joined.append(_join(best, " ".join(sentences)))
+            at += len(sentences)
+        return joined
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        n_best: int = 1,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[list[TranslationHypothesis]]:
+        """Translate sentences; what one becomes does not depend on the others.
+
+        Args:
+            texts: sentences; empty ones give one empty hypothesis.
+            beam_size: 1 is greedy; None takes the bundle's.
+            length_penalty: exponent of the length that a score is divided by; None takes the bundle's.
+            n_best: hypotheses of each, best first; at most beam_size.
+            progress: called with (done, total) sentences, from this thread.
+            cancel: ends the call from another thread.
+        Raises:
+            OptionError: an option out of range. CancelledError: cancel was set.
+            TranslationError: a text that is no str, or longer than the model takes at once.
+        """
+        search = self._search(beam_size, length_penalty, n_best)
+        cleaned = [clean_text(_checked(text)) for text in texts]
+        unique = list(dict.fromkeys(cleaned))
+        encoded = self.tokenizer.encode(unique)
+        self._check_lengths(unique, encoded)
+        done: dict[str, list[TranslationHypothesis]] = {}
+        work: list[int] = []
+        for index, (text, ids) in enumerate(zip(unique, encoded, strict=True)):
+            if not ids:
+                done[text] = [EMPTY]
+            elif ids.count(self.tokenizer.unk_id) > MAX_UNKNOWN * len(text.split()):
+                done[text] = [TranslationHypothesis(text, 0.0, 0.0)]
+            else:
+                work.append(index)
+        for batch, results in self._run_batches(encoded, work, search, progress, cancel):
+            for index, hypotheses in zip(batch, results, strict=True):
+                done[unique[index]] = [self._finish(unique[index], found) for found in hypotheses]
+        return [done[text] for text in cleaned]
+
+    def _search(self, beam_size: int | None, length_penalty: float | None, n_best: int) -> _Search:
+        beams = self.config.beam_size if beam_size is None else beam_size
+        penalty = self.config.length_penalty if length_penalty is None else length_penalty
+        limit = min(MAX_BEAMS, self.config.vocab_size // 2)
+        if not 1 <= beams <= limit:
+            raise OptionError(f"beam_size {beams}", f"1 to {limit}", "pass a number in this range")
+        if not 1 <= n_best <= beams:
+            raise OptionError(
+                f"n_best {n_best}", f"1 to beam_size ({beams})", "raise beam_size or lower n_best"
+            )
+        if not -5.0 <= penalty <= 5.0:
+            raise OptionError(f"length_penalty {penalty}", "-5 to 5", "pass a number in this range")
+        return _Search(beams, float(penalty), n_best)
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer.encode(texts)]
+
+    def _check_lengths(self, texts: Sequence[str], encoded: Sequence[Sequence[int]]) -> None:
+        limit = self.config.max_source_tokens - 1
+        for text, ids in zip(texts, encoded, strict=True):
+            if len(ids) > limit:
+                raise TranslationError(
+                    f"a sentence of {len(ids)} tokens ({text[:40]!r}...)", f"at most {limit}",
+                    "call translate_paragraphs or translate_text, which split long text",
+                )  # fmt: skip
+
+    def _run_batches(
+        self, encoded: Sequence[list[int]], work: Sequence[int], search: _Search,
+        progress: Progress | None, cancel: CancelToken | None,
+    ) -> Iterator[tuple[list[int], list[list[TokenHypothesis]]]]:  # fmt: skip
+        """Translate batches on up to self.threads threads, yielding each as it is done."""
+        batches = plan_batches([len(encoded[i]) + 1 for i in work], max(1, MAX_ROWS // search.beam_size))
+        jobs = [[work[position] for position in batch] for batch in batches]
+        finished = 0
+        for job, results in _run_jobs(
+            jobs, lambda job: self._generate(encoded, job, search, cancel), self.threads
+        ):
+            finished += len(job)
+            if progress is not None:
+                progress(finished, len(work))
+            yield job, results
+
+    def _generate(
+        self, encoded: Sequence[list[int]], job: Sequence[int], search: _Search, cancel: CancelToken | None
+    ) -> list[list[TokenHypothesis]]:
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        sources = [[*encoded[i], self.config.eos_id] for i in job]
+        most = self.config.max_target_tokens
+        limits = [min(most, int(LENGTH_RATIO * len(source)) + LENGTH_SLACK) for source in sources]
+        return self._model.generate(
+            sources, limits, beam_size=search.beam_size, length_penalty=search.length_penalty,
+            n_best=search.n_best, cancel=cancel,
+        )  # fmt: skip
+
+    def _finish(self, source: str, found: TokenHypothesis) -> TranslationHypothesis:
+        text = self.tokenizer.decode(found.tokens).strip()
+        text = trim_loops(text, most=max(3, longest_run(source)))
+        return TranslationHypothesis(text, found.score, exp(min(0.0, found.log_prob / max(1, found.length))))
+
+
+def _checked(text: str) -> str:
+    if not isinstance(text, str):
+        raise TranslationError(f"a text of type {type(text).__name__}", "str", "decode bytes as UTF-8 first")
+    return text
+
+
+def plan_batches(lengths: Sequence[int], max_sentences: int) -> list[list[int]]:
+    """Positions of sentences in batches of one padded length each, short ones first."""
+    by_length: dict[int, list[int]] = {}
+    for position, length in enumerate(lengths):
+        by_length.setdefault(padded_length(length), []).append(position)
+    return [
+        group[start : start + max_sentences]
+        for _, group in sorted(by_length.items())
+        for start in range(0, len(group), max_sentences)
+    ]
+
+
+def _run_jobs(
+    jobs: Sequence[Job], run: Callable[[Job], Result], threads: int
+) -> Iterator[tuple[Job, Result]]:
+    """Results as they come; one thread runs them in place. An error or a close cancels what waits."""
+    if threads == 1 or len(jobs) <= 1:
+        yield from ((job, run(job)) for job in jobs)
+        return
+    pool = ThreadPoolExecutor(min(threads, len(jobs)))
+    try:
+        running = {pool.submit(run, job): job for job in jobs}
+        for future in as_completed(running):
+            yield running[future], future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _join(parts: Sequence[TranslationHypothesis], source: str) -> TranslationHypothesis:
+    if not parts:
+        return EMPTY
+    weights = [len(part.text) + 1 for part in parts]
+    confidence = sum(p.confidence * w for p, w in zip(parts, weights, strict=True)) / sum(weights)
+    text = " ".join(part.text for part in parts if part.text)
+    text = trim_loops(text, most=max(3, longest_run(source))) if len(parts) > 1 else text
+    return TranslationHypothesis(text, sum(part.score for part in parts), confidence)
+
+
+def longest_run(text: str) -> int:
+    """How often the most repeated phrase of a text stands in a row, 1 when none is repeated."""
+    words = [word.strip(".,!?;:").lower() for word in text.split()]
+    best = 1
+    for size in range(1, MAX_SOURCE_WORDS + 1):
+        equal = 0  # words in a row that equal the word `size` before them
+        for at in range(size, len(words)):
+            equal = equal + 1 if words[at] == words[at - size] else 0
+            best = max(best, 1 + equal // size)
+    return best
+
+
+def trim_loops(text: str, most: int) -> str:
+    """Cut a phrase that stands more than `most` times in a row down to so many."""
+    words = text.split()
+    for size in range(1, MAX_LOOP_WORDS + 1):
+        kept: list[str] = []
+        equal = 0
+        for word in words:
+            equal = equal + 1 if len(kept) >= size and word == kept[-size] else 0
+            kept.append(word)
+            if equal == size * most:
+                del kept[-size:]
+                equal -= size
+        words = kept
+    return " ".join(words)

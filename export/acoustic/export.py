@@ -1,0 +1,286 @@
+"""From a loaded acoustic model to a verified bundle: build, quantise, compare, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import onnx
+
+from engine.bundle.folder import AcousticConfig, check_target, open_bundle, write_bundle
+from engine.runtime.onnx_session import cuda_usable
+from engine.types import RuntimeOptions
+from export.card import render_acoustic_card
+from export.errors import ExportError
+from export.graph.builder import OPSET
+from export.quantization.exactness import exact_on, prove_exact
+from export.quantization.quantize import (
+    ALWAYS_FLOAT,
+    Build,
+    Measure,
+    measure_ranges,
+    measure_sensitivity,
+    search_blocks,
+)
+from export.rewrites.half_arithmetic import KEEP, use_half
+from export.rewrites.half_storage import store_half
+from export.verification.audio_cases import Case, build_cases
+from export.verification.kernel_check import check_kernels
+from export.verification.verify import (
+    CPU,
+    MAX_WER_LOSS,
+    MIN_AGREEMENT,
+    Report,
+    Run,
+    check,
+    compare,
+    measure_speedup,
+    onnx_run,
+    verify,
+    with_logits,
+)
+
+logger = logging.getLogger("export")
+PrecisionName = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
+PACKAGES = ("torch", "transformers", "onnx", "numpy")
+CALIBRATION_BUCKETS = ("3 s", "6 s")
+SPEED_BUCKET = "6 s"
+SENSITIVITY_BUCKET = "3 s"
+CUDA = RuntimeOptions(device="cuda")
+
+
+@dataclass(frozen=True)
+class AcousticSource:
+    """A checkpoint, ready to be exported.
+
+    Attributes:
+        name: of the checkpoint. licence: of its weights.
+        build: makes the graph for a choice of precisions and known ranges.
+        reference: the original model, [batch, ...] features to [batch, n_frames, vocab_size] logits.
+        vocabulary: tokens by output index.
+        config: what the manifest will say, but for precision, exporter and figures.
+        about: lines for the model card.
+        batchable: like build, with an input attention_mask, so that utterances of different lengths may
+            share a call; None where the model has no such graph.
+    """
+
+    name: str
+    licence: str
+    build: Build
+    reference: Run
+    vocabulary: tuple[str, ...]
+    config: AcousticConfig
+    about: Sequence[str] = ()
+    batchable: Build | None = None
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        keep: prefixes of blocks that stay in float32 (layer_0, stem).
+        verify_data: manifest of recordings; signals like speech where None.
+        min_agreement: instead of the precision's own.
+        allow_slower: do not refuse a graph that is slower than float32.
+        sensitivity: measure what each block's int8 costs alone, for the card.
+        batches: compare utterances in batches too.
+        max_wer_loss: the largest acceptable rise of the word error rate, as a fraction.
+    """
+
+    precision: PrecisionName = "int8"
+    keep: tuple[str, ...] = ()
+    verify_data: Path | None = None
+    min_agreement: float | None = None
+    allow_slower: bool = False
+    max_wer_loss: float = MAX_WER_LOSS
+    licence: str | None = None
+    sensitivity: bool = True
+    batches: bool = True
+
+
+def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions) -> Report:
+    """Export, verify, and write a bundle that holds only the acoustic model.
+
+    Returns:
+        What the comparison with the original model found.
+    Raises:
+        ExportError: the comparison failed, or the disk is full; nothing is left behind.
+    """
+    check_target(folder)
+    cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
+    float_model, blocks = source.build(lambda block: "float32", None)
+    model, kept = float_model, list(blocks)
+    sensitivity: dict[str, float] = {}
+    if options.precision == "int8":
+        model, kept, sensitivity = _quantize(source, options, float_model, blocks, cases)
+    elif options.precision == "fp16":
+        model, kept, source = _halve(source, options, float_model)
+    exact = prove_exact(model) if options.precision == "int8" else ""
+    # float16 is for CUDA. Where there is none it is checked on the CPU, and not timed.
+    device = CUDA if options.precision == "fp16" and cuda_usable() else CPU
+    run = onnx_run(model, device)
+    report = verify(run, cases, source.config, source.vocabulary, options.batches)
+    report = dataclasses.replace(report, sensitivity=sensitivity, exact_on=exact)
+    report = _with_speed(report, run, float_model, cases, options.precision, device)
+    logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
+    limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
+    check(report, options.precision, *limits)
+    if options.precision == "int8":
+        probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+        report = check_kernels(
+            report, model, onnx_run(float_model), cases, source.config, source.vocabulary, probe, limits
+        )
+    _write(source, folder, options, model, kept, report)
+    return report
+
+
+def _halve(
+    source: AcousticSource, options: ExportOptions, float_model: onnx.ModelProto
+) -> tuple[onnx.ModelProto, list[str], AcousticSource]:
+    """The graph in float16 for CUDA, with a mask where the model has such a graph."""
+    if source.batchable is not None:
+        float_model = source.batchable(lambda block: "float32", None)[0]
+        source = dataclasses.replace(source, config=msgspec.structs.replace(source.config, mask=True))
+    return use_half(float_model, options.keep), [*KEEP, *options.keep], source
+
+
+def _quantize(
+    source: AcousticSource,
+    options: ExportOptions,
+    float_model: onnx.ModelProto,
+    blocks: Mapping[str, str],
+    cases: Sequence[Case],
+) -> tuple[onnx.ModelProto, list[str], dict[str, float]]:
+    calibration = [case for case in cases if case.bucket in CALIBRATION_BUCKETS]
+    input_name = float_model.graph.input[0].name
+    ranges = measure_ranges(float_model, blocks, input_name, [case.features for case in calibration])
+    pinned = [block for block in blocks if block in ALWAYS_FLOAT or block.startswith(options.keep)]
+    candidates = [block for block in blocks if block not in pinned]
+    few = list({case.noise: case for case in cases if case.bucket == SENSITIVITY_BUCKET}.values())
+    sensitivity: dict[str, float] = {}
+    if options.sensitivity:
+        logger.info("measuring %d blocks, each alone in int8", len(candidates))
+        sensitivity = measure_sensitivity(source.build, candidates, ranges, _measure_on(few))
+    model, kept = search_blocks(
+        source.build,
+        candidates,
+        ranges,
+        _measure_on(calibration),
+        MIN_AGREEMENT["int8"] if options.min_agreement is None else options.min_agreement,
+        sensitivity,
+    )
+    return store_half(model), [*pinned, *kept], sensitivity
+
+
+def _measure_on(cases: Sequence[Case]) -> Measure:
+    def measure(candidate: onnx.ModelProto) -> tuple[float, float]:
+        prove_exact(candidate)  # else what is measured would hold on this kind of processor only
+        return compare(onnx_run(candidate), cases)
+
+    return measure
+
+
+def _write(
+    source: AcousticSource,
+    folder: Path,
+    options: ExportOptions,
+    model: onnx.ModelProto,
+    kept: Sequence[str],
+    report: Report,
+) -> None:
+    figures = (
+        {**report.figures(), "float32_blocks": list(kept)}
+        if options.precision != "fp32"
+        else report.figures()
+    )
+    config = msgspec.structs.replace(
+        source.config,
+        precision=options.precision,
+        opset=OPSET,
+        exporter={name: importlib.metadata.version(name) for name in PACKAGES},
+        figures=figures,
+    )
+    licence = options.licence or source.licence
+    card = render_acoustic_card(source.name, licence, source.about, config, report, kept)
+    try:
+        with tempfile.TemporaryDirectory(prefix="export-") as temporary:
+            graph, vocabulary = Path(temporary, "acoustic.onnx"), Path(temporary, "vocab.json")
+            onnx.save(model, graph)
+            tokens = {token: index for index, token in enumerate(source.vocabulary)}
+            vocabulary.write_text(json.dumps(tokens, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            write_bundle(
+                folder,
+                name=source.name,
+                licence=licence,
+                files={"acoustic": graph, "vocabulary": vocabulary},
+                card=card,
+                acoustic=config,
+            )
+    except OSError as error:
+        raise ExportError(
+            f"{str(folder)!r} could not be written ({error})", "free space and write access"
+        ) from error
+
+
+def verify_bundle(
+    source: AcousticSource,
+    folder: Path,
+    manifest: Path | None = None,
+    min_agreement: float | None = None,
+    allow_slower: bool = False,
+    batches: bool = True,
+) -> Report:
+    """Compare a bundle that was exported before with its checkpoint.
+
+    Raises:
+        ExportError: the bundle is not what the checkpoint is. BundleError: the bundle is damaged.
+    """
+    bundle = open_bundle(folder)
+    config = bundle.manifest.acoustic
+    if config is None or bundle.vocabulary != source.vocabulary:
+        raise ExportError(
+            f"{str(folder)!r} has another vocabulary, or no acoustic model",
+            "an export of this checkpoint",
+            "check the folders",
+        )
+    cases = with_logits(build_cases(config, manifest), source.reference)
+    device = CUDA if config.precision == "fp16" and cuda_usable() else CPU
+    run = onnx_run(bundle.read("acoustic"), device)
+    report = verify(run, cases, config, bundle.vocabulary, batches)
+    report = dataclasses.replace(report, exact_on=exact_on(bundle.read("acoustic")))
+    float_model = source.build(lambda block: "float32", None)[0]
+    report = _with_speed(report, run, float_model, cases, config.precision, device)
+    check(report, config.precision, min_agreement, allow_slower)
+    if config.precision != "int8":
+        return report
+    probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+    limits = (min_agreement, allow_slower)
+    graph, baseline = bundle.read("acoustic"), onnx_run(float_model)
+    return check_kernels(report, graph, baseline, cases, config, bundle.vocabulary, probe, limits)
+
+
+def _with_speed(
+    report: Report,
+    run: Run,
+    float_model: onnx.ModelProto,
+    cases: Sequence[Case],
+    precision: str,
+    device: RuntimeOptions,
+) -> Report:
+    """The report with the speed against float32; float16 is timed on CUDA only, which it is for."""
+    report = dataclasses.replace(report, device=str(device.device))
+    if precision != "int8" and device is not CUDA:
+        return report
+    probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+    speedup = measure_speedup(run, onnx_run(float_model, device), probe.features)
+    return dataclasses.replace(report, speedup=speedup)

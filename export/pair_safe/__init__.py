@@ -1,0 +1,1 @@
+"""Bundles of earlier exports, made exact on every x86-64 processor."""

@@ -1,0 +1,115 @@
+"""Which blocks of an encoder become int8, decided by measurement."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from engine.runtime.onnx_session import open_session
+from engine.types import RuntimeOptions
+from export.graph.builder import Choice, Precision
+
+logger = logging.getLogger("export")
+FloatArray = NDArray[np.float32]
+# The head is a fraction of a percent of the work, and every one of its roundings reaches the logits.
+ALWAYS_FLOAT = ("head/output",)
+CPU = RuntimeOptions(device="cpu")
+
+Build = Callable[[Choice, Mapping[str, FloatArray] | None], tuple[onnx.ModelProto, dict[str, str]]]
+Measure = Callable[[onnx.ModelProto], tuple[float, float]]
+
+
+def measure_ranges(
+    model: onnx.ModelProto, blocks: Mapping[str, str], input_name: str, features: Sequence[FloatArray]
+) -> dict[str, FloatArray]:
+    """Find the largest magnitude of each channel that a block reads.
+
+    Args:
+        model: the float32 graph. blocks: block to the value it reads, [batch, n_rows, n_channels].
+        features: one array for each utterance, without the batch axis.
+    Returns:
+        block to float32 [n_channels].
+    """
+    probed, names = onnx.ModelProto(), {}
+    probed.CopyFrom(model)
+    axes = helper.make_tensor("probe/axes", TensorProto.INT64, [2], [0, 1])
+    probed.graph.initializer.append(axes)
+    for block, value in blocks.items():
+        names[block] = f"probe/{block}"
+        probed.graph.node.append(helper.make_node("Abs", [value], [f"{names[block]}/abs"]))
+        probed.graph.node.append(
+            helper.make_node("ReduceMax", [f"{names[block]}/abs", "probe/axes"], [names[block]], keepdims=0)
+        )
+        probed.graph.output.append(helper.make_tensor_value_info(names[block], TensorProto.FLOAT, [None]))
+    session = open_session(probed.SerializeToString(), CPU, threads=1)
+    ranges: dict[str, FloatArray] = {}
+    for array in features:
+        found = session.run({input_name: array[None]}, list(names.values()))
+        for block, magnitudes in zip(names, found, strict=True):
+            ranges[block] = np.maximum(ranges.get(block, np.float32(0)), magnitudes)
+    return ranges
+
+
+def choose(int8: Collection[str]) -> Choice:
+    """Quantise some blocks; the others keep float32 arithmetic over weights that are stored as int8."""
+
+    def precision(block: str) -> Precision:
+        if block in ALWAYS_FLOAT:
+            return "float32"
+        return "int8" if block in int8 else "stored"
+
+    return precision
+
+
+def measure_sensitivity(
+    build: Build, candidates: Sequence[str], ranges: Mapping[str, FloatArray], measure: Measure
+) -> dict[str, float]:
+    """The relative error that each block makes alone: it computes in int8, all others are float32 throughout.
+
+    Arguments as for search_blocks.
+    """
+    return {block: measure(build(_alone(block), ranges)[0])[0] for block in candidates}
+
+
+def _alone(chosen: str) -> Choice:
+    return lambda block: "int8" if block == chosen else "float32"
+
+
+def search_blocks(
+    build: Build,
+    candidates: Sequence[str],
+    ranges: Mapping[str, FloatArray],
+    measure: Measure,
+    min_agreement: float,
+    errors: Mapping[str, float] | None = None,
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Quantise as many blocks as the wanted agreement allows.
+
+    Args:
+        build: makes the graph for a choice of precisions.
+        candidates: the blocks to quantise if possible.
+        measure: relative error and argmax agreement of a graph against the original model.
+        min_agreement: the smallest acceptable share of frames with the same argmax.
+        errors: what measure_sensitivity found; measured here, if needed, where None.
+    Returns:
+        The graph, and the candidates that keep float32 arithmetic. Blocks are given up in the order
+        of the error that each makes alone, until the agreement is reached or none is left.
+    """
+    model = build(choose(candidates), ranges)[0]
+    if measure(model)[1] >= min_agreement:
+        return model, []
+    errors = errors or measure_sensitivity(build, candidates, ranges, measure)
+    kept: list[str] = []
+    for block in sorted(candidates, key=errors.__getitem__, reverse=True):
+        kept.append(block)
+        model = build(choose([other for other in candidates if other not in kept]), ranges)[0]
+        error, agreement = measure(model)
+        logger.info("float32 in %s: error %.4f, agreement %.4f", ", ".join(kept), error, agreement)
+        if agreement >= min_agreement:
+            break
+    return model, kept

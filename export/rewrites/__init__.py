@@ -1,0 +1,1 @@
+"""Changes to finished graphs: half precision, pair-safe codes, outliers."""

@@ -1,0 +1,1 @@
+"""Marian translators to ONNX."""

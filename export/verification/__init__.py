@@ -1,0 +1,1 @@
+"""Proof that an exported graph still is its checkpoint."""

@@ -1,0 +1,137 @@
+"""Utterances to verify on: recordings or signals like speech, in length buckets, clean and noisy."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.acoustic.features import compute_features
+from engine.audio.load import load_audio
+from engine.bundle.schema import AcousticConfig
+from engine.text import normalize_text
+from export.errors import ExportError
+
+BUCKETS_S = (1.0, 3.0, 6.0, 12.0, 20.0)
+NOISE_LEVELS_DB = {"clean": None, "white 20 dB": 20.0, "red 10 dB": 10.0}
+PER_BUCKET = 2
+MAX_SPOKEN = 120  # taken evenly from the manifest
+TSV_COLUMNS = ("path", "text_de")
+JSONL_COLUMNS = ("audio_filepath", "text")
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One utterance as the encoder reads it.
+
+    Attributes:
+        features: float32 [n_samples] or [n_mels, n_frames].
+        bucket: its length, "" for an utterance that is only transcribed. noise: what was mixed in.
+        text: what is said, normalised; "" where it is not known.
+        logits: of the original model, float32 [n_frames, vocab_size]; None until they are computed.
+    """
+
+    features: FloatArray
+    bucket: str
+    noise: str = "clean"
+    text: str = ""
+    logits: FloatArray | None = None
+
+
+def build_cases(config: AcousticConfig, manifest: Path | None = None) -> list[Case]:
+    """Cut waveforms to five lengths, clean and noisy; add a manifest's utterances with their texts.
+
+    Raises:
+        ExportError: the manifest cannot be read.
+    """
+    listed = list(read_manifest(manifest)) if manifest is not None else []
+    spoken = listed[:: math.ceil(len(listed) / MAX_SPOKEN) or 1]
+    rate = config.features.sample_rate
+    waveforms = [load_audio(path) for path, _ in spoken]
+    speech = np.concatenate(waveforms) if spoken else speech_like(60 * rate, rate)
+    cases = []
+    for length_s in (b for b in BUCKETS_S if b + config.tail_silence_s <= config.max_window_s):
+        for noise, level_db in NOISE_LEVELS_DB.items():
+            for index in range(PER_BUCKET):
+                start = index * int(length_s * rate) % len(speech)
+                waveform = np.resize(np.roll(speech, -start), int(length_s * rate))
+                waveform = mix_noise(waveform, noise.split()[0], level_db, index)
+                cases.append(Case(features_of(waveform, config), f"{length_s:g} s", noise))
+    for waveform, (_, text) in zip(waveforms, spoken, strict=True):
+        if len(waveform) / rate + config.tail_silence_s <= config.max_window_s:
+            cases.append(Case(features_of(waveform, config), "", "clean", text))
+    return cases
+
+
+def features_of(waveform: FloatArray, config: AcousticConfig) -> FloatArray:
+    """What the engine would feed: features with the model's tail silence."""
+    n_tail = round(config.tail_silence_s * config.features.sample_rate)
+    if config.features.kind == "waveform":
+        return np.pad(compute_features(waveform, config.features), (0, n_tail))
+    return compute_features(np.pad(waveform, (0, n_tail)), config.features)
+
+
+def speech_like(n_samples: int, sample_rate: int, seed: int = 0) -> FloatArray:
+    """Voiced bursts with gliding pitch and three resonances, hissing bursts, and pauses."""
+    rng = np.random.default_rng(seed)
+    pieces, done = [], 0
+    while done < n_samples:
+        length = int(rng.uniform(0.06, 0.25) * sample_rate)
+        time_s = np.arange(length) / sample_rate
+        kind = rng.choice(["voiced", "voiced", "hiss", "pause"])
+        if kind == "voiced":
+            pitch = rng.uniform(90, 240) * (1 + rng.uniform(-0.3, 0.3) * time_s)
+            formants = rng.uniform([300, 900, 2200], [800, 2000, 3200])
+            harmonics = np.outer(np.arange(1, 30), pitch)
+            weights = np.exp(-((harmonics[..., None] - formants) ** 2) / 150**2).sum(-1) + 0.02
+            piece = (weights * np.sin(2 * np.pi * np.cumsum(harmonics, axis=1) / sample_rate)).sum(0)
+        else:
+            piece = rng.standard_normal(length) * (0.3 if kind == "hiss" else 0.001)
+        pieces.append(piece * np.hanning(length) * rng.uniform(0.05, 0.3))
+        done += length
+    return np.concatenate(pieces)[:n_samples].astype(np.float32)
+
+
+def mix_noise(waveform: FloatArray, kind: str, level_db: float | None, seed: int) -> FloatArray:
+    """Add white or red noise at a signal-to-noise ratio in dB; None adds nothing."""
+    if level_db is None:
+        return waveform
+    noise = np.random.default_rng(seed).standard_normal(waveform.size)
+    if kind == "red":
+        noise = np.cumsum(noise)
+        noise -= np.linspace(noise[0], noise[-1], noise.size)
+    power = np.sqrt((waveform**2).mean() / ((noise**2).mean() + 1e-20)) * 10 ** (-level_db / 20)
+    mixed: FloatArray = (waveform + power * noise).astype(np.float32)
+    return mixed
+
+
+def read_manifest(path: Path) -> Iterator[tuple[Path, str]]:
+    """Read (audio file, normalised text) from a TSV with `path text_de`, or JSONL with `audio_filepath text`.
+
+    Raises:
+        ExportError: the file is missing or lacks a column.
+    """
+    columns = JSONL_COLUMNS if path.suffix in (".jsonl", ".json") else TSV_COLUMNS
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(
+            f"{str(path)!r} cannot be read ({error})", "a manifest", "check --verify-data"
+        ) from error
+    rows: Sequence[dict[str, str]]
+    if columns is JSONL_COLUMNS:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    else:
+        rows = list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    for number, row in enumerate(rows, 1):
+        if not all(row.get(column) for column in columns):
+            raise ExportError(f"{path.name}, entry {number} lacks {columns}", "both", "correct the manifest")
+        yield path.parent / row[columns[0]], normalize_text(row[columns[1]])

@@ -1,0 +1,67 @@
+"""The exported graph by the engine's own kernels, which must be as good as it is by onnxruntime."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from engine.bundle.schema import AcousticConfig
+from engine.kernels.vector.levels import has_vector_kernels
+from engine.native.encoder import NativeEncoder
+from engine.native.scopes import UnknownGraphError
+from export.verification.audio_cases import Case
+from export.verification.batch_check import Run
+from export.verification.verify import Report, check, measure_speedup, verify
+
+FloatArray = NDArray[np.float32]
+
+
+def kernel_run(model: onnx.ModelProto | bytes) -> Run | None:
+    """Run a graph by our own kernels; None where they do not compute it on this machine."""
+    if not has_vector_kernels():
+        return None
+    try:
+        encoder = NativeEncoder(model if isinstance(model, bytes) else model.SerializeToString())
+    except UnknownGraphError:
+        return None
+
+    def run(features: FloatArray, lengths: Sequence[int] | None = None) -> FloatArray:
+        ends = lengths or [features.shape[-1]] * len(features)
+        return np.stack([encoder.run(row[..., :end]) for row, end in zip(features, ends, strict=True)])
+
+    return run
+
+
+def check_kernels(
+    report: Report,
+    model: onnx.ModelProto | bytes,
+    baseline: Run,
+    cases: Sequence[Case],
+    config: AcousticConfig,
+    vocabulary: Sequence[str],
+    probe: Case,
+    limits: tuple[Any, ...],
+) -> Report:
+    """The report with what the kernels make of an int8 graph.
+
+    Args:
+        report: by onnxruntime. baseline: the float32 graph, which the speed is measured against.
+        limits: of export.verification.verify.check.
+    Raises:
+        ExportError: the kernels' logits are not what the checkpoint's are.
+    """
+    run = kernel_run(model)
+    if run is None:
+        return report
+    found = verify(run, cases, config, vocabulary)
+    found = dataclasses.replace(found, speedup=measure_speedup(run, baseline, probe.features))
+    check(found, "int8", *limits)
+    summary = {"agreement": found.agreement, "error": found.error, "speedup": found.speedup or 0.0}
+    if found.wer_export is not None:
+        summary["wer"] = found.wer_export
+    return dataclasses.replace(report, kernels=summary)

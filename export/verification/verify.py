@@ -1,0 +1,274 @@
+"""Proof that a graph still is its checkpoint: logits, argmax and words, by length and with noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from engine.bundle.schema import AcousticConfig
+from engine.errors import EngineError
+from engine.runtime.onnx_session import open_session, runtime_version
+from engine.types import RuntimeOptions
+from export.errors import ExportError
+from export.verification.audio_cases import Case
+from export.verification.batch_check import BatchRow, batch_rows
+
+MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.98}
+MAX_WER_LOSS = 0.003  # 0.3 points
+MIN_WORDS_FOR_WER = 300  # below, one word is worth more than the loss that would be refused
+CHANCE_DEVIATIONS = 2.0
+CPU = RuntimeOptions(device="cpu")
+MASK_NAME = "attention_mask"
+
+FloatArray = NDArray[np.float32]
+Run = Callable[..., FloatArray]  # [batch, ...] features (and lengths) -> [batch, n_frames, vocab_size] logits
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: all frames of one bucket.
+
+    Attributes:
+        error: relative L2 error of the logits. agreement: share of frames with the same argmax.
+    """
+
+    bucket: str
+    noise: str
+    n_frames: int
+    error: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        batches: one utterance of each bucket in batches. A graph without a mask is run with one utterance a
+            call by the engine, so there they tell only what another runtime would meet.
+        masked: the graph takes a mask, so an utterance in a batch must be what it is alone.
+        exact_on: the processors on which its integer products are exact, by its weights; "" without any.
+        sensitivity: block to the relative L2 error that it makes alone, in the reduced precision.
+        device: where the speed was measured.
+        kernels: agreement, error, speedup and wer of the same graph by the engine's own kernels; empty where
+            they do not compute it.
+        wer_reference, wer_export: word error rates of greedy decoding over n_words words; None without texts.
+        speedup: float32 time over this graph's time, one thread, interleaved; None if not measured.
+    """
+
+    rows: tuple[Row, ...]
+    batches: tuple[BatchRow, ...] = ()
+    masked: bool = False
+    n_words: int = 0
+    wer_reference: float | None = None
+    wer_export: float | None = None
+    speedup: float | None = None
+    device: str = "cpu"
+    exact_on: str = ""
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    kernels: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def batch_agreement(self) -> dict[int, float]:
+        """By batch size: argmax agreement of an utterance with itself alone, in the worst bucket."""
+        sizes = dict.fromkeys(row.batch for row in self.batches)
+        return {size: min(row.alone for row in self.batches if row.batch == size) for size in sizes}
+
+    @property
+    def agreement(self) -> float:
+        """Share of all frames with the same argmax; NaN where any bucket's is."""
+        weights = [row.n_frames for row in self.rows]
+        return float(np.average([row.agreement for row in self.rows], weights=weights))
+
+    @property
+    def error(self) -> float:
+        """Relative L2 error of the worst bucket."""
+        return float(np.max([row.error for row in self.rows]))
+
+    def figures(self) -> dict[str, Any]:
+        """For a manifest."""
+        found = {key: value for key, value in asdict(self).items() if key != "batches"}
+        worst = {size: max(r.error for r in self.batches if r.batch == size) for size in self.batch_agreement}
+        return {**found, "rows": [asdict(row) for row in self.rows]} | {
+            "batch_agreement": self.batch_agreement,
+            "batch_error": worst,
+        }
+
+
+def onnx_run(model: onnx.ModelProto | bytes, options: RuntimeOptions = CPU) -> Run:
+    """Run a graph as the engine does: one thread of the CPU, or CUDA.
+
+    Raises:
+        ExportError: onnxruntime cannot load it, for instance for an operator that it lacks.
+    """
+    graph = model if isinstance(model, bytes) else model.SerializeToString()
+    try:
+        session = open_session(graph, options, threads=1)
+    except EngineError:
+        raise
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        raise ExportError(
+            f"onnxruntime {runtime_version()} cannot load the graph ({str(error).splitlines()[0]})",
+            "operators that it knows",
+            "upgrade onnxruntime, or export with another --precision",
+        ) from error
+    name = next(n for n in session.input_names if n != MASK_NAME)
+    masked = MASK_NAME in session.input_names
+
+    def run(features: FloatArray, lengths: Sequence[int] | None = None) -> FloatArray:
+        feeds: dict[str, NDArray[Any]] = {name: features}
+        if masked:
+            width = features.shape[-1]
+            ends = np.array([width] * len(features) if lengths is None else lengths)
+            feeds[MASK_NAME] = (np.arange(width) < ends[:, None]).astype(np.int64)
+        return session.run(feeds, ["logits"])[0]
+
+    return run
+
+
+def with_logits(cases: Sequence[Case], reference: Run) -> list[Case]:
+    """The same cases with what the original model answers."""
+    return [dataclasses.replace(case, logits=reference(case.features[None])[0]) for case in cases]
+
+
+def compare(run: Run, cases: Sequence[Case]) -> tuple[float, float]:
+    """Relative L2 error and argmax agreement over all frames of cases that have logits.
+
+    Raises:
+        ExportError: another number of frames or outputs than the original model's.
+    """
+    squared_error = squared_norm = 0.0
+    same: list[NDArray[np.bool_]] = []
+    for case in cases:
+        got, want = run(case.features[None])[0], case.logits
+        if want is None or got.shape != want.shape:
+            raise ExportError(
+                f"logits {got.shape} instead of {None if want is None else want.shape}",
+                "as many as the original model's",
+                "report the checkpoint's config.json",
+            )
+        squared_error += float(((got - want) ** 2).sum())
+        squared_norm += float((want**2).sum())
+        same.append(got.argmax(-1) == want.argmax(-1))
+    return float(np.sqrt(squared_error / max(squared_norm, 1e-30))), float(np.concatenate(same).mean())
+
+
+def verify(
+    run: Run,
+    cases: Sequence[Case],
+    config: AcousticConfig,
+    vocabulary: Sequence[str],
+    batches: bool = True,
+) -> Report:
+    """Compare a graph with the original model.
+
+    Args:
+        run: the graph.
+        cases: utterances by length bucket, clean and noisy, with the original's logits; some with a text.
+        vocabulary: tokens by output index.
+        batches: put utterances into batches too, which takes most of the time.
+    """
+    rows = []
+    for key in dict.fromkeys((case.bucket, case.noise) for case in cases if case.bucket):
+        chosen = [case for case in cases if (case.bucket, case.noise) == key]
+        n_frames = sum(len(case.logits) for case in chosen if case.logits is not None)
+        rows.append(Row(*key, n_frames, *compare(run, chosen)))
+    in_batches = tuple(batch_rows(run, cases, config.mask)) if batches else ()
+    report = Report(tuple(rows), in_batches, config.mask)
+    spoken = [case for case in cases if case.text and case.logits is not None]
+    if not spoken:
+        return report
+    n_words = sum(len(case.text.split()) for case in spoken)
+    heard = [[case.logits for case in spoken], [run(case.features[None])[0] for case in spoken]]
+    rates = []
+    for logits in heard:
+        words = [greedy_words(array, config, vocabulary) for array in logits if array is not None]
+        pairs = zip(spoken, words, strict=True)
+        rates.append(sum(edit_distance(case.text.split(), found) for case, found in pairs) / n_words)
+    return dataclasses.replace(report, n_words=n_words, wer_reference=rates[0], wer_export=rates[1])
+
+
+def measure_speedup(run: Run, baseline: Run, features: FloatArray, repeats: int = 7) -> float:
+    """Time of the baseline over the time of the graph: the best of interleaved runs of each."""
+    times: dict[Run, list[float]] = {run: [], baseline: []}
+    for _ in range(repeats):
+        for candidate, seconds in times.items():
+            start = time.perf_counter()
+            candidate(features[None])
+            seconds.append(time.perf_counter() - start)
+    return min(times[baseline]) / min(times[run])
+
+
+def check(
+    report: Report,
+    precision: str,
+    min_agreement: float | None = None,
+    allow_slower: bool = False,
+    max_wer_loss: float = MAX_WER_LOSS,
+) -> None:
+    """Refuse an export that is not what its checkpoint was.
+
+    Raises:
+        ExportError: too little agreement, too many more word errors, or int8 slower than float32.
+    """
+    wanted = MIN_AGREEMENT[precision] if min_agreement is None else min_agreement
+    problems = []
+    if not np.isfinite(report.error):
+        problems.append("logits that are not finite")
+    if not report.agreement >= wanted:  # also where it is not a number
+        problems.append(f"argmax agreement {report.agreement:.4f}, below {wanted}")
+    for row in report.rows:  # a second has few frames: allow for what chance alone does
+        chance = CHANCE_DEVIATIONS * float(np.sqrt(wanted * (1 - min(wanted, 1.0)) / row.n_frames))
+        if row.agreement < wanted - chance:
+            problems.append(f"argmax agreement {row.agreement:.4f} at {row.bucket}, {row.noise}")
+    problems += _batch_problems(report, wanted)
+    loss = (report.wer_export or 0.0) - (report.wer_reference or 0.0)
+    if loss > max_wer_loss and report.n_words >= MIN_WORDS_FOR_WER:
+        problems.append(f"word error rate up by {100 * loss:.2f} points over {report.n_words} words")
+    if report.speedup is not None and report.speedup < 1 and not allow_slower:
+        problems.append(f"slower than float32 on this machine ({report.speedup:.2f} times its speed)")
+    if problems:
+        raise ExportError(
+            f"the {precision} graph differs too much from its checkpoint: " + "; ".join(problems),
+            f"agreement of {wanted}, at most {100 * max_wer_loss:g} points of word errors, a gain in speed",
+            "export with --precision fp32, or keep more blocks in float32 with --keep",
+        )
+
+
+def _batch_problems(report: Report, wanted: float) -> list[str]:
+    """Only of a graph that takes a mask: the engine never puts two utterances into a call of another."""
+    if not report.masked:
+        return []
+    agreements = [row.alone for row in report.batches]
+    if not agreements or np.mean(agreements) >= wanted:
+        return []
+    worst = min(report.batches, key=lambda row: row.alone)
+    return [
+        f"an utterance differs in a batch: {np.mean(agreements):.4f} of its frames agree, "
+        f"{worst.alone:.4f} at {worst.bucket}, {worst.noise}, batch {worst.batch}"
+    ]
+
+
+def greedy_words(logits: FloatArray, config: AcousticConfig, vocabulary: Sequence[str]) -> list[str]:
+    """Best path, repeats and blanks removed, as words."""
+    path = logits.argmax(-1)
+    kept = path[(path != config.blank_id) & np.concatenate([[True], path[1:] != path[:-1]])]
+    return "".join(vocabulary[index] for index in kept).replace(config.word_delimiter, " ").lower().split()
+
+
+def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
+    """Fewest insertions, deletions and substitutions from one to the other."""
+    previous = list(range(len(right) + 1))
+    for i, item in enumerate(left, 1):
+        current = [i]
+        for j, other in enumerate(right, 1):
+            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (item != other)))
+        previous = current
+    return previous[-1]

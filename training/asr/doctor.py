@@ -1,0 +1,125 @@
+"""The doctor: looks at every sample before training (watchdog.py looks at every step during it).
+
+All findings are plain words: what was seen, what it means, what to change.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.common.data import SAMPLE_RATE, Sample, encode_text, load_waveform, normalize_for
+
+
+def min_frames(labels: Sequence[int]) -> int:
+    """Return the frames CTC needs for some labels: one each, and a blank between equal neighbours."""
+    return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleLimits:
+    """What a sample must keep to.
+
+    Attributes:
+        samples_per_frame: waveform samples to one output frame of the model.
+        min_s, max_s: shortest and longest clip.
+        silence_db: RMS level, dB re full scale, under which a clip counts as silent.
+        max_clipped: largest fraction of samples at full scale.
+        max_foreign: largest fraction of letters that the vocabulary lacks.
+    """
+
+    samples_per_frame: int = 320
+    min_s: float = 0.3
+    max_s: float = 30.0
+    silence_db: float = -65.0
+    max_clipped: float = 0.02
+    max_foreign: float = 0.2
+
+
+def check_sample(
+    sample: Sample,
+    vocabulary: dict[str, int],
+    limits: SampleLimits,
+    waveform: NDArray[np.float32] | None = None,
+) -> str:
+    """Say what is wrong with a sample.
+
+    Args:
+        sample: with its duration filled in.
+        vocabulary: symbol -> index.
+        limits: what to hold it to.
+        waveform: float32 [n_samples] at 16 kHz, to look for silence and clipping; None checks the rest only.
+    Returns:
+        The problem in plain words; empty for a good sample.
+    """
+    if sample.problem:
+        return sample.problem
+    if not limits.min_s <= sample.duration_s <= limits.max_s:
+        return f"{sample.duration_s:.1f} s of audio, allowed are {limits.min_s:g} to {limits.max_s:g} s"
+    return _check_text(sample, vocabulary, limits) or (
+        "" if waveform is None else check_waveform(waveform, limits)
+    )
+
+
+def _check_text(sample: Sample, vocabulary: dict[str, int], limits: SampleLimits) -> str:
+    labels = encode_text(sample.text, vocabulary)
+    if not labels:
+        return "empty text" if not sample.text.strip() else "no letter of the text is in the vocabulary"
+    letters = [char for char in sample.text.lower() if char.isalpha()]
+    foreign = [char for char in letters if not any(c in vocabulary for c in normalize_for(char, vocabulary))]
+    if len(foreign) > limits.max_foreign * len(letters):
+        return f"foreign text: {len(foreign)} of {len(letters)} letters are outside the vocabulary"
+    frames, needed = int(sample.duration_s * SAMPLE_RATE) // limits.samples_per_frame, min_frames(labels)
+    if frames < needed:
+        return (
+            f"too much text for the audio: {needed} frames needed for {len(labels)} labels, {frames} there; "
+            "its CTC loss would be infinite"
+        )
+    return ""
+
+
+def check_waveform(waveform: NDArray[np.float32], limits: SampleLimits) -> str:
+    """Look for NaN, silence and clipping; returns the problem or an empty string."""
+    if waveform.size == 0 or not np.isfinite(waveform).all():
+        return "samples that are NaN or infinite" if waveform.size else "no samples"
+    level_db = 10.0 * math.log10(float(np.mean(np.square(waveform, dtype=np.float64))) + 1e-12)
+    if level_db < limits.silence_db:
+        return f"silence: {level_db:.0f} dB"
+    clipped = float(np.mean(np.abs(waveform) >= 0.999))
+    return f"clipped: {clipped:.0%} of the samples at full scale" if clipped > limits.max_clipped else ""
+
+
+def examine(
+    samples: Sequence[Sample], vocabulary: dict[str, int], limits: SampleLimits, listen: bool = True
+) -> tuple[list[Sample], list[tuple[Sample, str]]]:
+    """Divide samples into good ones and (sample, problem) pairs; `listen` reads the audio itself."""
+    good, bad = [], []
+    for sample in samples:
+        problem = check_sample(sample, vocabulary, limits)
+        if not problem and listen:
+            try:
+                problem = check_waveform(load_waveform(sample.path), limits)
+            except (OSError, RuntimeError) as error:
+                problem = f"unreadable audio: {error}"
+        if problem:
+            bad.append((sample, problem))
+        else:
+            good.append(sample)
+    return good, bad
+
+
+def describe_problems(bad: Sequence[tuple[Sample, str]], n_total: int, shown: int = 5) -> str:
+    """Return a short report: how many samples fall out for what, with examples."""
+    if not bad:
+        return f"all {n_total} samples are sound"
+    kinds = collections.Counter(problem.split(":")[0] for _, problem in bad)
+    lines = [f"{len(bad)} of {n_total} samples are left out:"]
+    lines += [f"  {count} x {kind}" for kind, count in kinds.most_common()]
+    lines += [f"  e.g. {sample.path}: {problem}" for sample, problem in bad[:shown]]
+    return "\n".join(lines)

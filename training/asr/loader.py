@@ -1,0 +1,79 @@
+"""Batches ready ahead of time: read, augmented and padded by threads while the model computes."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from training.asr.config import AsrConfig
+from training.asr.networks import Network
+from training.common.augment import AugmentConfig, Augmenter
+from training.common.data import BucketSampler, Sample, encode_text, load_waveform
+
+
+class Group(NamedTuple):
+    """The micro batches of one optimiser step, on their way.
+
+    Attributes:
+        epoch, batch: place of its last micro batch.
+        batches: future of a list of batches.
+    """
+
+    epoch: int
+    batch: int
+    batches: concurrent.futures.Future[list[Any]]
+
+
+class Loader:
+    """Reads what the sampler asks for; every draw follows from (seed, epoch, index) alone."""
+
+    def __init__(
+        self, config: AsrConfig, network: Network, vocabulary: dict[str, int], samples: Sequence[Sample],
+        rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
+        self.config, self.network, self.vocabulary = config, network, vocabulary
+        self.samples, self.rank, self.world = list(samples), rank, world
+        durations = [sample.duration_s for sample in samples]
+        self.sampler = BucketSampler(
+            durations, config.batch_s, config.seed, config.max_batch, config.sorted_epochs
+        )
+        self.augmenter = Augmenter(AugmentConfig(noise_dir=config.noise_dir))
+
+    def load(self, indices: Sequence[int], epoch: int) -> Any:
+        """Read, augment and pad some clips."""
+        waveforms, labels = [], []
+        for index in indices:
+            sample = self.samples[index]
+            rng = np.random.default_rng((self.config.seed, epoch, index))
+            waveform = load_waveform(sample.path)
+            if rng.random() < self.config.augment:
+                changed = self.augmenter(waveform, rng)
+                waveform = changed if changed.size >= 0.88 * waveform.size else waveform
+            waveforms.append(waveform)
+            labels.append(encode_text(sample.text, self.vocabulary))
+        return self.network.make_batch(waveforms, labels)
+
+    def groups(self, epoch: int, batch: int) -> Iterator[Group]:
+        """Yield groups from a position on, for ever, with `config.prefetch` of them loading ahead."""
+        ahead: collections.deque[Group] = collections.deque()
+        pool = concurrent.futures.ThreadPoolExecutor(self.config.workers, thread_name_prefix="loader")
+        try:
+            for last_epoch, place, group in self._index_groups(epoch, batch):
+                batches = pool.submit(lambda g=group: [self.load(i, at) for at, i in g if i])
+                ahead.append(Group(last_epoch, place, batches))
+                if len(ahead) > self.config.prefetch:
+                    yield ahead.popleft()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _index_groups(self, epoch: int, batch: int) -> Iterator[tuple[int, int, list[tuple[int, list[int]]]]]:
+        held: list[tuple[int, list[int]]] = []
+        for at, place, indices in self.sampler.batches_from(epoch, batch):
+            held.append((at, indices[self.rank :: self.world]))  # a rank's share may be empty
+            if len(held) == self.config.accumulate:
+                yield at, place, held
+                held = []

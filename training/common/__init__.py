@@ -1,0 +1,1 @@
+"""What all training shares: manifests, loading, augmentation, the watchdog, metrics."""

@@ -1,0 +1,1 @@
+"""Language models of the beam decoder: n-grams by KenLM, interpolation, tuned weights."""

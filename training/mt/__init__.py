@@ -1,0 +1,1 @@
+"""Translation models: data, model, optimisers, loop."""

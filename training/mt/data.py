@@ -1,0 +1,256 @@
+"""Parallel text for translation: reading, weighting, tokenising once, and length-sorted token batches."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece as spm
+import torch
+from numpy.typing import NDArray
+
+from training.common.text_files import read_text
+from training.mt.text_augment import ErrorRates, recogniser_style
+
+logger = logging.getLogger("training")
+EOS_ID, UNK_ID = 0, 1
+PAD_PIECE = "<pad>"
+MAX_LENGTH_RATIO = 3.0  # pieces of the longer side over pieces of the shorter one, beyond a slack of 6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One sentence pair; origin names the corpus that it came from."""
+
+    source: str
+    target: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """Token ids of a corpus, flat, with the offsets of every sentence.
+
+    Attributes:
+        tokens: uint16 [n_tokens]; every sentence ends with EOS_ID.
+        offsets: int64 [n_sides, n_pairs + 1]; rows: written source, recogniser-style source, target.
+        weights: float32 [n_pairs], how often a pair is drawn in an epoch.
+    """
+
+    tokens: NDArray[np.uint16]
+    offsets: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def sentence(self, side: int, index: int) -> NDArray[np.uint16]:
+        """Token ids of one side of one pair."""
+        return self.tokens[self.offsets[side, index] : self.offsets[side, index + 1]]
+
+    def lengths(self, side: int) -> NDArray[np.int64]:
+        """Number of tokens of every sentence of one side."""
+        return np.diff(self.offsets[side])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token ids: source int64 [B, S], target int64 [B, T] (decoder outputs, ending in EOS)."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read `German<TAB>English[<TAB>origin]` lines.
+
+    Raises:
+        ValueError: a line without two filled columns; the message names its number.
+    """
+    pairs = []
+    for number, line in enumerate(read_text(path), 1):
+        columns = line.split("\t")
+        if len(columns) < 2 or not columns[0].strip() or not columns[1].strip():
+            raise ValueError(f"{path}:{number}: expected German<TAB>English[<TAB>origin], got {line[:80]!r}")
+        pairs.append(Pair(columns[0], columns[1], columns[2] if len(columns) > 2 else path.name))
+    return pairs
+
+
+def read_dev_set(path: Path, limit: int = 0) -> list[tuple[str, str]]:
+    """Read `id<TAB>German<TAB>English` lines; a limit takes them evenly spread over the file."""
+    rows = [line.split("\t")[1:3] for line in read_text(path)]
+    step = max(1, len(rows) // limit) if limit else 1
+    return [(row[0], row[1]) for row in rows[::step]][: limit or None]
+
+
+def read_lexicon(path: Path, monolingual: Sequence[Path], max_words: int = 2) -> list[Pair]:
+    """Dictionary entries whose every German word occurs in the monolingual text; the first sense only."""
+    known: set[str] = set()
+    for text in monolingual:
+        for line in read_text(text):
+            known.update(line.lower().replace(",", " ").replace(".", " ").split())
+    seen: set[str] = set()
+    entries = []
+    for pair in read_pairs(path):
+        words = pair.source.lower().split()
+        plain = "…" not in pair.source + pair.target and "." not in pair.source + pair.target
+        if plain and len(words) <= max_words and pair.source not in seen and known.issuperset(words):
+            seen.add(pair.source)
+            entries.append(Pair(pair.source, pair.target, "lexicon"))
+    return entries
+
+
+def train_tokenizer(pairs: Sequence[Pair], folder: Path, vocab_size: int, seed: int = 0) -> None:
+    """Train one SentencePiece vocabulary over both languages and write the Marian tokenizer files.
+
+    German is lower-cased by source.spm's own normaliser, so that written text and a recogniser's
+    output share their pieces. Ids: 0 </s>, 1 <unk>, pieces, and <pad> last.
+
+    Args:
+        pairs: text to learn from.
+        folder: receives source.spm, target.spm and vocab.json.
+        vocab_size: including <pad>.
+        seed: of the sample that is learned from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sample = random.Random(seed).sample(list(pairs), min(len(pairs), 400_000))
+    text = [p.source.lower() for p in sample] + [p.target for p in sample]
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_writer=model, vocab_size=vocab_size - 1, model_type="unigram",
+        character_coverage=0.9998, eos_id=EOS_ID, unk_id=UNK_ID, bos_id=-1, pad_id=-1, num_threads=1,
+        normalization_rule_name="nmt_nfkc", byte_fallback=False, minloglevel=1,
+    )  # fmt: skip
+    (folder / "target.spm").write_bytes(model.getvalue())
+    (folder / "source.spm").write_bytes(_case_folded(model.getvalue()))
+    processor = spm.SentencePieceProcessor(model_proto=model.getvalue())
+    vocabulary = {processor.id_to_piece(i): i for i in range(vocab_size - 1)} | {PAD_PIECE: vocab_size - 1}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0), encoding="utf-8")
+
+
+def _case_folded(model: bytes) -> bytes:
+    """The same pieces behind SentencePiece's case-folding normaliser."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    probe = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(["ab ab a b", "b a ba"]), model_writer=probe, vocab_size=6,
+        hard_vocab_limit=False, normalization_rule_name="nmt_nfkc_cf", minloglevel=2,
+    )  # fmt: skip
+    folding, proto = sentencepiece_model_pb2.ModelProto(), sentencepiece_model_pb2.ModelProto()
+    folding.ParseFromString(probe.getvalue())
+    proto.ParseFromString(model)
+    proto.normalizer_spec.name = folding.normalizer_spec.name
+    proto.normalizer_spec.precompiled_charsmap = folding.normalizer_spec.precompiled_charsmap
+    return bytes(proto.SerializeToString())
+
+
+def tokenize_corpus(
+    pairs: Sequence[Pair], folder: Path, weights: Mapping[str, float], rates: ErrorRates,
+    max_tokens: int, seed: int = 0,
+) -> TokenizedCorpus:  # fmt: skip
+    """Tokenise both styles of every source and the target; drop pairs that are too long or too unequal.
+
+    Args:
+        pairs: sentence pairs.
+        folder: where train_tokenizer wrote.
+        weights: draws an epoch by origin; 1 where an origin is not named, 0 leaves it out.
+        rates: recogniser errors of the second source style.
+        max_tokens: longest side that is kept, EOS included.
+        seed: of the recogniser errors.
+    """
+    rng = random.Random(seed)
+    kept = [p for p in pairs if weights.get(p.origin, 1.0) > 0]
+    source = spm.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    target = spm.SentencePieceProcessor(model_file=str(folder / "target.spm"))
+    spoken = [recogniser_style(p.source, rng, rates) or p.source for p in kept]
+    sides = (
+        source.encode([p.source for p in kept]),
+        source.encode(spoken),
+        target.encode([p.target for p in kept]),
+    )
+    rows = [i for i in range(len(kept)) if _usable([len(side[i]) for side in sides], max_tokens)]
+    chosen = [[side[i] + [EOS_ID] for i in rows] for side in sides]
+    tokens = np.fromiter((t for side in chosen for s in side for t in s), dtype=np.uint16)
+    offsets = np.zeros((3, len(rows) + 1), dtype=np.int64)
+    start = 0
+    for row, side in enumerate(chosen):
+        offsets[row] = start + np.concatenate([[0], np.cumsum([len(s) for s in side])])
+        start = int(offsets[row, -1])
+    drawn = np.array([weights.get(kept[i].origin, 1.0) for i in rows], dtype=np.float32)
+    logger.info(
+        "%d of %d pairs kept, %d target tokens", len(rows), len(pairs), int(np.diff(offsets[2]).sum())
+    )
+    return TokenizedCorpus(tokens, offsets, drawn)
+
+
+def _usable(lengths: Sequence[int], max_tokens: int) -> bool:
+    if not all(0 < n < max_tokens for n in lengths):
+        return False
+    written, _, target = lengths
+    return max(written, target) <= MAX_LENGTH_RATIO * min(written, target) + 6
+
+
+def cached_corpus(path: Path, key: Sequence[object], build: object) -> TokenizedCorpus:
+    """Load the corpus at path when it was built from the same key, else build and store it."""
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()
+    if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["digest"]) == digest:
+                return TokenizedCorpus(stored["tokens"], stored["offsets"], stored["weights"])
+    corpus: TokenizedCorpus = build()  # type: ignore[operator]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path, tokens=corpus.tokens, offsets=corpus.offsets, weights=corpus.weights, digest=np.array(digest)
+    )
+    return corpus
+
+
+def epoch_batches(
+    corpus: TokenizedCorpus, epoch: int, *, batch_tokens: int, spoken_share: float, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int8]]]:
+    """Plan one epoch: which pairs, in which source style, in which batch.
+
+    Args:
+        corpus: tokenised pairs.
+        epoch: with the seed it determines the plan fully, so a run resumes anywhere.
+        batch_tokens: upper bound of padded source + target tokens of a batch.
+        spoken_share: share of sources taken in recogniser style.
+    Returns:
+        Shuffled batches of (pair indices, source side of each).
+    """
+    rng = np.random.default_rng((seed, epoch))
+    whole, part = np.divmod(corpus.weights, 1.0)
+    counts = whole.astype(np.int64) + (rng.random(len(part)) < part)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    side = (rng.random(len(rows)) < spoken_share).astype(np.int8)
+    source = np.where(side == 1, corpus.lengths(1)[rows], corpus.lengths(0)[rows])
+    target = corpus.lengths(2)[rows]
+    order = np.lexsort((rng.random(len(rows)), source, target))
+    batches = []
+    start = longest_source = longest_target = 0
+    for end, row in enumerate(order):
+        longest_source, longest_target = max(longest_source, source[row]), max(longest_target, target[row])
+        if (end - start + 1) * (longest_source + longest_target) > batch_tokens and end > start:
+            batches.append((rows[order[start:end]], side[order[start:end]]))
+            start, longest_source, longest_target = end, source[row], target[row]
+    batches.append((rows[order[start:]], side[order[start:]]))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def collate(corpus: TokenizedCorpus, rows: NDArray[np.int64], sides: NDArray[np.int8], pad_id: int) -> Batch:
+    """Pad the pairs of one planned batch to its longest sentences."""
+    sources = [corpus.sentence(int(side), int(row)) for row, side in zip(rows, sides, strict=True)]
+    targets = [corpus.sentence(2, int(row)) for row in rows]
+    return Batch(_pad(sources, pad_id), _pad(targets, pad_id))
+
+
+def _pad(sentences: Sequence[NDArray[np.uint16]], pad_id: int) -> torch.Tensor:
+    padded = np.full((len(sentences), max(map(len, sentences))), pad_id, dtype=np.int64)
+    for row, sentence in enumerate(sentences):
+        padded[row, : len(sentence)] = sentence
+    return torch.from_numpy(padded)

@@ -1,0 +1,1 @@
+"""The tagger that restores capitals and punctuation."""

@@ -1,0 +1,1 @@
+"""Synthetic speech by SVOX Pico and espeak-ng."""
