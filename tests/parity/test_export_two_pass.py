@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("transformers")
 
+from engine import load  # noqa: E402
 from engine.bundle.folder import open_bundle, write_bundle  # noqa: E402
 from engine.kernels.vector.levels import has_vector_kernels  # noqa: E402
 from engine.runtime.integer_products import PRODUCTS, check_products  # noqa: E402
@@ -186,6 +187,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"wrote {tmp_path / 'bundle'}" in capsys.readouterr().out
     assert open_bundle(tmp_path / "bundle").manifest.second_pass is not None
     assert main(["two-pass", str(tmp_path / "nothing"), str(tmp_path / "other")]) == 1
+
+
+def test_an_encoder_of_128_mel_bands_as_in_large_v3(tmp_path: Path) -> None:
+    save_two_pass(make_model(n_mels=128), tmp_path / "checkpoint")
+    folder = tmp_path / "bundle"
+    report = export_two_pass(tmp_path / "checkpoint", folder, TwoPassOptions(acoustic("fp32"), (), 0.99))
+    assert report.from_features == 1
+    assert open_bundle(folder).manifest.acoustic.features.n_mels == 128
+    noise = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
+    model = load(folder)
+    log_probs = model.compute_log_probs(model.compute_features(noise))
+    assert log_probs.shape[0] == 50 and np.isfinite(log_probs).all()
 
 
 def test_a_bundle_is_verified_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,19 +63,21 @@ def write_ctranslate2(path, variables):
     return path
 
 
-def test_features_are_the_runtimes_own():
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_features_are_the_runtimes_own(n_mels):
     waveform = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
-    expected = compute_runtime_log_mel(waveform, FeatureConfig(kind="log_mel"))
-    got = compute_log_mel(torch.from_numpy(waveform)).numpy()
-    assert got.shape == (80, 100)
+    expected = compute_runtime_log_mel(waveform, FeatureConfig(kind="log_mel", n_mels=n_mels))
+    got = compute_log_mel(torch.from_numpy(waveform), n_mels).numpy()
+    assert got.shape == (n_mels, 100)
     assert np.abs(np.asarray(expected).reshape(got.shape) - got).max() < 2e-3
 
 
-def test_features_are_transformers_own():
-    whisper = pytest.importorskip("transformers").WhisperFeatureExtractor()
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_features_are_transformers_own(n_mels):
+    whisper = pytest.importorskip("transformers").WhisperFeatureExtractor(n_mels)
     waveform = np.random.default_rng(0).standard_normal(480_000).astype(np.float32) * 0.1
     expected = whisper(waveform, sampling_rate=16_000, return_tensors="np").input_features[0]
-    assert np.abs(compute_log_mel(torch.from_numpy(waveform)).numpy() - expected).max() < 1e-3
+    assert np.abs(compute_log_mel(torch.from_numpy(waveform), n_mels).numpy() - expected).max() < 1e-3
 
 
 def test_quicken_keeps_pitch_and_shortens_time():

@@ -103,7 +103,8 @@ def _load_log_mel(folder: Path) -> Emit:
     def emit(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         samples = torch.from_numpy(waveform)
         tail = int(model.config.tail_silence_s * 16_000) + (-samples.numel()) % 320
-        logits = model(compute_log_mel(functional.pad(samples, (0, tail)))[None])[0, : samples.numel() // 320]
+        features = compute_log_mel(functional.pad(samples, (0, tail)), model.config.n_mels)
+        logits = model(features[None])[0, : samples.numel() // 320]
         return np.ascontiguousarray(logits.log_softmax(-1).numpy())
 
     return emit

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SAMPLE_RATE, N_FFT, HOP_LENGTH, N_MELS = 16_000, 400, 160, 80
+SAMPLE_RATE, N_FFT, HOP_LENGTH = 16_000, 400, 160
+N_MELS = 80  # large-v3 and large-v3-turbo have 128
 
 
-@functools.lru_cache(maxsize=1)
-def mel_filters() -> Tensor:
+@functools.lru_cache(maxsize=4)
+def mel_filters(n_mels: int = N_MELS) -> Tensor:
     """Return Slaney's triangular filters, float32 [n_mels, n_fft / 2 + 1], 0 to 8 kHz, of equal area."""
     edges = _mel_to_hz(
-        torch.linspace(0.0, float(_hz_to_mel(torch.tensor(8000.0))), N_MELS + 2, dtype=torch.float64)
+        torch.linspace(0.0, float(_hz_to_mel(torch.tensor(8000.0))), n_mels + 2, dtype=torch.float64)
     )
     bins = torch.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64)
     rising = (bins[None, :] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
@@ -33,11 +34,12 @@ def _mel_to_hz(mel: Tensor) -> Tensor:
     return torch.where(mel < 15.0, 200.0 * mel / 3.0, above)
 
 
-def compute_log_mel(waveforms: Tensor) -> Tensor:
+def compute_log_mel(waveforms: Tensor, n_mels: int = N_MELS) -> Tensor:
     """Compute log-mel features.
 
     Args:
         waveforms: float32 [..., n_samples], 16 kHz, with the trailing silence the model wants.
+        n_mels: bands; 80 in most of Whisper's sizes, 128 in large-v3.
     Returns:
         float32 [..., n_mels, n_samples // 160]: log10 of the mel power, no more than 8 under the
         utterance's peak, plus 4, over 4.
@@ -45,7 +47,7 @@ def compute_log_mel(waveforms: Tensor) -> Tensor:
     """
     window = torch.hann_window(N_FFT, device=waveforms.device)
     spectrum = torch.stft(waveforms, N_FFT, HOP_LENGTH, window=window, return_complex=True)[..., :-1]
-    logs = (mel_filters().to(waveforms.device) @ spectrum.abs().square()).clamp(min=1e-10).log10()
+    logs = (mel_filters(n_mels).to(waveforms.device) @ spectrum.abs().square()).clamp(min=1e-10).log10()
     return (torch.maximum(logs, logs.amax((-1, -2), keepdim=True) - 8.0) + 4.0) / 4.0
 
 

@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
     augmenter = Augmenter(
         AugmentConfig(noise_dir=options.noise_dir, speed=0.3, snr_db=(6.0, 38.0), noise=0.45)
     )
-    states = StatesConfig(options.n_frozen)
+    states = StatesConfig(options.n_frozen, n_mels=model.config.n_mels)
     shards = []
     for number in range(options.passes):
         folder = options.output_dir / "states"
@@ -183,7 +183,7 @@ class WhisperTrainer:
     def _features(self, sample: Sample) -> tuple[Tensor, int]:
         waveform = torch.from_numpy(load_waveform(sample.path))
         tail = int(self.options.tail_silence_s * 16_000) + (-waveform.numel()) % 320
-        features = compute_log_mel(functional.pad(waveform, (0, tail)))
+        features = compute_log_mel(functional.pad(waveform, (0, tail)), self.model.config.n_mels)
         return features.to(self.device), waveform.numel() // 320
 
     def run(self) -> None:

@@ -24,7 +24,7 @@ def evaluate(model: TwoPass, clips: Sequence[tuple[Any, str]], max_tokens: int =
         waveform = torch.from_numpy(samples)
         n_frames = waveform.numel() // 320
         tail = round(model.ctc.config.tail_silence_s * 16_000) + (-waveform.numel()) % 320
-        features = compute_log_mel(functional.pad(waveform, (0, tail)))
+        features = compute_log_mel(functional.pad(waveform, (0, tail)), model.ctc.config.n_mels)
         states = model.ctc.encode(features[None].to(next(model.parameters()).device))
         best = model.ctc.classify(states)[0, :n_frames].argmax(-1)
         first.append(collapse(best.tolist(), VOCABULARY))

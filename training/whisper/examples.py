@@ -16,7 +16,7 @@ from engine.text import VOCABULARY, spell_numbers
 from training.asr.doctor import min_frames
 from training.common.augment import Augmenter, made_noise
 from training.common.data import SAMPLE_RATE, Sample, encode_text, load_waveform
-from training.common.mel import compute_log_mel, quicken
+from training.common.mel import N_MELS, compute_log_mel, quicken
 from training.whisper.vocabulary import TokenVocabulary
 
 Waveform = NDArray[np.float32]
@@ -58,6 +58,7 @@ class ExampleConfig:
         silent: fraction of examples without any speech: their text is empty.
         tail_s: silence behind the speech, at least.
         quick: fastest tempo that clips are played at, pitch unchanged.
+        n_mels: mel bands of the features, as the encoder takes them.
         mask_frames, mask_bands: widest stretch of frames (10 ms) and mel bands that is hidden.
     """
 
@@ -67,6 +68,7 @@ class ExampleConfig:
     silent: float = 0.03
     tail_s: float = 0.5
     quick: float = 1.35
+    n_mels: int = N_MELS
     mask_frames: int = 25
     mask_bands: int = 12
 
@@ -118,7 +120,8 @@ class ExampleMaker:
         rng: np.random.Generator,
     ) -> Example:  # fmt: skip
         tail = int(self.config.tail_s * SAMPLE_RATE * factor) + (-waveform.size) % SAMPLES_PER_FRAME
-        features = quicken(compute_log_mel(functional.pad(torch.from_numpy(waveform), (0, tail))), factor)
+        padded = functional.pad(torch.from_numpy(waveform), (0, tail))
+        features = quicken(compute_log_mel(padded, self.config.n_mels), factor)
         features = features[:, : features.shape[1] // 2 * 2]
         if labels:
             features = hide(features, self.config, rng)

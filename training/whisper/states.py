@@ -18,7 +18,7 @@ from training.asr.doctor import min_frames
 from training.asr.log_mel_ctc import LogMelCtc
 from training.common.augment import Augmenter
 from training.common.data import SAMPLE_RATE, Sample, encode_text, load_waveform
-from training.common.mel import compute_log_mel, quicken
+from training.common.mel import N_MELS, compute_log_mel, quicken
 
 LOGGER = logging.getLogger("training.whisper.command")
 SPARE_FRAMES = 20  # states kept behind the speech: the head learns to be silent there
@@ -34,12 +34,14 @@ class StatesConfig:
         frames_per_label: range of the speaking rate to reach, in 20 ms frames a character. People speak at
             2.2 to 4, speech engines at 3.5 to 5: unquickened, a model trained on them drops people's letters.
         shard_size: clips a file.
+        n_mels: mel bands, as the encoder takes them.
     """
 
     n_frozen: int
     augment: float = 0.93
     frames_per_label: tuple[float, float] = (2.2, 3.9)
     shard_size: int = 700
+    n_mels: int = N_MELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def bend_clip(
         waveform = augmenter(waveform, rng)
     waveform = _surround(waveform, rng)
     tail = int(0.5 * SAMPLE_RATE * factor * rng.uniform(1.0, 1.3))
-    features = compute_log_mel(functional.pad(torch.from_numpy(waveform), (0, tail)))
+    features = compute_log_mel(functional.pad(torch.from_numpy(waveform), (0, tail)), config.n_mels)
     return quicken(features, factor), labels, int(waveform.size / 320 / factor) + SPARE_FRAMES
 
 

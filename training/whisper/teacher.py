@@ -45,7 +45,7 @@ def encode_window(ctc: LogMelCtc, waveform: Tensor, window_s: float) -> Tensor:
     n_samples = min(n_samples + (-n_samples) % 320, round(WINDOW_S * SAMPLE_RATE))
     waveform = waveform[:n_samples]
     padded = functional.pad(waveform, (0, n_samples - waveform.numel()))
-    hidden = ctc.stem(compute_log_mel(padded)[None])
+    hidden = ctc.stem(compute_log_mel(padded, ctc.config.n_mels)[None])
     for layer in ctc.layers:
         hidden = layer(hidden, use_sinks=False)
     return ctc.layer_norm(hidden)

@@ -82,7 +82,8 @@ def run(options: argparse.Namespace) -> int:
     noises = AugmentConfig(
         noise_dir=options.noise_dir, speed=0.3, snr_db=tuple(options.snr_db), noise=options.noise_share
     )
-    maker = ExampleMaker(samples, tokens, Augmenter(noises), vocabulary, ExampleConfig())
+    config = ExampleConfig(n_mels=model.ctc.config.n_mels)
+    maker = ExampleMaker(samples, tokens, Augmenter(noises), vocabulary, config)
     evaluation = (
         [(load_waveform(s.path), s.text) for s in read_manifest(options.eval)] if options.eval else []
     )

@@ -145,7 +145,8 @@ class Teacher:
         """
         heard = waveforms[:, TEACHER_CUT:] * TEACHER_LEVEL
         tail = int(self.tail_silence_s * SAMPLE_RATE) + 2 * 320
-        stem = self.whisper.stem(compute_log_mel(functional.pad(heard, (0, tail - heard.shape[1] % 320))))
+        padded = functional.pad(heard, (0, tail - heard.shape[1] % 320))
+        stem = self.whisper.stem(compute_log_mel(padded, self.whisper.config.n_mels))
         positions = self.whisper.positions[: stem.shape[1]].to(stem.dtype)
         states = self.whisper.run_layers(stem, 0)
         chosen = slice(TEACHER_SKIP, TEACHER_SKIP + n_frames)

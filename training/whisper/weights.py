@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.asr.log_mel_ctc import LogMelCtc
-from training.common.mel import N_MELS, compute_log_mel
+from training.common.mel import compute_log_mel
 
 _TYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
 WINDOW_S = 30  # Whisper's training window; behind the speech it holds silence
@@ -79,7 +79,7 @@ def whisper_sizes(path: Path) -> dict[str, int]:
             "n_heads": "encoder_attention_heads", "intermediate_size": "encoder_ffn_dim",
             "max_frames": "max_source_positions",
         }  # fmt: skip
-        return _check_mels({key: int(config[name]) for key, name in names.items()}, path)
+        return {key: int(config[name]) for key, name in names.items()}
     path = _model_bin(path)
     variables = read_ctranslate2(path)
     try:
@@ -90,19 +90,10 @@ def whisper_sizes(path: Path) -> dict[str, int]:
     n_layers = sum(name.endswith("ffn/linear_0/weight") and "encoder/" in name for name in variables)
     heads = variables.get("encoder/num_heads")
     n_heads = int(heads.reshape(-1)[0]) if heads is not None else max(1, hidden // 64)
-    sizes = {
+    return {
         "n_mels": n_mels, "hidden_size": hidden, "n_layers": n_layers, "n_heads": n_heads,
         "intermediate_size": intermediate,
     }  # fmt: skip
-    return _check_mels(sizes, path)
-
-
-def _check_mels(sizes: dict[str, int], path: Path) -> dict[str, int]:
-    if sizes["n_mels"] != N_MELS:
-        raise WeightsError(
-            f"{path}: features of {sizes['n_mels']} mel bands, expected {N_MELS} (not large-v3)"
-        )
-    return sizes
 
 
 def _is_transformers(path: Path) -> bool:
@@ -208,9 +199,8 @@ def set_sinks(model: LogMelCtc, waveforms: Sequence[Tensor]) -> None:
     stretch = (WINDOW_S * 50 - first) // n_sinks
     sums: list[list[Any]] = [[0.0, 0.0] for _ in model.layers]
     for waveform in waveforms:
-        hidden = model.stem(
-            compute_log_mel(functional.pad(waveform, (0, WINDOW_S * 16_000 - waveform.numel())))[None]
-        )
+        padded = functional.pad(waveform, (0, WINDOW_S * 16_000 - waveform.numel()))
+        hidden = model.stem(compute_log_mel(padded, model.config.n_mels)[None])
         for layer, total in zip(model.layers, sums, strict=True):
             normed = layer.layer_norm(hidden)[0, first : first + n_sinks * stretch]
             total[0] = total[0] + layer.attention.k_proj(normed)
