@@ -111,7 +111,7 @@ setup(
     package_data={
         "engine": ["py.typed", "bundled/*/*", "kernels/signatures.json"],
         "engine.bundled.examples": ["manifest.tsv", "README.md", "audio/*"],
-        "training": ["configs/*.yaml", "synthesis/*.mjs"],
+        "training": ["configs/*.yaml", "lm/*.yaml", "synthesis/*.mjs"],
         "benchmarks": ["baselines/*.json", "peers/speech/*.py"],
     },
     install_requires=RUNTIME,

@@ -35,6 +35,7 @@ from training.common.text_files import TextFileError, read_text
 from training.lm.decoder_tuning import Development, describe, load_development, tune
 from training.lm.kenlm_tools import estimate, write_binary
 from training.lm.ngram_mixing import mix, tune_weights
+from training.lm.spoken import make_phrases, needs_reading, read_aloud
 
 SELECTED_SHARES = (0.0, 0.15, 0.35)  # of the further corpora; 1.0 only where the caller weights it so
 SELECTION_PRUNE, SELECTION_WORDS = "0 1", 100_000
@@ -89,6 +90,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tune-manifest", type=Path, help="development speech and its texts, for --tune")
     parser.add_argument("--beam-width", type=int, default=64, help="of --tune (default: 64)")
     parser.add_argument("--normalized", action="store_true", help="the texts are normalised already")
+    parser.add_argument(
+        "--spoken", type=int, default=0, metavar="N",
+        help="sentences with digits or abbreviations count once more in each of N ways to read them aloud",
+    )  # fmt: skip
+    parser.add_argument(
+        "--phrases", type=int, default=0, metavar="N",
+        help="add N phrases with names, dates, times and money, as they are said, to the first text",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of --spoken and --phrases")
     parser.add_argument("--memory", default="2G", help="for lmplz")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for lm.bin, lexicon.npz, card.json and decoding.json"
@@ -105,10 +115,8 @@ def run(options: argparse.Namespace) -> int:
     work.mkdir(parents=True, exist_ok=True)
     forbidden = {line for path in options.exclude for line in read_sentences(path, options.normalized)}
     dev = list(read_sentences(options.dev, options.normalized)) if options.dev else []
-    texts = [
-        list(dict.fromkeys(s for s in read_sentences(corpus.path, options.normalized) if s not in forbidden))
-        for corpus in corpora
-    ]
+    texts = [_read_corpus(corpus, options, forbidden) for corpus in corpora]
+    texts[0] += make_phrases(options.phrases, options.seed)
     for corpus, text in zip(corpora, texts, strict=True):
         if not text:
             got = f"{corpus.path}: no sentence that --exclude leaves"
@@ -233,6 +241,16 @@ def read_sentences(path: Path, normalized: bool = False) -> Iterator[str]:
         sentence = line.strip() if normalized else normalize_text(line)
         if sentence:
             yield sentence
+
+
+def _read_corpus(corpus: Corpus, options: argparse.Namespace, forbidden: set[str]) -> list[str]:
+    """A text's sentences, each once, then once more in each of --spoken ways to read it aloud."""
+    sentences = list(read_sentences(corpus.path, options.normalized))
+    if options.spoken and not options.normalized:
+        rng = np.random.default_rng(options.seed)
+        written = [line for line in read_text(corpus.path) if needs_reading(line)]
+        sentences += [read_aloud(line, rng) for _ in range(options.spoken) for line in written]
+    return list(dict.fromkeys(sentence for sentence in sentences if sentence not in forbidden))
 
 
 def choose_vocabulary(texts: Sequence[Sequence[str]], weights: Sequence[float], size: int) -> list[str]:
