@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from engine.text import normalize_text
-from training.alignment.spoken_forms import MONTHS
+from training.alignment.spoken_forms import ABBREVIATIONS, MONTHS
 from training.alignment.spoken_text import Slot, TextError, read_slots
 
-# What a rule of engine.text or an abbreviation of the aligner may change.
-_READ_ALOUD = re.compile(r"\d|[%€§°$&]|\b[\w.]{1,4}\.(?=\s)|\b[A-ZÄÖÜ]{2,}\b")
+_READ_ALOUD = re.compile(
+    r"\d|[%€§°$&]|" + "|".join(rf"(?<!\w){re.escape(short)}" for short in ABBREVIATIONS if len(short) > 3)
+)
 MAX_CHARS = 400
 LATER = 0.25
 
