@@ -38,9 +38,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The pages of docs/ as a website in site/; a warning, such as a broken link, is an error.
+# The pages of docs/ as a website in site/; a warning, such as a broken link, is an error. (--quiet would
+# hide warnings from --strict.)
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # All tests at the processor's highest instruction set level, then those that depend on the level at each
 # lower one. Kernels are compiled first, so that the workers do not compile them side by side; for avx2 all

@@ -36,7 +36,7 @@ def read_quality(result: Result) -> dict[str, tuple[float, float]]:
 
 
 def read_encoders(result: Result) -> list[tuple[str, float, float | None]]:
-    """(label, seconds of audio per CPU second, relative error of the logits) of each encoder, slowest first."""
+    """(label, seconds of audio per CPU second, error of the logits) of each encoder, slowest first."""
     case = result["cases"][CASE]
     rows = [(label, case[name]["rtfx_cpu"], case[name].get("error")) for name, label in ENCODERS.items()]
     return sorted(rows, key=lambda row: row[1])

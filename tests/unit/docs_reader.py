@@ -60,8 +60,6 @@ def _split(words: list[str]) -> Iterator[list[str]]:
             if part:
                 yield part
             part = []
-        elif word in (">", "2>", ">>", "<") or (part and part[-1] in (">", "2>", ">>", "<")):
-            part.append(word)
         elif part or not re.fullmatch(r"[A-Z_]+=.*", word):
             part.append(word)
 
