@@ -12,7 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist lo
 COMPILE = $(BIN)/engine warmup
 LOWER = $(BIN)/python -m tests.reference.lower_levels
 
-.PHONY: demo test lint bench gate wheel clean
+.PHONY: demo test lint docs bench gate wheel clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -37,6 +37,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of docs/ as a website in site/; a warning, such as a broken link, is an error. (--quiet would
+# hide warnings from --strict.)
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # All tests at the processor's highest instruction set level, then those that depend on the level at each
 # lower one. Kernels are compiled first, so that the workers do not compile them side by side; for avx2 all
@@ -66,4 +71,4 @@ wheel: | $(BIN)/python
 	ENGINE_BUILD_LEVELS=all $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

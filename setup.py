@@ -40,6 +40,7 @@ TRAIN = [
     "zstandard>=0.23,<0.26",
 ]
 BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]
 SERVE = ["fastapi>=0.115,<1", "python-multipart>=0.0.20,<0.1", "uvicorn>=0.34,<1"]
 TEST = [
     "httpx>=0.27,<1",
@@ -122,7 +123,8 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "serve": SERVE,
-        "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *TEST],
+        "docs": DOCS,
+        "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *DOCS, *TEST],
     },
     entry_points={
         "console_scripts": [

@@ -18,7 +18,7 @@ MANY_GROUPS = 7  # labels beside each other beyond that would overlap
 Result = Mapping[str, Any]
 
 
-def _render(draw: Callable[[Any], object]) -> bytes:
+def render(draw: Callable[[Any], object]) -> bytes:
     """Draw on fresh axes, without a display and without pyplot's global state."""
     figure = load_extra("matplotlib.figure").Figure(figsize=SIZE_IN, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -50,7 +50,7 @@ def plot_rtfx_by_length(result: Result) -> bytes:
         _headroom(axes)
         axes.legend(frameon=False, loc="lower right")
 
-    return _render(draw)
+    return render(draw)
 
 
 def plot_wer_by(result: Result, name: str = LENGTH) -> bytes:
@@ -70,7 +70,7 @@ def plot_wer_by(result: Result, name: str = LENGTH) -> bytes:
         axes.set(ylabel="WER, %", xlabel=name)
         _headroom(axes)
 
-    return _render(draw)
+    return render(draw)
 
 
 def plot_stages(result: Result) -> bytes:
@@ -85,7 +85,7 @@ def plot_stages(result: Result) -> bytes:
         axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3)
         axes.set(xlabel="share of the time, %", xlim=(0, 1.15 * max(shares) or 1))
 
-    return _render(draw)
+    return render(draw)
 
 
 def plot_latency(result: Result) -> bytes:
@@ -101,7 +101,7 @@ def plot_latency(result: Result) -> bytes:
         _headroom(axes)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return _render(draw)
+    return render(draw)
 
 
 def plot_history(results: Sequence[Result]) -> bytes:
@@ -127,7 +127,7 @@ def plot_history(results: Sequence[Result]) -> bytes:
         names = ["WER, 95 % interval", "RTFx per CPU second"]
         axes.legend([wer, rtfx], names, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
-    return _render(draw)
+    return render(draw)
 
 
 def _moment(result: Result) -> str:
