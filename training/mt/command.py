@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
+from training.common.config import parse_value
 from training.mt import data as mt_data
 from training.mt.config import MtConfig, load_config, to_tree
 from training.mt.loop import GateError, Hooks, Progress, Trainer, average_weights, checkpoints
@@ -46,12 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the arguments say; 0, or 1 with a message on the log."""
-    import yaml
-
     overrides = {}
     for assignment in args.set:
         key, _, value = assignment.partition("=")
-        overrides[key] = yaml.safe_load(value)
+        overrides[key] = parse_value(value)
     try:
         train(load_config(args.config, overrides), resume=args.resume, finish_only=args.finish)
     except (ValueError, OSError, GateError) as error:
