@@ -117,11 +117,13 @@ class Batch:
         waveforms: float32 [batch, n_samples], each normalised, zeros behind its end.
         lengths: int64 [batch], samples of each clip.
         labels: the transcripts' label indices.
+        clips: which samples they are; empty where nobody asked.
     """
 
     waveforms: Tensor
     lengths: Tensor
     labels: list[list[int]]
+    clips: tuple[int, ...] = ()
 
     @property
     def audio_s(self) -> float:
@@ -131,6 +133,11 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its waveforms on a device."""
         return dataclasses.replace(self, waveforms=self.waveforms.to(device))
+
+    def select(self, row: int) -> Batch:
+        """Return one clip by itself."""
+        waveform = self.waveforms[row : row + 1, : int(self.lengths[row])]
+        return Batch(waveform, self.lengths[row : row + 1], [self.labels[row]])
 
     @classmethod
     def of(cls, waveforms: list[np.ndarray[Any, np.dtype[np.float32]]], labels: list[list[int]]) -> Batch:
