@@ -17,7 +17,7 @@ from training.asr.evaluation import evaluate_ctc
 from training.asr.loader import Loader
 from training.asr.model import blank_ratio, compute_ctc, plain_model
 from training.asr.networks import network_of
-from training.common.checkpoint import LastFolders
+from training.common.checkpoint import LastFolders, replace_folder
 from training.common.data import Sample
 from training.common.loop import TrainingLoop
 from training.common.metrics import RunLog, compute_error_rates
@@ -150,7 +150,8 @@ class AsrTrainer(TrainingLoop):
         """See Trainable: the last evaluation, and output_dir/model."""
         self.evaluate_and_log(self.position.epoch)
         if self.rank == 0:
-            self.network.save(self.model, self.vocabulary, self.config.output_dir / "model")
+            save = functools.partial(self.network.save, self.model, self.vocabulary)
+            replace_folder(self.config.output_dir / "model", save)
             self.log.draw()
         LOGGER.info("%s", self.describe_speed())
 

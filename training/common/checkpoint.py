@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,6 +91,19 @@ def read_newest(store: CheckpointStore, device: torch.device | str) -> tuple[Pat
             continue
         return place, state
     return None
+
+
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a folder, under another name until it is whole."""
+    partial, old = (folder.with_name(f"{folder.name}.{ending}") for ending in ("part", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    partial.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 class LastCheckpoints:

@@ -246,6 +246,7 @@ class TrainingLoop(Trainable):
             raise NotFiniteError(got, "finite numbers in a checkpoint", "lower the learning rate")
         if self.rank == 0:
             self.store.save(state)
+            self.after_save()
         self._saved, self._saved_minutes = (position.step, position.rate), position.minutes
 
     def resume(self) -> bool:

@@ -112,6 +112,9 @@ class Trainable(abc.ABC):
         """Names of the clips whose own loss or gradient is not finite; self.excluded gets them."""
         return []
 
+    def after_save(self) -> None:  # noqa: B027 (a hook)
+        """Write what belongs to a saved state, such as the averaged model; on rank 0 alone."""
+
     def extra_state(self) -> State:
         """What else a resumed run needs: tensors and plain values."""
         return {}

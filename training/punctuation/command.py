@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from engine.output.punctuation import MARKS
-from training.common.watchdog import TrainingStopped
 from training.punctuation.data import IGNORED, TaggedText, batches, read_tagged, split_dev
 from training.punctuation.model import Tagger, save_tagger
 from training.punctuation.trainer import TaggerTrainer, TrainingConfig
@@ -54,11 +53,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     logger.info("%d sentences to train on, %d to develop on", len(train), len(dev))
     options.out.mkdir(parents=True, exist_ok=True)
-    try:
-        model = fit(train, config, options.out)
-    except TrainingStopped as error:
-        logger.error("training stopped. %s", error)
-        return 1
+    model = fit(train, config, options.out)
     figures = {name: evaluate(model, each) for name, each in {"dev": dev, **tests}.items()}
     save_tagger(model, options.out, {"training": asdict(config), "figures": figures})
     logger.info("%s", json.dumps(figures))
