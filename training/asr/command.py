@@ -135,7 +135,8 @@ def estimate_run(config: AsrConfig, model: Any, frozen_front_end: bool | None = 
     frozen = config.freeze_front_end and bool(config.model) if frozen_front_end is None else frozen_front_end
     n_parameters, n_trained = count_parameters(model)
     return estimate_memory(
-        n_parameters, n_trained, Shape.of(plain_model(model).config), config.batch_s, bf16=config.bf16 or config.fp16,
+        n_parameters, n_trained, Shape.of(plain_model(model).config), config.batch_s,
+        bf16=config.bf16 or config.fp16,
         gradient_checkpointing=config.gradient_checkpointing, longest_s=config.max_s,
         frozen_front_end=frozen, optimizer_8bit=config.optimizer_8bit,
     )  # fmt: skip

@@ -210,7 +210,7 @@ class AsrTrainer(TrainingLoop):
 
     def evaluate_and_log(self, epoch: int) -> None:
         """Evaluate, and add a row to the table."""
-        recent, self._recent = self._recent, []
+        recent, self._recent = [report for report in self._recent if not report.skipped], []
         if not recent or self.rank:
             return
         found = evaluate_ctc(
