@@ -95,7 +95,7 @@ class AsrTrainer(TrainingLoop):
         return kind(groups, betas=(0.9, 0.98), weight_decay=self.config.weight_decay)
 
     def groups(self) -> Iterator[tuple[int, int, Any]]:
-        """See Trainable; loading goes on ahead."""
+        """See Trainable; batches are loaded ahead."""
         yield from self.loader.groups(self.position.epoch, self.position.batch)
 
     def load(self, indices: Sequence[int], epoch: int) -> Any:

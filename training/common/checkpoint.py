@@ -38,7 +38,7 @@ class CheckpointStore(Protocol):
         """Read one; CheckpointError where it is cut or damaged."""
 
     def set_aside(self, place: Path) -> None:
-        """Take a damaged one out of the row, so that no sound one has to give way to it."""
+        """Rename a damaged checkpoint: it is not read again, and no sound one is deleted for it."""
 
 
 def write_state(path: Path, state: State) -> None:

@@ -105,7 +105,7 @@ def _build(kind: Any, tree: Any, prefix: str, problems: list[str]) -> Any:
     try:
         return _make(kind, values, broken)
     except ConfigError as error:
-        known = tuple(f"{name}:" for name in broken)  # what is told of them already is enough
+        known = tuple(f"{name}:" for name in broken)  # their problems are listed already
         problems += [f"{prefix}{problem}" for problem in error.problems if not problem.startswith(known)]
         return None
 

@@ -2,7 +2,7 @@
 
 A trainer says what its batches are (`groups`), what a step computes (`compute`), how long it goes
 (`limits`) and how its rates run (`_set_rates`); the rest is here. No step and no file gets numbers that
-are not finite, and a run that is interrupted or killed goes on with the batch it would have had.
+are not finite, and an interrupted run continues with its next batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to the run that wants to go on from it."""
+"""Whether a checkpoint belongs to the run that resumes from it."""
 
 from __future__ import annotations
 

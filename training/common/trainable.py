@@ -68,7 +68,7 @@ class Trainable(abc.ABC):
 
     position: Position
     excluded: set[str]
-    resumes_itself = True  # `run` goes on from the last checkpoint
+    resumes_itself = True  # `run` continues from the last checkpoint
 
     @abc.abstractmethod
     def progress(self) -> float:
@@ -123,7 +123,7 @@ class Trainable(abc.ABC):
         """Take back what `extra_state` gave."""
 
     def identity(self) -> dict[str, Any]:
-        """Settings without which a checkpoint cannot be gone on from: seed, batch size, model."""
+        """Settings that must equal those of the checkpoint: seed, batch size, model."""
         return {}
 
     def conditions(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def fit(text: TaggedText, config: TrainingConfig, folder: Path) -> Tagger:
-    """Train until config says stop; a checkpoint in folder is gone on from.
+    """Train to the limits of config; resumes from a checkpoint in folder.
 
     Args:
         text: tagged sentences. folder: of checkpoint.pt.

@@ -57,7 +57,7 @@ def train_head(
     """Train ctc.head in place with a fresh optimiser; clips from compute_head_states.
 
     Args:
-        path: where the state is saved, to go on from; None saves none.
+        path: where the state is saved, to resume from; None saves none.
     Raises:
         TrainingStopped: the watchdog saw no way on.
     """

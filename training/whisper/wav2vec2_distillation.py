@@ -64,7 +64,7 @@ class Distiller(TrainingLoop):
     """Trains a student on waveforms alone; texts are not looked at.
 
     Args:
-        path: where the state is saved, to go on from; None saves none.
+        path: where the state is saved, to resume from; None saves none.
     """
 
     def __init__(
