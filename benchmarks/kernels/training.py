@@ -138,9 +138,8 @@ def time_from_whisper(
     ]
     trainer = from_whisper.WhisperTrainer(chosen, model, clips, samples[:1])
     clock = Clock()
-    for number, indices in enumerate(trainer._batches(), 1):
-        group = trainer._join([clips[index] for index in indices])
-        trainer._step(group, number)
+    for number, (_, _, indices) in enumerate(trainer.groups(), 1):
+        trainer.step(indices)
         clock.tick(sum(len(clips[index].states) for index in indices) / 50.0)
         if number == options.steps + 2:
             break

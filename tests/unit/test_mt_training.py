@@ -20,7 +20,7 @@ from training.mt import data as mt_data  # noqa: E402
 from training.mt import loop as mt_loop  # noqa: E402
 from training.mt.config import load_config  # noqa: E402
 from training.mt.model import FastMarian, from_marian, sample_vocabulary, to_marian  # noqa: E402
-from training.mt.optim import learning_rate_factor, orthogonalize  # noqa: E402
+from training.mt.optim import Muon, learning_rate_factor, orthogonalize  # noqa: E402
 from training.mt.text_augment import ErrorRates, recogniser_style  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,3 +257,78 @@ def test_unsupported_models_are_refused_with_every_reason() -> None:
     config = MarianConfig(vocab_size=50, pad_token_id=49, decoder_ffn_dim=7, decoder_attention_heads=2)
     with pytest.raises(ValueError, match="attention heads, different feed-forward"):
         FastMarian(config)
+
+
+def test_muon_is_torchs_on_single_matrices_and_not_on_fused_ones() -> None:
+    """What would have to change before torch's own could be used."""
+    torch.manual_seed(0)
+    for blocks, same in ((1, True), (3, False)):
+        ours = torch.nn.Linear(32, 96, bias=False)
+        ours.blocks = blocks
+        theirs = torch.nn.Linear(32, 96, bias=False)
+        theirs.load_state_dict(ours.state_dict())
+        start, gradient = ours.weight.detach().clone(), torch.randn(96, 32)
+        optimizers = (
+            Muon([ours], lr=0.02),
+            torch.optim.Muon([theirs.weight], lr=0.02, weight_decay=0.0, momentum=0.95, ns_steps=4),
+        )
+        for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for _ in range(2):
+                layer.weight.grad = gradient.clone()
+                optimizer.step()
+        left, right = (layer.weight.detach() - start for layer in (ours, theirs))
+        cosine = float((left * right).sum() / left.norm() / right.norm())
+        assert (cosine > 0.999) == same
+
+
+def test_a_bad_pair_is_noticed_at_its_step_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    honest = mt_loop.Trainer._accumulate
+
+    def hurting(self: mt_loop.Trainer, batch: mt_data.Batch) -> tuple[float, int]:
+        nll, tokens = honest(self, batch)
+        bad = self.corpus.sentence(2, 7).tolist()
+        hit = any(row[: len(bad)].tolist() == bad for row in batch.target)
+        if hit:
+            self.model.embedding.grad.fill_(float("nan"))
+        return (float("nan") if hit else nll), tokens
+
+    monkeypatch.setattr(mt_loop.Trainer, "_accumulate", hurting)
+    mt.train(load_config(write_run(tmp_path, max_steps=30, checkpoint_minutes=60.0)))
+    assert "not finite. The update was left out" in caplog.text and "pair 7" in caplog.text
+    newest = mt_loop.checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    state = torch.load(newest, weights_only=True)
+    assert state["progress"]["step"] == 30 and state["progress"]["rate"] == 1.0
+    assert "pair 7" in state["excluded"]
+    assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"training.batch_tokens": 12}, "longest pair has"), ({"data.max_tokens": 2}, "no pair of the corpus"),
+     ({"training.batch_tokens": 1_000_000}, "batches for 2 processes")],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_trained_on_is_told_first(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    config = load_config(write_run(tmp_path), {**change, "data.dev": {}})
+    model, _, corpus = mt._prepare(config, tmp_path)
+    trainer = mt_loop.Trainer(
+        model, corpus, config.training, tmp_path, spoken_share=0.5, seed=1, hooks=mt_loop.Hooks()
+    )
+    trainer.world = 2
+    with pytest.raises(mt_loop.PlanError, match=message):
+        trainer.run()
+
+
+def test_a_new_run_does_not_mix_with_an_earlier_one(tmp_path: Path) -> None:
+    mt.train(load_config(write_run(tmp_path, max_steps=1)))
+    with pytest.raises(ValueError, match="--resume"):
+        mt.train(load_config(write_run(tmp_path, max_steps=2)))
+
+
+def test_every_problem_of_the_configuration_is_in_one_error(tmp_path: Path) -> None:
+    changes = {"training.lr": "fast", "training.schedule": "step", "model.d_model": 1.5, "data.train": 3}
+    with pytest.raises(ValueError, match=r"data\.train.*model\.d_model.*training\.lr.*training\.schedule"):
+        load_config(write_run(tmp_path), changes)

@@ -185,6 +185,12 @@ def test_a_run_of_a_few_steps_leaves_a_checkpoint(tmp_path, monkeypatch):
     assert main(["from-whisper", *map(str, arguments)]) == 0
     assert load_checkpoint(tmp_path / "run" / "best").config.n_sinks == 5
     assert len((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()) == 2
+    arguments[arguments.index("--steps") + 1] = 6  # a longer run continues from where this one ended
+    assert main(["from-whisper", *map(str, arguments)]) == 0
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "evaluations.jsonl").open()]
+    assert steps == [2, 4, 6]
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["progress"]["step"] == 6 and "average" in state
 
 
 def test_groups_of_similar_length_hold_every_clip_and_little_padding():

@@ -16,7 +16,9 @@ from training.common.augment import AugmentConfig, Augmenter  # noqa: E402
 from training.common.data import Sample  # noqa: E402
 from training.whisper.batches import IGNORED, pad_tokens  # noqa: E402
 from training.whisper.checkpoint import load_two_pass, load_whisper_decoder  # noqa: E402
+from training.whisper.evaluation import decode_greedy, evaluate  # noqa: E402
 from training.whisper.examples import ExampleConfig, ExampleMaker, written_text  # noqa: E402
+from training.whisper.train import TwoPass  # noqa: E402
 from training.whisper.vocabulary import N_SPECIAL, cut_vocabulary, open_tokenizer  # noqa: E402
 from training.whisper.weights import WeightsError  # noqa: E402
 
@@ -181,3 +183,26 @@ def test_a_run_without_words_for_the_vocabulary_is_refused(corpus, whisper, tmp_
                  str(corpus / "train.tsv"), "--output_dir", str(tmp_path)])  # fmt: skip
     assert code != 0
     assert "--text or --tokens" in caplog.text
+
+
+def test_decoding_clips_together_gives_what_each_gives_alone(corpus, whisper, tmp_path):
+    assert train(corpus, whisper, tmp_path, 1) == 0
+    model: TwoPass = load_two_pass(tmp_path / "last")
+    generator = torch.Generator().manual_seed(3)
+    states = [torch.randn(n, 32, generator=generator) for n in (40, 12, 71, 25)]
+    limits = [9, 4, 30, 1]
+    alone = [decode_greedy(model, [each], [limit])[0] for each, limit in zip(states, limits, strict=True)]
+    assert decode_greedy(model, states, limits) == alone and any(alone)
+    clips = [(torch.randn(n, generator=generator).numpy() * 0.1, "ja gut") for n in (9000, 24_000, 16_000)]
+    assert evaluate(model, clips, batch=3) == evaluate(model, clips, batch=1)
+
+
+def test_a_state_of_an_older_version_is_gone_on_from(corpus, whisper, tmp_path):
+    """Once a state had no position and no random states; its step is the number of its batch."""
+    assert train(corpus, whisper, tmp_path, 2) == 0
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    older = {name: state[name] for name in ("model", "average")}
+    older |= {"optimizer": state["optimizers"][0], "step": 2, "passed_s": 3.0}
+    torch.save(older, tmp_path / "state.pt")
+    assert train(corpus, whisper, tmp_path, 4) == 0
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == 4

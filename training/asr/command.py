@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,10 +15,11 @@ from typing import Any
 
 import torch
 
+from engine.text import VOCABULARY
 from training.asr.config import AsrConfig, ConfigError, load_config
 from training.asr.doctor import SampleLimits, describe_problems, examine
 from training.asr.memory import MemoryEstimate, Shape, count_parameters, estimate_memory
-from training.asr.model import build_model, plain_model
+from training.asr.model import build_model, outline_model, plain_model
 from training.asr.networks import ConformerNetwork, network_of
 from training.asr.trainer import AsrTrainer, TrainingStopped, describe_model
 from training.common.data import (
@@ -53,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
         names = ("model", "train", "eval", "output_dir", "max_steps", "max_minutes")
         config = load_config(options.config, **{name: getattr(options, name) for name in names})
         torch.set_num_threads(config.threads)
+        if options.estimate:
+            return estimate(config)
         samples = [sample for source in config.train for sample in read_manifest(source)]
         evaluation = [sample for source in config.eval for sample in read_manifest(source)]
     except (ConfigError, ManifestError) as error:
@@ -61,8 +66,6 @@ def run(options: argparse.Namespace) -> int:
     vocabulary = build_vocabulary([sample.text for sample in samples], config.german)
     model = build_model(config, vocabulary)
     LOGGER.info("%s; %s", describe_model(model), estimate_run(config, model))
-    if options.estimate:
-        return 0
     network = network_of(model)
     train, n_bad = examine_samples(config, samples, vocabulary, "training", network.samples_per_frame)
     evaluation, _ = examine_samples(config, evaluation, vocabulary, "evaluation", network.samples_per_frame)
@@ -70,6 +73,9 @@ def run(options: argparse.Namespace) -> int:
         return 1 if n_bad else 0
     if not train or (n_bad and config.on_bad_sample == "stop"):
         LOGGER.error("not started: %s", "no sound sample" if not train else "on_bad_sample is stop")
+        return 1
+    if len(train) < (world := int(os.environ.get("WORLD_SIZE", "1"))):
+        LOGGER.error("not started: %d sound clips for %d processes; start fewer processes", len(train), world)
         return 1
     if isinstance(network, ConformerNetwork):
         network.set_feature_scale(model, [load_waveform(sample.path) for sample in train[:200]])
@@ -89,6 +95,19 @@ def run(options: argparse.Namespace) -> int:
             config.output_dir,
         )
         return 1
+    return 0
+
+
+def estimate(config: AsrConfig) -> int:
+    """Say what memory a run would take, from its configuration alone; returns the exit code."""
+    model = outline_model(config, len(VOCABULARY))
+    LOGGER.info("%s; %s", describe_model(model), estimate_run(config, model))
+    if config.optimizer_8bit and importlib.util.find_spec("bitsandbytes") is None:
+        plain = estimate_run(dataclasses.replace(config, optimizer_8bit=False), model)
+        LOGGER.warning(
+            "optimizer_8bit needs bitsandbytes, which is not installed: pip install bitsandbytes. "
+            "Without 8-bit states: %s", plain,
+        )  # fmt: skip
     return 0
 
 
@@ -116,7 +135,8 @@ def estimate_run(config: AsrConfig, model: Any, frozen_front_end: bool | None = 
     frozen = config.freeze_front_end and bool(config.model) if frozen_front_end is None else frozen_front_end
     n_parameters, n_trained = count_parameters(model)
     return estimate_memory(
-        n_parameters, n_trained, Shape.of(plain_model(model).config), config.batch_s, bf16=config.bf16,
+        n_parameters, n_trained, Shape.of(plain_model(model).config), config.batch_s,
+        bf16=config.bf16 or config.fp16,
         gradient_checkpointing=config.gradient_checkpointing, longest_s=config.max_s,
         frozen_front_end=frozen, optimizer_8bit=config.optimizer_8bit,
     )  # fmt: skip

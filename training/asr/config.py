@@ -6,7 +6,23 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
+from training.common.config import (
+    ConfigError,
+    build_config,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    read_tree,
+)
+
+POSITIVE = (
+    "batch_s", "max_batch", "accumulate", "epochs", "mask_span", "save_every", "workers", "prefetch",
+    "threads", "patience", "max_grad_norm", "loss_scale", "learning_rate", "head_learning_rate",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "min_s", "max_steps", "max_minutes", "warmup_steps", "eval_every", "freeze_encoder_steps", "lora_rank",
+    "mask_bands", "mask_from", "watch_warmup", "weight_decay", "sorted_epochs", "seed",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +49,8 @@ class AsrConfig:
         freeze_encoder_steps: train the head alone for so many steps first.
         gradient_checkpointing: recompute activations; a third slower, far less memory.
         bf16: run the network in bfloat16; CTC always runs in float32.
+        fp16: float16 instead, for GPUs without bfloat16; the loss is scaled up, and its scale watched.
+        loss_scale: at the start, with fp16 alone.
         lora_rank: rank of LoRA adapters on the attention projections; 0 trains the weights themselves.
         optimizer_8bit: 8-bit optimiser states, where bitsandbytes is installed.
         mask_time: expected fraction of frames hidden by SpecAugment; mask_span: frames (20 ms) a span.
@@ -73,6 +91,8 @@ class AsrConfig:
     freeze_encoder_steps: int = 0
     gradient_checkpointing: bool = False
     bf16: bool = True
+    fp16: bool = False
+    loss_scale: float = 65536.0
     lora_rank: int = 0
     optimizer_8bit: bool = False
     mask_time: float = 0.06
@@ -92,6 +112,23 @@ class AsrConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        problems = self._check_networks() + check_choice(
+            "on_bad_sample", self.on_bad_sample, ("skip", "stop")
+        )
+        if not self.train:
+            problems.append("train: no manifest given")
+        if self.min_s >= self.max_s:
+            problems.append(f"min_s: got {self.min_s}, want less than max_s, {self.max_s}")
+        problems += check_positive(self, POSITIVE) + check_not_negative(self, NOT_NEGATIVE)
+        problems += [
+            f"{name}: got {getattr(self, name)}, want 0 to 1"
+            for name in ("mask_time", "augment")
+            if not 0.0 <= getattr(self, name) <= 1.0
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems), problems=problems)
+
+    def _check_networks(self) -> list[str]:
         problems = []
         if sum(map(bool, (self.model, self.scratch, self.conformer))) != 1:
             problems.append(
@@ -99,19 +136,7 @@ class AsrConfig:
             )
         if self.conformer and (self.lora_rank or self.gradient_checkpointing or not self.german):
             problems.append("lora_rank, gradient_checkpointing and german: false are not for `conformer`")
-        if self.on_bad_sample not in ("skip", "stop"):
-            problems.append(f"on_bad_sample: got {self.on_bad_sample!r}, want skip or stop")
-        if not self.train:
-            problems.append("train: no manifest given")
-        for name in ("batch_s", "accumulate", "epochs", "mask_span", "save_every", "workers", "prefetch"):
-            if getattr(self, name) <= 0:
-                problems.append(f"{name}: got {getattr(self, name)}, want more than 0")
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-
-class ConfigError(ValueError):
-    """A configuration says something that cannot be."""
+        return problems
 
 
 def load_config(path: Path, **changes: Any) -> AsrConfig:
@@ -121,26 +146,7 @@ def load_config(path: Path, **changes: Any) -> AsrConfig:
         path: the file; relative paths in it are relative to the working folder.
         changes: values from the command line; None leaves the file's.
     Raises:
-        ConfigError: unknown keys or impossible values, all of them at once.
+        ConfigError: unknown keys, wrong types or impossible values, all of them at once.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}, want keys and values")
-    values |= {key: value for key, value in changes.items() if value is not None}
-    fields = {field.name for field in dataclasses.fields(AsrConfig)}
-    unknown = sorted(set(values) - fields)
-    missing = [name for name in ("output_dir", "train") if name not in values]
-    if unknown or missing:
-        raise ConfigError(
-            f"{path}: unknown keys {unknown}, missing keys {missing}; known are {sorted(fields)}"
-        )
-    for name in ("train", "eval"):
-        entries = values.get(name, [])
-        values[name] = tuple(Path(entry) for entry in ([entries] if isinstance(entries, str) else entries))
-    for name in ("output_dir", "noise_dir"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name])
-    return AsrConfig(**values)
+    tree = read_tree(path) | {key: value for key, value in changes.items() if value is not None}
+    return build_config(AsrConfig, tree, str(path), "training/configs/asr_xlsr_300m.yaml and AsrConfig")

@@ -31,6 +31,7 @@ class SampleLimits:
         min_s, max_s: shortest and longest clip.
         silence_db: RMS level, dB re full scale, under which a clip counts as silent.
         max_clipped: largest fraction of samples at full scale.
+        max_peak: largest sample; full scale is 1, a decoder may go a little beyond.
         max_foreign: largest fraction of letters that the vocabulary lacks.
     """
 
@@ -39,6 +40,7 @@ class SampleLimits:
     max_s: float = 30.0
     silence_db: float = -65.0
     max_clipped: float = 0.02
+    max_peak: float = 8.0
     max_foreign: float = 0.2
 
 
@@ -56,12 +58,14 @@ def check_sample(
         limits: what to hold it to.
         waveform: float32 [n_samples] at 16 kHz, to look for silence and clipping; None checks the rest only.
     Returns:
-        The problem in plain words; empty for a good sample.
+        "kind: what was seen", or a kind alone; empty for a good sample.
     """
     if sample.problem:
         return sample.problem
     if not limits.min_s <= sample.duration_s <= limits.max_s:
-        return f"{sample.duration_s:.1f} s of audio, allowed are {limits.min_s:g} to {limits.max_s:g} s"
+        allowed = f"allowed are {limits.min_s:g} to {limits.max_s:g} s"
+        kind = "too short" if sample.duration_s < limits.min_s else "too long"
+        return f"{kind}: {sample.duration_s:.1f} s of audio, {allowed}"
     return _check_text(sample, vocabulary, limits) or (
         "" if waveform is None else check_waveform(waveform, limits)
     )
@@ -85,12 +89,19 @@ def _check_text(sample: Sample, vocabulary: dict[str, int], limits: SampleLimits
 
 
 def check_waveform(waveform: NDArray[np.float32], limits: SampleLimits) -> str:
-    """Look for NaN, silence and clipping; returns the problem or an empty string."""
+    """Look for NaN, a wrong scale, silence, a constant and clipping; returns the problem or an empty text."""
     if waveform.size == 0 or not np.isfinite(waveform).all():
         return "samples that are NaN or infinite" if waveform.size else "no samples"
+    peak = float(np.abs(waveform).max())
+    if peak > limits.max_peak:
+        return f"wrong scale: a peak of {peak:.3g}, full scale is 1; divide the samples, or write integers"
     level_db = 10.0 * math.log10(float(np.mean(np.square(waveform, dtype=np.float64))) + 1e-12)
     if level_db < limits.silence_db:
         return f"silence: {level_db:.0f} dB"
+    centred = waveform - waveform.mean(dtype=np.float64)
+    moving_db = 10.0 * math.log10(float(np.mean(np.square(centred))) + 1e-12)
+    if moving_db < limits.silence_db:
+        return f"constant: all samples are about {float(waveform.mean(dtype=np.float64)):.3g}"
     clipped = float(np.mean(np.abs(waveform) >= 0.999))
     return f"clipped: {clipped:.0%} of the samples at full scale" if clipped > limits.max_clipped else ""
 
@@ -114,12 +125,15 @@ def examine(
     return good, bad
 
 
-def describe_problems(bad: Sequence[tuple[Sample, str]], n_total: int, shown: int = 5) -> str:
-    """Return a short report: how many samples fall out for what, with examples."""
+def describe_problems(bad: Sequence[tuple[Sample, str]], n_total: int, shown: int = 2) -> str:
+    """Return a short report: how many samples fall out for what, most of them first, with examples."""
     if not bad:
         return f"all {n_total} samples are sound"
-    kinds = collections.Counter(problem.split(":")[0] for _, problem in bad)
+    kinds: dict[str, list[tuple[Sample, str]]] = collections.defaultdict(list)
+    for sample, problem in bad:
+        kinds[problem.partition(":")[0]].append((sample, problem))
     lines = [f"{len(bad)} of {n_total} samples are left out:"]
-    lines += [f"  {count} x {kind}" for kind, count in kinds.most_common()]
-    lines += [f"  e.g. {sample.path}: {problem}" for sample, problem in bad[:shown]]
+    for kind, members in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
+        lines.append(f"  {len(members)} x {kind}")
+        lines += [f"    e.g. {sample.path}: {problem}" for sample, problem in members[:shown]]
     return "\n".join(lines)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +34,10 @@ class Loader:
 
     def __init__(
         self, config: AsrConfig, network: Network, vocabulary: dict[str, int], samples: Sequence[Sample],
-        rank: int = 0, world: int = 1,
+        rank: int = 0, world: int = 1, excluded: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.config, self.network, self.vocabulary = config, network, vocabulary
-        self.samples, self.rank, self.world = list(samples), rank, world
+        self.samples, self.rank, self.world, self.excluded = list(samples), rank, world, excluded
         durations = [sample.duration_s for sample in samples]
         self.sampler = BucketSampler(
             durations, config.batch_s, config.seed, config.max_batch, config.sorted_epochs
@@ -44,9 +45,10 @@ class Loader:
         self.augmenter = Augmenter(AugmentConfig(noise_dir=config.noise_dir))
 
     def load(self, indices: Sequence[int], epoch: int) -> Any:
-        """Read, augment and pad some clips."""
+        """Read, augment and pad some clips, those of `excluded` left out."""
+        kept = [index for index in indices if str(self.samples[index].path) not in self.excluded]
         waveforms, labels = [], []
-        for index in indices:
+        for index in kept:
             sample = self.samples[index]
             rng = np.random.default_rng((self.config.seed, epoch, index))
             waveform = load_waveform(sample.path)
@@ -55,7 +57,10 @@ class Loader:
                 waveform = changed if changed.size >= 0.88 * waveform.size else waveform
             waveforms.append(waveform)
             labels.append(encode_text(sample.text, self.vocabulary))
-        return self.network.make_batch(waveforms, labels)
+        return dataclasses.replace(self.network.make_batch(waveforms, labels), clips=tuple(kept))
+
+    def _is_empty(self, indices: Sequence[int]) -> bool:
+        return all(str(self.samples[index].path) in self.excluded for index in indices)
 
     def groups(self, epoch: int, batch: int) -> Iterator[Group]:
         """Yield groups from a position on, for ever, with `config.prefetch` of them loading ahead."""
@@ -63,7 +68,9 @@ class Loader:
         pool = concurrent.futures.ThreadPoolExecutor(self.config.workers, thread_name_prefix="loader")
         try:
             for last_epoch, place, group in self._index_groups(epoch, batch):
-                batches = pool.submit(lambda g=group: [self.load(i, at) for at, i in g if i])
+                batches = pool.submit(
+                    lambda g=group: [self.load(i, at) for at, i in g if not self._is_empty(i)]
+                )
                 ahead.append(Group(last_epoch, place, batches))
                 if len(ahead) > self.config.prefetch:
                     yield ahead.popleft()

@@ -18,6 +18,7 @@ from engine.text import BLANK
 from training.asr.config import AsrConfig, ConfigError
 from training.asr.conformer import ConformerConfig, ConformerCtc
 from training.common.augment import mask_spans
+from training.common.config import build_config
 
 MASK_TIME = 0.05  # makes transformers create the mask's embedding; see `build_model`
 SETTINGS: dict[str, Any] = {
@@ -47,6 +48,61 @@ def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Any:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return _add_lora(model, config.lora_rank) if config.lora_rank else model
+
+
+HUB_CONVS: dict[str, Any] = {
+    "num_feat_extract_layers": 7, "conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+}  # fmt: skip
+LAYER_NORM: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+HUB_SIZES: dict[str, dict[str, Any]] = {  # what the hub's config.json say, for an estimate before a download
+    "facebook/wav2vec2-base": {},
+    "facebook/wav2vec2-large": LARGE,
+    "facebook/wav2vec2-large-lv60": {**LARGE, **LAYER_NORM},
+    "facebook/wav2vec2-large-xlsr-53": {**LARGE, **LAYER_NORM},
+    "facebook/wav2vec2-xls-r-300m": {**LARGE, **LAYER_NORM},
+    "facebook/wav2vec2-xls-r-1b": {
+        **LARGE, **LAYER_NORM, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 48,
+    },
+    "facebook/wav2vec2-xls-r-2b": {
+        **LARGE, **LAYER_NORM, "hidden_size": 1920, "intermediate_size": 7680, "num_hidden_layers": 48,
+    },
+}  # fmt: skip
+
+
+def outline_model(config: AsrConfig, n_symbols: int) -> Any:
+    """Make the model of a configuration without weights (on the meta device): nothing is downloaded.
+
+    Args:
+        n_symbols: of the vocabulary.
+    Raises:
+        ConfigError: `model` is neither a folder nor a hub name whose sizes are known here.
+    """
+    vocabulary = {str(number): number for number in range(n_symbols)}
+    with torch.device("meta"):
+        if config.conformer:
+            return _build_conformer(config, vocabulary)
+        sizes = _read_sizes(config.model) if config.model else config.scratch
+        if not isinstance(sizes, Wav2Vec2Config):
+            sizes = Wav2Vec2Config(**{**sizes, **SETTINGS, "pad_token_id": 0})
+        sizes.vocab_size = n_symbols
+        model = Wav2Vec2ForCTC(sizes)
+        if config.freeze_front_end and config.model:
+            model.freeze_feature_encoder()
+        return _add_lora(model, config.lora_rank) if config.lora_rank else model
+
+
+def _read_sizes(name: str) -> Wav2Vec2Config | dict[str, Any]:
+    if (Path(name) / "config.json").is_file():
+        return Wav2Vec2Config.from_pretrained(name)
+    if name not in HUB_SIZES:
+        raise ConfigError(
+            f"model: the sizes of {name} are not known before it is downloaded",
+            f"a folder with its config.json, or one of {', '.join(HUB_SIZES)}",
+            "download its config.json into a folder and give that",
+        )
+    return {**HUB_CONVS, **HUB_SIZES[name]}
 
 
 def _load_checkpoint(name: str, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC:
@@ -80,11 +136,11 @@ def read_vocabulary(name: str) -> dict[str, int]:
 def _build_conformer(config: AsrConfig, vocabulary: dict[str, int]) -> ConformerCtc:
     sizes = dict(config.conformer)
     dropout = float(sizes.pop("dropout", 0.0))
-    known = {field.name for field in dataclasses.fields(ConformerConfig)}
-    if unknown := sorted(set(sizes) - known):
-        raise ConfigError(f"conformer: unknown keys {unknown}; known are {sorted(known)} and dropout")
+    sizes["vocab_size"] = len(vocabulary)
     torch.manual_seed(config.seed)
-    return ConformerCtc(ConformerConfig(**{**sizes, "vocab_size": len(vocabulary)}), dropout)
+    return ConformerCtc(
+        build_config(ConformerConfig, sizes, "conformer", "ConformerConfig, and dropout"), dropout
+    )
 
 
 def _add_lora(model: Wav2Vec2ForCTC, rank: int) -> Any:
@@ -117,11 +173,13 @@ class Batch:
         waveforms: float32 [batch, n_samples], each normalised, zeros behind its end.
         lengths: int64 [batch], samples of each clip.
         labels: the transcripts' label indices.
+        clips: which samples they are; empty where nobody asked.
     """
 
     waveforms: Tensor
     lengths: Tensor
     labels: list[list[int]]
+    clips: tuple[int, ...] = ()
 
     @property
     def audio_s(self) -> float:
@@ -131,6 +189,11 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its waveforms on a device."""
         return dataclasses.replace(self, waveforms=self.waveforms.to(device))
+
+    def select(self, row: int) -> Batch:
+        """Return one clip by itself."""
+        waveform = self.waveforms[row : row + 1, : int(self.lengths[row])]
+        return Batch(waveform, self.lengths[row : row + 1], [self.labels[row]])
 
     @classmethod
     def of(cls, waveforms: list[np.ndarray[Any, np.dtype[np.float32]]], labels: list[list[int]]) -> Batch:

@@ -20,7 +20,7 @@ from engine.acoustic.features import compute_features
 from engine.bundle.folder import FeatureConfig
 from training.asr.config import AsrConfig
 from training.asr.conformer import SUBSAMPLING, ConformerConfig, ConformerCtc, output_lengths, save_checkpoint
-from training.asr.model import Batch, compute_logits, plain_model, save_pretrained
+from training.asr.model import Batch, compute_logits, plain_model, save_pretrained, takes_mask
 from training.common.augment import mask_spans
 
 Waveform = NDArray[np.float32]
@@ -31,9 +31,10 @@ class Network(Protocol):
     """What the trainer asks of a kind of network."""
 
     samples_per_frame: int  # waveform samples to one frame of logits
+    hears_padding: bool  # padding changes what it makes of a clip
 
     def make_batch(self, waveforms: list[Waveform], labels: list[list[int]]) -> Any:
-        """Turn clips into a batch with `labels`, `audio_s` and `to(device)`."""
+        """Turn clips into a batch with `labels`, `audio_s`, `clips`, `to(device)` and `select(row)`."""
 
     def compute_logits(
         self, model: Any, batch: Any, config: AsrConfig | None = None, rng: np.random.Generator | None = None
@@ -57,6 +58,7 @@ class Wav2Vec2Network:
 
     def __init__(self, model_config: Any) -> None:
         self.samples_per_frame = int(np.prod(model_config.conv_stride))
+        self.hears_padding = not takes_mask(model_config)  # group norm runs over time
 
     def make_batch(self, waveforms: list[Waveform], labels: list[list[int]]) -> Batch:
         """Normalise and pad waveforms."""
@@ -88,16 +90,24 @@ class FeatureBatch:
         lengths: int64 [batch], feature frames of each utterance.
         labels: the transcripts' label indices.
         audio_s: seconds of audio, padding not counted.
+        clips: which samples they are; empty where nobody asked.
     """
 
     features: Tensor
     lengths: Tensor
     labels: list[list[int]]
     audio_s: float
+    clips: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> FeatureBatch:
         """Return the batch with its features and lengths on a device."""
         return dataclasses.replace(self, features=self.features.to(device), lengths=self.lengths.to(device))
+
+    def select(self, row: int) -> FeatureBatch:
+        """Return one utterance by itself."""
+        lengths = self.lengths[row : row + 1]
+        features = self.features[row : row + 1, :, : int(lengths[0])]
+        return FeatureBatch(features, lengths, [self.labels[row]], float(lengths[0]) / 100.0)
 
 
 class ConformerNetwork:
@@ -105,6 +115,7 @@ class ConformerNetwork:
 
     def __init__(self, model_config: ConformerConfig) -> None:
         self.samples_per_frame = SUBSAMPLING * model_config.hop_length
+        self.hears_padding = False
         self.features = FeatureConfig(
             kind="log_mel", sample_rate=model_config.sample_rate, n_fft=model_config.n_fft,
             hop_length=model_config.hop_length, n_mels=model_config.n_mels,

@@ -8,10 +8,29 @@ import math
 
 import numpy as np
 
+from engine.errors import EngineError
+
 OVERFLOW = (
     "step {step}: loss {loss}, grad norm {norm}. Numbers have overflowed. CTC runs in float32 here, so "
     "look at the learning rate (halve it), at fp16 (use bf16), and at samples with extreme audio (let the"
     " doctor listen)."
+)
+DAMAGE = (
+    "step {step}: {name} holds NaN or infinity (loss {loss}, grad norm {norm}). The update before was too "
+    "large: lower the learning rate, or lengthen the warm-up."
+)
+SKIPPED = (
+    "step {step}: loss {loss}, grad norm {norm}: not finite. The update was left out, the weights are as "
+    "they were. {names}"
+)
+SCALE = (
+    "step {step}: the loss scale of fp16 has fallen to {scale:.2g}: gradients overflow float16 at every "
+    "scale. Use bf16 (the same range as float32) or float32, or a lower learning rate."
+)
+UNDERFLOW = (
+    "step {step}: grad norm {norm:.1e} for {patience} steps at a loss scale of {scale:.2g}: the gradients "
+    "underflow float16 and become zero, so nothing is learned. This is how fp16 runs end in NaN and then "
+    "in a loss of 0. Use bf16 or float32, or start with a larger loss_scale."
 )
 EXPLOSION = (
     "step {step}: loss {loss:.3g} is over {factor:g} times the usual {typical:.3g}. The update was too "
@@ -56,6 +75,10 @@ class StepReport:
         audio_per_s: seconds of audio per second of training.
         wait_share: fraction of the step spent waiting for data.
         took_s: seconds the step took, waiting included.
+        skipped: loss or gradient was not finite, so the update was left out; nothing is harmed.
+        bad: the clips that this was due to, which are left out from now on.
+        damage: the weight or optimiser state that is not finite; empty where all are sound.
+        loss_scale: factor on the loss in float16; None in other precisions.
     """
 
     step: int
@@ -66,6 +89,14 @@ class StepReport:
     audio_per_s: float = 0.0
     wait_share: float = 0.0
     took_s: float = 0.0
+    skipped: bool = False
+    bad: tuple[str, ...] = ()
+    damage: str = ""
+    loss_scale: float | None = None
+
+
+class TrainingStopped(EngineError, RuntimeError):
+    """The watchdog ended the run; the message says what it saw and what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +118,9 @@ class Watchdog:
         vanishing: grad norm under which nothing is learned any more.
         slow: fraction of the usual throughput under which it counts as lost.
         max_rollbacks: rollbacks before the run is stopped for good.
+        max_skipped: steps in a row whose update was left out, before that counts as an overflow.
+        zero: loss under which nothing is left to learn, or something is wrong; 0 where a loss may get there.
+        min_scale: loss scale of fp16 under which no gradient fits any more.
     """
 
     patience: int = 50
@@ -95,6 +129,9 @@ class Watchdog:
     vanishing: float = 1e-6
     max_rollbacks: int = 3
     slow: float = 0.33
+    max_skipped: int = 20
+    zero: float = 1e-4
+    min_scale: float = 1e-4
 
     def __post_init__(self) -> None:
         self._losses: collections.deque[float] = collections.deque(maxlen=200)
@@ -104,12 +141,33 @@ class Watchdog:
 
     def check(self, report: StepReport) -> Finding | None:
         """Judge one step; returns a finding, or None while all is well."""
-        step = report.step
+        if report.damage:
+            return self.roll_back(DAMAGE.format(**_figures(report), name=report.damage))
+        if report.skipped:
+            return self._check_skipped(report)
+        self._streaks["skipped"] = 0
         if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
-            return self._roll_back(OVERFLOW.format(step=step, loss=report.loss, norm=report.grad_norm))
+            return self.roll_back(OVERFLOW.format(**_figures(report)))
         finding = self._check_explosion(report) or self._check_streaks(report) or self._check_speed(report)
         self._losses.append(report.loss)
         return finding
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether the last step's loss was usual: a state worth saving."""
+        return not self._streaks["exploded"]
+
+    def _check_skipped(self, report: StepReport) -> Finding | None:
+        if report.loss_scale is not None and math.isfinite(report.loss):
+            if report.loss_scale >= self.min_scale:  # the scale has been halved: part of fp16's life
+                return None
+            return Finding("stop", SCALE.format(step=report.step, scale=report.loss_scale))
+        if self._lasts("skipped", True, self.max_skipped):
+            return self.roll_back(OVERFLOW.format(**_figures(report)))
+        names = (
+            f"Left out from now on: {', '.join(report.bad)}." if report.bad else "No one clip is to blame."
+        )
+        return Finding("warn", SKIPPED.format(**_figures(report), names=names))
 
     def _check_speed(self, report: StepReport) -> Finding | None:
         typical = float(np.median(self._speeds)) if len(self._speeds) >= 20 else 0.0
@@ -130,14 +188,16 @@ class Watchdog:
         if not self._lasts("exploded", exploded, max(3, self.patience // 10)):
             return None
         values = {"step": report.step, "loss": report.loss, "factor": self.explosion, "typical": typical}
-        return self._roll_back(EXPLOSION.format(**values))
+        return self.roll_back(EXPLOSION.format(**values))
 
     def _check_streaks(self, report: StepReport) -> Finding | None:
         step, patience = report.step, self.patience
-        if self._lasts("zero", report.loss < 1e-4, patience):
+        if self._lasts("zero", report.loss < self.zero, patience):
             return Finding("stop", ZERO_LOSS.format(step=step))
         if self._lasts("vanishing", report.grad_norm < self.vanishing, patience):
-            return Finding("stop", VANISHING.format(step=step, norm=report.grad_norm, patience=patience))
+            values = {"step": step, "norm": report.grad_norm, "patience": patience}
+            text = VANISHING if report.loss_scale is None else UNDERFLOW
+            return Finding("stop", text.format(**values, scale=report.loss_scale))
         if self._lasts("blank", step >= self.warmup and report.blank_ratio > 0.995, patience):
             return Finding("stop", BLANK_ONLY.format(step=step, ratio=report.blank_ratio, warmup=self.warmup))
         if self._lasts("waiting", report.wait_share > 0.05, patience):
@@ -151,7 +211,8 @@ class Watchdog:
         self._streaks[name] = self._streaks[name] + 1 if present else 0
         return self._streaks[name] >= patience
 
-    def _roll_back(self, message: str) -> Finding:
+    def roll_back(self, message: str) -> Finding:
+        """Count a rollback; "stop" once there were too many."""
         self.rollbacks += 1
         self._streaks.clear()
         if self.rollbacks > self.max_rollbacks:
@@ -159,3 +220,7 @@ class Watchdog:
         return Finding(
             "rollback", f"{message} Going back to the last good checkpoint with half the learning rate."
         )
+
+
+def _figures(report: StepReport) -> dict[str, float]:
+    return {"step": report.step, "loss": report.loss, "norm": report.grad_norm}

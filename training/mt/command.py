@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
+from training.common.checkpoint import CheckpointError
+from training.common.config import parse_value
+from training.common.watchdog import TrainingStopped
 from training.mt import data as mt_data
 from training.mt.config import MtConfig, load_config, to_tree
 from training.mt.loop import GateError, Hooks, Progress, Trainer, average_weights, checkpoints
@@ -46,15 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the arguments say; 0, or 1 with a message on the log."""
-    import yaml
-
     overrides = {}
     for assignment in args.set:
         key, _, value = assignment.partition("=")
-        overrides[key] = yaml.safe_load(value)
+        overrides[key] = parse_value(value)
     try:
         train(load_config(args.config, overrides), resume=args.resume, finish_only=args.finish)
-    except (ValueError, OSError, GateError) as error:
+    except (ValueError, OSError, GateError, TrainingStopped) as error:
         logger.error("%s", error)
         return 1
     return 0
@@ -83,6 +84,11 @@ def train(config: MtConfig, *, resume: bool = False, finish_only: bool = False) 
         model, corpus, config.training, folder,
         spoken_share=config.data.spoken_share, seed=config.seed, hooks=hooks,
     )  # fmt: skip
+    if not (resume or finish_only) and checkpoints(trainer.folder):
+        raise CheckpointError(
+            f"{trainer.folder} holds checkpoints of an earlier run", "none for a new run",
+            "go on with --resume, or choose another output_dir",
+        )  # fmt: skip
     if (resume or finish_only) and not trainer.resume() and finish_only:
         raise ValueError(f"no checkpoint in {folder / 'checkpoints'}; train first")
     try:
@@ -290,7 +296,8 @@ def _finish(trainer: Trainer, tokenizer_dir: Path, folder: Path) -> Path:
     if trainer.rank != 0:
         return folder
     model = FastMarian(trainer.model.config)
-    model.load_state_dict(average_weights(checkpoints(trainer.folder)))
+    averaged = checkpoints(trainer.folder)[-max(1, trainer.config.average_checkpoints) :]
+    model.load_state_dict(average_weights(averaged))
     marian = to_marian(model)
     pad_id = model.pad_id
     marian.generation_config = GenerationConfig(

@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.common.config import (
+    ConfigError,
+    build_config,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    read_tree,
+)
 from training.mt.text_augment import ErrorRates
 
 
@@ -22,6 +30,18 @@ class DataSection:
     max_tokens: int = 96
     spoken_share: float = 0.5
     origin_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = [] if self.train else ["train: no file given"]
+        problems += check_positive(self, ("max_tokens",))
+        if not 0.0 <= self.spoken_share <= 1.0:
+            problems.append(f"spoken_share: got {self.spoken_share}, want 0 to 1")
+        problems += [
+            f"origin_weights.{origin}: got {weight}, want 0 or more"
+            for origin, weight in self.origin_weights.items()
+            if weight < 0.0
+        ]
+        _raise(problems)
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,13 @@ class ModelSection:
     activation: str = "relu"
     max_positions: int = 256
     branch_scale: float = 0.25
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "d_model", "encoder_layers", "decoder_layers", "attention_heads", "ffn_dim")
+        problems = check_positive(self, (*sizes, "max_positions"))
+        if not problems and self.d_model % self.attention_heads:
+            problems.append(f"d_model: got {self.d_model}, want a multiple of {self.attention_heads} heads")
+        _raise(problems)
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,22 @@ class TrainingSection:
     early_stop_evals: int = 0
     log_steps: int = 20
 
+    def __post_init__(self) -> None:
+        problems = check_choice("optimizer", self.optimizer, ("muon", "adamw"))
+        problems += check_choice("schedule", self.schedule, ("linear", "cosine", "inverse_sqrt"))
+        problems += check_choice("precision", self.precision, ("fp32", "bf16"))
+        problems += check_positive(self, ("max_steps", "batch_tokens", "accumulate", "log_steps"))
+        problems += check_not_negative(
+            self, ("lr", "adam_lr", "max_minutes", "clip_norm", "weight_decay", "checkpoint_minutes",
+                   "eval_minutes", "eval_sentences", "sampled_vocab", "average_checkpoints")
+        )  # fmt: skip
+        problems += [
+            f"{name}: got {getattr(self, name)}, want 0 to 1"
+            for name in ("label_smoothing", "full_vocab_share")
+            if not 0.0 <= getattr(self, name) <= 1.0
+        ]
+        _raise(problems)
+
 
 @dataclass(frozen=True)
 class MtConfig:
@@ -80,6 +123,16 @@ class MtConfig:
     errors: ErrorRates = field(default_factory=ErrorRates)
     seed: int = 17
 
+    def __post_init__(self) -> None:
+        if not self.model.init_from and self.data.max_tokens > self.model.max_positions:
+            got = f"data.max_tokens: got {self.data.max_tokens}, want at most model.max_positions, "
+            _raise([f"{got}{self.model.max_positions}"])
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("; ".join(problems), problems=problems)
+
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> MtConfig:
     """Read a YAML configuration.
@@ -88,49 +141,20 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         path: the file.
         overrides: values by dotted key, such as {"training.max_steps": 10}.
     Raises:
-        ValueError: unknown or missing keys, all of them in one message.
+        ConfigError: unknown or missing keys, wrong types, impossible values, all of them in one message.
     """
-    import yaml
-
-    with open(path, encoding="utf-8") as file:
-        try:
-            tree = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    tree = read_tree(Path(path))
     for key, value in (overrides or {}).items():
-        node, *parents = key.split(".")[::-1]
+        *parents, name = key.split(".")
         place = tree
-        for parent in parents[::-1]:
+        for parent in parents:
             place = place.setdefault(parent, {})
-        place[node] = value
-    problems: list[str] = []
-    config = _build(MtConfig, tree, "", problems)
-    if problems or config is None:
-        raise ValueError(f"{path}: {'; '.join(problems)}; see training/configs/mt_de_en_mini.yaml")
-    return config  # type: ignore[no-any-return]
+            if not isinstance(place, dict):
+                raise ConfigError(f"{key}: {parent} is a value, not a section", "SECTION.KEY=VALUE")
+        place[name] = value
+    return build_config(MtConfig, tree, str(path), "training/configs/mt_de_en_mini.yaml")
 
 
 def to_tree(config: MtConfig) -> dict[str, Any]:
     """The configuration as plain values, for run folders and model cards."""
     return dataclasses.asdict(config)
-
-
-_SECTIONS = {"data": DataSection, "model": ModelSection, "training": TrainingSection, "errors": ErrorRates}
-
-
-def _build(kind: Any, tree: Any, prefix: str, problems: list[str]) -> Any:
-    if not isinstance(tree, Mapping):
-        problems.append(f"{prefix or 'the file'} must be a mapping, got {type(tree).__name__}")
-        return None
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    problems += [f"unknown key {prefix}{key}" for key in tree if key not in fields]
-    values = {}
-    for name, spec in fields.items():
-        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        if name not in tree:
-            problems += [f"missing key {prefix}{name}"] if required else []
-        elif kind is MtConfig and name in _SECTIONS:
-            values[name] = _build(_SECTIONS[name], tree[name], f"{name}.", problems)
-        else:
-            values[name] = tuple(tree[name]) if isinstance(tree[name], list) else tree[name]
-    return None if problems else kind(**values)

@@ -1,44 +1,56 @@
-"""The training loop of a translation model: steps, schedule, gate, checkpoints that resume to the step."""
+"""The training of a translation model: its batches, its gate, its evaluation; the loop itself is common."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.errors import EngineError
+from training.common.checkpoint import NumberedCheckpoints, State
+from training.common.finite import find_nonfinite
+from training.common.loop import TrainingLoop
+from training.common.ranks import Ranks
+from training.common.trainable import Figures, Limits, Position
+from training.common.watchdog import StepReport, Watchdog
 from training.mt.config import TrainingSection
 from training.mt.data import Batch, TokenizedCorpus, collate, epoch_batches
 from training.mt.model import FastMarian
 from training.mt.optim import build_optimizers, learning_rate_factor
 
-logger = logging.getLogger("training")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class GateError(RuntimeError):
+class GateError(EngineError, RuntimeError):
     """The model ignores its source: training on would waste the time."""
 
 
+class PlanError(EngineError, ValueError):
+    """The corpus cannot be cut into batches as the configuration asks."""
+
+
 @dataclass
-class Progress:
+class Progress(Position):
     """Where a run is; everything that a resumed run needs besides weights and optimiser states."""
 
-    step: int = 0
-    epoch: int = 0
-    next_batch: int = 0
     target_tokens: int = 0
-    elapsed_s: float = 0.0
     best_chrf: float = -1.0
     evals_without_gain: int = 0
     gate_passed: bool = False
+
+
+class Plan(NamedTuple):
+    """One micro batch of this rank: pairs int64 [n], and the source side of each int8 [n]."""
+
+    rows: NDArray[np.int64]
+    sides: NDArray[np.int8]
 
 
 @dataclass
@@ -50,7 +62,7 @@ class Hooks:
     gate_batches: list[Batch] = field(default_factory=list)
 
 
-class Trainer:
+class Trainer(TrainingLoop):
     """Trains a FastMarian on a tokenised corpus.
 
     Args:
@@ -62,131 +74,207 @@ class Trainer:
         hooks: evaluation, logging, and the batches of the gate.
     """
 
+    resumes_itself = False  # --resume says so
+    position: Progress
+
     def __init__(
         self, model: FastMarian, corpus: TokenizedCorpus, config: TrainingSection, folder: Path,
         *, spoken_share: float, seed: int, hooks: Hooks,
     ) -> None:  # fmt: skip
-        self.model, self.corpus, self.config, self.hooks = model, corpus, config, hooks
+        self.corpus, self.config, self.hooks = corpus, config, hooks
         self.folder, self.spoken_share, self.seed = folder / "checkpoints", spoken_share, seed
-        self.optimizers = build_optimizers(
+        optimizers = build_optimizers(
             model, config.optimizer, config.lr, config.adam_lr, config.weight_decay,
             PRECISIONS[config.precision],
         )  # fmt: skip
+        super().__init__(
+            model, optimizers, NumberedCheckpoints(self.folder, config.average_checkpoints),
+            Watchdog(warmup=config.warmup_steps), Ranks.join(model.embedding.device),
+        )  # fmt: skip
         self.base_lrs = [o.param_groups[0]["lr"] for o in self.optimizers]
-        self.progress = Progress()
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
-        self.recent: deque[Path] = deque(maxlen=max(1, config.average_checkpoints))
+        self.position = Progress()
+        self._factor, self._n_tokens, self._ended = 0.0, 0.0, False
+        self._evaluated_minutes, self._cpu_s = 0.0, 0.0
 
-    def run(self) -> None:
-        """Train until the schedule ends, the gate fails or early stopping decides.
+    @property
+    def limits(self) -> Limits:
+        """See Trainable; Muon's updates have a fixed size whatever the gradient's."""
+        config = self.config
+        return Limits(
+            config.max_steps, config.max_minutes, config.clip_norm, save_minutes=config.checkpoint_minutes
+        )
+
+    def check_plan(self) -> None:
+        """Look at the corpus before a step is taken.
 
         Raises:
+            PlanError: no pair is left, one is too long for a batch or the model, or ranks go without a batch.
+        """
+        if not len(self.corpus.weights):
+            raise PlanError(
+                "no pair of the corpus is short enough", "some", "raise data.max_tokens, or check the text"
+            )
+        written, spoken, target = (self.corpus.lengths(side) for side in range(3))
+        source = np.maximum(written, spoken)
+        longest, positions = int((source + target).max()), len(self.model.positions)
+        if longest > self.config.batch_tokens:
+            raise PlanError(
+                f"training.batch_tokens is {self.config.batch_tokens}, the longest pair has {longest} pieces",
+                f"at least {longest}", "raise training.batch_tokens, or lower data.max_tokens",
+            )  # fmt: skip
+        if (sentence := int(max(source.max(), target.max()))) > positions:
+            raise PlanError(
+                f"the longest sentence has {sentence} pieces, the model {positions} positions",
+                f"at most {positions}", f"lower data.max_tokens to {positions}",
+            )  # fmt: skip
+        if (n_batches := len(self._plan(0))) < self.world:
+            raise PlanError(
+                f"an epoch has {n_batches} batches for {self.world} processes", "one for each process",
+                "start fewer processes, or lower training.batch_tokens",
+            )  # fmt: skip
+
+    def _plan(self, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.int8]]]:
+        return epoch_batches(
+            self.corpus, epoch, batch_tokens=self.config.batch_tokens, spoken_share=self.spoken_share,
+            seed=self.seed,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """See TrainingLoop.
+
+        Raises:
+            PlanError: see check_plan.
             GateError: by gate_tokens the loss with shuffled sources was no worse than with true ones.
         """
-        batches = self._batches()
-        last_checkpoint = last_eval = self.progress.elapsed_s
-        clock = time.monotonic()
-        while self.share_done() < 1.0:
-            self._step(batches)
-            now = time.monotonic()
-            # Rank 0's clock for all, so that ranks never part ways.
-            elapsed = self.progress.elapsed_s = self._agree(self.progress.elapsed_s + now - clock)
-            clock = now
-            self._check_gate()
-            if elapsed - last_checkpoint >= 60 * self.config.checkpoint_minutes:
-                last_checkpoint = elapsed
-                self.save()
-            if elapsed - last_eval >= 60 * self.config.eval_minutes:
-                last_eval = elapsed
-                if self._evaluate():
-                    break
-        self.save()
+        self.check_plan()
+        self._evaluated_minutes = self.position.minutes
+        super().run()
 
-    def share_done(self) -> float:
-        """How much of the run is over, 0 to 1: by steps or by minutes, whichever is further on."""
-        by_steps = self.progress.step / self.config.max_steps
-        minutes = self.progress.elapsed_s / 60
-        by_time = minutes / self.config.max_minutes if self.config.max_minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
-
-    def _agree(self, value: float) -> float:
-        """Rank 0's value, on every rank; all must call it together."""
-        if self.world == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64, device=self.model.embedding.device)
-        dist.broadcast(shared, 0)
-        return float(shared)
-
-    def _batches(self) -> Iterator[Batch]:
-        """Endless batches from where the run stands; every rank takes its own share."""
+    def groups(self) -> Iterator[tuple[int, int, list[Plan]]]:
+        """See Trainable; every rank takes its own share."""
+        epoch, first, held = self.position.epoch, self.position.batch, []
         while True:
-            plan = epoch_batches(
-                self.corpus, self.progress.epoch, batch_tokens=self.config.batch_tokens,
-                spoken_share=self.spoken_share, seed=self.seed,
-            )  # fmt: skip
-            for index in range(self.progress.next_batch, len(plan) - self.world + 1, self.world):
-                self.progress.next_batch = index + self.world
-                yield collate(self.corpus, *plan[index + self.rank], self.model.pad_id)
-            self.progress.epoch, self.progress.next_batch = self.progress.epoch + 1, 0
+            plan = self._plan(epoch)
+            for index in range(first, len(plan) - self.world + 1, self.world):
+                held.append(Plan(*plan[index + self.rank]))
+                if len(held) == self.config.accumulate:
+                    yield epoch, index + self.world - 1, held
+                    held = []
+            epoch, first = epoch + 1, 0
 
-    def _step(self, batches: Iterator[Batch]) -> None:
-        config, progress = self.config, self.progress
-        started = time.process_time()
-        factor = learning_rate_factor(config.schedule, progress.step, config.warmup_steps, self.share_done())
+    def _set_rates(self) -> None:
+        config = self.config
+        factor = learning_rate_factor(
+            config.schedule, self.position.step, config.warmup_steps, self.progress()
+        )
+        self._factor = factor * self.position.rate
         for optimizer, base in zip(self.optimizers, self.base_lrs, strict=True):
-            optimizer.param_groups[0]["lr"] = base * factor
+            optimizer.param_groups[0]["lr"] = base * self._factor
+
+    def compute(self, data: Sequence[Plan]) -> Figures:
+        """See Trainable; gradients are sums until `finish_gradients`."""
+        started = time.process_time()
         total_nll, total_tokens = 0.0, 0
-        for _ in range(config.accumulate):
-            nll, tokens = self._accumulate(next(batches))
-            total_nll, total_tokens = total_nll + nll, total_tokens + tokens
-        self._share_gradients(total_tokens)
-        norm = self._clip()
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.target_tokens += total_tokens * self.world
-        if self.hooks.log and progress.step % config.log_steps == 0:
-            speed = total_tokens / max(1e-9, time.process_time() - started)
-            self.hooks.log(progress.step, {
-                "loss": total_nll / total_tokens, "lr_factor": factor, "grad_norm": norm,
-                "tokens_per_cpu_s": speed, "target_tokens": float(progress.target_tokens),
-                "share_done": self.share_done(),
-            })  # fmt: skip
+        for plan in data:
+            if (batch := self._collate(plan)) is not None:
+                nll, tokens = self._accumulate(batch)
+                total_nll, total_tokens = total_nll + nll, total_tokens + tokens
+        (self._n_tokens,) = self.ranks.sum(total_tokens)
+        self._cpu_s = time.process_time() - started
+        return Figures(total_nll / max(self._n_tokens, 1.0))
+
+    def _collate(self, plan: Plan) -> Batch | None:
+        """The batch of the pairs that are not left out; None where none is."""
+        if self.excluded:
+            kept = np.array([name_pair(row) not in self.excluded for row in plan.rows], bool)
+            plan = Plan(plan.rows[kept], plan.sides[kept])
+        return collate(self.corpus, *plan, self.model.pad_id) if len(plan.rows) else None
 
     def _accumulate(self, batch: Batch) -> tuple[float, int]:
-        device = self.model.embedding.device
-        dtype = PRECISIONS[self.config.precision]
-        sampling = self.share_done() < 1.0 - self.config.full_vocab_share
+        device, dtype = self.device, PRECISIONS[self.config.precision]
+        sampling = self.progress() < 1.0 - self.config.full_vocab_share
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             loss, nll, tokens = self.model(
                 batch.source.to(device), batch.target.to(device), self.config.label_smoothing,
                 self.config.sampled_vocab if sampling else 0,
             )  # fmt: skip
-        loss.backward()
+        self.backward(loss)
         return float(nll.detach()), tokens
 
-    def _share_gradients(self, tokens: int) -> None:
-        """Turn summed gradients into means over all tokens of all ranks."""
-        count = torch.tensor(float(tokens), device=self.model.embedding.device)
-        if self.world > 1:
-            dist.all_reduce(count)
+    def finish_gradients(self) -> None:
+        """See Trainable: means over all tokens of all ranks."""
         for parameter in self.model.parameters():
             if parameter.grad is not None:
-                if self.world > 1:
-                    dist.all_reduce(parameter.grad)
-                parameter.grad.div_(count)
+                parameter.grad.div_(max(self._n_tokens, 1.0))
         self.model.freeze_padding()
 
-    def _clip(self) -> float:
-        """Clip the AdamW group; Muon's updates have a fixed size whatever the gradient's."""
-        parameters = self.optimizers[-1].param_groups[0]["params"]
-        limit = self.config.clip_norm or float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+    def clipped(self) -> list[Tensor]:
+        """See Trainable: AdamW's alone."""
+        found: list[Tensor] = self.optimizers[-1].param_groups[0]["params"]
+        return found
+
+    def find_bad(self, data: Sequence[Plan]) -> list[str]:
+        """See Trainable: each pair by itself."""
+        names = []
+        for plan in data:
+            for row, side in zip(plan.rows, plan.sides, strict=True):
+                for parameter in self.trained():
+                    parameter.grad = None
+                one = collate(self.corpus, np.array([row]), np.array([side]), self.model.pad_id)
+                nll, _ = self._accumulate(one)
+                gradients = [("", p.grad) for p in self.trained() if p.grad is not None]
+                if not np.isfinite(nll) or find_nonfinite(gradients):
+                    names.append(name_pair(row))
+        return names
+
+    def after_step(self, report: StepReport) -> None:
+        """See Trainable: log, gate, evaluation."""
+        position, config = self.position, self.config
+        position.target_tokens += int(self._n_tokens)
+        if self.hooks.log and position.step % config.log_steps == 0:
+            self.hooks.log(position.step, {
+                "loss": report.loss, "lr_factor": self._factor, "grad_norm": report.grad_norm,
+                "tokens_per_cpu_s": self._n_tokens / self.world / max(1e-9, self._cpu_s),
+                "target_tokens": float(position.target_tokens), "share_done": self.progress(),
+            })  # fmt: skip
+        self._check_gate()
+        if position.minutes - self._evaluated_minutes >= config.eval_minutes:
+            self._evaluated_minutes = position.minutes
+            self._ended = self._evaluate()
+
+    def is_over(self, epoch: int) -> bool:
+        """See Trainable: or early stopping says so."""
+        return self._ended or super().is_over(epoch)
+
+    def identity(self) -> dict[str, Any]:
+        """See Trainable."""
+        config = self.config
+        return {
+            "seed": self.seed, "batch_tokens": config.batch_tokens, "accumulate": config.accumulate,
+            "spoken_share": self.spoken_share, "optimizer": config.optimizer,
+            "the corpus' number of pairs": len(self.corpus.weights),
+        }  # fmt: skip
+
+    def conditions(self) -> dict[str, Any]:
+        """See Trainable."""
+        names = ("lr", "adam_lr", "schedule", "warmup_steps", "label_smoothing", "precision", "weight_decay")
+        found = {name: value for name, value in asdict(self.config).items() if name in names}
+        return {**found, "the number of processes": self.world}
+
+    def load_state(self, state: State) -> None:
+        """See TrainingLoop."""
+        super().load_state(state)
+        self._evaluated_minutes = self.position.minutes
+
+    def read_position(self, values: Mapping[str, Any]) -> Progress:
+        """See TrainingLoop; checkpoints once had next_batch and elapsed_s."""
+        older = {"batch": values.get("next_batch"), "minutes": values.get("elapsed_s", 0.0) / 60.0}
+        found = super().read_position(older | dict(values) if "next_batch" in values else values)
+        assert isinstance(found, Progress)
+        return found
 
     def _check_gate(self) -> None:
-        config, progress = self.config, self.progress
+        config, progress = self.config, self.position
         if progress.gate_passed or not self.hooks.gate_batches or progress.step % 100:
             return
         true, shuffled = compare_sources(self.model, self.hooks.gate_batches)
@@ -204,42 +292,17 @@ class Trainer:
         """Score the development sets; True when early stopping says stop."""
         if self.hooks.evaluate is None:
             return False
-        score = self.hooks.evaluate(self.model, self.progress) if self.rank == 0 else 0.0
-        score = self._agree(score)
-        progress = self.progress
+        score = self.hooks.evaluate(self.model, self.position) if self.rank == 0 else 0.0
+        score = self.ranks.take_first(score)
+        progress = self.position
         progress.evals_without_gain = 0 if score > progress.best_chrf else progress.evals_without_gain + 1
         progress.best_chrf = max(progress.best_chrf, score)
         return 0 < self.config.early_stop_evals <= progress.evals_without_gain
 
-    def save(self) -> None:
-        """Write a checkpoint beside the others (atomically); only those that averaging needs are kept."""
-        if self.rank != 0:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step_{self.progress.step:08d}.pt"
-        state = {
-            "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "progress": asdict(self.progress),
-        }
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-        logger.info("checkpoint %s", path)
-        for old in checkpoints(self.folder)[: -max(1, self.config.average_checkpoints)]:
-            old.unlink()
 
-    def resume(self) -> bool:
-        """Continue from the newest checkpoint; False when there is none."""
-        found = checkpoints(self.folder)
-        if not found:
-            return False
-        state = torch.load(found[-1], map_location=self.model.embedding.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.progress = Progress(**state["progress"])
-        logger.info("resumed from %s", found[-1])
-        return True
+def name_pair(row: int) -> str:
+    """How a pair of the tokenised corpus is called in messages and checkpoints."""
+    return f"pair {row}"
 
 
 def checkpoints(folder: Path) -> list[Path]:

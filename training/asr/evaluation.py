@@ -1,0 +1,80 @@
+"""Loss and greedy error rates of a CTC network in training, many clips at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.asr.model import blank_ratio, compute_ctc
+from training.asr.networks import Network
+from training.common.data import Sample, encode_text, load_waveform, normalize_for
+from training.common.metrics import collapse
+
+Waveform = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a network made of some clips, in their order.
+
+    Attributes:
+        loss: CTC loss per label.
+        blank_ratio: mean over the clips.
+    """
+
+    loss: float
+    references: list[str]
+    hypotheses: list[str]
+    blank_ratio: float
+
+
+@torch.no_grad()
+def evaluate_ctc(
+    network: Network, model: Any, samples: Sequence[Sample], vocabulary: dict[str, int], batch_s: float,
+    device: torch.device,
+) -> Evaluation:  # fmt: skip
+    """Run a model, in evaluation mode, over clips.
+
+    Args:
+        batch_s: padded seconds in a batch. A network that hears its padding gets clips of one length only.
+    """
+    model.eval()
+    loss, n_labels, symbols = 0.0, 0, sorted(vocabulary, key=lambda symbol: vocabulary[symbol])
+    hypotheses, blanks = [""] * len(samples), [0.0] * len(samples)
+    for places, waveforms in group_clips(samples, batch_s, network.hears_padding):
+        labels = [encode_text(samples[place].text, vocabulary) for place in places]
+        batch = network.make_batch(waveforms, labels).to(device)
+        logits, frames = network.compute_logits(model, batch)
+        loss += float(compute_ctc(logits, frames, labels)[0])
+        n_labels += sum(map(len, labels))
+        for row, place in enumerate(places):
+            kept = logits[row : row + 1, : int(frames[row])]
+            blanks[place] = blank_ratio(kept, frames[row : row + 1])
+            hypotheses[place] = collapse(kept[0].argmax(-1).tolist(), symbols)
+    references = [normalize_for(sample.text, vocabulary) for sample in samples]
+    mean = float(np.mean(blanks)) if blanks else 0.0
+    return Evaluation(loss / max(n_labels, 1), references, hypotheses, mean)
+
+
+def group_clips(
+    samples: Sequence[Sample], batch_s: float, equal: bool
+) -> Iterator[tuple[list[int], list[Waveform]]]:
+    """Places and waveforms of clips of similar, or of equal, length."""
+    places: list[int] = []
+    waveforms: list[Waveform] = []
+    for place in sorted(range(len(samples)), key=lambda place: samples[place].duration_s):
+        waveform = load_waveform(samples[place].path)
+        longest = max([waveform.size, *(other.size for other in waveforms)])
+        full = longest * (len(waveforms) + 1) > batch_s * 16_000
+        if waveforms and (full or (equal and waveform.size != waveforms[0].size)):
+            yield places, waveforms
+            places, waveforms = [], []
+        places.append(place)
+        waveforms.append(waveform)
+    if waveforms:
+        yield places, waveforms
