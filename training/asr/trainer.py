@@ -275,7 +275,7 @@ class AsrTrainer:
         symbols = sorted(self.vocabulary, key=lambda symbol: self.vocabulary[symbol])
         for sample in samples:
             labels = [encode_text(sample.text, self.vocabulary)]
-            batch = self.network.make_batch([load_waveform(sample.path)], labels).to(self.device)
+            batch = self.network.make_batch([load_waveform(sample)], labels).to(self.device)
             logits, frames = self.network.compute_logits(self.model, batch)
             loss += float(compute_ctc(logits, frames, batch.labels)[0])
             n_labels += len(batch.labels[0])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.manifests.text_file import read_text
 from training.mt.text_augment import ErrorRates
 
 
@@ -92,11 +93,10 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """
     import yaml
 
-    with open(path, encoding="utf-8") as file:
-        try:
-            tree = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        tree = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     for key, value in (overrides or {}).items():
         node, *parents = key.split(".")[::-1]
         place = tree

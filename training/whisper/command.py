@@ -145,7 +145,7 @@ def build_encoder(options: argparse.Namespace, samples: Sequence[Sample] | None 
     load_whisper_encoder(model, options.whisper)
     if options.n_sinks:
         samples = samples or [sample for source in options.train for sample in read_manifest(source)]
-        waveforms = (torch.from_numpy(load_waveform(sample.path)) for sample in samples[:30])
+        waveforms = (torch.from_numpy(load_waveform(sample)) for sample in samples[:30])
         set_sinks(model, [waveform for waveform in waveforms if waveform.numel() < 110_000][:12])
     return model.to(choose_device(options.device))
 
@@ -181,7 +181,7 @@ class WhisperTrainer:
         self.best_cer = math.inf
 
     def _features(self, sample: Sample) -> tuple[Tensor, int]:
-        waveform = torch.from_numpy(load_waveform(sample.path))
+        waveform = torch.from_numpy(load_waveform(sample))
         tail = int(self.options.tail_silence_s * 16_000) + (-waveform.numel()) % 320
         features = compute_log_mel(functional.pad(waveform, (0, tail)))
         return features.to(self.device), waveform.numel() // 320
