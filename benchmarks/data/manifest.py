@@ -7,6 +7,7 @@ once, and English for all clips or for none.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,7 +167,7 @@ def _cut(item: Utterance) -> Utterance:
     target = cache_folder() / "parts" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.wav"
     if not target.is_file():
         waveform = load_part(item.path, item.offset_s, item.duration_s)
-        temporary = target.with_suffix(".tmp")
+        temporary = target.with_name(f"{target.stem}.{os.getpid()}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(temporary, waveform, SAMPLE_RATE, "FLOAT", format="WAV")

@@ -153,6 +153,23 @@ def test_only_the_stated_part_of_a_file_is_read(tmp_path):
     assert load_waveform(whole).size == 48_000
 
 
+def test_a_part_of_a_long_recording_can_be_aligned(tmp_path):
+    from training.alignment.corpus import fingerprint
+    from training.alignment.cutting import CutOptions
+    from training.alignment.recordings import read_recordings
+
+    write_clip(tmp_path / "talk.wav", seconds=3.0)
+    row = {"audio_filepath": "talk.wav", "text": "Guten Tag", "duration": 1.0}
+    lines = [json.dumps({**row, "offset": offset}) for offset in (0.5, 1.5)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    first, second = read_recordings(tmp_path / "m.jsonl")
+    assert [(r.name, r.offset_s, r.part_s, r.duration_s) for r in (first, second)] == [
+        ("talk", 0.5, 1.0, 1.0), ("talk-2", 1.5, 1.0, 1.0),
+    ]  # fmt: skip
+    digests = {fingerprint(r, CutOptions(), "model") for r in (first, second, first._replace(offset_s=1.0))}
+    assert len(digests) == 3
+
+
 def test_a_text_in_quotes_survives_from_one_manifest_to_another(tmp_path):
     from training.synthesis.synthesize import write_manifest
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.errors import OptionError
 from engine.text import VOCABULARY, WORD_DELIMITER, normalize_text
 from training.asr.doctor import min_frames
 from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint, save_checkpoint
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         samples = [sample for source in options.train for sample in read_manifest(source)]
         evaluation = read_manifest(options.eval)
         model = build_model(options, samples)
-    except (ManifestError, WeightsError) as error:
+    except (ManifestError, OptionError, WeightsError) as error:
         LOGGER.error("%s", error)
         return 2
     vocabulary = build_vocabulary([])
