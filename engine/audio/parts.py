@@ -95,7 +95,9 @@ def _samples(offset_s: float, duration_s: float | None, rate: int, n_samples: in
 
 
 def _beyond(path: object, offset_s: float, duration_s: float | None, length_s: float) -> AudioValueError:
-    said = f"offset {offset_s:g} s" + (f" + duration {duration_s:g} s" if duration_s is not None else "")
+    said = f"offset {offset_s:.10g} s" + (
+        f" + duration {duration_s:.10g} s" if duration_s is not None else ""
+    )
     return AudioValueError(
         f"{said} is beyond the end of {path} ({length_s:.3f} s)",
         "a part inside the file",

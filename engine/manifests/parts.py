@@ -39,8 +39,8 @@ def _check(row: ManifestRow, length: Length | None) -> tuple[ManifestRow, str]:
         return row, ""
     end_s = row.offset_s + (row.duration_s or 0.0)
     if row.offset_s >= length.seconds or end_s > length.seconds + length.slack_s:
-        said = f"offset {row.offset_s:g}"
-        said += f" + duration {row.duration_s:g}" if row.duration_s is not None else ""
+        said = f"offset {row.offset_s:.10g}"
+        said += f" + duration {row.duration_s:.10g}" if row.duration_s is not None else ""
         return row, f"{said} is beyond the end of {row.path} ({length.seconds:.3f} s)"
     if not row.offset_s and abs(end_s - length.seconds) <= SLACK_S:
         return dataclasses.replace(row, duration_s=None), ""

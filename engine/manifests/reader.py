@@ -75,9 +75,9 @@ def _read(path: Path, clips: Path | None, split: str) -> tuple[Path, Path, Seque
     if clips is not None:
         return path, clips.resolve(), *read_corpus(path, text, clips, split)
     lines, problems = parse_file(path, text)
-    beside = path.parent / "clips"  # Common Voice has its audio there
-    is_common_voice = bool(lines) and first_of(("sentence",), lines[0].values) and beside.is_dir()
-    return path, beside if is_common_voice else path.parent, lines, problems
+    own_clips = path.parent / "clips"  # Common Voice has its audio there
+    is_common_voice = bool(lines) and first_of(("sentence",), lines[0].values) and own_clips.is_dir()
+    return path, own_clips if is_common_voice else path.parent, lines, problems
 
 
 def _candidates(folder: Path, split: str) -> list[Path]:

@@ -128,7 +128,7 @@ def as_text(value: object) -> str:
 def _name_of(path: str, offset_s: float, duration_s: float | None) -> str:
     if not offset_s:
         return path
-    return f"{path}@{offset_s:g}" + (f"+{duration_s:g}" if duration_s is not None else "")
+    return f"{path}@{offset_s:.10g}" + (f"+{duration_s:.10g}" if duration_s is not None else "")
 
 
 def _text_of(values: Mapping[str, Any], column: str, problems: list[str]) -> str:

@@ -179,4 +179,4 @@ def test_a_run_without_words_for_the_vocabulary_is_refused(corpus, whisper, tmp_
     code = main(["from-whisper", "--form", "two-pass", "--whisper", str(whisper), "--train",
                  str(corpus / "train.tsv"), "--output_dir", str(tmp_path)])  # fmt: skip
     assert code != 0
-    assert "--text or --tokens" in caplog.text
+    assert "neither --text nor --tokens" in caplog.text
