@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from engine.errors import EngineError, ManifestError
 
-from engine.errors import EngineError
-
-MAX_LISTED = 40
+__all__ = ["BaselineError", "BenchmarkError", "ManifestError", "MeasurementError", "PeerError"]
 
 
 class BenchmarkError(EngineError):
     """Base of what the benchmark refuses to do; the command line exits with 2."""
-
-
-class ManifestError(BenchmarkError, ValueError):
-    """A manifest with problems; all of them are listed, one a line.
-
-    Args:
-        path: the manifest, as given.
-        problems: every problem found, each already naming its line.
-        readable: audio files that are there, so that whoever checks further can list all at once.
-        columns: what rows could be grouped by, as far as known.
-    """
-
-    def __init__(
-        self,
-        path: object,
-        problems: Sequence[str],
-        readable: Sequence[Path] = (),
-        columns: Collection[str] = (),
-    ) -> None:
-        self.path, self.problems = path, tuple(problems)
-        self.readable, self.columns = tuple(readable), frozenset(columns)
-        listed = list(self.problems[:MAX_LISTED])
-        if len(self.problems) > MAX_LISTED:
-            listed.append(f"and {len(self.problems) - MAX_LISTED} more")
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
-        super().__init__("\n  ".join([f"manifest {path}: {count}", *listed]))
 
 
 class BaselineError(BenchmarkError, ValueError):

@@ -104,8 +104,10 @@ def judge(
     _check_comparable(current, baseline)
     now, then = _paired(current, baseline)
     findings = [_judge_failures(current, baseline), _judge_wer(now, then, limits)]
-    if all("bleu_counts" in row for row in (*now, *then)):
-        findings.append(_judge_bleu(now, then, limits))
+    # A clip in which nothing is said has no English reference.
+    scored = [(a, b) for a, b in zip(now, then, strict=True) if "bleu_counts" in a and "bleu_counts" in b]
+    if scored:
+        findings.append(_judge_bleu([a for a, _ in scored], [b for _, b in scored], limits))
     other_machine = _is_other_machine(current["environment"], baseline["environment"])
     allowed = limits.max_slowdown + (limits.machine_tolerance if other_machine else 0.0)
     slowdowns = [compare_speed(now, then, clock) for clock in CLOCKS]
@@ -198,6 +200,9 @@ def _judge_wer(
     change = rate_difference(
         mine[:, :3].sum(axis=1), theirs[:, :3].sum(axis=1), theirs[:, 3], limits.confidence
     )
+    if change is None:
+        more = int(mine[:, 2].sum() - theirs[:, 2].sum())
+        return Finding("invented words", "regression" if more > 0 else "pass", f"{more:+d}", "+0")
     worse = change.value > limits.max_wer_increase and change.low > 0
     words = f"{100 * change.value:+.2f} points {_range(change, 100)}"
     return Finding(

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.corpora import read_data
-from benchmarks.data.manifest import Utterance
+from benchmarks.data.manifest import Utterance, columns_of, cut_parts, scan_data
 from benchmarks.errors import ManifestError
 from benchmarks.measures.journal import Journal, write_text
 from benchmarks.measures.memory import GpuWatch
@@ -104,18 +103,16 @@ def load_data(settings: RunSettings) -> Data:
     """
     path = Path(settings.data) if settings.data else default_data()
     clips = Path(settings.clips) if settings.clips else None
-    try:
-        utterances = read_data(path, clips, settings.split, settings.limit)
-    except ManifestError as error:
-        problems = _without_column(settings.by, error.columns) if error.columns else []
-        notes = _notes(count_sample_rates(error.readable))
-        raise ManifestError(error.path, [*error.problems, *problems, *notes]) from None
-    problems = _without_column(settings.by, utterances[0].columns)
-    rates = count_sample_rates([item.path for item in utterances])
-    notes = _notes(rates)
+    reading = scan_data(path, clips, settings.split)
+    problems = list(reading.problems)
+    if reading.utterances:
+        problems += _without_column(settings.by, columns_of(reading.utterances))
+    kept = reading.utterances if problems else reading.utterances[: settings.limit]
+    rates = count_sample_rates([item.path for item in kept])
+    notes = [*_rate_notes(rates), *_part_notes(kept)]
     if problems or (settings.strict and notes):
         raise ManifestError(path, [*problems, *notes])
-    return Data(path, tuple(utterances), rates, tuple(notes))
+    return Data(path, tuple(cut_parts(kept)), rates, tuple(notes))
 
 
 def _without_column(wanted: Sequence[str], present: Collection[str]) -> list[str]:
@@ -123,12 +120,19 @@ def _without_column(wanted: Sequence[str], present: Collection[str]) -> list[str
     return [f"no column {name!r} to group by (it has {has})" for name in wanted if name not in present]
 
 
-def _notes(rates: Mapping[int, int]) -> list[str]:
+def _rate_notes(rates: Mapping[int, int]) -> list[str]:
     """What is no error, but belongs beside the figures, and beside other problems."""
     if len(rates) < 2:
         return []
     listed = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
     return [f"mixed sample rates ({listed}): resampling is part of the stage audio"]
+
+
+def _part_notes(utterances: Sequence[Utterance]) -> list[str]:
+    n_parts = sum(item.is_part for item in utterances)
+    if not n_parts:
+        return []
+    return [f"{n_parts} clips are parts of files: cut out before the clock started, to 16 kHz and mono"]
 
 
 def count_sample_rates(paths: Sequence[Path]) -> dict[int, int]:
@@ -138,7 +142,7 @@ def count_sample_rates(paths: Sequence[Path]) -> dict[int, int]:
     rates: Counter[int] = Counter()
     for path in paths:
         # What libsndfile cannot open is another container, or broken: the run itself will tell.
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+        with suppress(soundfile.LibsndfileError, OSError), soundfile.SoundFile(path) as file:
             rates[file.samplerate] += 1
     return dict(rates)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+MAX_LISTED = 10  # problems of a manifest that are shown
+
 
 class EngineError(Exception):
     """Base of every error the engine raises on purpose.
@@ -107,6 +112,34 @@ class OutputError(EngineError, OSError):
     """A result that could not be written."""
 
     __str__ = EngineError.__str__
+
+
+class TextFileError(EngineError, ValueError):
+    """A text file that cannot be read, or is not UTF-8 and not UTF-16 with a byte order mark."""
+
+
+class ManifestError(EngineError, ValueError):
+    """A manifest with problems.
+
+    Args:
+        path: the manifest, as given.
+        problems: every problem found, each with its file and line where it has one; the message lists
+            the first ten, one a line, and how many more there are.
+        fix: one action that mends it.
+    """
+
+    def __init__(
+        self, path: object, problems: Sequence[str], fix: str = "correct the manifest, then start again"
+    ) -> None:
+        self.path, self.problems = path, tuple(problems)
+        listed = list(self.problems[:MAX_LISTED])
+        if len(self.problems) > MAX_LISTED:
+            listed.append(f"and {len(self.problems) - MAX_LISTED} more")
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n  ".join([f"manifest {path}: {count}", *listed]), fix=fix)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.problems, self.fix)
 
 
 class CancelledError(EngineError, RuntimeError):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.manifests.text_file import read_text
+
 TRAINED_HERE = {"LogMelCTC": "log_mel", "ConformerCTC": "conformer"}  # architecture to module
 
 
@@ -201,7 +203,7 @@ def run_bundle(options: argparse.Namespace) -> int:
         options.acoustic, options.translation, options.language_model, options.lexicon, options.punctuation
     )
     figures = read_json(options.figures, required=True) if options.figures else {}
-    about = options.about.read_text(encoding="utf-8") if options.about else ""
+    about = read_text(options.about) if options.about else ""
     assemble_bundle(
         options.out,
         parts,

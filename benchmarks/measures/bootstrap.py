@@ -69,23 +69,40 @@ def interval_of(samples: Floats, value: float, confidence: float = 0.95) -> Inte
     return Interval(float(value), float(low), float(high), confidence)
 
 
-def rate_interval(errors: Integers, lengths: Integers, confidence: float = 0.95) -> Interval:
+def rate_interval(errors: Integers, lengths: Integers, confidence: float = 0.95) -> Interval | None:
     """Interval of sum(errors) / sum(lengths), such as WER.
 
     Args:
-        errors, lengths: int64 [n_utterances]; lengths are positive.
+        errors, lengths: int64 [n_utterances]; a length may be 0, where nothing is said.
+    Returns:
+        None where all lengths are 0: the rate is then not defined.
     """
-    sums = resample_sums(np.stack([errors, lengths], axis=1))
-    return interval_of(sums[:, 0] / sums[:, 1], errors.sum() / lengths.sum(), confidence)
+    if not lengths.sum():
+        return None
+    value = float(errors.sum() / lengths.sum())
+    return interval_of(_rates(np.stack([errors, lengths], axis=1)), value, confidence)
+
+
+def _rates(rows: Integers) -> Floats:
+    """Rates of bootstrap samples, without those that drew nothing but lengths of 0."""
+    sums = resample_sums(rows)
+    sums = sums[sums[:, 1] > 0]
+    rates: Floats = sums[:, 0] / sums[:, 1]
+    return rates
 
 
 def rate_difference(
     errors: Integers, other_errors: Integers, lengths: Integers, confidence: float = 0.95
-) -> Interval:
-    """Paired interval of the rate of `errors` minus that of `other_errors`, on the same utterances."""
-    sums = resample_sums(np.stack([errors - other_errors, lengths], axis=1))
-    value = (errors.sum() - other_errors.sum()) / lengths.sum()
-    return interval_of(sums[:, 0] / sums[:, 1], value, confidence)
+) -> Interval | None:
+    """Paired interval of the rate of `errors` minus that of `other_errors`, on the same utterances.
+
+    Returns:
+        None where all lengths are 0: the rates are then not defined.
+    """
+    if not lengths.sum():
+        return None
+    value = float((errors.sum() - other_errors.sum()) / lengths.sum())
+    return interval_of(_rates(np.stack([errors - other_errors, lengths], axis=1)), value, confidence)
 
 
 def statistic_interval(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
+from engine.manifests.text_file import split_lines
 
 logger = logging.getLogger("engine-bench")
 
@@ -81,7 +82,8 @@ class Journal:
 
 def _read_journal(path: Path, signature: str) -> list[Record]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # An interruption may also cut a character in two, and U+2028 within a text ends no line.
+        lines = split_lines(path.read_text(encoding="utf-8", errors="replace"))
         if not lines or json.loads(lines[0]).get("signature") != signature:
             return []
     except (OSError, ValueError, AttributeError):

@@ -40,7 +40,7 @@ class Errors:
 
     @property
     def rate(self) -> float:
-        """Errors per reference unit: WER or CER as a fraction; may exceed 1."""
+        """Errors per reference unit: WER or CER as a fraction; may exceed 1. 0 where nothing is said."""
         return self.total / self.reference if self.reference else 0.0
 
     def __add__(self, other: Errors) -> Errors:
@@ -56,17 +56,21 @@ def count_word_errors(reference: str, hypothesis: str) -> Errors:
     """Compare two German texts word by word, after normalize_text.
 
     Args:
-        reference: as written; must hold a word.
+        reference: as written; empty where nothing is said, every word is then an insertion.
         hypothesis: as recognised; may be empty.
     """
-    out = load_extra("jiwer").process_words(normalize_text(reference), normalize_text(hypothesis))
-    return _errors(out)
+    said, heard = normalize_text(reference), normalize_text(hypothesis)
+    if not said:
+        return Errors(insertions=len(heard.split()))
+    return _errors(load_extra("jiwer").process_words(said, heard))
 
 
 def count_character_errors(reference: str, hypothesis: str) -> Errors:
     """Compare two German texts character by character (spaces count), after normalize_text."""
-    out = load_extra("jiwer").process_characters(normalize_text(reference), normalize_text(hypothesis))
-    return _errors(out)
+    said, heard = normalize_text(reference), normalize_text(hypothesis)
+    if not said:
+        return Errors(insertions=len(heard))
+    return _errors(load_extra("jiwer").process_characters(said, heard))
 
 
 def _errors(out: Any) -> Errors:

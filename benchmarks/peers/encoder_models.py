@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.audio.load import load_audio
-from export.verification.audio_cases import read_manifest, speech_like
+from engine.audio.parts import load_part
+from engine.manifests import read_manifest
+from export.verification.audio_cases import speech_like
 
 SAMPLE_RATE = 16_000
 N_CALIBRATION, CALIBRATION_S = 8, 5.0
@@ -65,7 +66,8 @@ def load_speech(manifest: Path | None, measured: bool) -> FloatArray:
     if manifest is None:
         clips = [speech_like(40 * SAMPLE_RATE, SAMPLE_RATE, seed) for seed in range(int(measured), 6, 2)]
     else:
-        clips = [load_audio(path) for path, _ in list(read_manifest(manifest))[int(measured) :: 2]]
+        rows = read_manifest(manifest)[int(measured) :: 2]
+        clips = [load_part(row.path, row.offset_s, row.duration_s) for row in rows]
     return np.concatenate(clips).astype(np.float32)
 
 

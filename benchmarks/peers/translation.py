@@ -30,6 +30,7 @@ from benchmarks.peers.encoder_worker import level
 from benchmarks.peers.our_encoder import kernel_level
 from benchmarks.reports.provenance import provenance
 from engine.bundle.schema import TranslationConfig
+from engine.manifests.text_file import read_lines
 from engine.translation.search import EncoderDecoder, padded_length
 from engine.translation.tokenizer import Tokenizer
 
@@ -300,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
     models = [(args.export / f"mt_tokenizer{part}.model").read_bytes() for part in ("", "_target")]
     tokenizer = Tokenizer(models[0], models[1], vocabulary)
-    lines = args.tsv.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(args.tsv)
     rows = spread(lines, args.limit or 32)
     sources = encode(tokenizer, rows, pieces)
     result: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.measures.journal import write_text
 from benchmarks.reports import plots
-from benchmarks.reports.table import change, disagreements, noise_cells, number, percent, span
+from benchmarks.reports.table import change, disagreements, noise_cells, number, percent, points, span
 
 MAX_TRANSCRIPTS = 50
 STYLE = """
@@ -122,15 +122,15 @@ def _image(caption: str, png: bytes) -> str:
 def _comparison(comparison: Mapping[str, Any] | None) -> list[str]:
     if comparison is None:
         return []
-    difference, ratio = comparison["wer_difference"], comparison["time_ratio"]["cpu"]
+    ratio = comparison["time_ratio"]["cpu"]
     rows = [
         (row["id"], row["text_de"], row["first"], row["second"])
         for row in disagreements(comparison)[:MAX_TRANSCRIPTS]
     ]
     return [
         f"<h2>Against</h2><p><code>{_text(comparison['signature'].replace('|', ' | '))}</code></p>",
-        f"<p>WER {percent(comparison['wer'])}, {100 * difference['value']:+.2f} points "
-        f"{span(difference['interval'])}; RTFx {number(comparison['rtfx'])}; "
+        f"<p>WER {percent(comparison['wer'])}, {points(comparison['wer_difference'])}; "
+        f"RTFx {number(comparison['rtfx'])}; "
         f"CPU time {number(ratio['value'], 2)} times as long {_range(ratio['interval'])}</p>",
         _table(("utterance", "reference", "first", "second"), rows, numbers=False),
     ]

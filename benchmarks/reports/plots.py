@@ -57,7 +57,7 @@ def plot_wer_by(result: Result, name: str = LENGTH) -> bytes:
     """WER of each group, with its 95 % interval."""
 
     def draw(axes: Any) -> None:
-        groups = result["by"][name]
+        groups = [group for group in result["by"][name] if group["wer"] is not None]
         values = [100 * group["wer"] for group in groups]
         ends = [[100 * edge for edge in group["wer_interval"]] for group in groups]
         low = [max(0.0, value - end[0]) for value, end in zip(values, ends, strict=True)]
@@ -108,7 +108,8 @@ def plot_history(results: Sequence[Result]) -> bytes:
     """WER with its interval, and speed, over result files on the same data; the oldest first."""
 
     def draw(axes: Any) -> None:
-        ordered = sorted(results, key=lambda result: result["environment"]["time"])
+        measured = [result for result in results if result["wer"] is not None]
+        ordered = sorted(measured, key=lambda result: result["environment"]["time"])
         positions = range(len(ordered))
         values = [100 * result["wer"] for result in ordered]
         ends = [[100 * edge for edge in result["wer_interval"]] for result in ordered]
@@ -116,14 +117,14 @@ def plot_history(results: Sequence[Result]) -> bytes:
         high = [max(0.0, end[1] - value) for value, end in zip(values, ends, strict=True)]
         wer = axes.errorbar(positions, values, yerr=[low, high], fmt="o-", color=BLUE, capsize=4)
         axes.set(ylabel="WER, %")
-        axes.set_ylim(0, 1.1 * max(end[1] for end in ends) or 1)
+        axes.set_ylim(0, 1.1 * max((end[1] for end in ends), default=0) or 1)
         axes.set_xticks(positions, [_moment(result) for result in ordered], fontsize=8)
         right = axes.twinx()
         right.spines["top"].set_visible(False)
         rates = [result["rtfx_cpu"] or 0.0 for result in ordered]
         (rtfx,) = right.plot(positions, rates, "s--", color=ORANGE)
         right.set(ylabel="RTFx per CPU second")
-        right.set_ylim(0, 1.1 * max(rates) or 1)
+        right.set_ylim(0, 1.1 * max(rates, default=0) or 1)
         names = ["WER, 95 % interval", "RTFx per CPU second"]
         axes.legend([wer, rtfx], names, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 

@@ -25,10 +25,12 @@ VECTOR_UNITS = (
 
 
 def data_digest(utterances: Sequence[Utterance]) -> str:
-    """Eight hex digits that change with any reference, file name or file size."""
+    """Eight hex digits that change with any reference, file name, file size or part."""
     digest = hashlib.sha256()
     for item in utterances:
-        parts = (item.id, str(item.path.stat().st_size), item.text_de, item.text_en or "")
+        parts = [item.id, str(item.path.stat().st_size), item.text_de, item.text_en or ""]
+        if item.is_part:
+            parts += [str(item.offset_s), str(item.duration_s)]
         digest.update("\t".join(parts).encode() + b"\n")
     return digest.hexdigest()[:8]
 

@@ -14,6 +14,7 @@ from benchmarks.measures.bootstrap import rate_interval, statistic_interval
 from benchmarks.measures.journal import Record
 from benchmarks.measures.metrics import (
     Errors,
+    Integers,
     TranslationScorer,
     add_errors,
     bleu_from_counts,
@@ -105,7 +106,8 @@ def summarize(
 
 
 def _badness(row: Mapping[str, Any]) -> tuple[float, str]:
-    return (-_words(row).rate, row["id"])
+    errors = _words(row)
+    return (-errors.total / max(errors.reference, 1), row["id"])
 
 
 def _utterance_row(item: Utterance, runs: Sequence[Record], task: str) -> dict[str, Any]:
@@ -153,13 +155,31 @@ def _quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {"audio_s": sum(row["audio_s"] for row in rows)}
     for name, key in (("wer", "word_errors"), ("cer", "character_errors")):
         counts = np.array([row[key] for row in rows], dtype=np.int64)
-        interval = rate_interval(counts[:, :3].sum(axis=1), counts[:, 3])
-        result |= {name: interval.value, f"{name}_interval": interval.as_list()}
+        result |= _rate(counts, name)
         total = add_errors([Errors(*row[key]) for row in rows])
         result[key] = dict(
             zip(("substitutions", "deletions", "insertions", "reference"), _as_list(total), strict=True)
         )
-    return result
+    return {**result, "empty_references": _count_inventions(rows)}
+
+
+def _rate(counts: Integers, name: str) -> dict[str, Any]:
+    """A rate and its interval; both None where no reference holds a word."""
+    interval = rate_interval(counts[:, :3].sum(axis=1), counts[:, 3])
+    if interval is None:
+        return {name: None, f"{name}_interval": None}
+    return {name: interval.value, f"{name}_interval": interval.as_list()}
+
+
+def _count_inventions(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Clips in which nothing is said: how many, in how many words were invented, and how many words.
+
+    The words are insertions of the totals too; a rate of such a clip by itself is not defined.
+    """
+    invented = [row["word_errors"][2] for row in rows if not row["word_errors"][3]]
+    return {
+        "clips": len(invented), "clips_with_words": sum(map(bool, invented)), "words": sum(invented),
+    }  # fmt: skip
 
 
 def _translation_quality(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -219,13 +239,11 @@ def _break_down(rows: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, 
 
 def _group(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts = np.array([row["word_errors"] for row in rows], dtype=np.int64)
-    interval = rate_interval(counts[:, :3].sum(axis=1), counts[:, 3])
     audio_s = sum(row["audio_s"] for row in rows)
     wall_s = sum(statistics.median(row["wall_s"]) for row in rows)
     return {
         "n": len(rows),
         "audio_s": audio_s,
-        "wer": interval.value,
-        "wer_interval": interval.as_list(),
+        **_rate(counts, "wer"),
         "rtfx": audio_s / wall_s if wall_s else None,
     }

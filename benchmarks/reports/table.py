@@ -54,6 +54,13 @@ def change(difference: Mapping[str, Any] | None) -> str:
     return "" if difference is None else f"{difference['value']:+.1f} {span(difference['interval'], 1)}"
 
 
+def points(difference: Mapping[str, Any] | None) -> str:
+    """A difference of two rates; none where no reference holds a word."""
+    if difference is None:
+        return "no words in the references"
+    return f"{100 * difference['value']:+.2f} points {span(difference['interval'])}"
+
+
 def clip(text: str) -> str:
     """Text cut to TEXT_WIDTH, with an ellipsis where something is missing."""
     return text if len(text) <= TEXT_WIDTH else f"{text[: TEXT_WIDTH - 1]}…"
@@ -86,6 +93,10 @@ def _quality(result: Mapping[str, Any]) -> str:
         n = result[errors]
         detail = f"{n['substitutions']} sub, {n['deletions']} del, {n['insertions']} ins of {n['reference']}"
         rows.append([label, percent(result[key]), span(result[f"{key}_interval"]), detail])
+    empty = result.get("empty_references")  # earlier results had none
+    if empty and empty["clips"]:
+        detail = f"in {empty['clips_with_words']} of {empty['clips']} clips in which nothing is said"
+        rows.append(["invented words", str(empty["words"]), "", detail])
     if result["bleu"] is not None:
         rows.append(["BLEU", number(result["bleu"]), span(result["bleu_interval"], 1), ""])
         rows.append(["chrF", number(result["chrf"]), "", ""])
@@ -176,8 +187,8 @@ def disagreements(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
     """A second system's figures, the differences, and where the two disagree."""
-    wer, bleu = comparison["wer_difference"], comparison["bleu_difference"]
-    rows = [["WER", percent(comparison["wer"]), f"{100 * wer['value']:+.2f} points {span(wer['interval'])}"]]
+    bleu = comparison["bleu_difference"]
+    rows = [["WER", percent(comparison["wer"]), points(comparison["wer_difference"])]]
     if bleu is not None:
         rows.append(["BLEU", number(comparison["bleu"]), f"{bleu['value']:+.2f} {span(bleu['interval'], 1)}"])
     for clock, ratio in comparison["time_ratio"].items():

@@ -64,17 +64,18 @@ def _shared(
     return rows
 
 
-def _wer_difference(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> Interval:
+def _wer_difference(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> Interval | None:
     now = np.array([row["word_errors"] for row in rows], dtype=np.int64)
     then = np.array([row["word_errors"] for row in base], dtype=np.int64)
     return rate_difference(now[:, :3].sum(axis=1), then[:, :3].sum(axis=1), then[:, 3])
 
 
 def _bleu_difference(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> Interval | None:
-    if not all("bleu_counts" in row for row in (*rows, *base)):
+    scored = [(a, b) for a, b in zip(rows, base, strict=True) if "bleu_counts" in a and "bleu_counts" in b]
+    if not scored:
         return None
-    now = np.array([row["bleu_counts"] for row in rows], dtype=np.int64)
-    then = np.array([row["bleu_counts"] for row in base], dtype=np.int64)
+    now = np.array([a["bleu_counts"] for a, _ in scored], dtype=np.int64)
+    then = np.array([b["bleu_counts"] for _, b in scored], dtype=np.int64)
     return statistic_difference(now, then, bleu_from_counts)
 
 

@@ -19,6 +19,7 @@ from benchmarks.options import Progress, natural, positive
 from benchmarks.reports.provenance import provenance
 from benchmarks.reports.table import align, number
 from benchmarks.run import write_json
+from engine.manifests.text_file import read_lines
 from engine.pipeline import SpeechTranslator
 from engine.text import normalize_text
 from engine.types import DecodingOptions
@@ -31,15 +32,11 @@ def read_pairs(path: Path) -> Pairs:
     """German and English of a text set: lines of id, German, English, separated by tabs.
 
     Raises:
-        ManifestError: unreadable, empty, or lines of another form, all of which it names.
+        TextFileError: unreadable. ManifestError: empty, or lines of another form, all of which it names.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(path, [f"cannot be read as UTF-8 text ({error})"]) from error
-    rows = [line.split("\t") for line in lines]
+    rows = [line.split("\t") for line in read_lines(path)]
     problems = [
-        f"line {number} is not id<TAB>German<TAB>English"
+        f"{path}:{number}: not id<TAB>German<TAB>English"
         for number, row in enumerate(rows, 1)
         if len(row) != 3 or not row[1].strip()
     ]

@@ -1,6 +1,6 @@
 """Any audio file or array -> float32 mono 16 kHz, bounded in size and time.
 
-The only importer of soundfile, soxr and (when a container needs it) av. Files are told apart by
+The only importer of soundfile (beside parts.py), soxr and, for some containers, av. Files are told apart by
 their first bytes, never by their names: a playlist, a script or a text has no entry in the table of
 audio_container.py, and FFmpeg is told which demuxer to use, so nothing that a file names is ever opened.
 """

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import progress_bar, say
-from engine.errors import OptionError, TranslationError
+from engine.errors import OptionError
+from engine.manifests import text_file
+from engine.manifests.text_file import decode_text, split_lines
 from engine.output.formats import write_text
 
 LINES_AT_ONCE = 256
 
 
 def run_text(options: argparse.Namespace) -> int:
-    """Translate a text file line by line; empty lines stay empty, broken UTF-8 is replaced."""
+    """Translate a text file line by line; empty lines stay empty."""
     if options.files:
         raise OptionError("--text_file together with audio files", "one of them", "run the command twice")
     if options.output_dir or options.output_format:
@@ -33,19 +34,15 @@ def run_text(options: argparse.Namespace) -> int:
 
 
 def read_lines(path: str) -> list[str]:
-    """Lines of a UTF-8 file or of standard input ('-'), without their ends.
+    """Lines of a text file or of standard input ('-'), without their ends.
 
     Raises:
-        TranslationError: the file cannot be read.
+        TextFileError: it cannot be read, or is neither UTF-8 nor UTF-16 with a byte order mark; the message
+            names the line.
     """
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise TranslationError(
-            f"cannot read {path!r} ({error.strerror})", "a text file", "check the path"
-        ) from error
-    lines = data.decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
+    if path == "-":
+        return split_lines(decode_text(sys.stdin.buffer.read(), "standard input"))
+    return text_file.read_lines(path)
 
 
 def _translated(translator: object, lines: list[str], options: argparse.Namespace) -> Iterator[str]:

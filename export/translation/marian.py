@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from engine.bundle.schema import TranslationConfig
+from engine.errors import TextFileError
+from engine.manifests.text_file import read_lines, read_text
 from engine.translation.search import EncoderDecoder, padded_length
 from engine.translation.tokenizer import Tokenizer
 from export.errors import ExportError
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         if args.score:
             _write_card(Path(args.out), args.score, args.about)
-    except (ExportError, OSError) as error:
+    except (ExportError, TextFileError, OSError) as error:
         logger.error("%s", error)
         return 1
     return 0
@@ -100,12 +102,12 @@ def _write_card(out: Path, sets: Sequence[str], about: Path | None) -> None:
     rows = {Path(path).stem: list(zip(*_read_verify(path, 0), strict=True)) for path in sets}
     with tempfile.TemporaryDirectory() as scratch:
         scores = list(score_sets(open_export(out, Path(scratch) / "bundle"), rows))
-    text = about.read_text(encoding="utf-8") if about else f"# {out.name}\n\nGerman to English."
+    text = read_text(about) if about else f"# {out.name}\n\nGerman to English."
     logger.info("wrote %s", write_card(out, scores, text))
 
 
 def _read_verify(path: str, limit: int) -> tuple[list[str], list[str]]:
-    rows = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    rows = [line.split("\t") for line in read_lines(path)]
     if not rows or any(len(row) < 3 for row in rows):
         raise ExportError(f"{path} lacks columns", "id<TAB>German<TAB>English lines", "give another file")
     if limit:

@@ -66,7 +66,7 @@ def build_decoder_cases(source: TwoPassSource, manifest: Path | None = None) -> 
     """Signals like speech, or a manifest's utterances, with what the original makes of them.
 
     Raises:
-        ExportError: the manifest cannot be read.
+        ManifestError: lists every problem of the manifest.
     """
     cases = [case for case in build_cases(source.acoustic.config, manifest) if case.bucket in BUCKETS]
     spoken = [case for case in cases if not case.bucket][:: max(1, len(cases) // MAX_SPOKEN)]

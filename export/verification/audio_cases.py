@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.acoustic.features import compute_features
-from engine.audio.load import load_audio
+from engine.audio.parts import load_part
 from engine.bundle.schema import AcousticConfig
+from engine.manifests import read_manifest
 from engine.text import normalize_text
-from export.errors import ExportError
 
 BUCKETS_S = (1.0, 3.0, 6.0, 12.0, 20.0)
 NOISE_LEVELS_DB = {"clean": None, "white 20 dB": 20.0, "red 10 dB": 10.0}
 PER_BUCKET = 2
 MAX_SPOKEN = 120  # taken evenly from the manifest
-TSV_COLUMNS = ("path", "text_de")
-JSONL_COLUMNS = ("audio_filepath", "text")
 
 FloatArray = NDArray[np.float32]
 
@@ -49,13 +44,15 @@ class Case:
 def build_cases(config: AcousticConfig, manifest: Path | None = None) -> list[Case]:
     """Cut waveforms to five lengths, clean and noisy; add a manifest's utterances with their texts.
 
+    Args:
+        manifest: as engine.manifests.read_manifest takes it; of a folder the split `test`.
     Raises:
-        ExportError: the manifest cannot be read.
+        ManifestError: lists every problem of the manifest. AudioError: a file cannot be read.
     """
-    listed = list(read_manifest(manifest)) if manifest is not None else []
+    listed = read_manifest(manifest) if manifest is not None else []
     spoken = listed[:: math.ceil(len(listed) / MAX_SPOKEN) or 1]
     rate = config.features.sample_rate
-    waveforms = [load_audio(path) for path, _ in spoken]
+    waveforms = [load_part(row.path, row.offset_s, row.duration_s) for row in spoken]
     speech = np.concatenate(waveforms) if spoken else speech_like(60 * rate, rate)
     cases = []
     for length_s in (b for b in BUCKETS_S if b + config.tail_silence_s <= config.max_window_s):
@@ -65,9 +62,9 @@ def build_cases(config: AcousticConfig, manifest: Path | None = None) -> list[Ca
                 waveform = np.resize(np.roll(speech, -start), int(length_s * rate))
                 waveform = mix_noise(waveform, noise.split()[0], level_db, index)
                 cases.append(Case(features_of(waveform, config), f"{length_s:g} s", noise))
-    for waveform, (_, text) in zip(waveforms, spoken, strict=True):
+    for waveform, row in zip(waveforms, spoken, strict=True):
         if len(waveform) / rate + config.tail_silence_s <= config.max_window_s:
-            cases.append(Case(features_of(waveform, config), "", "clean", text))
+            cases.append(Case(features_of(waveform, config), "", "clean", normalize_text(row.text)))
     return cases
 
 
@@ -111,27 +108,3 @@ def mix_noise(waveform: FloatArray, kind: str, level_db: float | None, seed: int
     power = np.sqrt((waveform**2).mean() / ((noise**2).mean() + 1e-20)) * 10 ** (-level_db / 20)
     mixed: FloatArray = (waveform + power * noise).astype(np.float32)
     return mixed
-
-
-def read_manifest(path: Path) -> Iterator[tuple[Path, str]]:
-    """Read (audio file, normalised text) from a TSV with `path text_de`, or JSONL with `audio_filepath text`.
-
-    Raises:
-        ExportError: the file is missing or lacks a column.
-    """
-    columns = JSONL_COLUMNS if path.suffix in (".jsonl", ".json") else TSV_COLUMNS
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(
-            f"{str(path)!r} cannot be read ({error})", "a manifest", "check --verify-data"
-        ) from error
-    rows: Sequence[dict[str, str]]
-    if columns is JSONL_COLUMNS:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    else:
-        rows = list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
-    for number, row in enumerate(rows, 1):
-        if not all(row.get(column) for column in columns):
-            raise ExportError(f"{path.name}, entry {number} lacks {columns}", "both", "correct the manifest")
-        yield path.parent / row[columns[0]], normalize_text(row[columns[1]])

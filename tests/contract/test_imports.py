@@ -26,7 +26,7 @@ ALLOWED = {
 }
 OWNERS = {
     "onnxruntime": {"engine/runtime/onnx_session.py"},
-    "soundfile": {"engine/audio/load.py"},
+    "soundfile": {"engine/audio/load.py", "engine/audio/parts.py"},
     "soxr": {"engine/audio/load.py"},
     "av": {"engine/audio/load.py", "engine/audio/containers.py"},
     "sentencepiece": {"engine/translation/tokenizer.py"},

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_ENTRIES = 20  # files and folders of one floor, __init__.py and __main__.py not counted
+MAX_ENTRIES = 20  # files and folders of one floor
+NOT_COUNTED = ("__init__.py", "__main__.py", "__pycache__", "_moved.py")  # _moved.py stays for one release
 
 
 def room_of(package: str, module: str) -> str:
@@ -84,7 +85,7 @@ def test_no_floor_has_too_many_entries(package: str) -> None:
             entries = [
                 entry
                 for entry in folder.iterdir()
-                if entry.name not in ("__init__.py", "__main__.py", "__pycache__")
+                if entry.name not in NOT_COUNTED
                 and (entry.suffix == ".py" or (entry.is_dir() and any(entry.rglob("*.py"))))
             ]
             sizes[str(folder.relative_to(ROOT))] = len(entries)

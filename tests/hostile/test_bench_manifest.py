@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.data.corpora import read_audio_folder, read_covost, read_data
-from benchmarks.data.manifest import read_manifest
+from benchmarks.data.manifest import read_data, read_manifest
 from benchmarks.errors import ManifestError
 
 
@@ -43,7 +42,7 @@ def test_a_good_jsonl_reads_the_names_of_nemo_and_lhotse(tmp_path: Path) -> None
     row = {"audio_filepath": "a.wav", "text": "Größe\u2028und so", "translation": "Size", "duration": 1.5}
     path = write(tmp_path, "m.jsonl", json.dumps(row, ensure_ascii=False), "")
     (item,) = read_manifest(path)
-    assert (item.text_de, item.text_en, item.columns["duration"]) == ("Größe\u2028und so", "Size", "1.5")
+    assert (item.text_de, item.text_en, item.duration_s) == ("Größe\u2028und so", "Size", 1.5)
 
 
 def test_windows_line_ends_and_byte_order_marks_are_no_text(tmp_path: Path) -> None:
@@ -71,14 +70,13 @@ def test_all_problems_of_all_lines_come_in_one_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
     text = str(caught.value)
-    assert "6 problems" in text
+    assert "5 problems" in text
     for expected in (
-        "line 3: no audio file",
-        "line 4: id 'a.wav' again (first in line 2)",
-        "line 5: empty German reference",
-        "line 6: empty English reference",
-        "line 7: empty audio file",
-        "line 8: empty path",
+        "m.tsv:3: no audio file",
+        "m.tsv:4: id 'a.wav' again (first in ",
+        "m.tsv:6: empty English reference",
+        "m.tsv:7: empty audio file",
+        "m.tsv:8: 'path' is empty",
     ):
         assert expected in text
 
@@ -86,12 +84,12 @@ def test_all_problems_of_all_lines_come_in_one_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["path\ttext", "a.wav\tJa"], "no column 'text_de' in the header (path, text)"),
-        (["file\tsentence", "a.wav\tJa"], "no column 'path'"),
+        (["path\twords", "a.wav\tJa"], "m.tsv:1: got columns path, words; want one of path, audio_filepath"),
+        (["file\tsentence", "a.wav\tJa"], "m.tsv:1: got columns file, sentence"),
         (["path\ttext_de\ttext_de", "a.wav\tJa\tJa"], "column 'text_de' twice"),
-        (["path\ttext_de", "a.wav\tJa\tYes"], "line 2: 3 columns, the header has 2"),
-        (["path\ttext_de"], "no utterances"),
-        ([""], "no column 'path'"),
+        (["path\ttext_de", "a.wav\tJa\tYes"], "m.tsv:2: 3 columns, the header has 2"),
+        (["path\ttext_de"], "m.tsv: no lines"),
+        ([""], "m.tsv:1: no header"),
     ],
 )
 def test_wrong_columns_are_named(tmp_path: Path, lines: list[str], expected: str) -> None:
@@ -104,10 +102,10 @@ def test_wrong_columns_are_named(tmp_path: Path, lines: list[str], expected: str
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("{", "line 1: not JSON"),
-        ("[1]", "line 1: list, expected an object"),
-        ('{"text": "Ja"}', "no key 'audio_filepath'"),
-        ('{"audio_filepath": "a.wav", "text": null}', "empty German reference"),
+        ("{", "m.jsonl:1: not JSON"),
+        ("[1]", "m.jsonl:1: got list, want a JSON object"),
+        ('{"text": "Ja"}', "m.jsonl:1: got text; want one of path, audio_filepath"),
+        ('{"audio_filepath": "a.wav", "text": null}', "m.jsonl:1: 'text' is null, want a string"),
     ],
 )
 def test_wrong_json_lines_are_named(tmp_path: Path, line: str, expected: str) -> None:
@@ -118,8 +116,8 @@ def test_wrong_json_lines_are_named(tmp_path: Path, line: str, expected: str) ->
 
 
 def test_files_that_are_no_manifest_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\x00\x01")
-    for path, expected in ((tmp_path / "none.tsv", "no such file"), (tmp_path / "binary.tsv", "UTF-8")):
+    (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\x00\xd8")
+    for path, expected in ((tmp_path / "none.tsv", "no such file"), (tmp_path / "binary.tsv", "UTF-16 text")):
         with pytest.raises(ManifestError) as caught:
             read_manifest(path)
         assert expected in str(caught.value)
@@ -130,7 +128,7 @@ def test_a_thousand_problems_do_not_fill_the_screen(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         read_manifest(write(tmp_path, "m.tsv", "path\ttext_de", *lines))
     assert len(caught.value.problems) == 1000
-    assert len(str(caught.value).splitlines()) < 50
+    assert len(str(caught.value).splitlines()) == 12
 
 
 def test_limit_keeps_the_first_but_checks_all(tmp_path: Path) -> None:
@@ -170,7 +168,7 @@ def test_covost_as_published_is_joined_with_common_voice(tmp_path: Path) -> None
     (item,) = read_data(tmp_path / "covost_v2.de_en.tsv", clips, "test")
     assert (item.id, item.text_de, item.text_en) == ("cv1.mp3", 'Er sagte "ja".', "He said yes.")
     assert item.columns["client_id"] == "s1"
-    (train,) = read_covost(tmp_path / "covost_v2.de_en.tsv", clips, "train")
+    (train,) = read_data(tmp_path / "covost_v2.de_en.tsv", clips, "train")
     assert train.id == "cv2.mp3"
 
 
@@ -182,14 +180,14 @@ def test_covost_splits_of_the_official_script_need_no_join(tmp_path: Path) -> No
         "path\tsentence\ttranslation\tclient_id",
         "cv3.mp3\tNein.\tNo.\ts1",
     )
-    (item,) = read_covost(path, clips)
+    (item,) = read_data(path, clips)
     assert (item.text_de, item.text_en) == ("Nein.", "No.")
 
 
 def test_common_voice_alone_has_no_english(tmp_path: Path) -> None:
     clips = covost(tmp_path)
     path = write(tmp_path, "cv.tsv", "client_id\tpath\tsentence", "s1\tcv1.mp3\tJa.")
-    (item,) = read_covost(path, clips)
+    (item,) = read_data(path, clips)
     assert item.text_en is None
 
 
@@ -197,10 +195,10 @@ def test_covost_without_its_other_half_says_what_is_missing(tmp_path: Path) -> N
     clips = covost(tmp_path)
     path = tmp_path / "covost_v2.de_en.tsv"
     with pytest.raises(ManifestError, match="no clip of split 'validation'"):
-        read_covost(path, clips, "validation")
+        read_data(path, clips, "validation")
     (clips.parent / "validated.tsv").unlink()
     with pytest.raises(ManifestError, match="no such file"):
-        read_covost(path, clips)
+        read_data(path, clips)
 
 
 def test_audio_folders_of_hugging_face(tmp_path: Path) -> None:
@@ -212,14 +210,14 @@ def test_audio_folders_of_hugging_face(tmp_path: Path) -> None:
         'a.wav,"Ja, gut.",Yes',
         "b.wav,Nein,No",
     )
-    assert [item.text_de for item in read_audio_folder(tmp_path)] == ["Ja, gut.", "Nein"]
+    assert [item.text_de for item in read_data(tmp_path)] == ["Ja, gut.", "Nein"]
     (tmp_path / "metadata.csv").unlink()
     write(tmp_path, "metadata.jsonl", '{"file_name": "a.wav", "sentence": "Ja"}')
-    (item,) = read_audio_folder(tmp_path)
+    (item,) = read_data(tmp_path)
     assert (item.id, item.text_de) == ("a.wav", "Ja")
     (tmp_path / "metadata.jsonl").unlink()
     with pytest.raises(ManifestError, match="nor Arrow or Parquet"):
-        read_audio_folder(tmp_path)
+        read_data(tmp_path)
 
 
 def save_dataset(folder: Path, rows: list[dict[str, object]], split: str = "test") -> None:
@@ -243,15 +241,15 @@ def test_datasets_saved_to_disk_or_downloaded_have_their_audio_written_out(
     save_dataset(tmp_path / "saved", rows)
     save_dataset(tmp_path / "saved", rows[:1], "train")
     for folder in ("saved", "hub"):
-        first, second = read_audio_folder(tmp_path / folder)
+        first, second = read_data(tmp_path / folder)
         assert first.path.read_bytes() == b"RIFFdata"
         assert (first.id, second.id) == ("000001-a.wav", "000002-a.wav")
         assert (first.text_de, first.text_en, first.columns["client_id"]) == ("Ja.", "Yes.", "s1")
-    with pytest.raises(ManifestError, match="nor Arrow or Parquet files of split 'dev'"):
-        read_audio_folder(tmp_path / "saved", "dev")  # never another split in its place
+    with pytest.raises(ManifestError, match="no Arrow or Parquet files of split 'dev'; it has test, train"):
+        read_data(tmp_path / "saved", split="dev")  # never another split in its place
     save_dataset(tmp_path / "saved", [{"audio": None, "sentence": "Ja."}, {"audio": clip, "sentence": ""}])
     with pytest.raises(ManifestError, match="row 1: no audio"):
-        read_audio_folder(tmp_path / "saved")
+        read_data(tmp_path / "saved")
     save_dataset(tmp_path / "saved", [{"sentence": "Ja."}])
-    with pytest.raises(ManifestError, match="no column 'audio'"):
-        read_audio_folder(tmp_path / "saved")
+    with pytest.raises(ManifestError, match="got columns sentence; want one of audio"):
+        read_data(tmp_path / "saved")

@@ -98,10 +98,19 @@ def test_formats_on_the_terminal_and_in_files(tmp_path: Path, capsys) -> None:
 
 def test_text_to_text_keeps_lines(tmp_path: Path) -> None:
     source, target = tmp_path / "de.txt", tmp_path / "en.txt"
-    source.write_bytes("Guten Tag.\n\n😀\nWie geht es?\n".encode() + b"\xff\xfe kaputt\n")
+    source.write_bytes("Guten Tag.\n\n😀\nWie geht\u2028es?\nJa.\n".encode("utf-16"))
     assert main(["translate", "--text_file", str(source), "--output", str(target), "--beam_size", "1"]) == 0
     lines = target.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 5 and lines[0] and lines[1] == "" and lines[3]
+
+
+def test_text_in_another_encoding_is_refused_with_its_line(tmp_path: Path, capsys) -> None:
+    source, target = tmp_path / "de.txt", tmp_path / "en.txt"
+    source.write_bytes(b"Guten Tag.\n" + b"Das ist sch\xf6n.\n")
+    assert main(["translate", "--text_file", str(source), "--output", str(target)]) == 1
+    (error,) = errors_of(capsys)
+    assert f"{source}:2: not UTF-8 text (byte 0xf6)" in error and "iconv" in error
+    assert not target.exists()
 
 
 def test_text_and_audio_together_are_refused(capsys) -> None:

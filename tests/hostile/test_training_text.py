@@ -59,6 +59,24 @@ def test_plain_and_packed_text_are_the_same_lines(tmp_path: Path, text: Path) ->
     assert list(read_text(packed)) == list(read_text(text)) == SENTENCES.splitlines()
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lines_end_at_line_feeds_alone(tmp_path: Path, encoding: str, packed: bool) -> None:
+    content = "ein\u2028Satz\x85\r\n\nnoch einer".encode(encoding)
+    path = tmp_path / ("text.zst" if packed else "text.txt")
+    path.write_bytes(zstandard.ZstdCompressor().compress(content) if packed else content)
+    assert list(read_text(path)) == ["ein\u2028Satz\x85", "", "noch einer"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_in_another_encoding_is_named_with_its_line(tmp_path: Path, packed: bool) -> None:
+    content = b"gut\n\nsch\xf6n\n"
+    path = tmp_path / ("text.zst" if packed else "text.txt")
+    path.write_bytes(zstandard.ZstdCompressor().compress(content) if packed else content)
+    with pytest.raises(TextFileError, match=rf"{path.name}:3: not UTF-8 text \(byte 0xf6\).*iconv"):
+        list(read_text(path))
+
+
 @pytest.mark.parametrize("kind", ["not zst", "cut zst", "latin-1", "folder", "missing"])
 def test_what_is_no_text_says_what_and_how_to_mend_it(tmp_path: Path, kind: str) -> None:
     with pytest.raises(TextFileError) as caught:

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from bench_fake import FakeTranslator, write_data, write_wav
 
 import engine
@@ -105,6 +107,58 @@ def test_a_bad_file_is_one_error_and_the_rest_is_measured(
     assert "failed: clip03.wav" in capsys.readouterr().out
 
 
+def test_words_invented_where_nothing_is_said_are_counted(
+    tmp_path: Path, fake: FakeTranslator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("hum.wav", "silence.wav"):
+        write_wav(tmp_path / name, 1.0)
+    fake.answers |= {"hum.wav": ("sie essen", "They eat."), "silence.wav": ("", "")}
+    with (tmp_path / "manifest.tsv").open("a") as file:
+        file.write("hum.wav\t\t\tjoy\nsilence.wav\t...\t\tnoise\n")
+    code, result = bench(tmp_path, "--by", "emotion")
+    assert code == 0
+    assert result["empty_references"] == {"clips": 2, "clips_with_words": 1, "words": 2}
+    assert result["word_errors"]["insertions"] == 2 and result["word_errors"]["reference"] == 39
+    assert result["wer"] == pytest.approx(2 / 39)
+    assert {group["value"]: group["wer"] for group in result["by"]["emotion"]}["noise"] is None
+    assert result["worst"] == ["hum.wav"] and result["bleu"] == pytest.approx(100)
+    printed = capsys.readouterr().out
+    assert re.search(r"invented words +2 +in 1 of 2 clips in which nothing is said", printed)
+
+
+def test_data_in_which_nobody_speaks_has_no_wer(
+    tmp_path: Path, fake: FakeTranslator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.tsv").write_text("path\ttext_de\nclip00.wav\t\nclip01.wav\t\n")
+    code, result = bench(tmp_path)
+    assert code == 0 and result["wer"] is None and result["wer_interval"] is None
+    assert result["empty_references"]["clips"] == 2 and result["empty_references"]["words"] == 12
+    assert "in 2 of 2 clips" in capsys.readouterr().out
+
+
+def test_only_the_stated_part_of_a_file_is_measured(
+    tmp_path: Path, fake: FakeTranslator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lengths: list[float] = []
+
+    def transcribe(path: str, **_: Any) -> Any:
+        lengths.append(soundfile.info(path).duration)
+        fake.answers[Path(path).name] = ("ja", "")
+        with monkeypatch.context() as patched:
+            patched.setattr(fake, "load_audio", lambda _: np.zeros(int(lengths[-1] * 16_000), np.float32))
+            return FakeTranslator.transcribe(fake, path)
+
+    monkeypatch.setattr(fake, "transcribe", transcribe)
+    row = {"audio_filepath": "clip05.wav", "text": "ja", "duration": 1.25}
+    lines = [json.dumps({**row, "offset": offset}) for offset in (0, 2.5)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    code, result = bench(tmp_path, "--data", str(tmp_path / "m.jsonl"), "--warmup", "0")
+    assert code == 0 and lengths == [1.25, 1.25] and result["audio_s"] == 2.5
+    assert [item["id"] for item in result["utterances"]] == ["clip05.wav", "clip05.wav@2.5+1.25"]
+    assert "2 clips are parts of files" in result["notes"][0]
+
+
 def test_nothing_measurable_exits_with_two_and_writes_nothing(
     tmp_path: Path, fake: FakeTranslator, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +175,7 @@ def test_a_bad_manifest_lists_its_problems_before_anything_is_loaded(
     code, _ = bench(tmp_path)
     error = capsys.readouterr().err
     assert code == 2
-    for problem in ("3 problems", "no audio file", "x.wav", "line 3: empty German reference"):
+    for problem in ("2 problems", "manifest.tsv:2: no audio file", "x.wav", "manifest.tsv:3: no audio file"):
         assert problem in error
 
 
@@ -137,24 +191,23 @@ def test_all_that_is_wrong_comes_in_one_list(
     assert bench(tmp_path, "--by", "dialect")[0] == 2
     error = capsys.readouterr().err
     for problem in (
-        "manifest.tsv: 6 problems",
-        "line 6: 2 columns, the header has 3",
-        "line 3: empty German reference",
-        "line 4: no audio file",
-        "line 5: id 'a.wav' again (first in line 2)",
+        "manifest.tsv: 5 problems",
+        "manifest.tsv:6: 2 columns, the header has 3",
+        "manifest.tsv:4: no audio file",
+        "manifest.tsv:5: id 'a.wav' again (first in ",
         "no column 'dialect' to group by (it has emotion)",
         "mixed sample rates (1 at 8000 Hz, 2 at 16000 Hz)",
     ):
         assert problem in error
 
 
-def test_a_wrong_header_does_not_hide_missing_files(
+def test_a_wrong_header_is_told_with_the_names_that_are_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "manifest.tsv").write_text("path\tsentence\nnone.wav\tJa\n")
+    (tmp_path / "manifest.tsv").write_text("path\twords\nnone.wav\tJa\n")
     assert bench(tmp_path)[0] == 2
     error = capsys.readouterr().err
-    for problem in ("2 problems", "no column 'text_de' in the header", "line 2: no audio file"):
+    for problem in ("1 problem\n", "manifest.tsv:1: got columns path, words; want one of path,", "text_de"):
         assert problem in error
 
 

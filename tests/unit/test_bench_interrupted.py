@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from bench_fake import write_data
 
+from benchmarks.measures.journal import Journal, Record
+
 HERE = Path(__file__).resolve().parent
 RUNNER = """
 import signal, sys, time
@@ -89,3 +91,15 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, how: signal.Signals) 
     rows = {row["id"]: row["wall_s"] for row in result["utterances"]}
     assert all(rows[name][repeat] == wall_s for (name, repeat), wall_s in measured_first.items())
     assert not bench.partial.exists()
+
+
+def test_a_journal_that_was_cut_within_a_character_keeps_what_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial.jsonl"
+    journal = Journal(path, "signature")
+    records = [Record(f"{i}.wav", 0, 1.0, 1.0, {}, {}, text_de="ein\u2028Satz\x85, schön") for i in range(2)]
+    for record in records:
+        journal.add(record)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex("ö".encode()) + 1])
+    assert Journal(path, "signature").records == records[:1]
+    assert Journal(path, "another signature").records == []

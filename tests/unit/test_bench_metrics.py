@@ -41,6 +41,21 @@ def test_edit_operations_are_told_apart() -> None:
     assert count_character_errors("haus", "maus") == Errors(1, 0, 0, 4)
 
 
+def test_words_where_nothing_is_said_are_insertions() -> None:
+    assert count_word_errors("", "ja nein") == count_word_errors("...", "Ja, nein!") == Errors(insertions=2)
+    assert count_character_errors("", "ja nein") == Errors(insertions=7)
+    assert count_word_errors("", "").total == 0
+
+
+def test_rates_over_clips_in_which_nothing_is_said() -> None:
+    errors, lengths = np.array([1, 2, 0, 3]), np.array([10, 0, 0, 10])
+    found = rate_interval(errors, lengths)
+    assert found is not None and found.value == pytest.approx(0.3)
+    assert np.isfinite(found.as_list()).all() and found.low < 0.3 < found.high
+    assert rate_interval(errors, lengths * 0) is None
+    assert rate_difference(errors, errors, lengths * 0) is None
+
+
 WORDS = ["ja", "nein", "doch", "haus", "über", "straße"]
 words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join)
 

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.errors import ManifestError
 from benchmarks.studies.text import read_pairs
+from engine.errors import TextFileError
 
 LINES = (
     "a\tDas Wetter ist heute schön.\tThe weather is nice today.",
@@ -35,8 +36,8 @@ def test_every_kind_of_german_is_scored(tmp_path: Path, capsys: pytest.CaptureFi
     ("content", "message"),
     [
         ("", "it is empty"),
-        ("a\tb\tc\na\tnur deutsch\n", "line 2 is not"),
-        ("a\t \tenglish\n", "line 1 is not"),
+        ("a\tb\tc\na\tnur deutsch\n", "bad.tsv:2: not"),
+        ("a\t \tenglish\n", "bad.tsv:1: not"),
     ],
 )
 def test_a_file_of_another_form_names_the_line(tmp_path: Path, content: str, message: str) -> None:
@@ -44,5 +45,5 @@ def test_a_file_of_another_form_names_the_line(tmp_path: Path, content: str, mes
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ManifestError, match=message):
         read_pairs(path)
-    with pytest.raises(ManifestError, match="cannot be read"):
+    with pytest.raises(TextFileError, match="no such file"):
         read_pairs(tmp_path / "missing.tsv")

@@ -8,7 +8,7 @@ from engine.cli import main
 from engine.cli.files import plan_outputs
 from engine.cli.parser import build_parser
 from engine.cli.text import read_lines
-from engine.errors import OptionError, OutputError, TranslationError
+from engine.errors import OptionError, OutputError, TextFileError
 
 
 def test_outputs_take_the_stem_and_the_suffix(tmp_path: Path) -> None:
@@ -73,16 +73,35 @@ def test_a_missing_model_is_one_line_and_exit_code_one(capsys) -> None:
     assert error.startswith("engine: error: ") and error.count("\n") == 1
 
 
-def test_lines_survive_broken_utf8_and_windows_line_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lines_of_texts_with_windows_line_ends_and_byte_order_marks(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "in.txt"
-    path.write_bytes(b"eins\r\n\xff\xfe\n\nvier")
-    assert read_lines(str(path)) == ["eins", "\ufffd\ufffd", "", "vier"]
+    path.write_bytes("eins\r\nzwei\u2028drei\x85\n\nvier".encode(encoding))
+    assert read_lines(str(path)) == ["eins", "zwei\u2028drei\x85", "", "vier"]
     path.write_bytes(b"")
     assert read_lines(str(path)) == []
 
 
+@pytest.mark.parametrize("source", ["file", "stdin"])
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [("Gut.\nDas ist schön.\n".encode("latin-1"), 2), ("Gut.".encode("utf-16-le"), 1), (b"\xff\xfeG", 1)],
+    ids=["latin-1", "no byte order mark", "cut off"],
+)
+def test_a_text_in_another_encoding_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, content: bytes, line: int
+) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes(content)
+    with path.open(encoding="utf-8") as stream, pytest.raises(TextFileError) as caught:
+        monkeypatch.setattr("sys.stdin", stream)
+        read_lines(str(path) if source == "file" else "-")
+    assert f"{path if source == 'file' else 'standard input'}:{line}: " in str(caught.value)
+    assert "UTF-8" in caught.value.want and caught.value.fix
+
+
 def test_a_text_file_that_is_missing() -> None:
-    with pytest.raises(TranslationError, match="nowhere"):
+    with pytest.raises(TextFileError, match="nowhere"):
         read_lines("/nowhere/in.txt")
 
 

@@ -12,10 +12,11 @@ pytest.importorskip("onnx")
 soundfile = pytest.importorskip("soundfile")
 
 from engine.bundle.schema import AcousticConfig, FeatureConfig  # noqa: E402
+from engine.errors import ManifestError  # noqa: E402
 from export.card import figures_table, parity_table, render_acoustic_card, render_bundle_card  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.quantization.quantize import search_blocks  # noqa: E402
-from export.verification.audio_cases import Case, build_cases, mix_noise, read_manifest, speech_like  # noqa: E402
+from export.verification.audio_cases import Case, build_cases, mix_noise, speech_like  # noqa: E402
 from export.verification.batch_check import BatchRow, batch_rows  # noqa: E402
 from export.verification.verify import (  # noqa: E402
     Report,
@@ -172,14 +173,13 @@ def test_manifest_gives_utterances_with_their_texts(tmp_path: Path) -> None:
         json.dumps({"audio_filepath": "a.wav", "text": "Guten Tag!"}) + "\n", encoding="utf-8"
     )
     for name in ("data.tsv", "data.jsonl"):
-        assert list(read_manifest(tmp_path / name)) == [(tmp_path / "a.wav", "guten tag")]
         spoken = [case for case in build_cases(CONFIG, tmp_path / name) if case.text]
         assert [case.text for case in spoken] == ["guten tag"]
     (tmp_path / "bad.tsv").write_text("file\ttext\na.wav\tx\n")
-    with pytest.raises(ExportError, match="lacks"):
-        list(read_manifest(tmp_path / "bad.tsv"))
-    with pytest.raises(ExportError, match="cannot be read"):
-        list(read_manifest(tmp_path / "missing.tsv"))
+    with pytest.raises(ManifestError, match="got columns file, text"):
+        build_cases(CONFIG, tmp_path / "bad.tsv")
+    with pytest.raises(ManifestError, match="no such file"):
+        build_cases(CONFIG, tmp_path / "missing.tsv")
 
 
 @pytest.mark.parametrize("kind", ["white", "red"])

@@ -52,7 +52,7 @@ def test_common_voice_layout(tmp_path):
 
 def test_speakers_are_read_where_the_manifest_names_them(tmp_path):
     (tmp_path / "m.tsv").write_text(
-        "path\ttext_de\tspeaker\na.wav\tJa\tanna\nb.wav\tNein\n", encoding="utf-8"
+        "path\ttext_de\tspeaker\na.wav\tJa\tanna\nb.wav\tNein\t\n", encoding="utf-8"
     )
     assert [sample.speaker for sample in read_manifest(tmp_path / "m.tsv")] == ["anna", ""]
 
@@ -63,12 +63,14 @@ def test_speakers_are_read_where_the_manifest_names_them(tmp_path):
         ("m.tsv", b"path\ttext_de\na.wav\tsch\xf6n\n"),
         ("m.jsonl", b'{"path": "a.wav", "te'),
         ("m.csv", b"a" * 200_000),
+        ("m.tsv", b"path\ttext_de\na.wav\n"),
+        ("m.jsonl", b'{"path": "a.wav", "text": 42}'),
     ],
-    ids=["latin-1", "cut off", "no table"],
+    ids=["latin-1", "cut off", "no table", "short row", "number"],
 )
 def test_an_unreadable_manifest_says_what_is_wanted(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ManifestError, match=f"{name}.*(expected|no lines)"):
+    with pytest.raises(ManifestError, match=f"{name}:[12]: .*(want|not JSON|not CSV|the header has)"):
         read_manifest(tmp_path / name)
 
 
@@ -77,27 +79,39 @@ def test_audio_folder_layout(tmp_path):
     assert read_manifest(tmp_path) == [Sample(tmp_path / "a.wav", "Ja, gut")]
 
 
-@pytest.mark.parametrize("kind", ["arrow", "parquet"])
-def test_a_dataset_saved_to_disk_has_its_audio_written_out_once(tmp_path, kind):
-    pyarrow = pytest.importorskip("pyarrow")
+def write_table(table, folder, kind):
+    import pyarrow
     from pyarrow import parquet
 
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "parquet":
+        parquet.write_table(table, folder / "data.parquet")
+        return
+    with (
+        pyarrow.OSFile(str(folder / "data.arrow"), "wb") as file,
+        pyarrow.ipc.new_stream(file, table.schema) as stream,
+    ):
+        stream.write_table(table)
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_dataset_saved_to_disk_has_its_audio_written_out_once(tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pyarrow = pytest.importorskip("pyarrow")
     audio = write_clip(tmp_path / "clip.wav").read_bytes()
     cells = [{"audio": {"bytes": audio, "path": "clip.wav"}, "sentence": "Ja gut"}]
-    table = pyarrow.Table.from_pylist([*cells, {"audio": {"bytes": None, "path": None}, "sentence": "Nein"}])
     folder = tmp_path / "dataset" / "train"
-    folder.mkdir(parents=True)
-    if kind == "parquet":
-        parquet.write_table(table, folder / "0.parquet")
-    else:
-        with (
-            pyarrow.OSFile(str(folder / "data.arrow"), "wb") as file,
-            pyarrow.ipc.new_stream(file, table.schema) as stream,
-        ):
-            stream.write_table(table)
-    samples = probe_samples(read_manifest(tmp_path / "dataset"))
-    assert [sample.text for sample in samples] == ["Ja gut", "Nein"]
-    assert samples[0].duration_s == 1.0 and samples[1].problem == "missing audio file"
+    write_table(pyarrow.Table.from_pylist(cells), folder, kind)
+    for _ in range(2):
+        (sample,) = probe_samples(read_manifest(tmp_path / "dataset"))
+        assert (sample.text, sample.duration_s, sample.problem) == ("Ja gut", 1.0, "")
+        assert sample.path.read_bytes() == audio
+    assert len(list((tmp_path / "cache").rglob("*.wav"))) == 1
+    assert not list((tmp_path / "dataset").rglob("*.wav"))
+    mute = {"audio": {"bytes": None, "path": None}, "sentence": "Nein"}
+    write_table(pyarrow.Table.from_pylist([*cells, mute]), folder, kind)
+    with pytest.raises(ManifestError, match="row 2: no audio"):
+        read_manifest(tmp_path / "dataset")
     (folder / f"broken.{kind}").write_bytes(b"no table")
     with pytest.raises(ManifestError, match="broken"):
         read_manifest(tmp_path / "dataset")
@@ -121,6 +135,47 @@ def test_a_manifest_without_lines_or_columns_says_what_it_wants(tmp_path, conten
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(ManifestError, match=r"nowhere\.tsv"):
         read_manifest(tmp_path / "nowhere.tsv")
+
+
+def test_only_the_stated_part_of_a_file_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.repeat([0.1, 0.2, 0.3], 16_000), 16_000)
+    lines = [
+        {"audio_filepath": "a.wav", "text": "zwei", "offset": 1.0, "duration": 1.0},
+        {"audio_filepath": "a.wav", "text": "drei", "offset": 2.0},
+        {"audio_filepath": "a.wav", "text": "alle", "offset": 0, "duration": 3.001},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    second, third, whole = probe_samples(read_manifest(tmp_path / "m.jsonl"))
+    assert [sample.duration_s for sample in (second, third, whole)] == [1.0, 1.0, 3.0]
+    assert whole.part_s is None
+    assert load_waveform(second) == pytest.approx(np.full(16_000, 0.2), abs=1e-3)
+    assert load_waveform(third) == pytest.approx(np.full(16_000, 0.3), abs=1e-3)
+    assert load_waveform(whole).size == 48_000
+
+
+def test_a_part_of_a_long_recording_can_be_aligned(tmp_path):
+    from training.alignment.corpus import fingerprint
+    from training.alignment.cutting import CutOptions
+    from training.alignment.recordings import read_recordings
+
+    write_clip(tmp_path / "talk.wav", seconds=3.0)
+    row = {"audio_filepath": "talk.wav", "text": "Guten Tag", "duration": 1.0}
+    lines = [json.dumps({**row, "offset": offset}) for offset in (0.5, 1.5)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    first, second = read_recordings(tmp_path / "m.jsonl")
+    assert [(r.name, r.offset_s, r.part_s, r.duration_s) for r in (first, second)] == [
+        ("talk", 0.5, 1.0, 1.0), ("talk-2", 1.5, 1.0, 1.0),
+    ]  # fmt: skip
+    digests = {fingerprint(r, CutOptions(), "model") for r in (first, second, first._replace(offset_s=1.0))}
+    assert len(digests) == 3
+
+
+def test_a_text_in_quotes_survives_from_one_manifest_to_another(tmp_path):
+    from training.synthesis.synthesize import write_manifest
+
+    row = {"index": 0, "path": "a.wav", "text_de": 'Er sagte "ja".', "voice": "v", "split": "train"}
+    write_manifest([{**row, "duration_s": "1.000", "sha256": "0"}], tmp_path / "m.tsv")
+    assert [sample.text for sample in read_manifest(tmp_path / "m.tsv")] == ['Er sagte "ja".']
 
 
 def test_load_waveform_resamples_and_mixes_down(tmp_path):

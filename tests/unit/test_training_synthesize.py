@@ -70,8 +70,9 @@ def test_a_longer_vocal_tract_lowers_all_frequencies():
 
 def test_a_journal_cut_off_by_a_kill_loses_one_line(tmp_path):
     path = tmp_path / "journal.jsonl"
-    path.write_text('{"index": 0, "path": "a"}\n{"index": 1, "pa', encoding="utf-8")
-    assert list(synthesize.read_journal(path)) == [0]
+    whole = '{"index": 0, "text_de": "ein\u2028Satz"}\n{"index": 1, "text_de": "schö'.encode()
+    path.write_bytes(whole[:-1])  # in the middle of a character
+    assert synthesize.read_journal(path) == {0: {"index": 0, "text_de": "ein\u2028Satz"}}
 
 
 def test_no_engine_is_an_error(tmp_path):

@@ -182,7 +182,7 @@ def test_a_run_without_words_for_the_vocabulary_is_refused(corpus, whisper, tmp_
     code = main(["from-whisper", "--form", "two-pass", "--whisper", str(whisper), "--train",
                  str(corpus / "train.tsv"), "--output_dir", str(tmp_path)])  # fmt: skip
     assert code != 0
-    assert "--text or --tokens" in caplog.text
+    assert "neither --text nor --tokens" in caplog.text
 
 
 def test_decoding_clips_together_gives_what_each_gives_alone(corpus, whisper, tmp_path):

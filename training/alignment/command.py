@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import engine
+from engine.audio.parts import load_part
 from engine.audio.vad import Waveform
 from engine.bundle.signature import bundle_digest
 from engine.errors import AudioError, OptionError
@@ -149,7 +150,7 @@ class Cutter:
     def _cut(self, recording: Recording, progress: Progress) -> tuple[Waveform, Cut]:
         """A recording's waveform and utterances; none where its text is not found in it."""
         try:
-            waveform = self.model.load_audio(recording.path)
+            waveform = load_part(recording.path, recording.offset_s, recording.part_s)
         except AudioError as error:
             if not self.skip_bad:
                 raise

@@ -36,6 +36,7 @@ def fingerprint(recording: Recording, options: CutOptions, model: str) -> str:
     parts = (
         VERSION, recording.text, recording.speaker, recording.source, stat.st_size, stat.st_mtime_ns,
         dataclasses.astuple(options), model,
+        *((recording.offset_s, recording.part_s) if recording.part_s or recording.offset_s else ()),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -24,6 +24,7 @@ class Recording(NamedTuple):
         path: the audio. source: its path as the manifest is to name it.
         text: what it is read from. speaker: empty where the manifest names none.
         duration_s: from the file's header.
+        offset_s, part_s: which part of the file it is, as in training.common.data.Sample.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Recording(NamedTuple):
     text: str
     speaker: str
     duration_s: float
+    offset_s: float = 0.0
+    part_s: float | None = None
 
 
 class RecordingsError(EngineError, ValueError):
@@ -62,9 +65,10 @@ def read_recordings(manifest: Path, skip_bad: bool = False) -> list[Recording]:
             source = sample.path.relative_to(folder) if sample.path.is_relative_to(folder) else sample.path
             found.append(
                 Recording(
-                    name, sample.path, source.as_posix(), sample.text, sample.speaker, sample.duration_s
+                    name, sample.path, source.as_posix(), sample.text, sample.speaker, sample.duration_s,
+                    sample.offset_s, sample.part_s,
                 )
-            )
+            )  # fmt: skip
     if problems and (not skip_bad or not found):
         raise RecordingsError(
             f"{len(problems)} of {len(samples)} recordings cannot be used:\n  " + "\n  ".join(problems[:50]),

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         LOGGER.error("not started: %d sound clips for %d processes; start fewer processes", len(train), world)
         return 1
     if isinstance(network, ConformerNetwork):
-        network.set_feature_scale(model, [load_waveform(sample.path) for sample in train[:200]])
+        network.set_feature_scale(model, [load_waveform(sample) for sample in train[:200]])
     try:
         if options.overfit:
             return overfit(config, model, vocabulary, train[: options.overfit])

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import AudioError
 from training.common.data import SAMPLE_RATE, Sample, encode_text, load_waveform, normalize_for
 
 
@@ -115,8 +116,8 @@ def examine(
         problem = check_sample(sample, vocabulary, limits)
         if not problem and listen:
             try:
-                problem = check_waveform(load_waveform(sample.path), limits)
-            except (OSError, RuntimeError) as error:
+                problem = check_waveform(load_waveform(sample), limits)
+            except (OSError, RuntimeError, AudioError) as error:
                 problem = f"unreadable audio: {error}"
         if problem:
             bad.append((sample, problem))

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from engine import manifests
 from engine.text import NORMALIZER, VOCABULARY, normalize_text
 from training.asr import conformer
 from training.asr.log_mel_ctc import ARCHITECTURE, load_checkpoint
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="manifest; further columns can group the figures"
     )
-    parser.add_argument("--by", nargs="*", default=[], help="columns of a TSV manifest, e.g. emotion speaker")
+    parser.add_argument("--by", nargs="*", default=[], help="columns of the manifest, e.g. emotion speaker")
     parser.add_argument(
         "--snr_db", type=float, nargs="*", default=[], help="also with pink noise at these ratios"
     )
@@ -77,15 +78,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_groups(manifest: Path, columns: Sequence[str], n_samples: int) -> dict[str, list[str]]:
-    """Return column -> each sample's value, of a TSV manifest."""
+    """Return column -> each sample's value.
+
+    Raises:
+        ManifestError: no row has one of the columns.
+    """
     if not columns:
         return {}
-    with manifest.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))[:n_samples]
-    missing = [column for column in columns if column not in rows[0]]
+    cells = [row.columns for row in manifests.read_manifest(manifest, split="train")[:n_samples]]
+    known = {name for row in cells for name in row}
+    missing = [column for column in columns if column not in known]
     if missing:
-        raise ManifestError(f"{manifest}: no column {', '.join(missing)}; it has {', '.join(rows[0])}")
-    return {column: [row[column] for row in rows] for column in columns}
+        has = ", ".join(sorted(known)) or "none besides path and text"
+        raise ManifestError(manifest, [f"no column {', '.join(missing)} to group by (it has {has})"])
+    return {column: [row.get(column, "") for row in cells] for column in columns}
 
 
 def load_emitter(folder: Path) -> Emit:
@@ -166,7 +172,7 @@ def evaluate_model(
 
 
 def _load(sample: Sample, snr_db: float | None, number: int) -> NDArray[np.float32]:
-    waveform = load_waveform(sample.path)
+    waveform = load_waveform(sample)
     if snr_db is None:
         return waveform
     return mix_at_snr(waveform, made_noise(waveform.size, 1.0, np.random.default_rng(number)), snr_db)

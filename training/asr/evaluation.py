@@ -68,7 +68,7 @@ def group_clips(
     places: list[int] = []
     waveforms: list[Waveform] = []
     for place in sorted(range(len(samples)), key=lambda place: samples[place].duration_s):
-        waveform = load_waveform(samples[place].path)
+        waveform = load_waveform(samples[place])
         longest = max([waveform.size, *(other.size for other in waveforms)])
         full = longest * (len(waveforms) + 1) > batch_s * 16_000
         if waveforms and (full or (equal and waveform.size != waveforms[0].size)):

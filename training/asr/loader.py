@@ -51,7 +51,7 @@ class Loader:
         for index in kept:
             sample = self.samples[index]
             rng = np.random.default_rng((self.config.seed, epoch, index))
-            waveform = load_waveform(sample.path)
+            waveform = load_waveform(sample)
             if rng.random() < self.config.augment:
                 changed = self.augmenter(waveform, rng)
                 waveform = changed if changed.size >= 0.88 * waveform.size else waveform

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from engine.errors import EngineError
+from engine import manifests
+from engine.audio.parts import load_part
+from engine.errors import ManifestError
 from engine.text import BLANK, VOCABULARY, WORD_DELIMITER, normalize_text
-from training.common.arrow import ArrowError, find_shards, read_rows
 
+__all__ = [
+    "SAMPLE_RATE", "BucketSampler", "ManifestError", "Sample", "build_vocabulary", "encode_text",
+    "load_waveform", "normalize_for", "probe_samples", "read_manifest",
+]  # fmt: skip
 LOGGER = logging.getLogger("training.common.data")
 SAMPLE_RATE = 16_000
-PATH_COLUMNS = ("path", "audio_filepath", "audio", "file_name")
-TEXT_COLUMNS = ("text_de", "text", "sentence", "transcription")
-SPEAKER_COLUMNS = ("speaker", "client_id", "voice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +32,11 @@ class Sample:
     Attributes:
         path: the audio file.
         text: the transcript as written in the manifest.
-        duration_s: length of the audio, from its header; 0.0 where it cannot be read.
+        duration_s: length of what is read, from the file's header; 0.0 where it cannot be read.
         problem: why the sample cannot be used; empty for a good one.
         speaker: as the manifest names them; empty where it does not.
+        offset_s: where the utterance begins in the file.
+        part_s: how much of the file is read from there on, in seconds; None is the rest.
     """
 
     path: Path
@@ -43,86 +44,27 @@ class Sample:
     duration_s: float = 0.0
     problem: str = ""
     speaker: str = ""
+    offset_s: float = 0.0
+    part_s: float | None = None
 
-
-class ManifestError(EngineError, ValueError):
-    """A manifest is missing, or has none of the columns that are understood."""
+    @staticmethod
+    def of(row: manifests.ManifestRow) -> Sample:
+        """The sample of a manifest's row."""
+        return Sample(row.path, row.text, speaker=row.speaker, offset_s=row.offset_s, part_s=row.duration_s)
 
 
 def read_manifest(source: Path) -> list[Sample]:
-    """Read a TSV or JSONL manifest, a folder in Common Voice's layout, or a saved Hugging Face audio folder.
+    """Read a manifest, a corpus in Common Voice's layout or a dataset, as engine.manifests reads it.
 
     Args:
-        source: x.tsv or x.csv with a header (`path text_de`, or Common Voice's `path sentence`), x.jsonl
-            (`audio_filepath text`), or a folder holding manifest.tsv, train.tsv with clips/,
-            metadata.csv / metadata.jsonl (the `datasets` audio-folder layout), or the *.arrow / *.parquet
-            files of a dataset saved to disk.
+        source: a file, or a folder of which the split `train` is taken.
     Returns:
         All lines in order; durations are filled in by `probe_samples`.
     Raises:
-        ManifestError: nothing readable there; the message says what was looked for, or what is wrong.
+        ManifestError: lists every problem, with file and line.
+        DependencyError: a dataset's file, and pyarrow is missing.
     """
-    if source.is_dir():
-        names = ("manifest.tsv", "manifest.jsonl", "train.tsv", "metadata.jsonl", "metadata.csv")
-        found = [source / name for name in names if (source / name).is_file()]
-        if not found and find_shards(source):
-            return _read_dataset(source)
-        if not found:
-            wanted = f"{', '.join(names)}, *.arrow or *.parquet"
-            raise ManifestError(f"{source}: expected one of {wanted} in this folder, found none")
-        source = found[0]
-    if not source.is_file():
-        raise ManifestError(f"{source}: no such manifest")
-    try:
-        rows = _read_rows(source)
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ManifestError(
-            f"{source}: {error}", "UTF-8 text, TSV or JSONL", "write it again, as with iconv -t utf-8"
-        ) from error
-    if not rows:
-        raise ManifestError(f"{source}: the manifest has no lines")
-    columns = [_first_of(rows[0], names) or "" for names in (PATH_COLUMNS, TEXT_COLUMNS)]
-    if "" in columns:
-        raise ManifestError(
-            f"{source}: got columns {', '.join(rows[0])}; want one of {'/'.join(PATH_COLUMNS)} "
-            f"and one of {'/'.join(TEXT_COLUMNS)}"
-        )
-    clips = source.parent / "clips"  # Common Voice keeps the audio there
-    folder = clips if clips.is_dir() and columns[1] == "sentence" else source.parent
-    return [
-        Sample(folder / (row.get(columns[0]) or ""), row.get(columns[1]) or "", speaker=_speaker_of(row))
-        for row in rows
-    ]
-
-
-def _read_dataset(folder: Path) -> list[Sample]:
-    try:
-        rows = read_rows(folder)
-    except ArrowError as error:
-        raise ManifestError(str(error)) from error
-    column = _first_of(rows[0], TEXT_COLUMNS) if rows else None
-    if column is None:
-        raise ManifestError(f"{folder}: no rows with one of the columns {'/'.join(TEXT_COLUMNS)}")
-    return [Sample(folder / row["path"], row.get(column) or "") for row in rows]
-
-
-def _read_rows(source: Path) -> list[dict[str, Any]]:
-    if source.suffix in (".jsonl", ".json"):
-        return [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    delimiter = "," if source.suffix == ".csv" else "\t"
-    with source.open(encoding="utf-8", newline="") as file:
-        return list(
-            csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else 0)
-        )
-
-
-def _speaker_of(row: dict[str, Any]) -> str:
-    column = _first_of(row, SPEAKER_COLUMNS)
-    return str(row[column] or "") if column else ""
-
-
-def _first_of(row: dict[str, Any], names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in row), None)
+    return [Sample.of(row) for row in manifests.read_manifest(source, split="train")]
 
 
 def probe_samples(samples: Sequence[Sample]) -> list[Sample]:
@@ -131,18 +73,28 @@ def probe_samples(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _probe(sample: Sample) -> Sample:
-    if not sample.path.is_file():
-        return dataclasses.replace(sample, problem="missing audio file")
     try:
+        if not sample.path.is_file():
+            return dataclasses.replace(sample, problem="missing audio file")
         info = soundfile.info(sample.path)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         return dataclasses.replace(sample, problem=f"unreadable audio: {error}")
-    return dataclasses.replace(sample, duration_s=info.frames / max(info.samplerate, 1))
+    rest_s = max(info.frames / max(info.samplerate, 1) - sample.offset_s, 0.0)
+    return dataclasses.replace(sample, duration_s=min(rest_s, sample.part_s or rest_s))
 
 
-def load_waveform(path: Path) -> NDArray[np.float32]:
-    """Read a file as float32 [n_samples], mono, 16 kHz."""
-    samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+def load_waveform(source: Path | Sample) -> NDArray[np.float32]:
+    """Read a file, or a sample's part of one, as float32 [n_samples], mono, 16 kHz.
+
+    Raises:
+        OSError, RuntimeError: the file is missing or cannot be decoded.
+        AudioError: likewise, or the sample's part lies beyond the file's end.
+    """
+    if isinstance(source, Sample):
+        if source.offset_s or source.part_s is not None:
+            return load_part(source.path, source.offset_s, source.part_s)
+        source = source.path
+    samples, sample_rate = soundfile.read(source, dtype="float32", always_2d=True)
     mono = samples.mean(axis=1)
     if sample_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sample_rate, SAMPLE_RATE)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.audio.parts import load_part
 from engine.decoding import CtcBeamDecoder
 from engine.errors import EngineError
 from engine.text import WORD_DELIMITER, normalize_text
@@ -104,7 +105,7 @@ def _compute_emissions(bundle: Path, manifest: Path, texts: list[str]) -> Develo
     acoustic = transcriber.acoustic
     emissions = []
     for sample in read_manifest(manifest):
-        features = acoustic.compute_features(transcriber.load_audio(str(sample.path)))
+        features = acoustic.compute_features(load_part(sample.path, sample.offset_s, sample.part_s))
         emissions.append(np.asarray(acoustic.compute_log_probs(features), np.float32))
     labels = transcriber.decoder.labels
     delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else WORD_DELIMITER

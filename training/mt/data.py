@@ -16,7 +16,7 @@ import sentencepiece as spm
 import torch
 from numpy.typing import NDArray
 
-from training.common.text_files import read_text
+from training.common.text_files import TextFileError, read_text
 from training.mt.text_augment import ErrorRates, recogniser_style
 
 logger = logging.getLogger("training")
@@ -81,10 +81,17 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def read_dev_set(path: Path, limit: int = 0) -> list[tuple[str, str]]:
-    """Read `id<TAB>German<TAB>English` lines; a limit takes them evenly spread over the file."""
-    rows = [line.split("\t")[1:3] for line in read_text(path)]
+    """Read `id<TAB>German<TAB>English` lines; a limit takes them evenly spread over the file.
+
+    Raises:
+        TextFileError: unreadable, or a line with fewer columns; the message names its number.
+    """
+    rows = [line.split("\t") for line in read_text(path)]
+    for number, row in enumerate(rows, 1):
+        if len(row) < 3:
+            raise TextFileError(f"{path}:{number}: {len(row)} columns", "id<TAB>German<TAB>English lines")
     step = max(1, len(rows) // limit) if limit else 1
-    return [(row[0], row[1]) for row in rows[::step]][: limit or None]
+    return [(row[1], row[2]) for row in rows[::step]][: limit or None]
 
 
 def read_lexicon(path: Path, monolingual: Sequence[Path], max_words: int = 2) -> list[Pair]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import csv
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import random
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from engine.manifests import read_manifest
 from engine.text import normalize_text
 from training.common.text_files import read_text
 from training.synthesis.voices import SAMPLE_RATE, PicoEngine, Voice, build_voices, speak_espeak
@@ -72,12 +73,8 @@ def read_sentences(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def excluded_sentences(manifests: Iterable[Path]) -> set[str]:
-    """Return the normalised `text_de` of TSV manifests."""
-    excluded = set()
-    for manifest in manifests:
-        with manifest.open(encoding="utf-8", newline="") as file:
-            excluded |= {normalize_text(row["text_de"]) for row in csv.DictReader(file, delimiter="\t")}
-    return excluded
+    """Return the normalised texts of manifests."""
+    return {normalize_text(row.text) for manifest in manifests for row in read_manifest(manifest)}
 
 
 def plan_jobs(sentences: Iterable[str], options: argparse.Namespace, engines: set[str]) -> list[Job]:
@@ -163,7 +160,8 @@ def read_journal(path: Path) -> dict[int, dict[str, Any]]:
     """Return the rows an earlier run finished; a line cut off by a kill is dropped."""
     rows: dict[int, dict[str, Any]] = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        # A kill may also cut a character in two, and U+2028 within a text ends no line.
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -176,9 +174,10 @@ def write_manifest(rows: Iterable[dict[str, Any]], target: Path) -> None:
     """Write a manifest beside its place, then rename it."""
     beside = target.with_suffix(".part")
     with beside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: int(row["index"])))
+        file.write("\t".join(COLUMNS) + "\n")
+        for row in sorted(rows, key=lambda row: int(row["index"])):  # quotes are ordinary characters
+            cells = (re.sub(r"[\t\r\n]+", " ", str(row.get(name, ""))) for name in COLUMNS)
+            file.write("\t".join(cells) + "\n")
     beside.replace(target)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from engine.errors import OptionError
 from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig, load_checkpoint
 from training.common.augment import AugmentConfig, Augmenter
 from training.common.data import (
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         samples = [sample for source in options.train for sample in read_manifest(source)]
         evaluation = read_manifest(options.eval)
         model = build_model(options, samples)
-    except (ManifestError, WeightsError) as error:
+    except (ManifestError, OptionError, WeightsError) as error:
         LOGGER.error("%s", error)
         return 2
     vocabulary = build_vocabulary([])
@@ -132,6 +133,6 @@ def build_encoder(options: argparse.Namespace, samples: Sequence[Sample] | None 
     load_whisper_encoder(model, options.whisper)
     if options.n_sinks:
         samples = samples or [sample for source in options.train for sample in read_manifest(source)]
-        waveforms = (torch.from_numpy(load_waveform(sample.path)) for sample in samples[:30])
+        waveforms = (torch.from_numpy(load_waveform(sample)) for sample in samples[:30])
         set_sinks(model, [waveform for waveform in waveforms if waveform.numel() < 110_000][:12])
     return model.to(choose_device(options.device))

@@ -113,7 +113,7 @@ class ExampleMaker:
 
     def _clip(self, index: int) -> tuple[Waveform, list[int], list[int]]:
         sample = self.samples[index]
-        return load_waveform(sample.path), self.tokens[index], encode_text(sample.text, LABELS)
+        return load_waveform(sample), self.tokens[index], encode_text(sample.text, LABELS)
 
     def _example(
         self, waveform: Waveform, tokens: list[int], labels: list[int], source: int, factor: float,

@@ -89,7 +89,7 @@ class WhisperTrainer(TrainingLoop):
         return [p.detach().to(self.device) for module in upper for p in module.parameters()]
 
     def _features(self, sample: Sample) -> tuple[Tensor, int]:
-        waveform = torch.from_numpy(load_waveform(sample.path))
+        waveform = torch.from_numpy(load_waveform(sample))
         tail = int(self.options.tail_silence_s * 16_000) + (-waveform.numel()) % 320
         features = compute_log_mel(functional.pad(waveform, (0, tail)), self.model.config.n_mels)
         return features.to(self.device), waveform.numel() // 320

@@ -60,7 +60,7 @@ def bend_clip(
     rng: np.random.Generator,
 ) -> tuple[Tensor, list[int], int]:
     """Return a clip's log-mel features [n_mels, n_frames100], its labels, and how many states to keep."""
-    waveform = _trim(load_waveform(sample.path))
+    waveform = _trim(load_waveform(sample))
     labels = encode_text(sample.text, vocabulary)
     rate = waveform.size / 320 / max(len(labels), 1)
     factor = float(np.clip(rate / rng.uniform(*config.frames_per_label), 1.0, 2.0))

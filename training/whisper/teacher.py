@@ -68,7 +68,7 @@ def compute_targets(
             return TeacherTargets(content["ids"], content["log_probs"])
     kept_ids, kept = [], []
     for number, (sample, ids) in enumerate(zip(samples, tokens, strict=True)):
-        waveform = torch.from_numpy(load_waveform(sample.path))
+        waveform = torch.from_numpy(load_waveform(sample))
         states = encode_window(ctc, waveform, min(waveform.numel() / SAMPLE_RATE + tail_s, WINDOW_S))
         log_probs = decoder(torch.tensor([ids[:-1]]), states)[0].log_softmax(-1)
         values, places = log_probs.topk(N_KEPT)

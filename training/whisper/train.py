@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from engine.errors import OptionError
 from engine.text import normalize_text
 from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig
 from training.common.augment import AugmentConfig, Augmenter
 from training.common.checkpoint import replace_folder
 from training.common.data import ManifestError, Sample, load_waveform, probe_samples, read_manifest
 from training.common.ranks import choose_device
+from training.common.text_files import read_text
 from training.whisper.checkpoint import TwoPass, load_two_pass, load_whisper_decoder, save_two_pass
 from training.whisper.evaluation import evaluate
 from training.whisper.examples import ExampleConfig, ExampleMaker, written_text
@@ -73,9 +75,7 @@ def run(options: argparse.Namespace) -> int:
     )
     config = ExampleConfig(n_mels=model.ctc.config.n_mels)
     maker = ExampleMaker(samples, tokens, Augmenter(noises), vocabulary, config)
-    evaluation = (
-        [(load_waveform(s.path), s.text) for s in read_manifest(options.eval)] if options.eval else []
-    )
+    evaluation = [(load_waveform(s), s.text) for s in read_manifest(options.eval)] if options.eval else []
     if options.head_clips:
         return run_head(options, model, maker, n_real, evaluation)
     teacher = build_teacher(options, vocabulary)
@@ -114,20 +114,15 @@ def find_vocabulary(options: argparse.Namespace) -> TokenVocabulary:
             return TokenVocabulary.load(path)
     texts = [sentence for path in options.text for sentence in read_sentences(path)]
     if not texts:
-        raise ManifestError("--text or --tokens is missing: which of Whisper's tokens are to be kept?")
+        raise OptionError(
+            "neither --text nor --tokens", "the tokens of Whisper that are to be kept", "add --text FILE"
+        )
     return cut_vocabulary(open_tokenizer(options.whisper), texts, options.min_count)
 
 
 def read_sentences(path: Path) -> list[str]:
     """Lines of a text file, plain or .zst."""
-    if path.suffix != ".zst":
-        return path.read_text(encoding="utf-8").splitlines()
-    import io
-
-    import zstandard
-
-    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-        return io.TextIOWrapper(stream, encoding="utf-8").read().splitlines()
+    return list(read_text(path))
 
 
 def read_samples(options: argparse.Namespace) -> tuple[list[Sample], int]:
@@ -145,7 +140,8 @@ def read_samples(options: argparse.Namespace) -> tuple[list[Sample], int]:
         found += good
         n_real = n_real or len(found)
     if not found:
-        raise ManifestError("no clip to learn from; check the manifests' paths and texts")
+        sources = " ".join(map(str, (*options.train, *options.synthetic)))
+        raise ManifestError(sources, ["no clip to learn from"], "check the manifests' paths and texts")
     return found, n_real
 
 

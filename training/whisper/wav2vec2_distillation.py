@@ -174,7 +174,7 @@ class Distiller(TrainingLoop):
 
     def _read(self, indices: Sequence[int]) -> Tensor:
         """Return clips cut to the shortest one's length and normalised, float32 [batch, n_samples]."""
-        waveforms = [load_waveform(self.samples[index].path) for index in indices]
+        waveforms = [load_waveform(self.samples[index]) for index in indices]
         length = min(waveform.size for waveform in waveforms)
         stacked = np.stack([waveform[:length] for waveform in waveforms])
         stacked = stacked - stacked.mean(1, keepdims=True)
@@ -201,7 +201,7 @@ class Distiller(TrainingLoop):
         return {"stem": float(np.mean(stems)), "states": float(np.mean(states))}
 
     def _read_one(self, sample: Sample) -> Tensor:
-        waveform = load_waveform(sample.path)
+        waveform = load_waveform(sample)
         centred = waveform - waveform.mean()
         return torch.from_numpy(centred / np.sqrt(np.square(centred).mean() + 1e-7))[None]
 
