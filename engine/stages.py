@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from engine.acoustic.model import AcousticModel
 from engine.audio import load as audio
 from engine.audio import vad
-from engine.audio.limits import AudioLimits
+from engine.audio.limits import AudioLimits, Waveform
+from engine.audio.load import AudioSource
 from engine.bundle.folder import Bundle
 from engine.bundle.signature import bundle_digest, describe, environment
 from engine.decoding.bundled import decode_best, load_decoder
@@ -38,9 +39,6 @@ from engine.types import (
 
 if TYPE_CHECKING:
     from engine.two_pass.second_pass import SecondPass
-
-Waveform = NDArray[np.float32]
-AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
 
 
 class Stages:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -106,9 +105,7 @@ def _job(
         waveform = load_audio(wanted.audio, limits=AudioLimits(max_duration_s=settings.max_duration_s))
         cancel.raise_if_cancelled()
         usual = settings.decoding
-        options = replace(
-            usual, passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers
-        )
+        options = usual.replace(passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers)
         return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=options, cancel=cancel)
 
     return job
