@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 from typing import Any
 
+from engine._distribution import install_command
 from engine.errors import DependencyError
 
 SCORING = ("jiwer", "sacrebleu")
-INSTALL = "pip install 'speech-engine[bench]'"
+INSTALL = install_command("bench")
 
 
 def load_extra(name: str) -> Any:

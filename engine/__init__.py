@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from engine import _moved
+from engine._distribution import VERSION
 from engine.errors import (
     AudioDecodeError,
     AudioError,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from engine.output.formats import write
     from engine.pipeline import SpeechTranslator, load
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AudioDecodeError",

@@ -82,7 +82,7 @@ class DeviceError(EngineError, RuntimeError):
 
 
 class DependencyError(EngineError, ImportError):
-    """A package is missing, or two installed packages overwrite each other."""
+    """A package is missing or broken."""
 
     __str__ = EngineError.__str__
 

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from engine import __version__
+from engine._distribution import NAME
 from engine.audio.load import SAMPLE_RATE, AudioLimits, load_audio
 from engine.errors import EngineError
 from engine.runtime.cancel import CancelToken
@@ -121,7 +122,7 @@ def _add_status(app: FastAPI, health: HealthCheck, model_name: str) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The one model that is loaded."""
-        model = {"id": model_name, "object": "model", "created": 0, "owned_by": "speech-engine"}
+        model = {"id": model_name, "object": "model", "created": 0, "owned_by": NAME}
         return {"object": "list", "data": [model]}
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine._distribution import NAME
 from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript, Translation
 
@@ -71,7 +72,7 @@ class Recogniser(Protocol):
 def model_name_of(recogniser: Any, settings: ServeSettings) -> str:
     """The name that clients see."""
     bundle = getattr(recogniser, "bundle", None)
-    return settings.model_name or str(getattr(bundle, "name", "speech-engine"))
+    return settings.model_name or str(getattr(bundle, "name", NAME))
 
 
 def threads_of(recogniser: Any, settings: ServeSettings) -> int:

@@ -12,7 +12,6 @@ import engine
 from engine.pipeline import SpeechTranslator
 
 ROOT = Path(__file__).resolve().parents[2]
-USER = ROOT / "tests" / "data" / "typing" / "user.py"
 JOBS = {
     "transcribe": {"sample_rate", "hotwords", "options", "progress", "cancel"},
     "translate": {"sample_rate", "hotwords", "options", "progress", "cancel"},
@@ -44,9 +43,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_importing_the_package_loads_nothing_that_computes() -> None:
     code = "import engine, sys; print(*sys.modules); engine.load; assert 'numba' in sys.modules"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"numpy", "numba", "onnxruntime", "soundfile", "engine.pipeline"} & set(done.stdout.split())
 
 
@@ -62,11 +59,3 @@ def test_an_unknown_keyword_is_refused(job: str) -> None:
     translator = SpeechTranslator.__new__(SpeechTranslator)  # the models play no part
     with pytest.raises(TypeError, match="beam_size"):
         getattr(translator, job)([], beam_size=3)
-
-
-def type_check(code_folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """mypy --strict on a user's file, outside of the checkout, so that only what is installed is found."""
-    command = [sys.executable, "-P", "-m", "mypy", "--strict", "--cache-dir", str(code_folder / "cache")]
-    return subprocess.run(
-        [*command, *more, str(code_folder)], cwd=code_folder, env=environment(), capture_output=True, text=True
-    )
