@@ -33,6 +33,7 @@ from engine.translation.translator import Translator
 from engine.types import (
     DecodingOptions,
     Hypothesis,
+    Passes,
     Progress,
     RuntimeOptions,
 )
@@ -122,7 +123,7 @@ class Stages:
         with self._second_pass_lock:
             return self._second_pass
 
-    def choose_passes(self, options: DecodingOptions) -> int:
+    def choose_passes(self, options: DecodingOptions) -> Passes:
         """The number of passes that options ask for, or the most that the bundle has.
 
         Raises:

@@ -164,8 +164,8 @@ class AsrTrainer:
     def _backward(self, batch: Any, number: int, n_labels: float) -> tuple[float, float, int]:
         """Add one micro batch's gradient, over the labels of the whole step: the parts sum to the whole."""
         batch, step = batch.to(self.device), self.position.step
-        rng = np.random.default_rng((self.config.seed, 1, step, number, self.rank))
-        rng = rng if step >= self.config.mask_from else None
+        seed = (self.config.seed, 1, step, number, self.rank)
+        rng = np.random.default_rng(seed) if step >= self.config.mask_from else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             logits, frames = self.network.compute_logits(self.model, batch, self.config, rng)
         total, infinite = compute_ctc(logits, frames, batch.labels)
@@ -333,7 +333,7 @@ def import_adamw8bit() -> Any:
         RuntimeError: bitsandbytes is not installed; the message says how to.
     """
     try:
-        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+        from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise RuntimeError("optimizer_8bit needs bitsandbytes: pip install bitsandbytes") from error
     return AdamW8bit

@@ -41,7 +41,7 @@ def _read_packed(path: Path, raw: BinaryIO) -> Iterator[str]:
     size = zstandard.frame_content_size(raw.read(_HEADER_BYTES))
     raw.seek(0)
     plain = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
-    text = io.TextIOWrapper(plain, encoding="utf-8")  # type: ignore[type-var]
+    text = io.TextIOWrapper(plain, encoding="utf-8")
     yield from (line.rstrip("\n") for line in text)
     if plain.tell() < size:
         raise zstandard.ZstdError(f"ends after {plain.tell()} of {size} bytes of text")

@@ -107,7 +107,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     config = _build(MtConfig, tree, "", problems)
     if problems or config is None:
         raise ValueError(f"{path}: {'; '.join(problems)}; see training/configs/mt_de_en_mini.yaml")
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def to_tree(config: MtConfig) -> dict[str, Any]:

@@ -290,7 +290,8 @@ class WhisperTrainer:
             self.best_cer = rates.cer
             kept = copy.deepcopy(self.average)
             with torch.no_grad():
-                kept.head.output.bias[kept.config.blank_id] -= self.options.blank_bias
+                head: Any = kept.head
+                head.output.bias[kept.config.blank_id] -= self.options.blank_bias
             save_checkpoint(kept, self.options.output_dir / "best", figures)
 
 

@@ -280,7 +280,9 @@ class TwoPassTrainer:
                 rng.integers(0, self.n_real, POOL),
             )  # fmt: skip
             chosen = chosen[np.argsort(durations[chosen])]
-            batches, batch, total = [], [], 0.0
+            batches: list[list[int]] = []
+            batch: list[int] = []
+            total = 0.0
             for index in chosen:
                 if batch and total + durations[index] > self.options.batch_s:
                     batches.append(batch)
