@@ -31,7 +31,7 @@ CPU = ["onnxruntime>=1.30,<1.33"]
 GPU = ["onnxruntime-gpu>=1.30,<1.33"]
 MEDIA = ["av>=14,<19"]
 TORCH = ["torch>=2.8,<2.14", "transformers>=5.0,<5.30", "safetensors>=0.5,<0.9"]
-EXPORT = [*TORCH, "onnx>=1.19,<1.24", "sacrebleu>=2.5,<3"]
+EXPORT = [*TORCH, "jiwer>=4,<5", "onnx>=1.19,<1.24", "sacrebleu>=2.5,<3"]
 TRAIN = [
     *TORCH,
     "matplotlib>=3.9,<4",

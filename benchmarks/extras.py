@@ -1,4 +1,4 @@
-"""The packages of the extra [bench], imported at their first use; a missing one names its mend."""
+"""The packages of the extra [bench], imported at their first use, or refused with the command to install."""
 
 from __future__ import annotations
 

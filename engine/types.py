@@ -66,13 +66,13 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One reading of one utterance.
+    """One possible text of one utterance.
 
     Attributes:
         text: words joined by single spaces.
         words: the same, with times relative to the utterance.
-        acoustic_score: natural-log CTC score, summed over the alignments that were kept; with two passes, of
-            the letters of the text.
+        acoustic_score: natural-log CTC score, summed over the alignments that the search followed; with two
+            passes, of the letters of the text.
         lm_score: what the language model (and hotwords) added, natural log, already weighted.
         score: the order of an n-best list: acoustic_score + lm_score, or with two passes the joint search's.
     """

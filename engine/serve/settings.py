@@ -23,7 +23,7 @@ class ServeSettings:
         max_upload_bytes: of a whole request (OpenAI takes 25 MB).
         max_duration_s: of the audio in it, whatever its compression; the model's own limits hold as well.
         max_running: requests recognised at a time; 0 takes the model's threads.
-        max_pending: requests in the house, uploading, waiting or running; more get 503.
+        max_pending: requests that upload, wait or run at a time; more get 503.
         upload_timeout_s: for a body to arrive.
         health_deadline_s: for the tiny inference of /health.
         stuck_after_s: a request that runs longer makes /health fail.
