@@ -132,15 +132,17 @@ _MODULES: Final = frozenset(
 _moved.install()
 
 
-def __getattr__(name: str) -> Any:
-    """A public name or a module of the package, at its first use."""
-    if name in _MODULES:
-        return importlib.import_module(f"engine.{name}")
-    if name not in _LATER:
-        raise AttributeError(f"module 'engine' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LATER[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker knows every name from above, and refuses others
+
+    def __getattr__(name: str) -> Any:
+        """A public name or a module of the package, at its first use."""
+        if name in _MODULES:
+            return importlib.import_module(f"engine.{name}")
+        if name not in _LATER:
+            raise AttributeError(f"module 'engine' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_LATER[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

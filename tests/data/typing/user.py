@@ -54,6 +54,7 @@ def load() -> SpeechTranslator | None:
 
 
 def refused(translator: SpeechTranslator) -> None:
+    engine.laod()  # E: attr-defined
     engine.load(device="gpu")  # E: arg-type
     engine.load(backend="torch")  # E: arg-type
     DecodingOptions(passes=3)  # E: arg-type
