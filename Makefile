@@ -5,6 +5,11 @@ BIN := $(VENV)/bin
 # The CPU build is enough for the tests; name another build for GPU training.
 TORCH ?= torch==2.13.0
 
+# Which onnxruntime: cpu, or gpu for NVIDIA GPUs. The two packages exclude each other.
+RUNTIME ?= cpu
+OTHER_RUNTIME = $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
 # Each worker loads models of its own.
 WORKERS ?= 2
 # One thread each for the small models of the tests: a pool that waits for a busy core stalls.
@@ -18,14 +23,22 @@ LOWER = $(BIN)/python -m tests.reference.lower_levels
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Where the other onnxruntime is installed, both go first: uninstalling one alone breaks the one that stays.
+# speech-engine was this package's own name.
+clear = $(PIP) uninstall --quiet --yes speech-engine 2> /dev/null; \
+	if $(PIP) show --quiet $(OTHER_RUNTIME) 2> /dev/null; then \
+		$(PIP) uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi
+
 # Base install plus what engine-bench needs: no torch.
-$(VENV)/.runtime: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+$(VENV)/.runtime: setup.py engine/_distribution.py | $(BIN)/python
+	$(clear)
+	$(PIP) install --quiet -e '.[$(RUNTIME),bench]'
 	touch $@
 
-$(VENV)/.dev: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(VENV)/.dev: setup.py engine/_distribution.py | $(BIN)/python
+	$(clear)
+	$(PIP) install --quiet $(TORCH)
+	$(PIP) install --quiet -e '.[$(RUNTIME),dev]'
 	touch $@ $(VENV)/.runtime
 
 demo: $(VENV)/.runtime
@@ -68,7 +81,7 @@ gate: $(VENV)/.runtime
 
 # For other machines: kernels of every instruction set level, for this version of Python.
 wheel: | $(BIN)/python
-	ENGINE_BUILD_LEVELS=all $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	ENGINE_BUILD_LEVELS=all $(PIP) wheel --quiet --no-deps -w dist .
 
 clean:
 	rm -rf $(VENV) build site *.egg-info

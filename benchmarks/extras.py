@@ -1,4 +1,4 @@
-"""The packages of the extra [bench], imported at their first use; a missing one names its mend."""
+"""The packages of the extra [bench], imported at their first use, or refused with the command to install."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 from typing import Any
 
+from engine._distribution import install_command
 from engine.errors import DependencyError
 
 SCORING = ("jiwer", "sacrebleu")
-INSTALL = "pip install 'speech-engine[bench]'"
+INSTALL = install_command("bench")
 
 
 def load_extra(name: str) -> Any:

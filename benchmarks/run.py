@@ -19,6 +19,7 @@ from benchmarks.measures.stages import measure, warm_up
 from benchmarks.measures.systems import EngineSystem, System
 from benchmarks.reports.signature import data_digest, environment, sign
 from benchmarks.reports.summary import Circumstances, summarize
+from engine.options import Device, Passes
 
 EXAMPLES = ("examples", "engine/bundled/examples")
 PARTIAL_SUFFIX = ".partial.jsonl"
@@ -53,10 +54,10 @@ class RunSettings:
     threads: int = 0
     warmup: int = 2
     repeats: int = 1
-    device: str = "auto"
+    device: Device = "auto"
     beam_size: int | None = None
     translation_beam_size: int | None = None
-    passes: int | None = None
+    passes: Passes | None = None
     by: tuple[str, ...] = ()
     strict: bool = False
 

@@ -1,18 +1,149 @@
-"""German speech in, German transcript and English translation out."""
+"""German speech in, German transcript and English translation out.
 
-__version__ = "0.1.0"
+`import engine` loads what is small; what computes is loaded when one of its names is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 from engine import _moved
-from engine.audio.limits import AudioLimits
-from engine.errors import EngineError
-from engine.output.formats import write
-from engine.pipeline import SpeechTranslator, load
+from engine._distribution import VERSION
+from engine.errors import (
+    AudioDecodeError,
+    AudioError,
+    AudioLimitError,
+    AudioNotFoundError,
+    AudioShapeError,
+    AudioTooShortError,
+    AudioValueError,
+    BundleError,
+    BundleIntegrityError,
+    BundleNotFoundError,
+    BundleSchemaError,
+    CancelledError,
+    DecodingError,
+    DependencyError,
+    DeviceError,
+    EngineError,
+    LanguageModelError,
+    ModelCapabilityError,
+    OptionError,
+    OutputError,
+    TranslationError,
+)
+from engine.options import (
+    Backend,
+    ComputeType,
+    DecodingOptions,
+    Device,
+    HotwordOptions,
+    LanguageModelOptions,
+    Numbers,
+    OutputOptions,
+    Passes,
+    RuntimeOptions,
+    SearchOptions,
+    TranslationOptions,
+)
 from engine.runtime.cancel import CancelToken
-from engine.types import DecodingOptions, Hypothesis, Segment, Transcript, Translation, Word
+from engine.types import (
+    Hypothesis,
+    Progress,
+    Segment,
+    Transcript,
+    Translation,
+    TranslationHypothesis,
+    Word,
+)
+
+if TYPE_CHECKING:
+    from engine.audio.limits import AudioLimits
+    from engine.audio.load import AudioSource
+    from engine.jobs.streaming import Partial
+    from engine.output.formats import write
+    from engine.pipeline import SpeechTranslator, load
+
+__version__ = VERSION
+
+__all__ = [
+    "AudioDecodeError",
+    "AudioError",
+    "AudioLimitError",
+    "AudioLimits",
+    "AudioNotFoundError",
+    "AudioShapeError",
+    "AudioSource",
+    "AudioTooShortError",
+    "AudioValueError",
+    "Backend",
+    "BundleError",
+    "BundleIntegrityError",
+    "BundleNotFoundError",
+    "BundleSchemaError",
+    "CancelToken",
+    "CancelledError",
+    "ComputeType",
+    "DecodingError",
+    "DecodingOptions",
+    "DependencyError",
+    "Device",
+    "DeviceError",
+    "EngineError",
+    "HotwordOptions",
+    "Hypothesis",
+    "LanguageModelError",
+    "LanguageModelOptions",
+    "ModelCapabilityError",
+    "Numbers",
+    "OptionError",
+    "OutputError",
+    "OutputOptions",
+    "Partial",
+    "Passes",
+    "Progress",
+    "RuntimeOptions",
+    "SearchOptions",
+    "Segment",
+    "SpeechTranslator",
+    "Transcript",
+    "Translation",
+    "TranslationError",
+    "TranslationHypothesis",
+    "TranslationOptions",
+    "Word",
+    "load",
+    "write",
+]
+
+_LATER: Final = {
+    "AudioLimits": "engine.audio.limits",
+    "AudioSource": "engine.audio.load",
+    "Partial": "engine.jobs.streaming",
+    "SpeechTranslator": "engine.pipeline",
+    "load": "engine.pipeline",
+    "write": "engine.output.formats",
+}
+# Modules that are attributes after `import engine` alone, loaded when they are first used.
+_MODULES: Final = frozenset(
+    {"acoustic", "audio", "bundle", "decoding", "jobs", "kernels", "output", "pipeline", "stages", "text",
+     "translation"}
+)  # fmt: skip
 
 _moved.install()
 
-__all__ = [
-    "AudioLimits", "CancelToken", "DecodingOptions", "EngineError", "Hypothesis", "Segment",
-    "SpeechTranslator", "Transcript", "Translation", "Word", "load", "write",
-]  # fmt: skip
+
+if not TYPE_CHECKING:  # a type checker knows every name from above, and refuses others
+
+    def __getattr__(name: str) -> Any:
+        """A public name or a module of the package, at its first use."""
+        if name in _MODULES:
+            return importlib.import_module(f"engine.{name}")
+        if name not in _LATER:
+            raise AttributeError(f"module 'engine' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_LATER[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

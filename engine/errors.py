@@ -1,4 +1,4 @@
-"""The errors of the runtime: every message says what was got, what was wanted, and how to mend it."""
+"""The errors of the runtime: every message says what was got, what was wanted, and how to fix it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EngineError(Exception):
     Args:
         got: what was received, in words.
         want: what would have been accepted.
-        fix: one action that mends it.
+        fix: one action that solves it.
     """
 
     def __init__(self, got: str, want: str = "", fix: str = "") -> None:
@@ -87,7 +87,7 @@ class DeviceError(EngineError, RuntimeError):
 
 
 class DependencyError(EngineError, ImportError):
-    """A package is missing, or two installed packages overwrite each other."""
+    """A package is missing or broken."""
 
     __str__ = EngineError.__str__
 

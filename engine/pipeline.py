@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from engine.audio import vad
+from engine.audio.limits import Waveform
+from engine.audio.load import AudioSource
 from engine.bundle.folder import open_bundle
 from engine.errors import EngineError
 from engine.jobs import groups, longform
@@ -18,10 +22,13 @@ from engine.output.capitals import capitalise_first
 from engine.output.numbers import write_digits
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
-from engine.stages import AudioSource, Stages, Waveform
+from engine.stages import Stages
 from engine.text import strip_words
 from engine.types import (
+    Backend,
+    ComputeType,
     DecodingOptions,
+    Device,
     Hypothesis,
     Progress,
     RuntimeOptions,
@@ -29,6 +36,7 @@ from engine.types import (
     Translation,
 )
 
+Result = TypeVar("Result")
 JOINED_S, JOINED_PAUSE_S = 20.0, 1.5  # stretches of speech that the second pass hears as one
 
 
@@ -50,17 +58,19 @@ class SpeechTranslator(Stages):
         Args:
             source: path, bytes, binary file, or array [n_samples] or [n_samples, n_channels].
             sample_rate: Hz of an array (16,000 when not given); ignored for files.
-            hotwords: words or phrases to favour.
+            hotwords: words or phrases to favour, in addition to those of the options.
             options: decoding settings; the bundle's own where None.
-            progress: called with (done_s, total_s).
+            progress: called with (done_s, total_s), seconds of audio.
             cancel: ends the call from another thread.
         Returns:
             Transcript; empty (no segments) where there is no speech.
         Raises:
-            AudioError and its kinds, DecodingError, CancelledError.
+            AudioError and its kinds: audio that cannot be used.
+            OptionError, DecodingError: an option or hotword that cannot be used.
+            ModelCapabilityError: two passes asked of a bundle with one. CancelledError: cancel was set.
         """
-        options = (options or DecodingOptions()).with_hotwords(hotwords)
-        return self._transcribe(source, sample_rate, options, self.threads, progress, cancel)
+        settings = _settings(options, hotwords)
+        return self._transcribe(source, sample_rate, settings, self.threads, progress, cancel)
 
     def translate(
         self,
@@ -74,8 +84,10 @@ class SpeechTranslator(Stages):
     ) -> Translation:
         """Recognise German speech and translate it to English; arguments as for transcribe.
 
+        Returns:
+            Translation; its `source` is the transcript. progress counts the recognition only.
         Raises:
-            ModelCapabilityError: the bundle holds no translator.
+            ModelCapabilityError: the bundle holds no translator. Whatever transcribe raises.
         """
         self.translator  # noqa: B018  - fail before the audio is worked through
         transcript = self.transcribe(
@@ -88,82 +100,142 @@ class SpeechTranslator(Stages):
         transcript: Transcript,
         options: DecodingOptions | None = None,
         *,
+        progress: Progress | None = None,
         cancel: CancelToken | None = None,
     ) -> Translation:
-        """Translate a transcript segment by segment; each keeps its source's times."""
-        return self._translate_together([transcript], options, cancel)[0]
+        """Translate a transcript segment by segment; each keeps its source's times.
+
+        Args:
+            progress: called with (done, total) sentences.
+            cancel: ends the call from another thread.
+        Raises:
+            ModelCapabilityError: the bundle holds no translator. OptionError, CancelledError.
+        """
+        return self._translate_together([transcript], options, progress, cancel)[0]
 
     def transcribe_batch(
-        self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
+        self,
+        sources: Iterable[AudioSource],
+        sample_rate: int | None = None,
+        *,
+        hotwords: Sequence[str] = (),
+        options: DecodingOptions | None = None,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
     ) -> Iterator[Transcript | EngineError]:
         """Recognise many recordings, in order; a bad one yields its error and harms no other.
 
         On a GPU several files share its calls, so results come in groups; else one at a time.
+
+        Args:
+            sources: recordings as for transcribe, taken a few ahead of the results.
+            sample_rate: Hz of the arrays among them (16,000 when not given).
+            hotwords, options: for all of them.
+            progress: called with (done, total) recordings; total is infinite for an iterator, which
+                does not tell its length.
+            cancel: ends the whole batch from another thread.
+        Yields:
+            A transcript or the error of each recording.
+        Raises:
+            CancelledError: cancel was set. OptionError, ModelCapabilityError: at the call, before any work.
         """
-        settings = options or DecodingOptions()
-        if self.acoustic.batches and self.choose_passes(settings) == 1:
-            opened = longform.run_ordered(
-                lambda source: self._open(source, None, settings), sources, threads=self.threads
-            )
-            return groups.run_groups(
-                opened,
-                lambda recordings: self._transcribe_together(recordings, settings, self.threads),
-                lambda recording: recording.duration_s,
-                max_s=groups.MAX_ENCODED_S,
-            )
-        return longform.run_ordered(
-            lambda source: self._transcribe(source, None, settings, 1), sources, threads=self.threads
-        )
+        settings = _settings(options, hotwords)
+        return _counted(self._transcribe_all(sources, sample_rate, settings, cancel), sources, progress)
 
     def translate_batch(
-        self, sources: Iterable[AudioSource], *, options: DecodingOptions | None = None
+        self,
+        sources: Iterable[AudioSource],
+        sample_rate: int | None = None,
+        *,
+        hotwords: Sequence[str] = (),
+        options: DecodingOptions | None = None,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
     ) -> Iterator[Translation | EngineError]:
-        """Recognise and translate many recordings; errors as in transcribe_batch.
+        """Recognise and translate many recordings; arguments and errors as in transcribe_batch.
 
         Their sentences are translated together, which is faster and changes nothing in them; so results
         come in groups of up to four minutes of speech.
+
+        Yields:
+            A translation or the error of each recording.
+        Raises:
+            ModelCapabilityError: the bundle holds no translator. Whatever transcribe_batch raises.
         """
         self.translator  # noqa: B018  - fail before the first recording
-        return groups.run_groups(
-            self.transcribe_batch(sources, options=options),
-            lambda transcripts: self._translate_together(transcripts, options),
+        settings = _settings(options, hotwords)
+        results = groups.run_groups(
+            self._transcribe_all(sources, sample_rate, settings, cancel),
+            lambda transcripts: self._translate_together(transcripts, settings, None, cancel),
             lambda transcript: transcript.duration_s,
             max_s=groups.MAX_TRANSLATED_S,
         )
+        return _counted(results, sources, progress)
 
     def stream(
         self,
         chunks: Iterable[NDArray[Any]],
         sample_rate: int | None = None,
         *,
+        hotwords: Sequence[str] = (),
         options: DecodingOptions | None = None,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
     ) -> Iterator[Partial]:
         """Recognise speech while it arrives.
 
         Args:
             chunks: arrays [n_samples] or [n_samples, n_channels].
             sample_rate: their rate in Hz; the model's own when not given.
+            hotwords, options: as for transcribe.
+            progress: called with (done_s, total_s), seconds of audio; total_s is infinite until the end.
+            cancel: ends the stream from another thread, at the next chunk or within the running one.
         Yields:
             Partial: text that will not change any more, and a tentative tail. The tail comes from the first
             pass; text that is final from the second, where there is one. With one pass it is plain words,
-            without capitals and marks, since those depend on what is said next.
+            without capitals and punctuation, since those depend on what is said next.
+        Raises:
+            AudioLimitError: an impossible sample rate; OptionError, ModelCapabilityError: at the call.
+            AudioShapeError, AudioValueError: a bad chunk. CancelledError: cancel was set.
         """
-        settings = options or DecodingOptions()
+        settings = _settings(options, hotwords)
         strip = self._finish(settings) if self.choose_passes(settings) == 2 else list
+        rate = sample_rate or self.acoustic.sample_rate
 
         def final(window: Waveform) -> Hypothesis:
-            found = self._recognise(window, settings, StageClock(), None)
+            found = self._recognise(window, settings, StageClock(), cancel)
             return replace(found, words=tuple(strip(list(found.words))))
 
         transcriber = StreamingTranscriber(
             final,
-            guess=lambda window: self._recognise(window, replace(settings, passes=1), StageClock(), None),
-            sample_rate=sample_rate or self.acoustic.sample_rate,
+            guess=lambda window: self._recognise(window, settings.replace(passes=1), StageClock(), cancel),
+            sample_rate=rate,
             max_window_s=self.acoustic.max_window_s,
         )
-        for chunk in chunks:
-            yield transcriber.feed(chunk)
-        yield transcriber.finish()
+        return transcriber.run(chunks, progress, cancel)
+
+    def _transcribe_all(
+        self,
+        sources: Iterable[AudioSource],
+        sample_rate: int | None,
+        options: DecodingOptions,
+        cancel: CancelToken | None,
+    ) -> Iterator[Transcript | EngineError]:
+        if self.choose_passes(options) == 1 and self.acoustic.batches:
+            opened = longform.run_ordered(
+                lambda source: self._open(source, sample_rate, options),
+                sources, threads=self.threads, cancel=cancel,
+            )  # fmt: skip
+            return groups.run_groups(
+                opened,
+                lambda recordings: self._transcribe_together(recordings, options, self.threads, None, cancel),
+                lambda recording: recording.duration_s,
+                max_s=groups.MAX_ENCODED_S,
+            )
+        return longform.run_ordered(
+            lambda source: self._transcribe(source, sample_rate, options, 1, None, cancel),
+            sources, threads=self.threads, cancel=cancel,
+        )  # fmt: skip
 
     def _transcribe(
         self,
@@ -212,10 +284,11 @@ class SpeechTranslator(Stages):
         self,
         transcripts: Sequence[Transcript],
         options: DecodingOptions | None,
-        cancel: CancelToken | None = None,
+        progress: Progress | None,
+        cancel: CancelToken | None,
     ) -> list[Translation]:
         return groups.translate_together(
-            transcripts, lambda texts: self._translate_scored(texts, options, None, cancel)
+            transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel)
         )
 
     def _finish(self, options: DecodingOptions) -> longform.Finish:
@@ -259,25 +332,40 @@ class SpeechTranslator(Stages):
             return self.decode_joint(log_probs, states, options, cancel=cancel)[0]
 
 
+def _settings(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
+    return (options or DecodingOptions()).with_hotwords(hotwords)
+
+
+def _counted(results: Iterator[Result], items: Iterable[Any], progress: Progress | None) -> Iterator[Result]:
+    """The same results, each reported as it is handed on."""
+    total = float(len(items)) if isinstance(items, Sized) else math.inf
+    for done, result in enumerate(results, 1):
+        if progress is not None:
+            progress(done, total)
+        yield result
+
+
 def load(
-    model: str | None = None,
+    model: str | os.PathLike[str] | None = None,
     *,
-    device: Any = "auto",
-    compute_type: Any = "auto",
+    device: Device = "auto",
+    compute_type: ComputeType = "auto",
     threads: int = 0,
-    backend: Any = "auto",
+    backend: Backend = "auto",
 ) -> SpeechTranslator:
     """Load a model.
 
     Args:
-        model: a bundle's folder, an .onnx file with vocab.json beside it, or None for the
-            embedded default.
+        model: a bundle's folder, an .onnx file with vocab.json beside it, the name of an embedded bundle,
+            or None for the embedded default.
         device: "auto", "cpu" or "cuda".
         compute_type: "auto", "int8", "bf16", "fp16" or "fp32"; refused where the bundle holds another,
             but for "bf16", in which our own kernels compute any graph that export/ wrote.
         threads: 0 takes the cores that this process may use.
         backend: "auto", "kernels" or "onnxruntime".
     Raises:
-        BundleError and its kinds, DeviceError, DependencyError, OptionError.
+        BundleError and its kinds: no usable bundle. DeviceError: a device or compute type that is not
+            available here. DependencyError: a package is missing. OptionError: an unknown value.
     """
-    return SpeechTranslator(open_bundle(model), RuntimeOptions(device, compute_type, threads, backend))
+    options = RuntimeOptions(device, compute_type, threads, backend)  # refused before any file is read
+    return SpeechTranslator(open_bundle(model), options)

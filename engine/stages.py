@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from engine.acoustic.model import AcousticModel
 from engine.audio import load as audio
 from engine.audio import vad
-from engine.audio.limits import AudioLimits
+from engine.audio.limits import AudioLimits, Waveform
+from engine.audio.load import AudioSource
 from engine.bundle.folder import Bundle
 from engine.bundle.signature import bundle_digest, describe, environment
 from engine.decoding.bundled import decode_best, load_decoder
@@ -32,15 +33,13 @@ from engine.translation.translator import Translator
 from engine.types import (
     DecodingOptions,
     Hypothesis,
+    Passes,
     Progress,
     RuntimeOptions,
 )
 
 if TYPE_CHECKING:
     from engine.two_pass.second_pass import SecondPass
-
-Waveform = NDArray[np.float32]
-AudioSource = Any  # str | os.PathLike | bytes | BinaryIO | NDArray
 
 
 class Stages:
@@ -124,7 +123,7 @@ class Stages:
         with self._second_pass_lock:
             return self._second_pass
 
-    def choose_passes(self, options: DecodingOptions) -> int:
+    def choose_passes(self, options: DecodingOptions) -> Passes:
         """The number of passes that options ask for, or the most that the bundle has.
 
         Raises:
@@ -137,11 +136,17 @@ class Stages:
     # The stages, one public call each.
 
     def load_audio(self, source: AudioSource, sample_rate: int | None = None) -> Waveform:
-        """Decode a file, bytes or array to float32 [n_samples], mono, at the model's rate."""
+        """Decode a file, bytes or array to float32 [n_samples], mono, 16 kHz, nominally [-1, 1].
+
+        Args:
+            source, sample_rate: as for transcribe.
+        Raises:
+            AudioError and its kinds: audio that cannot be used, or beyond the object's limits.
+        """
         return audio.load_audio(source, sample_rate, limits=self.limits)
 
     def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
-        """Find speech as [(start_s, end_s)], none longer than the encoder's window."""
+        """Find speech in float32 [n_samples] as [(start_s, end_s)], none longer than the encoder's window."""
         return vad.detect_speech(
             waveform, sample_rate=self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
         )
@@ -163,7 +168,13 @@ class Stages:
         return self.acoustic.compute_states(features, cancel)
 
     def decode(self, log_probs: NDArray[np.float32], options: DecodingOptions | None = None) -> Hypothesis:
-        """Find the best reading of emissions, by beam search or (beam_width 1) greedily."""
+        """Find the best hypothesis for emissions, by beam search or (beam_width 1) greedily.
+
+        Args:
+            log_probs: float32 [n_frames, vocab_size], natural log, from compute_log_probs.
+        Raises:
+            DecodingError: emissions or hotwords that cannot be used.
+        """
         tuned = self.bundle.manifest.decoding.beam_width
         return decode_best(log_probs, self.decoder, self.acoustic, tuned, options or DecodingOptions())
 
@@ -185,7 +196,7 @@ class Stages:
         return self.second_pass.decode(log_probs, states, settings, n_best=n_best, cancel=cancel)
 
     def punctuate(self, text: str) -> str:
-        """German words as a recogniser writes them, with capitals and marks.
+        """German words as a recogniser writes them, with capitals and punctuation.
 
         Raises:
             ModelCapabilityError: the bundle holds no model for it.
@@ -201,7 +212,16 @@ class Stages:
         progress: Progress | None = None,
         cancel: CancelToken | None = None,
     ) -> list[str]:
-        """Translate German texts, each whole, to as many English ones; empty in, empty out."""
+        """Translate German texts, each whole, to as many English ones; empty in, empty out.
+
+        Args:
+            options: translation_beam_size and length_penalty count.
+            progress: called with (done, total) sentences.
+            cancel: ends the call from another thread.
+        Raises:
+            ModelCapabilityError: the bundle holds no translator.
+            TranslationError: a text that is no str. OptionError, CancelledError.
+        """
         return [text for text, _ in self._translate_scored(texts, options, progress, cancel)]
 
     @property

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from engine._distribution import install_command
 from engine.errors import DependencyError, EngineError
 from export import commands
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except ModuleNotFoundError as error:
         missing = DependencyError(
-            f"{error.name} is not installed", "the extra [export]", "pip install 'speech-engine[export]'"
+            f"{error.name} is not installed", "the extra [export]", install_command("export")
         )
         print(f"engine-export: {missing}", file=sys.stderr)
         return EXIT_FAILED

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from engine._distribution import install_command
 from engine.errors import DependencyError, EngineError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except ModuleNotFoundError as error:
         missing = DependencyError(
-            f"{error.name} is not installed", "the extra [train]", "pip install 'speech-engine[train]'"
+            f"{error.name} is not installed", "the extra [train]", install_command("train")
         )
         logging.getLogger("training").error("%s", missing)
         return EXIT_FAILED

@@ -167,7 +167,7 @@ def compare(
     seconds: float,
 ) -> list[dict[str, Any]]:
     """Check each system once, then time them in turn; best of the rounds."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     audio_s = sum(len(wave) for wave in waves) / SAMPLE_RATE
     for name, run in systems.items():
         error, agreement = differ(run(waves), expected)

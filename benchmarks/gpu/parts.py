@@ -55,9 +55,10 @@ def split(checkpoint: Path, target: Path, part_bytes: int) -> list[str]:
     small = sorted({path for pattern in SMALL_FILES for path in checkpoint.glob(pattern)})
     for path in small:
         shutil.copyfile(path, target / path.name)
-    index = {"sha256": hashlib.sha256(content).hexdigest(), "parts": names, "files": [p.name for p in small]}
-    (target / INDEX).write_text(json.dumps(index) + "\n", encoding="utf-8")
-    return [*names, *index["files"], INDEX]
+    files = [path.name for path in small]
+    described = {"sha256": hashlib.sha256(content).hexdigest(), "parts": names, "files": files}
+    (target / INDEX).write_text(json.dumps(described) + "\n", encoding="utf-8")
+    return [*names, *files, INDEX]
 
 
 def join(parts: Path, target: Path) -> list[str]:

@@ -26,9 +26,9 @@ from engine.bundle.signature import cpu_model
 from engine.kernels._jit import kernel
 from engine.kernels.vector import simd
 from engine.two_pass.runners import DecoderRunner, open_decoder
-from engine.types import RuntimeOptions
+from engine.types import Backend, RuntimeOptions
 
-BACKENDS = ("kernels", "onnxruntime")
+BACKENDS: tuple[Backend, ...] = ("kernels", "onnxruntime")
 ROWS = (1, 2, 5, 10)
 FIRST = (4, 40)  # tokens of a prefill
 MAX_TOKENS = 64

@@ -93,8 +93,10 @@ def rewrites(seconds: float) -> dict[str, Rewrite]:
     by_channel = tuple(
         WaveformConv(w, None, s, _norm(N_CHANNELS), "channels") for w, s in ((first, 5), (second, 2))
     )
-    linears = [Linear(_random(HIDDEN, HIDDEN) * np.float32(0.03), _random(HIDDEN)) for _ in range(4)]
-    attention, norm = Attention(*linears, n_heads=N_HEADS), _norm(HIDDEN)
+    query, key, value, output = (
+        Linear(_random(HIDDEN, HIDDEN) * np.float32(0.03), _random(HIDDEN)) for _ in range(4)
+    )
+    attention, norm = Attention(query, key, value, output, n_heads=N_HEADS), _norm(HIDDEN)
     positions = PositionalConv(_random(HIDDEN, 48, 128) * np.float32(0.02), _random(HIDDEN), 16)
     return {
         "attention: one fused node, one GEMM for q, k, v": Rewrite(

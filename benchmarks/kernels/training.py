@@ -31,6 +31,7 @@ from training.asr.model import build_model
 from training.asr.trainer import AsrTrainer
 from training.common.data import build_vocabulary, probe_samples, read_manifest
 from training.whisper import command as from_whisper
+from training.whisper.log_mel import WhisperTrainer
 from training.whisper.states import Clip
 
 WORDS = "heute morgen regnet es in berlin und alle bleiben zu hause weil niemand gern nass wird".split()
@@ -136,7 +137,7 @@ def time_from_whisper(
         Clip(torch.randn(int(n), 512).half(), rng.integers(2, 32, int(n * 0.28)).tolist())
         for n in rng.uniform(150, 300, 60)
     ]
-    trainer = from_whisper.WhisperTrainer(chosen, model, clips, samples[:1])
+    trainer = WhisperTrainer(chosen, model, clips, samples[:1])
     clock = Clock()
     for number, (_, _, indices) in enumerate(trainer.groups(), 1):
         trainer.step(indices)

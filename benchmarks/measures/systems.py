@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 from benchmarks.errors import PeerError
 from benchmarks.measures.memory import peak_rss_mb
 from benchmarks.measures.reference import Clock
+from engine.options import Device, Passes
 
 STAGES = ("audio", "features", "encoder", "decode", "second_pass", "punctuate", "translate")
 TASKS = ("transcribe", "translate")
@@ -78,11 +79,11 @@ class EngineSystem:
         model: str | None,
         task: str | None,
         *,
-        device: str = "auto",
+        device: Device = "auto",
         threads: int = 0,
         beam_size: int | None = None,
         translation_beam_size: int | None = None,
-        passes: int | None = None,
+        passes: Passes | None = None,
     ) -> None:
         """Load a model and all that the task needs of it.
 

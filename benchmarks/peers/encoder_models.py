@@ -170,7 +170,7 @@ def quantize_statically(
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.waves = iter(calibration)
 

@@ -80,10 +80,10 @@ def variants(system: EngineSystem) -> dict[str, Variant]:
         "gold": lambda items: _from_text(system, [[item.text_de] for item in items]),
         "gold_plain": lambda items: _from_text(system, [_plain(item.text_de) for item in items]),
         "as_tuned": lambda items: _from_speech(system, items, tuned),
-        "greedy": lambda items: _from_speech(system, items, replace(tuned, beam_width=1)),
+        "greedy": lambda items: _from_speech(system, items, tuned.replace(beam_width=1)),
     }
     if system.translator.has_language_model:
-        without = replace(tuned, lm_alpha=0.0, lm_beta=0.0)
+        without = tuned.replace(lm_alpha=0.0, lm_beta=0.0)
         found["beam_no_lm"] = lambda items: _from_speech(system, items, without)
     if restores_punctuation(system):
         found["gold_restored"] = lambda items: _from_text(system, [_restored_gold(system, i) for i in items])
@@ -92,7 +92,7 @@ def variants(system: EngineSystem) -> dict[str, Variant]:
     found["punctuation_oracle"] = lambda items: [
         _restored(system, item, from_reference(item.text_de)) for item in items
     ]
-    greedy_translation = replace(tuned, translation_beam_size=1)
+    greedy_translation = tuned.replace(translation_beam_size=1)
     found["mt_greedy"] = lambda items: _from_speech(system, items, greedy_translation)
     many = functools.cache(lambda path: _translate_readings(system, path))
     for name, choose in (("nbest_consensus", consensus), ("nbest_oracle", _nearest)):
@@ -106,7 +106,7 @@ def restores_punctuation(system: EngineSystem) -> bool:
 
 
 def _plain_options(system: EngineSystem) -> DecodingOptions:
-    return replace(system.options, punctuation=False)
+    return system.options.replace(punctuation=False)
 
 
 def _restored_gold(system: EngineSystem, item: Utterance) -> list[str]:

@@ -20,7 +20,7 @@ from benchmarks.options import Progress, add_engine_options
 from benchmarks.reports.table import align, number
 from benchmarks.run import write_json
 from engine.audio.load import load_audio
-from engine.types import DecodingOptions
+from engine.types import DecodingOptions, Passes
 
 SAMPLE_RATE = 16_000
 WINDOW_S = 12.0  # of recordings, and length of every made sound
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         beam_size=options.beam_size, passes=options.passes,
     )  # fmt: skip
     sounds = list(made_sounds()) + (list(recorded(options.data)) if options.data else [])
-    passes = [system.translator.choose_passes(system.options)]
+    passes: list[Passes] = [system.translator.choose_passes(system.options)]
     passes += [1] if passes == [2] and options.passes is None else []
     progress = Progress(options.quiet)
     tick = progress(2 * len(passes) * len(sounds), "non-speech")

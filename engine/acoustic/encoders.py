@@ -15,7 +15,7 @@ from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError
 from engine.runtime.backend import KERNELS, Choice, choose_backend
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
-from engine.runtime.onnx_session import ONNXRUNTIME_WHEEL, Session, open_session
+from engine.runtime.onnx_session import Session, open_session
 from engine.types import RuntimeOptions
 
 INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
@@ -249,7 +249,7 @@ def _load_session(
         raise BundleSchemaError(
             f"onnxruntime cannot load {name} ({str(error).splitlines()[0]})",
             "a graph whose operators it knows",
-            f"export the model again, or upgrade {ONNXRUNTIME_WHEEL}",
+            "export the model again, or upgrade onnxruntime",
         ) from error
 
 

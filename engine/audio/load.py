@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from engine._distribution import install_command
 from engine.audio.containers import HEAD_BYTES, KINDS, Container, check_wav_header, sniff
 from engine.audio.limits import (
     SAMPLE_RATE,
@@ -298,7 +299,7 @@ def _decode_av(stream: BinaryIO, name: str, container: Container, sink: _Sink, l
         raise DependencyError(
             f"{name} is {container.name}, which libsndfile does not read",
             "the package av for this format",
-            "pip install av, or convert it to wav, flac, ogg, opus or mp3",
+            f"{install_command('media')}, or convert it to wav, flac, ogg, opus or mp3",
         )
     # A named demuxer never probes, and no protocol may be opened: playlists stay text.
     options = {"protocol_whitelist": "none", "enable_drefs": "0"}

@@ -300,7 +300,7 @@ def _product(values: list[int]) -> int:
     return result
 
 
-def write_bundle(
+def write_bundle(  # noqa: PLR0913  - each is a part of the manifest, by keyword
     folder: str | os.PathLike[str],
     *,
     name: str,

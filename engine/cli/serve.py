@@ -6,6 +6,7 @@ import argparse
 import gc
 from dataclasses import replace
 
+from engine._distribution import install_command
 from engine.cli.settings import decoding_options, load_model
 from engine.errors import DependencyError
 
@@ -20,7 +21,7 @@ def run_serve(options: argparse.Namespace) -> int:
         raise DependencyError(
             f"serving needs a package that is missing ({error.name})",
             "the extra [serve]",
-            "pip install 'speech-engine[serve]'",
+            install_command("serve"),
         ) from error
     settings = ServeSettings(
         max_upload_bytes=options.max_upload_mb << 20,

@@ -90,7 +90,7 @@ class CtcBeamDecoder:
         DecodingError: vocabulary or settings; LanguageModelError: the model or lexicon.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  - pyctcdecode's and ours, most by keyword
         self,
         vocabulary: Sequence[str],
         language_model: Pathlike | None = None,
@@ -170,7 +170,7 @@ class CtcBeamDecoder:
         """Write the trie of known words, to be given as `lexicon` another time."""
         self._trie.save(path)
 
-    def decode(
+    def decode(  # noqa: PLR0913  - pyctcdecode's order
         self,
         log_probs: Any,
         beam_width: int | None = None,

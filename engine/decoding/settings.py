@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -70,6 +71,19 @@ def check_settings(settings: BeamSettings) -> BeamSettings:
     given: dict[str, Any] = {
         name: getattr(settings, name) for name in (*_WEIGHTS, *_LEVELS, "frame_s", "beam_width")
     }
+    problems = _find_problems(given)
+    if settings.merging not in MERGINGS:
+        problems.append(f"merging={settings.merging!r}, want one of {MERGINGS}")
+    if settings.unit not in UNITS:
+        problems.append(f"unit={settings.unit!r}, want one of {UNITS}")
+    if problems:
+        raise DecodingError("decoder settings: " + "; ".join(problems))
+    given = {name: float(value) for name, value in given.items()}
+    return replace(settings, **{**given, "beam_width": int(settings.beam_width)})
+
+
+def _find_problems(given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the numbers among the settings."""
     problems = []
     for name in (*_WEIGHTS, "frame_s"):
         if not isinstance(given[name], Real) or not math.isfinite(given[name]) or abs(given[name]) > 1e3:
@@ -84,14 +98,7 @@ def check_settings(settings: BeamSettings) -> BeamSettings:
     width: Any = given["beam_width"]
     if isinstance(width, bool) or not isinstance(width, Integral) or not 1 <= int(width) <= MAX_BEAM_WIDTH:
         problems.append(f"beam_width={width!r}, want 1 to {MAX_BEAM_WIDTH}")
-    if settings.merging not in MERGINGS:
-        problems.append(f"merging={settings.merging!r}, want one of {MERGINGS}")
-    if settings.unit not in UNITS:
-        problems.append(f"unit={settings.unit!r}, want one of {UNITS}")
-    if problems:
-        raise DecodingError("decoder settings: " + "; ".join(problems))
-    given = {name: float(value) for name, value in given.items()}
-    return replace(settings, **{**given, "beam_width": int(width)})
+    return problems
 
 
 def check_count(name: str, value: Any, most: int) -> int:

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import EngineError, OptionError
+from engine.errors import CancelledError, EngineError, OptionError
 from engine.runtime.cancel import CancelToken
 from engine.types import Hypothesis, Progress, Segment, Word
 
@@ -128,19 +128,30 @@ def transcribe_together(
 
 
 def run_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    threads: int = 1,
+    cancel: CancelToken | None = None,
 ) -> Iterator[Result | EngineError]:
     """Apply a function to many items with some threads, and yield the results in order.
 
     Args:
         items: taken lazily, a few ahead of the results.
+        cancel: ends all of it, between two items; function may watch it as well.
     Yields:
-        A result, or the EngineError that the item raised; other exceptions are raised.
+        A result, or the EngineError that the item raised.
+    Raises:
+        CancelledError: cancel was set. Whatever function raises that is no EngineError.
     """
 
     def guarded(item: Item) -> Result | EngineError:
+        if cancel is not None:
+            cancel.raise_if_cancelled()
         try:
             return function(item)
+        except CancelledError:
+            raise
         except EngineError as error:
             return error
 

@@ -8,7 +8,9 @@ final text does not depend on how the audio was cut on its way.
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +22,8 @@ from engine.audio.limits import AudioLimits, check_rate
 from engine.audio.load import SAMPLE_RATE, StreamResampler, Waveform, downmix
 from engine.errors import OptionError
 from engine.jobs.longform import Recognise, shift_words, split_segments
-from engine.types import Segment
+from engine.runtime.cancel import CancelToken
+from engine.types import Progress, Segment
 
 HOP: Final = round(SAMPLE_RATE * vad.FRAME_S)  # samples a frame of the speech detector
 STEP_FRAMES: Final = 20  # borders are decided every 200 ms
@@ -139,6 +142,39 @@ class StreamingTranscriber:
                 self._close(region)
             self._tentative_text = ""
         return self._partial()
+
+    def run(
+        self,
+        chunks: Iterable[NDArray[Any]],
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[Partial]:
+        """Feed chunks as they are taken, and finish after the last.
+
+        Args:
+            chunks: as for feed.
+            progress: called with (done_s, total_s), seconds of audio; total_s is infinite until the end.
+            cancel: ends the stream from another thread, before the next chunk.
+        Yields:
+            A Partial a chunk, and the last one, in which everything is final.
+        Raises:
+            CancelledError: cancel was set. Whatever feed raises.
+        """
+        for chunk in chunks:
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            partial = self.feed(chunk)
+            if progress is not None:
+                progress(self._heard_s, math.inf)
+            yield partial
+        partial = self.finish()
+        if progress is not None:
+            progress(self._heard_s, self._heard_s)
+        yield partial
+
+    @property
+    def _heard_s(self) -> float:
+        return (self._samples.end + (0 if self._finished else len(self._waiting))) / SAMPLE_RATE
 
     def _advance(self, waveform: Waveform) -> None:
         self._waiting = np.concatenate([self._waiting, waveform])

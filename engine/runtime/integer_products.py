@@ -66,12 +66,7 @@ def _problems(graph: OnnxGraph, makers: Mapping[str, Node], node: Node) -> Itera
     if node.kind in PRODUCTS:
         for position in PRODUCTS[node.kind]:
             weight = _constant(graph, makers, node.inputs[position]) if position < len(node.inputs) else None
-            if weight is None or weight.ndim < 2 or not weight.size:
-                yield f"{label}: weights that the graph computes"
-            elif weight.dtype == np.int8:
-                safe = np.concatenate([is_pair_safe(matrix) for matrix in _matrices(weight)])
-                if not safe.all():
-                    yield f"{label}: {(~safe).sum()} of {safe.size} columns are not pair-safe"
+            yield from (f"{label}: {problem}" for problem in _weight_problems(weight))
     elif node.kind in OTHER_PRODUCTS or node.kind in SUBGRAPHS:
         yield f"{label}: an operator that is not checked"
     elif node.kind == "DequantizeLinear":
@@ -83,6 +78,15 @@ def _problems(graph: OnnxGraph, makers: Mapping[str, Node], node: Node) -> Itera
             found = graph.constants.get(name)
             if found is not None and found.dtype == np.int8 and found.ndim >= 2:
                 yield f"{label}: an operator that is not checked"
+
+
+def _weight_problems(weight: Array | None) -> Iterator[str]:
+    if weight is None or weight.ndim < 2 or not weight.size:
+        yield "weights that the graph computes"
+    elif weight.dtype == np.int8:
+        safe = np.concatenate([is_pair_safe(matrix) for matrix in _matrices(weight)])
+        if not safe.all():
+            yield f"{(~safe).sum()} of {safe.size} columns are not pair-safe"
 
 
 def _constant(graph: OnnxGraph, makers: Mapping[str, Node], name: str) -> Array | None:

@@ -178,6 +178,14 @@ def _packed_integers(value: int | memoryview) -> list[int]:
     return found
 
 
+def _external(entry: Mapping[str, str], files: Mapping[str, bytes]) -> memoryview:
+    start, size = int(entry["offset"]), int(entry["length"])
+    raw = memoryview(files[entry["location"]])[start : start + size]
+    if start < 0 or size < 0 or len(raw) != size:
+        raise ValueError("a tensor beyond the end of its file")
+    return raw
+
+
 def _tensor(view: memoryview, files: Mapping[str, bytes]) -> tuple[str, Array]:
     shape: list[int] = []
     name, kind, raw = "", 0, None
@@ -197,10 +205,7 @@ def _tensor(view: memoryview, files: Mapping[str, bytes]) -> tuple[str, Array]:
         elif number in OTHER_STORAGE and value != 0:
             raise ValueError("a tensor that is not stored as raw bytes")
     if external:
-        start, size = int(external["offset"]), int(external["length"])
-        raw = memoryview(files[external["location"]])[start : start + size]
-        if start < 0 or size < 0 or len(raw) != size:
-            raise ValueError("a tensor beyond the end of its file")
+        raw = _external(external, files)
     if any(size < 0 for size in shape):
         raise ValueError(f"a tensor of shape {shape}")
     array = np.frombuffer(b"" if raw is None else raw, DTYPES[kind])

@@ -8,9 +8,7 @@ import importlib.metadata
 import io
 import logging
 import os
-import platform
 import re
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine._distribution import install_command
 from engine.errors import DependencyError, DeviceError, OptionError
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
@@ -26,11 +25,8 @@ from engine.runtime.integer_products import check_products
 from engine.types import RuntimeOptions
 
 CUDA = "CUDAExecutionProvider"
-# The wheel that setup.py asks for here.
-ONNXRUNTIME_WHEEL = (
-    "onnxruntime-gpu" if sys.platform == "linux" and platform.machine() == "x86_64" else "onnxruntime"
-)
-ONNXRUNTIME_FIX = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {ONNXRUNTIME_WHEEL}"
+INSTALL_FIX = f"{install_command('cpu')}, or for an NVIDIA GPU {install_command('gpu')}"
+REINSTALL_FIX = f"pip uninstall -y onnxruntime onnxruntime-gpu && {INSTALL_FIX}"
 SHRINK_ARENA = "memory.enable_memory_arena_shrinkage"
 # The smallest graph: y = Relu(x), one number; opened once to learn whether CUDA works here.
 PROBE = (
@@ -181,7 +177,7 @@ def open_session(
             options.cuda_graphs, which does nothing without them or on the CPU.
     Raises:
         DeviceError: CUDA was asked for and does not work here, or this processor computes the graph wrong.
-        DependencyError: onnxruntime is missing, or its two wheels overwrite each other.
+        DependencyError: onnxruntime is missing or broken.
     """
     options = options or RuntimeOptions()
     ort = _onnxruntime()
@@ -306,7 +302,7 @@ def _no_cuda(why: str) -> DeviceError:
         f"device cuda was asked for, but {why}",
         "an NVIDIA GPU with a driver for CUDA 13 and cuDNN 9",
         "use --device cpu, or install the driver and "
-        "`pip uninstall -y onnxruntime && pip install onnxruntime-gpu[cuda,cudnn]`",
+        "`pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu[cuda,cudnn]`",
     )
 
 
@@ -320,23 +316,35 @@ def _not_exact() -> DeviceError:
 
 @functools.cache
 def _onnxruntime() -> Any:
-    """Import onnxruntime once, after checking that its two wheels do not overwrite each other."""
+    """Import onnxruntime once; its two packages share a folder, so that each overwrites files of the other.
+
+    Raises:
+        DependencyError: neither is installed, or what is left of them does not work.
+    """
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-    if len(installed) == 2:
-        raise DependencyError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
-            "one of them",
-            ONNXRUNTIME_FIX,
-        )
     # Since 1.29 it reports sessions to its makers over the network, unless this is set while it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
-        raise DependencyError(f"onnxruntime cannot be imported ({error})", fix=ONNXRUNTIME_FIX) from error
+        raise _no_onnxruntime(installed, str(error)) from error
+    if not hasattr(onnxruntime, "InferenceSession"):  # a folder without its files, left by an uninstallation
+        raise _no_onnxruntime(installed, "files are missing")
+    if len(installed) == 2:
+        logger.warning(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; version %s works, "
+            "but the GPU may be out of reach. To keep one: %s", onnxruntime.__version__, REINSTALL_FIX,
+        )  # fmt: skip
     onnxruntime.disable_telemetry_events()  # where the host had imported it before
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
+
+
+def _no_onnxruntime(installed: Sequence[str], reason: str) -> DependencyError:
+    if not installed:
+        return DependencyError("onnxruntime is not installed", "one of its two packages", INSTALL_FIX)
+    got = f"{' and '.join(installed)} cannot be imported ({reason})"
+    return DependencyError(got, "one of the two packages, complete", REINSTALL_FIX)
 
 
 def _is_installed(distribution: str) -> bool:

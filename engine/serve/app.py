@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -15,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from engine import __version__
+from engine._distribution import NAME
 from engine.audio.load import SAMPLE_RATE, AudioLimits, load_audio
 from engine.errors import EngineError
 from engine.runtime.cancel import CancelToken
@@ -106,9 +106,7 @@ def _job(
         waveform = load_audio(wanted.audio, limits=AudioLimits(max_duration_s=settings.max_duration_s))
         cancel.raise_if_cancelled()
         usual = settings.decoding
-        options = replace(
-            usual, passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers
-        )
+        options = usual.replace(passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers)
         return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=options, cancel=cancel)
 
     return job
@@ -124,7 +122,7 @@ def _add_status(app: FastAPI, health: HealthCheck, model_name: str) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The one model that is loaded."""
-        model = {"id": model_name, "object": "model", "created": 0, "owned_by": "speech-engine"}
+        model = {"id": model_name, "object": "model", "created": 0, "owned_by": NAME}
         return {"object": "list", "data": [model]}
 
 

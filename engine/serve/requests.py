@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 
 from engine.errors import AudioLimitError, OptionError
 from engine.serve.settings import ServeSettings
-from engine.types import Numbers
+from engine.types import Numbers, Passes
 
 RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES: Final = ("segment", "word")
@@ -40,7 +40,7 @@ class AudioRequest:
     response_format: str
     granularities: frozenset[str]
     hotwords: tuple[str, ...]
-    passes: int | None = None
+    passes: Passes | None = None
     numbers: Numbers | None = None
 
 
@@ -99,10 +99,10 @@ async def _checked(form: FormData) -> AudioRequest:
     if _text(form, "stream").lower() in ("true", "1"):
         raise OptionError("stream=true", "stream=false", "leave it out and wait for the whole answer")
     hotwords = tuple(word.strip() for word in _text(form, "hotwords").split(",") if word.strip())
-    passes = _one_of(form, "passes", ("", "1", "2"), "")
+    passes: Any = int(_one_of(form, "passes", ("", "1", "2"), "") or 0) or None
     numbers: Any = _one_of(form, "numbers", ("", "words", "digits"), "") or None
     audio, wanted = await upload.read(), _granularities(form)
-    return AudioRequest(audio, response_format, wanted, hotwords, int(passes) if passes else None, numbers)
+    return AudioRequest(audio, response_format, wanted, hotwords, passes, numbers)
 
 
 def _granularities(form: FormData) -> frozenset[str]:

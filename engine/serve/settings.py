@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine._distribution import NAME
 from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript, Translation
 
@@ -22,7 +23,7 @@ class ServeSettings:
         max_upload_bytes: of a whole request (OpenAI takes 25 MB).
         max_duration_s: of the audio in it, whatever its compression; the model's own limits hold as well.
         max_running: requests recognised at a time; 0 takes the model's threads.
-        max_pending: requests in the house, uploading, waiting or running; more get 503.
+        max_pending: requests that upload, wait or run at a time; more get 503.
         upload_timeout_s: for a body to arrive.
         health_deadline_s: for the tiny inference of /health.
         stuck_after_s: a request that runs longer makes /health fail.
@@ -71,7 +72,7 @@ class Recogniser(Protocol):
 def model_name_of(recogniser: Any, settings: ServeSettings) -> str:
     """The name that clients see."""
     bundle = getattr(recogniser, "bundle", None)
-    return settings.model_name or str(getattr(bundle, "name", "speech-engine"))
+    return settings.model_name or str(getattr(bundle, "name", NAME))
 
 
 def threads_of(recogniser: Any, settings: ServeSettings) -> int:

@@ -36,7 +36,7 @@ class WorkQueue:
         """Count a request from its first byte to its answer.
 
         Raises:
-            BusyError: the house is full.
+            BusyError: the queue is full.
         """
         if self.pending >= self.max_pending:
             raise BusyError(

@@ -117,10 +117,12 @@ def _feed_forward(feed: Any) -> FeedForward:
 
 
 def _attention(block: Any) -> DistanceAttention:
-    projections = (block.q_proj, block.k_proj, block.v_proj, block.out_proj)
     return DistanceAttention(
         LayerNorm.of(block.norm),
-        *(Linear.of(projection) for projection in projections),
+        Linear.of(block.q_proj),
+        Linear.of(block.k_proj),
+        Linear.of(block.v_proj),
+        Linear.of(block.out_proj),
         n_heads=block.n_heads,
         bias=as_array(block.distance_bias),
     )

@@ -75,12 +75,12 @@ class AcousticSource:
 
     name: str
     licence: str
-    build: Build
+    build: Build[onnx.ModelProto]
     reference: Run
     vocabulary: tuple[str, ...]
     config: AcousticConfig
     about: Sequence[str] = ()
-    batchable: Build | None = None
+    batchable: Build[onnx.ModelProto] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _quantize(
     return store_half(model), [*pinned, *kept], sensitivity
 
 
-def _measure_on(cases: Sequence[Case]) -> Measure:
+def _measure_on(cases: Sequence[Case]) -> Measure[onnx.ModelProto]:
     def measure(candidate: onnx.ModelProto) -> tuple[float, float]:
         prove_exact(candidate)  # else what is measured would hold on this kind of processor only
         return compare(onnx_run(candidate), cases)

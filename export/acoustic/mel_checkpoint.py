@@ -23,7 +23,7 @@ class MelCheckpoint:
 
     name: str
     model: Any
-    vocabulary: dict[str, int]
+    vocabulary: tuple[str, ...]
     licence: str
 
     def reference(self, features: FloatArray) -> FloatArray:

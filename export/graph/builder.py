@@ -75,7 +75,7 @@ class GraphBuilder:
         """The largest magnitude of each channel that the current block reads; None where it stays float32."""
         return self._ranges.get(self.block) if self._precision(self.block) == "int8" else None
 
-    def constant(self, array: Array, name: str = "constant") -> str:
+    def constant(self, array: Array | np.generic, name: str = "constant") -> str:
         """Store an array in the graph; small equal arrays are stored once."""
         array = np.ascontiguousarray(array)
         key = (array.dtype.str, array.shape, array.tobytes() if array.size <= _SHARED_SIZE else b"")

@@ -89,18 +89,19 @@ def emit_lstm(graph: GraphBuilder, hidden: str, layer: LstmLayer) -> str:
     size = layer.weight_hidden.shape[2]
     weights = [_reorder(array) for array in (layer.weight_input, layer.weight_hidden)]
     bias = _reorder(layer.bias)
-    bias = graph.constant(np.concatenate([bias, np.zeros_like(bias)], axis=1), "bias")
+    both = graph.constant(np.concatenate([bias, np.zeros_like(bias)], axis=1), "bias")
     steps_first = graph.op("Transpose", hidden, perm=[1, 0, 2])
     settings = {"direction": "bidirectional", "hidden_size": size}
     if graph.precision(hidden) == "int8":
+        names: tuple[str, ...]
         names, scales, zeros = zip(*(_quantize(graph, array) for array in weights), strict=True)
         states = graph.op(
-            "DynamicQuantizeLSTM", steps_first, *names, bias, "", "", "", "",
+            "DynamicQuantizeLSTM", steps_first, *names, both, "", "", "", "",
             scales[0], zeros[0], scales[1], zeros[1], domain=MICROSOFT, **settings,
         )  # fmt: skip
     else:
         names = tuple(graph.constant(array, "weight") for array in weights)
-        states = graph.op("LSTM", steps_first, *names, bias, **settings)
+        states = graph.op("LSTM", steps_first, *names, both, **settings)
     # [n_frames, 2, batch, hidden] -> [batch, n_frames, 2 * hidden]
     return graph.reshape(graph.op("Transpose", states, perm=[2, 0, 1, 3]), 0, 0, 2 * size)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from export.graph.attention import Attention, emit_attention, emit_smoothed_norm
 from export.graph.builder import GraphBuilder
 from export.graph.linear import Linear, emit_float_linear, emit_linear
@@ -44,7 +46,7 @@ def emit_feed_forward(graph: GraphBuilder, value: str, layer: Layer, norm: Layer
     feed_out, outliers = layer.feed_out, None
     with graph.scope("feed_out"):
         magnitudes = graph.range()
-        units = find_outlier_units(magnitudes) if magnitudes is not None else ()
+        units = find_outlier_units(magnitudes) if magnitudes is not None else np.zeros(0, np.int64)
     if len(units):
         (feed_in, feed_out), outliers = split_units(feed_in, feed_out, units)
     with graph.scope("feed_in"):

@@ -66,6 +66,7 @@ class MarianGraph(StepGraph):
         joined = Linear.joined(*(Linear.of(module) for module in modules))
         if self.ranges is None:
             product = self.op("MatMul", value, self.constant(joined.weight, "weight"))
+            assert joined.bias is not None  # Marian has one everywhere
             return self.op("Add", product, self.constant(joined.bias, "bias"))
         weight, scale = self.quantize(joined.weight)
         ranges = self.ranges[self.names[id(modules[0])]]
@@ -237,7 +238,7 @@ def _decoder_shapes(config: Any) -> tuple[Shapes, Shapes]:
     return inputs, outputs
 
 
-def calibrate(model: Any, run: Callable[[], None]) -> dict[str, ActivationRange]:
+def calibrate(model: Any, run: Callable[[], object]) -> dict[str, ActivationRange]:
     """The activation range of every linear layer while run() uses the model."""
     import torch
 

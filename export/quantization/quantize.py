@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -20,8 +21,9 @@ FloatArray = NDArray[np.float32]
 ALWAYS_FLOAT = ("head/output",)
 CPU = RuntimeOptions(device="cpu")
 
-Build = Callable[[Choice, Mapping[str, FloatArray] | None], tuple[onnx.ModelProto, dict[str, str]]]
-Measure = Callable[[onnx.ModelProto], tuple[float, float]]
+Graph = TypeVar("Graph")  # what a choice of precisions makes: one model, or several that belong together
+Build = Callable[[Choice, Mapping[str, FloatArray] | None], tuple[Graph, Any]]
+Measure = Callable[[Graph], tuple[float, float]]
 
 
 def measure_ranges(
@@ -67,7 +69,7 @@ def choose(int8: Collection[str]) -> Choice:
 
 
 def measure_sensitivity(
-    build: Build, candidates: Sequence[str], ranges: Mapping[str, FloatArray], measure: Measure
+    build: Build[Graph], candidates: Sequence[str], ranges: Mapping[str, FloatArray], measure: Measure[Graph]
 ) -> dict[str, float]:
     """The relative error that each block makes alone: it computes in int8, all others are float32 throughout.
 
@@ -81,13 +83,13 @@ def _alone(chosen: str) -> Choice:
 
 
 def search_blocks(
-    build: Build,
+    build: Build[Graph],
     candidates: Sequence[str],
     ranges: Mapping[str, FloatArray],
-    measure: Measure,
+    measure: Measure[Graph],
     min_agreement: float,
     errors: Mapping[str, float] | None = None,
-) -> tuple[onnx.ModelProto, list[str]]:
+) -> tuple[Graph, list[str]]:
     """Quantise as many blocks as the wanted agreement allows.
 
     Args:

@@ -26,11 +26,11 @@ from export.graph.marian import (
     ACTIVATIONS,
     ActivationRange,
     MarianGraph,
-    SharedTables,
     build_decoder,
     build_encoder,
     calibrate,
 )
+from export.graph.step_graph import SharedTables
 from export.quantization.exactness import prove_exact
 from export.translation.runners import FILES, open_kernels, open_sessions
 

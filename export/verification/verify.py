@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import jiwer
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -187,11 +188,11 @@ def verify(
         return report
     n_words = sum(len(case.text.split()) for case in spoken)
     heard = [[case.logits for case in spoken], [run(case.features[None])[0] for case in spoken]]
+    texts = [case.text for case in spoken]
     rates = []
     for logits in heard:
         words = [greedy_words(array, config, vocabulary) for array in logits if array is not None]
-        pairs = zip(spoken, words, strict=True)
-        rates.append(sum(edit_distance(case.text.split(), found) for case, found in pairs) / n_words)
+        rates.append(float(jiwer.wer(texts, [" ".join(found) for found in words])))
     return dataclasses.replace(report, n_words=n_words, wer_reference=rates[0], wer_export=rates[1])
 
 
@@ -261,14 +262,3 @@ def greedy_words(logits: FloatArray, config: AcousticConfig, vocabulary: Sequenc
     path = logits.argmax(-1)
     kept = path[(path != config.blank_id) & np.concatenate([[True], path[1:] != path[:-1]])]
     return "".join(vocabulary[index] for index in kept).replace(config.word_delimiter, " ").lower().split()
-
-
-def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
-    """Fewest insertions, deletions and substitutions from one to the other."""
-    previous = list(range(len(right) + 1))
-    for i, item in enumerate(left, 1):
-        current = [i]
-        for j, other in enumerate(right, 1):
-            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (item != other)))
-        previous = current
-    return previous[-1]

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from engine._distribution import install_command
 from export.acoustic.export import ExportOptions
 from export.acoustic.log_mel import load_log_mel
 from export.acoustic.wav2vec2 import ARCHITECTURES, check_supported, export_wav2vec2
@@ -127,4 +128,4 @@ def test_a_missing_extra_names_its_mend() -> None:
     command = [sys.executable, "-c", code, "wav2vec2", "checkpoint", "out"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "onnx is not installed" in done.stderr and "'speech-engine[export]'" in done.stderr
+    assert "onnx is not installed" in done.stderr and install_command("export") in done.stderr

@@ -17,6 +17,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine._distribution import install_command
 from engine.audio import load as audio
 from engine.audio.load import AudioLimits, load_audio
 from engine.errors import (
@@ -269,7 +270,7 @@ def test_a_container_without_av_names_its_install_command(monkeypatch: pytest.Mo
         return real_import(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    error = refused(DependencyError, b"\0\0\0\x18ftypM4A " + bytes(64), "MP4", "pip install av")
+    error = refused(DependencyError, b"\0\0\0\x18ftypM4A " + bytes(64), "MP4", install_command("media"))
     assert isinstance(error, ImportError)
     refused(AudioDecodeError, b"fLaC" + bytes(64), "FLAC")
 

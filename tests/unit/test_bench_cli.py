@@ -17,6 +17,7 @@ import engine
 from benchmarks import commands, run
 from benchmarks.cli import main
 from benchmarks.measures import stages
+from engine._distribution import install_command
 
 KEYS = {
     "signature", "n_utterances", "audio_s", "wer", "cer", "bleu", "chrf", "rtfx", "stages_s", "latency_ms",
@@ -300,7 +301,7 @@ def test_missing_extras_are_named_before_anything_runs(
         importlib.util, "find_spec", lambda name, *a: None if name == "jiwer" else find(name, *a)
     )
     assert bench(tmp_path) == (2, {})
-    assert "pip install 'speech-engine[bench]'" in capsys.readouterr().err
+    assert install_command("bench") in capsys.readouterr().err
     assert fake.calls == []
 
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_had_is_one_clear_error(
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(make_bundle: MakeBundle) -> None:
-    with pytest.raises(OptionError, match=r"'tensorrt'.*auto, kernels, onnxruntime") as caught:
+    with pytest.raises(OptionError, match=r"'tensorrt'.*auto, kernels or onnxruntime") as caught:
         open_with(make_bundle(), backend="tensorrt")
     assert_says_got_want_fix(caught.value)
 

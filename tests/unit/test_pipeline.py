@@ -1,8 +1,10 @@
 """The main job on the embedded bundle: speech in, German and English out."""
 
 import itertools
+import math
 import pickle
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jiwer
@@ -133,6 +135,50 @@ def test_a_batch_yields_every_result_in_order_and_one_error(translator, examples
     results = list(translator.transcribe_batch([good, "/nowhere.wav", good]))
     assert isinstance(results[0], Transcript) and results[0] == results[2]
     assert isinstance(results[1], AudioNotFoundError)
+
+
+def test_a_batch_takes_arrays_at_their_rate_and_tells_how_far_it_is(translator, clip) -> None:
+    seen: list[tuple[float, float]] = []
+    slower = np.repeat(clip, 3)
+    (result,) = translator.transcribe_batch(
+        [slower], 48_000, hotwords=["großmutter"], progress=lambda done, total: seen.append((done, total))
+    )
+    assert result == translator.transcribe(slower, 48_000, hotwords=["großmutter"])
+    assert seen == [(1, 1)]
+    list(
+        translator.translate_batch(
+            iter([clip, clip]), progress=lambda done, total: seen.append((done, total))
+        )
+    )
+    assert seen[1:] == [(1, math.inf), (2, math.inf)]
+
+
+@pytest.mark.parametrize("job", ["transcribe_batch", "translate_batch", "stream"])
+def test_a_batch_or_stream_ends_when_it_is_cancelled(translator, clip, job: str) -> None:
+    token = CancelToken()
+
+    def sources() -> Iterator[np.ndarray]:
+        yield clip
+        token.cancel()
+        yield from itertools.repeat(clip, 100)
+
+    with pytest.raises(CancelledError):
+        list(getattr(translator, job)(sources(), cancel=token))
+
+
+@pytest.mark.parametrize("job", ["transcribe_batch", "translate_batch", "stream"])
+def test_wrong_options_are_refused_at_the_call_and_not_at_the_first_result(translator, job: str) -> None:
+    with pytest.raises(OptionError, match="list of words"):
+        getattr(translator, job)([], hotwords="Rothenburg")
+
+
+def test_a_stream_tells_how_far_it_is(translator, clip) -> None:
+    seen: list[tuple[float, float]] = []
+    chunks = np.array_split(clip, 4)
+    list(translator.stream(chunks, 16_000, progress=lambda done, total: seen.append((done, total))))
+    assert [total for _, total in seen] == [math.inf] * 4 + [seen[-1][0]]
+    assert seen[-1][0] == pytest.approx(len(clip) / 16_000)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_a_batch_says_what_one_file_says(translator, examples) -> None:

@@ -249,7 +249,7 @@ def test_a_model_without_translator_and_a_broken_one(client: TestClient, transla
 
 def test_models(client: TestClient) -> None:
     (model,) = client.get("/v1/models").json()["data"]
-    assert model["id"] == "speech-engine"
+    assert model["id"] == "german-speech-engine"
     assert model["object"] == "model"
 
 

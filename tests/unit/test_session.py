@@ -1,14 +1,16 @@
-"""Devices, provider options, two wheels that overwrite each other. The CUDA path itself is not run."""
+"""Devices, provider options, two packages that overwrite each other. The CUDA path itself is not run."""
 
 import importlib.metadata
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine._distribution import install_command
 from engine.errors import CancelledError, DependencyError, DeviceError, OptionError
 from engine.runtime import onnx_session as session
 from engine.types import RuntimeOptions
@@ -73,16 +75,42 @@ def test_an_unknown_device_is_refused() -> None:
         session.resolve_device(RuntimeOptions(device="tpu"))
 
 
-def test_both_wheels_at_once_are_reported_with_the_mend(monkeypatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
+@pytest.fixture
+def fresh_import() -> Iterator[None]:
+    """onnxruntime is looked for anew, in the test and after it."""
     session._onnxruntime.cache_clear()
-    try:
-        with pytest.raises(DependencyError, match="pip uninstall") as caught:
-            session._onnxruntime()
-        assert isinstance(caught.value, ImportError)
-    finally:
-        monkeypatch.undo()
-        session._onnxruntime.cache_clear()
+    yield
+    session._onnxruntime.cache_clear()
+
+
+def test_both_packages_at_once_are_used_with_a_warning(monkeypatch, caplog, fresh_import) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
+    assert session._onnxruntime().InferenceSession
+    assert "both installed" in caplog.text and "pip uninstall -y onnxruntime onnxruntime-gpu" in caplog.text
+
+
+def not_installed(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
+def test_neither_package_is_an_error_that_names_both_commands(monkeypatch, fresh_import) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DependencyError, match="onnxruntime is not installed") as caught:
+        session._onnxruntime()
+    assert caught.value.fix.count("pip install") == 2
+    assert all(install_command(extra) in caught.value.fix for extra in ("cpu", "gpu"))
+
+
+def test_a_package_without_its_files_is_an_error_that_says_how_to_install_one(
+    monkeypatch, tmp_path: Path, fresh_import
+) -> None:
+    """What is left after one of two packages was uninstalled: a folder, which Python imports as empty."""
+    (tmp_path / "onnxruntime").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
+    with pytest.raises(DependencyError, match=r"files are missing.*pip uninstall"):
         session._onnxruntime()
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 from engine.text import VOCABULARY
-from training.asr.config import AsrConfig, ConfigError, load_config
+from training.asr.config import AsrConfig, load_config
 from training.asr.doctor import SampleLimits, describe_problems, examine
 from training.asr.memory import MemoryEstimate, Shape, count_parameters, estimate_memory
 from training.asr.model import build_model, outline_model, plain_model
 from training.asr.networks import ConformerNetwork, network_of
 from training.asr.trainer import AsrTrainer, TrainingStopped, describe_model
+from training.common.config import ConfigError
 from training.common.data import (
     ManifestError,
     Sample,
@@ -71,11 +72,8 @@ def run(options: argparse.Namespace) -> int:
     evaluation, _ = examine_samples(config, evaluation, vocabulary, "evaluation", network.samples_per_frame)
     if options.doctor:
         return 1 if n_bad else 0
-    if not train or (n_bad and config.on_bad_sample == "stop"):
-        LOGGER.error("not started: %s", "no sound sample" if not train else "on_bad_sample is stop")
-        return 1
-    if len(train) < (world := int(os.environ.get("WORLD_SIZE", "1"))):
-        LOGGER.error("not started: %d sound clips for %d processes; start fewer processes", len(train), world)
+    if obstacle := find_obstacle(config, len(train), n_bad):
+        LOGGER.error("not started: %s", obstacle)
         return 1
     if isinstance(network, ConformerNetwork):
         network.set_feature_scale(model, [load_waveform(sample) for sample in train[:200]])
@@ -96,6 +94,18 @@ def run(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def find_obstacle(config: AsrConfig, n_sound: int, n_bad: int) -> str:
+    """Why a run cannot start with these clips; empty where it can."""
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if not n_sound:
+        return "no sound sample"
+    if n_bad and config.on_bad_sample == "stop":
+        return "on_bad_sample is stop"
+    if n_sound < n_processes:
+        return f"{n_sound} sound clips for {n_processes} processes; start fewer processes"
+    return ""
 
 
 def estimate(config: AsrConfig) -> int:

@@ -88,7 +88,8 @@ class Attention(nn.Module):
         bias = self._bias(hidden.shape[1]).to(parts[0].dtype)[None]
         if valid is not None:
             bias = bias.masked_fill(~valid[:, None, None, :], float("-inf"))
-        context = functional.scaled_dot_product_attention(*parts, attn_mask=bias)
+        query, key, value = parts
+        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.dropout(self.out_proj(context.transpose(1, 2).flatten(2)))
 
     def _bias(self, n_frames: int) -> Tensor:  # -> [heads, n_frames, n_frames]
@@ -148,6 +149,8 @@ class ConformerCtc(nn.Module):
         super().__init__()
         self.config = config
         size = config.hidden_size
+        self.mel_mean: Tensor
+        self.mel_scale: Tensor
         self.register_buffer("mel_mean", torch.zeros(config.n_mels))  # of the training data
         self.register_buffer("mel_scale", torch.ones(config.n_mels))
         self.conv1 = nn.Conv1d(config.n_mels, size, 3, stride=2, padding=1)

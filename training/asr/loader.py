@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,20 +62,21 @@ class Loader:
     def _is_empty(self, indices: Sequence[int]) -> bool:
         return all(str(self.samples[index].path) in self.excluded for index in indices)
 
-    def groups(self, epoch: int, batch: int) -> Iterator[Group]:
+    def groups(self, epoch: int, batch: int) -> Generator[Group]:
         """Yield groups from a position on, for ever, with `config.prefetch` of them loading ahead."""
         ahead: collections.deque[Group] = collections.deque()
         pool = concurrent.futures.ThreadPoolExecutor(self.config.workers, thread_name_prefix="loader")
         try:
             for last_epoch, place, group in self._index_groups(epoch, batch):
-                batches = pool.submit(
-                    lambda g=group: [self.load(i, at) for at, i in g if not self._is_empty(i)]
-                )
+                batches = pool.submit(self._load_group, group)
                 ahead.append(Group(last_epoch, place, batches))
                 if len(ahead) > self.config.prefetch:
                     yield ahead.popleft()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load_group(self, group: Sequence[tuple[int, list[int]]]) -> list[Any]:
+        return [self.load(indices, epoch) for epoch, indices in group if not self._is_empty(indices)]
 
     def _index_groups(self, epoch: int, batch: int) -> Iterator[tuple[int, int, list[tuple[int, list[int]]]]]:
         held: list[tuple[int, list[int]]] = []

@@ -70,8 +70,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Te
         bias = None if bias is None else bias.to(query.dtype)
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     with torch.autocast("cpu", enabled=False):
-        parts = [part.float() for part in (query, key, value)]
-        return functional.scaled_dot_product_attention(*parts, attn_mask=bias).to(query.dtype)
+        mixed = functional.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), attn_mask=bias
+        )
+        return mixed.to(query.dtype)
 
 
 class Attention(nn.Module):
@@ -179,6 +181,7 @@ class LogMelCtc(nn.Module):
         size = config.hidden_size
         self.conv1 = nn.Conv1d(config.n_mels, size, 3, padding=1)
         self.conv2 = nn.Conv1d(size, size, 3, stride=2, padding=1)
+        self.positions: Tensor
         self.register_buffer("positions", sinusoids(config.max_frames, size), persistent=False)
         self.layers = nn.ModuleList(
             EncoderLayer(size, config.n_heads, config.intermediate_size, config.n_sinks)

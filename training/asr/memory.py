@@ -65,7 +65,7 @@ class Shape:
         )  # fmt: skip
 
 
-def estimate_memory(
+def estimate_memory(  # noqa: PLR0913  - what memory depends on, by keyword
     n_parameters: int,
     n_trained: int,
     shape: Shape,

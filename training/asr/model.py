@@ -15,10 +15,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from transformers.utils import cached_file
 
 from engine.text import BLANK
-from training.asr.config import AsrConfig, ConfigError
+from training.asr.config import AsrConfig
 from training.asr.conformer import ConformerConfig, ConformerCtc
 from training.common.augment import mask_spans
-from training.common.config import build_config
+from training.common.config import ConfigError, build_config
 
 MASK_TIME = 0.05  # makes transformers create the mask's embedding; see `build_model`
 SETTINGS: dict[str, Any] = {

@@ -240,7 +240,7 @@ def import_adamw8bit() -> Any:
         RuntimeError: bitsandbytes is not installed; the message says how to.
     """
     try:
-        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+        from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise RuntimeError("optimizer_8bit needs bitsandbytes: pip install bitsandbytes") from error
     return AdamW8bit

@@ -106,8 +106,9 @@ class TrainingLoop(Trainable):
         running = [buffer.clone() for buffer in self._running]
         self.figures = figures = self.compute(data)
         self.ranks.sum_gradients(self.trained())
-        for optimizer in self.optimizers if self.scaler else ():
-            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        for optimizer in self.optimizers:
+            with_gradient = (p.grad is not None for group in optimizer.param_groups for p in group["params"])
+            if self.scaler and any(with_gradient):
                 self.scaler.unscale_(optimizer)
         self.finish_gradients()
         norm = self._clip()

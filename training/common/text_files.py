@@ -39,7 +39,7 @@ def _read_packed(path: Path, raw: BinaryIO) -> Iterator[str]:
     size = zstandard.frame_content_size(raw.read(_HEADER_BYTES))
     raw.seek(0)
     plain = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
-    yield from _read_lines(path, io.BufferedReader(plain))  # type: ignore[type-var]
+    yield from _read_lines(path, io.BufferedReader(plain))
     if plain.tell() < size:
         raise zstandard.ZstdError(f"ends after {plain.tell()} of {size} bytes of text")
 

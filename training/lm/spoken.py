@@ -78,7 +78,7 @@ def _draw(lists: Mapping[str, Any], rng: np.random.Generator) -> dict[str, objec
         "year2": year + rng.integers(1, 9),
         "hour": rng.integers(0, 24),
         "hour12": rng.integers(1, 13),
-        "minute": f"{rng.choice([0, 15, 30, 45, rng.integers(60)]):02d}",
+        "minute": f"{rng.choice([0, 15, 30, 45, int(rng.integers(60))]):02d}",
         "weekday": _one(names["weekdays"], rng),
         "place": _one(names["places"], rng),
         "euro": int(10 ** rng.uniform(0.0, 3.5)),

@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece as spm
@@ -143,12 +144,14 @@ def _case_folded(model: bytes) -> bytes:
     """The same pieces behind SentencePiece's case-folding normaliser."""
     from sentencepiece import sentencepiece_model_pb2
 
+    new: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+
     probe = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(["ab ab a b", "b a ba"]), model_writer=probe, vocab_size=6,
         hard_vocab_limit=False, normalization_rule_name="nmt_nfkc_cf", minloglevel=2,
     )  # fmt: skip
-    folding, proto = sentencepiece_model_pb2.ModelProto(), sentencepiece_model_pb2.ModelProto()
+    folding, proto = new(), new()
     folding.ParseFromString(probe.getvalue())
     proto.ParseFromString(model)
     proto.normalizer_spec.name = folding.normalizer_spec.name

@@ -9,6 +9,7 @@ forward, and dropout does not exist (runs of a few epochs have no use for it).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
 MASKED = -1e9  # finite, so that a row of padding alone gives no nan
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]]
+ACTIVATIONS = {"relu": F.relu, "swish": F.silu, "silu": F.silu, "gelu": F.gelu}
 LOSS_CHUNK = 512  # rows of logits held at once
 
 
@@ -56,7 +59,7 @@ class SmoothedCrossEntropy(torch.autograd.Function):
         return total, plain
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, _grad_plain: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor, _grad_plain: Tensor) -> Any:
         grad_hidden, grad_embedding = ctx.saved_tensors
         return grad_hidden * grad_total, grad_embedding * grad_total, None, None, None
 
@@ -128,7 +131,7 @@ class Layer(nn.Module):
         self.cross = CrossAttention(d_model, heads) if decoder else None
         self.cross_norm = Norm(d_model) if decoder else None
         self.up, self.down, self.ffn_norm = Linear(d_model, ffn_dim), Linear(ffn_dim, d_model), Norm(d_model)
-        self.activation = {"relu": F.relu, "swish": F.silu, "silu": F.silu, "gelu": F.gelu}[activation]
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]
 
     def forward(
         self, x: Tensor, mask: Tensor, memory: Tensor | None = None, memory_mask: Tensor | None = None
@@ -136,7 +139,7 @@ class Layer(nn.Module):
         x = self.attention_norm(x + self.attention(x, mask))
         if self.cross is not None and self.cross_norm is not None:
             x = self.cross_norm(x + self.cross(x, memory, memory_mask))
-        return self.ffn_norm(x + self.down(self.activation(self.up(x))))  # type: ignore[no-any-return]
+        return self.ffn_norm(x + self.down(self.activation(self.up(x))))
 
 
 class FastMarian(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        layers = list(modules)
+        layers: list[Any] = list(modules)
         self._dtype = dtype
         self._blocks = [int(getattr(layer, "blocks", 1)) for layer in layers]
         super().__init__(

@@ -73,7 +73,7 @@ def fit(text: TaggedText, config: TrainingConfig, folder: Path) -> Tagger:
     trainer = TaggerTrainer(text, config, folder)
     with trainer.bar:
         trainer.run()
-    return trainer.model.eval()  # type: ignore[no-any-return]
+    return trainer.model.eval()
 
 
 @torch.inference_mode()

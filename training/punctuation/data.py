@@ -52,9 +52,11 @@ class TaggedText:
     def take(self, rows: NDArray[np.int64]) -> TaggedText:
         """Some of the sentences."""
         spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
-        parts = [np.concatenate([a[s] for s in spans]) for a in (self.numbers, self.cases, self.marks)]
+        numbers, cases, marks = (
+            np.concatenate([a[s] for s in spans]) for a in (self.numbers, self.cases, self.marks)
+        )
         lengths = [0, *(span.stop - span.start for span in spans)]
-        return TaggedText(self.words, self.pieces, *parts, np.cumsum(lengths).astype(np.int64))
+        return TaggedText(self.words, self.pieces, numbers, cases, marks, np.cumsum(lengths).astype(np.int64))
 
 
 @dataclass(frozen=True)

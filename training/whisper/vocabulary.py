@@ -131,7 +131,7 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, list[int]]:
     missing = [token for token, index in found.items() if index is None]
     if missing:
         raise WeightsError(f"tokenizer.json knows no {missing[0]}; Whisper's, of many languages, is needed")
-    return {token: [index] for token, index in found.items()}
+    return {token: [index] for token, index in found.items() if index is not None}
 
 
 def _is_plain(token: str) -> bool:

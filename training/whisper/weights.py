@@ -66,7 +66,7 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return variables
 
 
-def whisper_sizes(path: Path) -> dict[str, int]:
+def whisper_sizes(path: Path) -> dict[str, Any]:
     """Read an encoder's sizes, as keys of LogMelCtcConfig, from what `load_whisper_encoder` takes.
 
     Raises:
@@ -197,16 +197,17 @@ def set_sinks(model: LogMelCtc, waveforms: Sequence[Tensor]) -> None:
     """
     n_sinks, first = model.config.n_sinks, 350
     stretch = (WINDOW_S * 50 - first) // n_sinks
-    sums: list[list[Any]] = [[0.0, 0.0] for _ in model.layers]
+    layers: list[Any] = list(model.layers)
+    sums: list[list[Any]] = [[0.0, 0.0] for _ in layers]
     for waveform in waveforms:
         padded = functional.pad(waveform, (0, WINDOW_S * 16_000 - waveform.numel()))
         hidden = model.stem(compute_log_mel(padded, model.config.n_mels)[None])
-        for layer, total in zip(model.layers, sums, strict=True):
+        for layer, total in zip(layers, sums, strict=True):
             normed = layer.layer_norm(hidden)[0, first : first + n_sinks * stretch]
             total[0] = total[0] + layer.attention.k_proj(normed)
             total[1] = total[1] + layer.attention.v_proj(normed)
             hidden = layer(hidden, use_sinks=False)
-    for layer, (keys, values) in zip(model.layers, sums, strict=True):
+    for layer, (keys, values) in zip(layers, sums, strict=True):
         for parameter, total in ((layer.attention.sink_keys, keys), (layer.attention.sink_values, values)):
             parameter.copy_((total / len(waveforms)).unflatten(0, (n_sinks, stretch)).mean(1))
         layer.attention.sink_bias.fill_(math.log(stretch))

@@ -1,0 +1,370 @@
+"""What a caller may choose: how speech becomes text, and where a model runs. Checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
+from typing import Any, Final, Literal, TypedDict, Unpack, get_args
+
+from engine.errors import OptionError
+
+Device = Literal["auto", "cpu", "cuda"]
+ComputeType = Literal["auto", "int8", "bf16", "fp16", "fp32"]
+Backend = Literal["auto", "kernels", "onnxruntime"]
+Numbers = Literal["words", "digits"]
+Passes = Literal[1, 2]
+
+MAX_BEAM_WIDTH: Final = 4096
+MAX_LENGTH_PENALTY: Final = 5.0
+MAX_WEIGHT: Final = 1000.0  # natural log; beyond it one weight is all that counts
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How widely speech is searched. None means: as the bundle was tuned.
+
+    Attributes:
+        beam_width: CTC beams; 1 is greedy search without a language model. With two passes the hypotheses of
+            the joint search, at most 64.
+        passes: 1 is CTC beam search alone, 2 adds the attention decoder; None takes the second pass where
+            the bundle has one.
+        vad_filter: cut at pauses and skip what holds no speech.
+    """
+
+    beam_width: int | None = None
+    passes: Passes | None = None
+    vad_filter: bool = True
+
+    def __post_init__(self) -> None:
+        _set(self, beam_width=_count("beam_width", self.beam_width, MAX_BEAM_WIDTH))
+        if self.passes is not None:
+            _one_of("passes", self.passes, get_args(Passes), "leave it out for the model's best")
+        _boolean("vad_filter", self.vad_filter)
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelOptions:
+    """How much the language model counts. None means: as the bundle was tuned.
+
+    Attributes:
+        alpha: weight of the language model's natural-log score, 0 or more.
+        beta: natural-log score added for every word.
+    """
+
+    alpha: float | None = None
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        _number("lm_alpha", self.alpha, 0.0, MAX_WEIGHT)
+        _number("lm_beta", self.beta, -MAX_WEIGHT, MAX_WEIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class HotwordOptions:
+    """Words to favour.
+
+    Attributes:
+        words: words or phrases.
+        weight: natural-log bonus for a complete one; negative makes them less likely.
+    """
+
+    words: tuple[str, ...] = ()
+    weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        _set(self, words=check_hotwords(self.words))
+        _number("hotword_weight", self.weight, -MAX_WEIGHT, MAX_WEIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationOptions:
+    """How German text becomes English. None means: as the bundle was tuned.
+
+    Attributes:
+        beam_size: beams of the translator; 1 is greedy.
+        length_penalty: exponent of the length that a translation's score is divided by, -5 to 5.
+    """
+
+    beam_size: int | None = None
+    length_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, beam_size=_count("translation_beam_size", self.beam_size, MAX_BEAM_WIDTH))
+        _number("length_penalty", self.length_penalty, -MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """How recognised words are written.
+
+    Attributes:
+        punctuation: text with capitals and punctuation, where the bundle has a model for it; without,
+            plain lower-case words.
+        numbers: "words" as they are spoken (neunzehnhundertachtunddreißig), "digits" as written (1938).
+    """
+
+    punctuation: bool = True
+    numbers: Numbers = "words"
+
+    def __post_init__(self) -> None:
+        _boolean("punctuation", self.punctuation)
+        _one_of("numbers", self.numbers, get_args(Numbers))
+
+
+class FlatOptions(TypedDict, total=False):
+    """The keywords of DecodingOptions that name one value of one part."""
+
+    beam_width: int | None
+    passes: Passes | None
+    vad_filter: bool
+    lm_alpha: float | None
+    lm_beta: float | None
+    hotwords: Sequence[str]
+    hotword_weight: float
+    translation_beam_size: int | None
+    length_penalty: float | None
+    punctuation: bool
+    numbers: Numbers
+
+
+class PartOptions(TypedDict, total=False):
+    """The parts of DecodingOptions."""
+
+    search: SearchOptions
+    language_model: LanguageModelOptions
+    biasing: HotwordOptions
+    translation: TranslationOptions
+    output: OutputOptions
+
+
+class AnyOptions(FlatOptions, PartOptions, total=False):
+    """Every keyword of DecodingOptions."""
+
+
+# Flat keyword -> the part that holds it, and its name there.
+_FLAT: Final = {
+    "beam_width": ("search", "beam_width"),
+    "passes": ("search", "passes"),
+    "vad_filter": ("search", "vad_filter"),
+    "lm_alpha": ("language_model", "alpha"),
+    "lm_beta": ("language_model", "beta"),
+    "hotwords": ("biasing", "words"),
+    "hotword_weight": ("biasing", "weight"),
+    "translation_beam_size": ("translation", "beam_size"),
+    "length_penalty": ("translation", "length_penalty"),
+    "punctuation": ("output", "punctuation"),
+    "numbers": ("output", "numbers"),
+}
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class DecodingOptions:
+    """How emissions become text, and text becomes English: five parts, or flat keywords for single values.
+
+    `DecodingOptions(beam_width=8, hotwords=["Rothenburg"])` says the same as
+    `DecodingOptions(search=SearchOptions(beam_width=8), biasing=HotwordOptions(("Rothenburg",)))`.
+
+    Attributes:
+        search: beams, passes, detection of speech.
+        language_model: its weights.
+        biasing: hotwords and their weight.
+        translation: beams and length penalty of the translator.
+        output: punctuation and numbers.
+    """
+
+    search: SearchOptions = field(default_factory=SearchOptions)
+    language_model: LanguageModelOptions = field(default_factory=LanguageModelOptions)
+    biasing: HotwordOptions = field(default_factory=HotwordOptions)
+    translation: TranslationOptions = field(default_factory=TranslationOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+    def __init__(self, **given: Unpack[AnyOptions]) -> None:
+        """Put the parts together.
+
+        Args:
+            given: parts by their names, and values by their flat names (beam_width, passes, vad_filter,
+                lm_alpha, lm_beta, hotwords, hotword_weight, translation_beam_size, length_penalty,
+                punctuation, numbers); a flat value counts more than the part that is given beside it.
+        Raises:
+            OptionError: an unknown keyword, or a value that makes no sense.
+        """
+        for part in fields(self):
+            default: Any = part.default_factory
+            _set(self, **{part.name: given.get(part.name, default())})
+            _check_part(part.name, getattr(self, part.name), default)
+        for name, value in given.items():
+            if name in _FLAT:
+                part_name, field_name = _FLAT[name]
+                _set(self, **{part_name: replace(getattr(self, part_name), **{field_name: value})})
+            elif name not in self.__slots__:
+                known = ", ".join([*_FLAT, *self.__slots__])
+                raise OptionError(f"decoding option {name!r}", f"one of {known}", "check its spelling")
+
+    def replace(self, **changes: Unpack[AnyOptions]) -> DecodingOptions:
+        """The same with other values, by the constructor's keywords.
+
+        Raises:
+            OptionError: as for the constructor.
+        """
+        parts: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        return DecodingOptions(**{**parts, **changes})
+
+    def with_hotwords(self, hotwords: Sequence[str]) -> DecodingOptions:
+        """The same with more hotwords.
+
+        Raises:
+            OptionError: a string, which would count as its letters.
+        """
+        added = check_hotwords(hotwords)
+        return self.replace(hotwords=(*self.hotwords, *added)) if added else self
+
+    @property
+    def beam_width(self) -> int | None:
+        """search.beam_width."""
+        return self.search.beam_width
+
+    @property
+    def passes(self) -> Passes | None:
+        """search.passes."""
+        return self.search.passes
+
+    @property
+    def vad_filter(self) -> bool:
+        """search.vad_filter."""
+        return self.search.vad_filter
+
+    @property
+    def lm_alpha(self) -> float | None:
+        """language_model.alpha."""
+        return self.language_model.alpha
+
+    @property
+    def lm_beta(self) -> float | None:
+        """language_model.beta."""
+        return self.language_model.beta
+
+    @property
+    def hotwords(self) -> tuple[str, ...]:
+        """biasing.words."""
+        return self.biasing.words
+
+    @property
+    def hotword_weight(self) -> float:
+        """biasing.weight."""
+        return self.biasing.weight
+
+    @property
+    def translation_beam_size(self) -> int | None:
+        """translation.beam_size."""
+        return self.translation.beam_size
+
+    @property
+    def length_penalty(self) -> float | None:
+        """translation.length_penalty."""
+        return self.translation.length_penalty
+
+    @property
+    def punctuation(self) -> bool:
+        """output.punctuation."""
+        return self.output.punctuation
+
+    @property
+    def numbers(self) -> Numbers:
+        """output.numbers."""
+        return self.output.numbers
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """Where and with how much of the machine a model runs.
+
+    Attributes:
+        device: "auto" takes CUDA where it works, else the CPU.
+        compute_type: "auto" takes what the bundle holds for the device; "bf16" computes its acoustic model
+            in bfloat16 by our own kernels, whatever it holds.
+        threads: 0 takes the cores that this process may use (affinity and cgroup quota).
+        backend: "kernels" are our own (x86-64 CPU with AVX2 or more), "auto" takes them where they serve and
+            onnxruntime elsewhere.
+        gpu_memory_mb: limit of one model's memory arena on the GPU, in MiB.
+        cuda_graphs: replay each of a few fixed shapes as a CUDA graph; wants a graph that takes a mask, and
+            memory for the weights once for each shape.
+    Raises:
+        OptionError: a value that is none of these.
+    """
+
+    device: Device = "auto"
+    compute_type: ComputeType = "auto"
+    threads: int = 0
+    backend: Backend = "auto"
+    gpu_memory_mb: int = 8192
+    cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("device", self.device, get_args(Device))
+        _one_of("compute_type", self.compute_type, get_args(ComputeType))
+        _one_of("backend", self.backend, get_args(Backend))
+        if not _is_count(self.threads, 0, None):
+            raise OptionError(f"threads {self.threads!r}", "a whole number, 0 or more", "0 takes all cores")
+        if not _is_count(self.gpu_memory_mb, 1, None):
+            raise OptionError(f"gpu_memory_mb {self.gpu_memory_mb}", "a size above zero", "pass megabytes")
+
+
+def check_hotwords(hotwords: Any) -> tuple[str, ...]:
+    """Hotwords as a tuple.
+
+    Raises:
+        OptionError: a string, which would count as its letters, or items that are no strings.
+    """
+    if isinstance(hotwords, str):
+        raise OptionError(f"hotwords {hotwords!r}", "a list of words", f"pass [{hotwords!r}]")
+    try:
+        words = tuple(hotwords)
+    except TypeError as error:
+        raise OptionError(f"hotwords {hotwords!r}", "a list of words", "pass a list of strings") from error
+    if wrong := [word for word in words if not isinstance(word, str)]:
+        raise OptionError(f"hotword {wrong[0]!r}", "a string", "pass a list of strings")
+    return words
+
+
+def _set(target: object, **values: Any) -> None:
+    """Set fields of a frozen object while it is made."""
+    for name, value in values.items():
+        object.__setattr__(target, name, value)
+
+
+def _check_part(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise OptionError(f"{name} {value!r}", kind.__name__, f"pass {kind.__name__}(...)")
+
+
+def _is_count(value: Any, least: int, most: int | None) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and least <= int(value) and (most is None or int(value) <= most)
+
+
+def _count(name: str, value: Any, most: int) -> int | None:
+    if value is None:
+        return None
+    if not _is_count(value, 1, most):
+        raise OptionError(f"{name} {value!r}", f"a whole number, 1 to {most}", "leave it out for the default")
+    return int(value)
+
+
+def _number(name: str, value: Any, least: float, most: float) -> None:
+    if value is None:
+        return
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not least <= value <= most:
+        raise OptionError(f"{name} {value!r}", f"a number, {least:g} to {most:g}", "pass one in this range")
+
+
+def _boolean(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} {value!r}", "True or False", "pass a boolean")
+
+
+def _one_of(name: str, value: Any, known: Sequence[Any], fix: str = "name one of these") -> None:
+    if isinstance(value, bool) or value not in known:
+        raise OptionError(f"{name} {value!r}", ", ".join(map(str, known[:-1])) + f" or {known[-1]}", fix)
