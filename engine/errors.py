@@ -73,6 +73,10 @@ class BundleSchemaError(BundleError):
     """A manifest of an unknown schema version or with missing or mistyped fields."""
 
 
+class LayoutError(BundleError):
+    """A graph without a layout table, or with one that does not fit it or that the kernels do not compute."""
+
+
 class ModelCapabilityError(EngineError, ValueError):
     """The loaded model lacks the part that the call needs (a translator, a language model ...)."""
 
