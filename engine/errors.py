@@ -74,7 +74,11 @@ class BundleSchemaError(BundleError):
 
 
 class LayoutError(BundleError):
-    """A graph without a layout table, or with one that does not fit it or that the kernels do not compute."""
+    """A graph without a layout table, or with one that does not fit it."""
+
+
+class UnsupportedBlockError(LayoutError):
+    """A graph whose layout table is right, with blocks or sizes that the kernels do not compute."""
 
 
 class ModelCapabilityError(EngineError, ValueError):

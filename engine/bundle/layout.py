@@ -29,7 +29,7 @@ class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """A block."""
 
 
-class LinearSpec(_Spec):
+class LinearSpec(_Spec, frozen=True):
     """y = x @ W + bias, with W float32 [n_in, n_out], or int8 codes times a scale.
 
     Attributes:
@@ -55,7 +55,7 @@ class LinearSpec(_Spec):
     raised: float = 0.0
 
 
-class NormSpec(_Spec):
+class NormSpec(_Spec, frozen=True):
     """A layer norm: weight and bias float [n_channels], epsilon added to the variance."""
 
     n_channels: Positive
@@ -64,7 +64,7 @@ class NormSpec(_Spec):
     epsilon: float
 
 
-class TableSpec(_Spec):
+class TableSpec(_Spec, frozen=True):
     """Rows [n_rows, n_columns]: floats, or integers times a scale (one value, or one for each row)."""
 
     n_rows: Positive
@@ -73,7 +73,7 @@ class TableSpec(_Spec):
     scale: str = ""
 
 
-class ConvSpec(_Spec):
+class ConvSpec(_Spec, frozen=True):
     """A convolution over rows of channels as a product over windows of width * n_channels values.
 
     Attributes:
@@ -89,7 +89,7 @@ class ConvSpec(_Spec):
     over_time: NormSpec | None = None
 
 
-class PositionalConvSpec(_Spec):
+class PositionalConvSpec(_Spec, frozen=True):
     """wav2vec2's grouped convolution over time, padded to keep the length.
 
     Attributes:
@@ -105,7 +105,7 @@ class PositionalConvSpec(_Spec):
     block_taps: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class WaveformStemSpec(_Spec, tag_field="kind", tag="waveform"):
+class WaveformStemSpec(_Spec, frozen=True, tag_field="kind", tag="waveform"):
     """wav2vec2's convolutions, feature projection and positional convolution; every convolution ends in a GELU."""
 
     convs: list[ConvSpec]
@@ -115,7 +115,7 @@ class WaveformStemSpec(_Spec, tag_field="kind", tag="waveform"):
     position_norm: NormSpec | None = None
 
 
-class MelStemSpec(_Spec, tag_field="kind", tag="mel"):
+class MelStemSpec(_Spec, frozen=True, tag_field="kind", tag="mel"):
     """Whisper's two convolutions of padding 1, each with a GELU, and its table of positions."""
 
     first: ConvSpec
@@ -123,7 +123,7 @@ class MelStemSpec(_Spec, tag_field="kind", tag="mel"):
     positions: TableSpec
 
 
-class SinksSpec(_Spec):
+class SinksSpec(_Spec, frozen=True):
     """Learned keys and values [1, n_heads, n_sinks, head_dim] that every frame may attend to; bias [n_sinks]."""
 
     n_sinks: Positive
@@ -132,7 +132,7 @@ class SinksSpec(_Spec):
     bias: Name
 
 
-class EncoderLayerSpec(_Spec):
+class EncoderLayerSpec(_Spec, frozen=True):
     """Self-attention and a feed-forward block with a GELU, both with residuals.
 
     Attributes:
@@ -153,7 +153,7 @@ class EncoderLayerSpec(_Spec):
     sinks: SinksSpec | None = None
 
 
-class LstmSpec(_Spec):
+class LstmSpec(_Spec, frozen=True):
     """A bidirectional LSTM with ONNX's order of gates.
 
     Attributes:
@@ -172,7 +172,7 @@ class LstmSpec(_Spec):
     recurrent_zero: str = ""
 
 
-class EncoderSpec(_Spec, tag_field="kind", tag="encoder"):
+class EncoderSpec(_Spec, frozen=True, tag_field="kind", tag="encoder"):
     """Features to logits.
 
     Attributes:
@@ -189,14 +189,14 @@ class EncoderSpec(_Spec, tag_field="kind", tag="encoder"):
     gives_states: bool = False
 
 
-class EmbeddingSpec(_Spec):
+class EmbeddingSpec(_Spec, frozen=True):
     """Tokens [vocab_size, d] as int8 times a scale (one value, or one for each row), and their positions."""
 
     tokens: TableSpec
     positions: TableSpec
 
 
-class CrossSpec(_Spec):
+class CrossSpec(_Spec, frozen=True):
     """Attention to what an encoder gave: its keys and values are computed by the memory's graph."""
 
     norm: NormSpec
@@ -204,7 +204,7 @@ class CrossSpec(_Spec):
     output: LinearSpec
 
 
-class SequenceLayerSpec(_Spec):
+class SequenceLayerSpec(_Spec, frozen=True):
     """A layer over tokens: self-attention, attention to the source in decoders, and a feed-forward block."""
 
     n_heads: Positive
@@ -220,13 +220,13 @@ class SequenceLayerSpec(_Spec):
 Activation = Literal["relu", "swish", "gelu"]
 
 
-class MemorySpec(_Spec, tag_field="kind", tag="memory"):
+class MemorySpec(_Spec, frozen=True, tag_field="kind", tag="memory"):
     """An encoder's states to keys and values of each decoder layer, joined [d, 2 * d]."""
 
     layers: list[LinearSpec]
 
 
-class DecoderSpec(_Spec, tag_field="kind", tag="decoder"):
+class DecoderSpec(_Spec, frozen=True, tag_field="kind", tag="decoder"):
     """The attention decoder of a second pass: norms come first, logits are against the embeddings."""
 
     embeddings: EmbeddingSpec
@@ -236,7 +236,7 @@ class DecoderSpec(_Spec, tag_field="kind", tag="decoder"):
     head: LinearSpec
 
 
-class MarianEncoderSpec(_Spec, tag_field="kind", tag="marian_encoder"):
+class MarianEncoderSpec(_Spec, frozen=True, tag_field="kind", tag="marian_encoder"):
     """A translator's encoder, norms behind the sums; memory: keys and values of each decoder layer."""
 
     embeddings: EmbeddingSpec
@@ -245,7 +245,7 @@ class MarianEncoderSpec(_Spec, tag_field="kind", tag="marian_encoder"):
     memory: list[LinearSpec]
 
 
-class MarianDecoderSpec(_Spec, tag_field="kind", tag="marian_decoder"):
+class MarianDecoderSpec(_Spec, frozen=True, tag_field="kind", tag="marian_decoder"):
     """A translator's decoder; banned: a row [vocab_size] of zeros and -inf that is added to log-probabilities."""
 
     embeddings: EmbeddingSpec
@@ -255,7 +255,7 @@ class MarianDecoderSpec(_Spec, tag_field="kind", tag="marian_decoder"):
     banned: str = ""
 
 
-class OtherSpec(_Spec, tag_field="kind", tag="other"):
+class OtherSpec(_Spec, frozen=True, tag_field="kind", tag="other"):
     """A graph with parts that no block above describes; why: which."""
 
     why: str

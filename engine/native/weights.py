@@ -21,7 +21,7 @@ from engine.bundle.layout import (
     TableSpec,
     read_layout,
 )
-from engine.errors import LayoutError
+from engine.errors import LayoutError, UnsupportedBlockError
 from engine.kernels.encoder.layer import Norm
 from engine.kernels.layers.dense import Dense
 from engine.native.packing import pack_bf16, pack_int8
@@ -245,9 +245,9 @@ def expect(what: str, found: int, wanted: int) -> None:
         raise LayoutError(f"{what}: {found}", f"{wanted}, as the blocks around it have", FIX)
 
 
-def beyond_kernels(what: str) -> LayoutError:
+def beyond_kernels(what: str) -> UnsupportedBlockError:
     """An error for blocks that are well described and that the kernels do not compute."""
-    return LayoutError(what, "sizes that the kernels compute", "pass backend='onnxruntime'")
+    return UnsupportedBlockError(what, "blocks and sizes that the kernels compute", "pass backend='onnxruntime'")
 
 
 def open_graph(
@@ -283,7 +283,7 @@ def open_graph(
 def _expect_kind(layout: Layout, graph: OnnxGraph, kind: type[Spec]) -> Spec:
     model = layout.model
     if isinstance(model, OtherSpec):
-        raise LayoutError(model.why, "blocks that the kernels compute", "pass backend='onnxruntime'")
+        raise beyond_kernels(model.why)
     if not isinstance(model, kind):
         raise LayoutError(f"a table of a {type(model).__name__}", kind.__name__, FIX)
     if isinstance(model, EncoderSpec) and graph.inputs != (model.input_name,):
