@@ -1,7 +1,7 @@
 """The layout table: what the blocks of an exported graph are, and which constants hold their weights.
 
-`export/` writes it as JSON into the ONNX `metadata_props` under KEY; `engine.native` computes a graph from the
-table and the constants alone. The nodes are for onnxruntime, which runs the same file and ignores the table.
+`export/` writes it as JSON into the ONNX `metadata_props` under KEY; `engine.native` computes a graph from
+the table and the constants alone. The nodes are for onnxruntime, which runs the same file without the table.
 Every field that ends in a name is the name of an initializer; "" where there is none.
 """
 
@@ -39,8 +39,8 @@ class LinearSpec(_Spec, frozen=True):
         scale: of the codes, one value or n_out. zero: int8 zeros, for operators that want a zero point.
         bias: float [n_out].
         integer: the graph multiplies integers.
-        shift: float [n_out], which takes away what adding `raised` to every row before it is rounded adds; the
-            kernels do not need it.
+        shift: float [n_out], which takes away what adding `raised` to every row before it is rounded adds;
+            the kernels do not need it.
     """
 
     n_in: Positive
@@ -94,7 +94,8 @@ class PositionalConvSpec(_Spec, frozen=True):
 
     Attributes:
         weight: with size = n_channels / n_groups, floats [n_channels, size, width]; or, where there are
-            block_taps, [n_groups, block_taps * size, width / block_taps * size]. bias: float [n_channels].
+            block_taps, [n_groups, block_taps * size, width / block_taps * size].
+        bias: float [n_channels].
     """
 
     n_channels: Positive
@@ -106,7 +107,7 @@ class PositionalConvSpec(_Spec, frozen=True):
 
 
 class WaveformStemSpec(_Spec, frozen=True, tag_field="kind", tag="waveform"):
-    """wav2vec2's convolutions, feature projection and positional convolution; every convolution ends in a GELU."""
+    """wav2vec2's convolutions, each with a GELU, its feature projection and its positional convolution."""
 
     convs: list[ConvSpec]
     projection: LinearSpec
@@ -124,7 +125,7 @@ class MelStemSpec(_Spec, frozen=True, tag_field="kind", tag="mel"):
 
 
 class SinksSpec(_Spec, frozen=True):
-    """Learned keys and values [1, n_heads, n_sinks, head_dim] that every frame may attend to; bias [n_sinks]."""
+    """Learned keys and values [1, n_heads, n_sinks, head_dim] for every frame; bias [n_sinks]."""
 
     n_sinks: Positive
     keys: Name
@@ -157,7 +158,8 @@ class LstmSpec(_Spec, frozen=True):
     """A bidirectional LSTM with ONNX's order of gates.
 
     Attributes:
-        weight, recurrent: floats [2, 4 * size, n], or int8 [2, n, 4 * size] where there are scales [2, 4 * size].
+        weight, recurrent: floats [2, 4 * size, n]; or, where there are scales [2, 4 * size], int8
+            [2, n, 4 * size].
         bias: float [2, 8 * size], of input and of state. weight_zero, recurrent_zero: int8 zeros.
     """
 
@@ -246,7 +248,7 @@ class MarianEncoderSpec(_Spec, frozen=True, tag_field="kind", tag="marian_encode
 
 
 class MarianDecoderSpec(_Spec, frozen=True, tag_field="kind", tag="marian_decoder"):
-    """A translator's decoder; banned: a row [vocab_size] of zeros and -inf that is added to log-probabilities."""
+    """A translator's decoder; banned: a row [vocab_size] of 0 and -inf, added to log-probabilities."""
 
     embeddings: EmbeddingSpec
     layers: list[SequenceLayerSpec]
@@ -289,7 +291,7 @@ class Layout(msgspec.Struct, frozen=True):
 def encode_layout(layout: Layout, graph: OnnxGraph) -> str:
     """The table as JSON, sealed to the graph."""
     model, unused = msgspec.json.encode(layout.model), list(layout.unused)
-    digest = _digest(graph, model, unused)
+    digest = compute_digest(graph, model, unused)
     return msgspec.json.encode(_Envelope(REVISION, digest, unused, msgspec.Raw(model))).decode()
 
 
@@ -307,7 +309,9 @@ def read_layout(graph: OnnxGraph) -> Layout:
         revision = msgspec.json.decode(text, type=_Revision).revision
         if revision != REVISION:
             raise LayoutError(
-                f"a layout table of revision {revision}", f"revision {REVISION}", f"upgrade the engine, or {FIX}"
+                f"a layout table of revision {revision}",
+                f"revision {REVISION}",
+                f"upgrade the engine, or {FIX}",
             )
         envelope = msgspec.json.decode(text, type=_Envelope)
         model = msgspec.json.decode(envelope.model, type=ModelSpec)
@@ -316,13 +320,13 @@ def read_layout(graph: OnnxGraph) -> Layout:
     absent = [name for name in envelope.unused if name not in graph.constants]
     if absent:
         raise LayoutError(f"a layout table that names {absent[0]!r}", "constants of the graph", FIX)
-    if envelope.digest != _digest(graph, bytes(envelope.model), envelope.unused):
+    if envelope.digest != compute_digest(graph, bytes(envelope.model), envelope.unused):
         raise LayoutError("a layout table of another graph", "the table of this one", FIX)
     return Layout(model, tuple(envelope.unused))
 
 
-def _digest(graph: OnnxGraph, model: bytes, unused: Sequence[str]) -> str:
-    """Of what a table claims and of the nodes and small constants that it was read from."""
+def compute_digest(graph: OnnxGraph, model: bytes, unused: Sequence[str]) -> str:
+    """SHA-256 of what a table claims, and of the nodes and small constants that it was read from."""
     digest = hashlib.sha256(graph.digest + model)
     for name in unused:
         array = graph.constants[name]

@@ -69,7 +69,9 @@ class MarianKernels:
 
     def _read_encoder(self, weights: Weights, spec: MarianEncoderSpec) -> None:
         config, d = self.config, self.d
-        self.source = read_embeddings(weights, spec.embeddings, config.vocab_size, d, config.max_source_tokens)
+        self.source = read_embeddings(
+            weights, spec.embeddings, config.vocab_size, d, config.max_source_tokens
+        )
         heads = [layer.n_heads for layer in spec.layers]
         if not heads or any(d % (n * LANES) for n in heads):
             raise beyond_kernels(f"an encoder of width {d} with {heads} heads")
@@ -86,7 +88,9 @@ class MarianKernels:
 
     def _read_decoder(self, weights: Weights, spec: MarianDecoderSpec) -> None:
         config, d, n_layers = self.config, self.d, self.config.n_layers
-        self.target = read_embeddings(weights, spec.embeddings, config.vocab_size, d, config.max_target_tokens)
+        self.target = read_embeddings(
+            weights, spec.embeddings, config.vocab_size, d, config.max_target_tokens
+        )
         expect("decoder layers", len(spec.layers), n_layers)
         for layer in spec.layers:
             expect("heads", layer.n_heads, config.n_heads)

@@ -251,7 +251,10 @@ def _read_mel(weights: Weights, spec: MelStemSpec) -> MelStem:
         expect("stride over mel bands", conv.stride, stride)
     expect("channels between the convolutions", second.n_channels, d)
     expect("channels of the positions", spec.positions.n_columns, d)
-    products = weights.product(first.product, MEL_TAPS * n_mels, d), weights.product(second.product, MEL_TAPS * d)
+    products = (
+        weights.product(first.product, MEL_TAPS * n_mels, d),
+        weights.product(second.product, MEL_TAPS * d),
+    )
     return MelStem(
         first=pack_conv(products[0], MEL_TAPS, n_mels, 1, None, integer=False),
         second=pack_conv(products[1], MEL_TAPS, d, 2, None),

@@ -80,7 +80,9 @@ class TwoPassKernels:
         self.n_logits = packed_head.padded
         expect("positions", spec.embeddings.positions.n_rows, config.max_tokens)
         rows = read_embeddings(weights, spec.embeddings, config.vocab_size, d, config.max_tokens)
-        self.weights = DecoderWeights(rows.codes, rows.scales, rows.positions, self.layers.numbers, self.head.numbers)
+        self.weights = DecoderWeights(
+            rows.codes, rows.scales, rows.positions, self.layers.numbers, self.head.numbers
+        )
 
     def start(self, states: F32Array, max_rows: int, max_tokens: int) -> Decoding:
         """Begin to decode an utterance, float32 [n_frames, hidden_size]."""

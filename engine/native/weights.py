@@ -1,4 +1,4 @@
-"""Hands out the constants of a graph as its layout table names them, each with the shape that it must have."""
+"""Hands out the constants of a graph as its layout table names them, each of the shape that it must have."""
 
 from __future__ import annotations
 
@@ -191,7 +191,9 @@ class Weights:
         if left:
             shown = ", ".join(map(repr, left[:3]))
             raise LayoutError(
-                f"{len(left)} constants that no block of the table has ({shown})", "a table of the whole graph", FIX
+                f"{len(left)} constants that no block of the table has ({shown})",
+                "a table of the whole graph",
+                FIX,
             )
 
     def _weight(self, spec: LinearSpec) -> Weight:
@@ -231,7 +233,9 @@ class Weights:
         sums = weight.matrix.sum(axis=0, dtype=np.int64) * np.asarray(weight.scale, np.float64)
         if not np.allclose(shift, -spec.raised * sums, rtol=1e-3, atol=1e-6):
             raise LayoutError(
-                f"a sum {spec.shift!r} that is not known here", f"what raising rows by {spec.raised:g} adds", FIX
+                f"a sum {spec.shift!r} that is not known here",
+                f"what raising rows by {spec.raised:g} adds",
+                FIX,
             )
 
 
@@ -247,7 +251,9 @@ def expect(what: str, found: int, wanted: int) -> None:
 
 def beyond_kernels(what: str) -> UnsupportedBlockError:
     """An error for blocks that are well described and that the kernels do not compute."""
-    return UnsupportedBlockError(what, "blocks and sizes that the kernels compute", "pass backend='onnxruntime'")
+    return UnsupportedBlockError(
+        what, "blocks and sizes that the kernels compute", "pass backend='onnxruntime'"
+    )
 
 
 def open_graph(
@@ -275,7 +281,9 @@ def open_graph(
     except LayoutError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise LayoutError(f"a part in another form ({error})", "blocks as export/ writes them", FIX) from error
+        raise LayoutError(
+            f"a part in another form ({error})", "blocks as export/ writes them", FIX
+        ) from error
     weights.finish(layout.unused)
     return made
 

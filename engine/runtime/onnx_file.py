@@ -43,7 +43,8 @@ class OnnxGraph:
 
     Attributes:
         shapes: what these declare, by name; a free dimension is None. One without a shape is not in it.
-        metadata: the model's metadata_props. digest: SHA-256 of the nodes, inputs and outputs as the file has them.
+        metadata: the model's metadata_props.
+        digest: SHA-256 of the nodes, inputs and outputs as the file has them.
     """
 
     nodes: tuple[Node, ...]

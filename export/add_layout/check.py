@@ -1,4 +1,4 @@
-"""Graphs with new layout tables: the engine's kernels, which read the table, against onnxruntime, which does not."""
+"""Graphs with new layout tables: the kernels, which read the table, against onnxruntime, which does not."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def _second_pass(bundle: Bundle) -> float | None:
     return compare_decoder(kernels, config, cases, greedy=False).error
 
 
-def _decode(runner: DecoderRunner, config: SecondPassConfig, case: Case, encoder: AcousticModel) -> DecoderCase:
+def _decode(
+    runner: DecoderRunner, config: SecondPassConfig, case: Case, encoder: AcousticModel
+) -> DecoderCase:
     """What onnxruntime makes of a signal: its greedy tokens, and the log-probabilities behind each."""
     states = encoder.compute_states(case.features)[1]
     ids, limit = list(config.prompt), min(N_TOKENS, config.max_tokens)

@@ -1,7 +1,7 @@
-"""`engine-export layout BUNDLE OUT`: a bundle of an earlier export gets layout tables, without its checkpoint.
+"""`engine-export layout BUNDLE OUT`: layout tables for a bundle of an earlier export, without its checkpoint.
 
-Graphs of earlier exports have no table (engine.bundle.layout), so that onnxruntime runs them. The table is read
-from the nodes that this package wrote; every other byte of the graphs and all other files stay as they are.
+Graphs of earlier exports have no table (engine.bundle.layout), so that onnxruntime runs them. The table is
+read from the nodes that this package wrote; every other byte of the graphs and all other files stay.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def add_layouts(source: Path, out: Path) -> tuple[Row, ...] | None:
     Args:
         source: the folder of a bundle. out: the folder to write; may be the same.
     Returns:
-        How the kernels compare with onnxruntime on each part; None, with nothing written, where every graph has
-        the table that this version writes.
+        How the kernels compare with onnxruntime on each part; None, with nothing written, where every graph
+        has the table that this version writes.
     Raises:
         ExportError: no bundle, or a table that makes another model of a graph; nothing was written.
         BundleError: the bundle is damaged, or out is not the place for one.
@@ -63,13 +63,17 @@ def describe_bundle(bundle: Bundle) -> dict[str, bytes]:
     if not roles:
         raise ExportError(f"{bundle.name!r} has no graph for the kernels", ", ".join(FAMILIES), "export one")
     names = {role: bundle.file(role).name for role in (*roles, *TABLES.values()) if bundle.has(role)}
-    wrong = [f"{role}: the file is called {name!r}" for role, name in names.items() if name != FILE_NAMES[role]]
+    wrong = [
+        f"{role}: the file is called {name!r}" for role, name in names.items() if name != FILE_NAMES[role]
+    ]
     if wrong:
         raise ExportError("; ".join(wrong), "the names that engine-export gives", "export it again")
     graphs = {role: add_layout(bundle.read(role), role, tables_of(bundle, role)) for role in roles}
     for role, data in graphs.items():
         if with_metadata(data, KEY, None) != with_metadata(bundle.read(role), KEY, None):
-            raise ExportError(f"{role}: other bytes than the table's have changed", "the same graph", "report it")
+            raise ExportError(
+                f"{role}: other bytes than the table's have changed", "the same graph", "report it"
+            )
     return graphs
 
 

@@ -48,7 +48,14 @@ def describe(graph: OnnxGraph, role: str) -> Layout:
         large = [name for name in left if graph.constants[name].size > MAX_UNUSED]
         if large:
             raise UndescribedError(f"parts that are not known here: {', '.join(large[:3])}")
-    except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError, msgspec.ValidationError) as error:
+    except (
+        ArithmeticError,
+        LookupError,
+        StopIteration,
+        TypeError,
+        ValueError,
+        msgspec.ValidationError,
+    ) as error:
         why = str(error) if isinstance(error, UndescribedError) else f"a part in another form ({error})"
         return Layout(OtherSpec(why), ())
     return Layout(model, tuple(left))
@@ -67,7 +74,9 @@ def add_layout(data: bytes, role: str, files: Files | None = None) -> bytes:
         graph = read_graph(data, files)
         return with_metadata(data, KEY, encode_layout(describe(graph, role), graph))
     except OnnxFormatError as error:
-        raise ExportError(f"{role}: {error}", "a graph of engine-export", "export the checkpoint again") from error
+        raise ExportError(
+            f"{role}: {error}", "a graph of engine-export", "export the checkpoint again"
+        ) from error
 
 
 def ensure_layout(data: bytes, role: str, files: Files | None = None) -> bytes:

@@ -100,7 +100,9 @@ def describe_marian_decoder(scopes: Scopes) -> MarianDecoderSpec:
         raise UndescribedError(f"a decoder of {len(products)} linear layers and {len(norms)} norms")
     layers = []
     for i in range(n_layers):
-        qkv, output, query, mixed, feed_in, feed_out = products[DECODER_PRODUCTS * i : DECODER_PRODUCTS * (i + 1)]
+        qkv, output, query, mixed, feed_in, feed_out = products[
+            DECODER_PRODUCTS * i : DECODER_PRODUCTS * (i + 1)
+        ]
         norm, cross_norm, feed_norm = norms[3 * i : 3 * i + 3]
         if heads[2 * i] != heads[2 * i + 1]:
             raise UndescribedError(f"attention of {heads[2 * i]} and {heads[2 * i + 1]} heads in layer {i}")

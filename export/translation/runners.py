@@ -34,7 +34,8 @@ def open_kernels(folder: Path, config: TranslationConfig) -> KernelRunner | None
         return None
     tables = {FILES["mt_embeddings"]: (folder / FILES["mt_embeddings"]).read_bytes()}
     encoder, decoder = (
-        ensure_layout((folder / FILES[role]).read_bytes(), role, tables) for role in ("mt_encoder", "mt_decoder")
+        ensure_layout((folder / FILES[role]).read_bytes(), role, tables)
+        for role in ("mt_encoder", "mt_decoder")
     )
     try:
         return KernelRunner(encoder, decoder, tables, config)

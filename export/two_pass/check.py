@@ -15,8 +15,8 @@ from engine.kernels.vector.levels import has_vector_kernels
 from engine.runtime.onnx_session import open_session
 from engine.two_pass.runners import DecoderRunner, KernelRunner, SessionRunner
 from export.errors import ExportError
-from export.layout.describe import ensure_layout
 from export.graph.linear import FloatArray
+from export.layout.describe import ensure_layout
 from export.two_pass.checkpoint import TwoPassSource
 from export.verification.audio_cases import build_cases
 from export.verification.verify import CPU
