@@ -61,7 +61,7 @@ class NormSpec(_Spec, frozen=True):
     n_channels: Positive
     weight: Name
     bias: Name
-    epsilon: float
+    epsilon: Annotated[float, msgspec.Meta(ge=0)]
 
 
 class TableSpec(_Spec, frozen=True):
@@ -299,8 +299,8 @@ def read_layout(graph: OnnxGraph) -> Layout:
     """The table of a graph.
 
     Raises:
-        LayoutError: there is none, it is of another revision or no table at all, or it was written for a graph
-            with other nodes.
+        LayoutError: there is none, it is of another revision or no table at all, or it belongs to another
+            graph.
     """
     text = graph.metadata.get(KEY)
     if text is None:
