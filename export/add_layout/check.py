@@ -23,9 +23,8 @@ from export.verification.audio_cases import Case, build_cases
 from export.verification.kernel_check import kernel_run
 from export.verification.verify import compare, onnx_run, with_logits
 
-# Kernels and onnxruntime round activations differently, which costs up to 0.3; what a wrong table describes
-# is another model, whose error is 1 and more.
-MAX_ERROR = 0.5
+# Kernels and onnxruntime round activations differently: by 0.06, 0.28 and 0.01 in the embedded bundle.
+MAX_ERROR = {"acoustic": 0.25, "second pass": 0.5, "translation": 0.25}
 BUCKET = "3 s"
 N_SENTENCES, N_TOKENS = 6, 24
 PARTS = {
@@ -64,10 +63,12 @@ def compare_layouts(bundle: Bundle) -> tuple[Row, ...]:
     rows = tuple(
         Row(part, compared[part](bundle)) for part, roles in PARTS.items() if bundle.has(roles[0])
     )  # fmt: skip
-    bad = [row for row in rows if row.error is not None and not row.error <= MAX_ERROR]
+    bad = [row for row in rows if row.error is not None and not row.error <= MAX_ERROR[row.part]]
     if bad:
         raise ExportError(
-            "; ".join(map(str, bad)), f"an error of at most {MAX_ERROR}", "export the checkpoint again"
+            "; ".join(map(str, bad)),
+            f"an error of at most {MAX_ERROR[bad[0].part]}",
+            "export the checkpoint again",
         )
     return rows
 

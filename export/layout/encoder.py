@@ -37,9 +37,7 @@ def describe_encoder(scopes: Scopes) -> EncoderSpec:
     if "distances" in scopes:
         raise UndescribedError("a Conformer, for which there are no kernels")
     stem = _describe_mel(scopes) if "stem/conv1" in scopes else _describe_waveform(scopes)
-    layers: list[EncoderLayerSpec] = []
-    while f"layer_{len(layers)}/attention" in scopes:
-        layers.append(_describe_layer(scopes, f"layer_{len(layers)}"))
+    layers = [_describe_layer(scopes, name) for name in scopes.numbered("layer_{}/attention")]
     norms = scopes.norms("final_norm") or scopes.norms(STATES)
     if len(norms) > 1 or scopes.nodes(STATES, "Reciprocal") or "head/layer_0" in scopes:
         raise UndescribedError("a mixture of states, their normalisation over time, or a transformer head")
@@ -63,6 +61,7 @@ def _describe_layer(scopes: Scopes, scope: str) -> EncoderLayerSpec:
     norms = first + scopes.norms(f"{scope}/feed_in") if first else scopes.norms(scope)
     if len(norms) != 2:
         raise UndescribedError(f"{len(norms)} norms in {scope!r}")
+    scopes.node(f"{scope}/feed_in", "Gelu")
     outliers = scopes.products(f"{scope}/feed_outliers")
     if len(outliers) not in (0, 2):
         raise UndescribedError(f"{len(outliers)} linear layers in '{scope}/feed_outliers'")
@@ -108,8 +107,8 @@ def _describe_mel(scopes: Scopes) -> MelStemSpec:
 
 def _describe_waveform(scopes: Scopes) -> WaveformStemSpec:
     convs: list[ConvSpec] = []
-    while f"conv_{len(convs)}" in scopes:
-        convs.append(_describe_conv(scopes, f"conv_{len(convs)}", convs[-1].product.n_out if convs else 1))
+    for name in scopes.numbered("conv_{}"):
+        convs.append(_describe_conv(scopes, name, convs[-1].product.n_out if convs else 1))
     norms, placed = scopes.norms("projection"), scopes.norms("positions")
     return WaveformStemSpec(
         convs=convs,

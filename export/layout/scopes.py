@@ -61,6 +61,21 @@ class Scopes:
             raise UndescribedError(f"no {' or '.join(kinds)} in {scope!r}")
         return found[0]
 
+    def numbered(self, scope: str) -> list[str]:
+        """The prefixes layer_0, layer_1 ... of scopes such as layer_{}/attention, in order.
+
+        Raises:
+            UndescribedError: the graph computes them in another order than their names say.
+        """
+        found: list[str] = []
+        while scope.format(len(found)) in self:
+            found.append(scope.format(len(found)))
+        places = {id(node): place for place, node in enumerate(self.graph.nodes)}
+        first = [places[id(self._nodes[one][0])] for one in found]
+        if first != sorted(first):
+            raise UndescribedError(f"layers in another order than their names say ({scope.format('i')})")
+        return [one.split("/")[0] for one in found]
+
     def find(self, value: str, chain: int = MAX_CHAIN) -> Held | None:
         """The constant behind a value, also behind nodes that unpack a compact one; None for other values."""
         if value in self.graph.constants:

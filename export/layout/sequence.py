@@ -25,9 +25,7 @@ ENCODER_PRODUCTS, DECODER_PRODUCTS = 4, 6  # of a layer
 
 def describe_memory(scopes: Scopes) -> MemorySpec:
     """Keys and values of every decoder layer, from an encoder's states."""
-    layers: list[LinearSpec] = []
-    while f"layer_{len(layers)}/memory" in scopes:
-        layers.append(scopes.product(f"layer_{len(layers)}/memory"))
+    layers = [scopes.product(f"{name}/memory") for name in scopes.numbered("layer_{}/memory")]
     if not layers:
         raise UndescribedError("no layers")
     return MemorySpec(layers)
@@ -35,9 +33,7 @@ def describe_memory(scopes: Scopes) -> MemorySpec:
 
 def describe_decoder(scopes: Scopes) -> DecoderSpec:
     """The attention decoder of a second pass."""
-    layers: list[SequenceLayerSpec] = []
-    while f"layer_{len(layers)}/self" in scopes:
-        layers.append(_describe_layer(scopes, f"layer_{len(layers)}"))
+    layers = [_describe_layer(scopes, name) for name in scopes.numbered("layer_{}/self")]
     gathers = scopes.nodes("embeddings", "Gather")
     lookups = [node for node in gathers if node.inputs[1] == "input_ids"]
     places = [node for node in gathers if node.inputs[1] == "positions"]

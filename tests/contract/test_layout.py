@@ -246,7 +246,7 @@ def test_a_table_that_was_changed_afterwards_is_never_believed(name: str) -> Non
 def test_a_sealed_table_with_a_wrong_name_or_size_is_refused_or_computes_within_bounds(name: str) -> None:
     """As an exporter with an error would write it: every name and every size of a weight must fit."""
     one, harmless = family(name), []
-    for path, other, table in mutations(name):
+    for path, other, table in mutations(name)[::3]:
         try:
             one.run(sealed(one.data, table, one.files))
             harmless.append((path, other))

@@ -180,11 +180,30 @@ def with_exchanged_layers(data: bytes) -> bytes:
     return written
 
 
+def with_turned_sign(data: bytes) -> bytes:
+    """A graph that gives -y for y, by an operator that the description does not look at."""
+    model = onnx.load_model_from_string(without_table(data))
+    last = next(node for node in model.graph.node if node.output[0] in ("logits", "log_probs"))
+    last.op_type = "Neg"
+    written: bytes = model.SerializeToString()
+    return written
+
+
+def test_layers_in_another_order_than_their_names_say_are_for_onnxruntime() -> None:
+    bundle = open_bundle(tiny_two_pass.bundle_folder())
+    files = {"asr_embeddings.bin": bundle.read("asr_embeddings")}
+    for role in ("acoustic", "asr_decoder", "asr_memory"):
+        exchanged = with_exchanged_layers(bundle.read(role))
+        model = table_of(add_layout(exchanged, role, files))["model"]
+        assert model["kind"] == "other" and "another order" in model["why"]
+
+
 def test_a_graph_that_would_be_another_model_by_its_table_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for role, part in (("acoustic", "acoustic"), ("asr_decoder", "second pass")):
-        source = whole_bundle(tmp_path / role, **{role: with_exchanged_layers})
+    parts = {"acoustic": "acoustic", "asr_decoder": "second pass", "mt_decoder": "translation"}
+    for role, part in parts.items():
+        source = whole_bundle(tmp_path / role, **{role: with_turned_sign})
         assert main(["layout", str(source), str(tmp_path / "new")]) == 1
         assert f"{part}: kernels against onnxruntime" in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
