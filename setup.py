@@ -42,6 +42,8 @@ TRAIN = [
     "tensorboard>=2.18,<3",
     "zstandard>=0.23,<0.26",
 ]
+# Not here, though they could do it: scipy (resampling of sums in blocks, 15 lines), jinja2 (one page),
+# tabulate (a table, 10 lines), datasets (we read local Arrow files, and open no network).
 BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]
 SERVE = ["fastapi>=0.115,<1", "python-multipart>=0.0.20,<0.1", "uvicorn>=0.34,<1"]
