@@ -136,9 +136,11 @@ class Stages:
 
     # The stages, one public call each.
 
-    def load_audio(self, source: AudioSource, sample_rate: int | None = None) -> Waveform:
+    def load_audio(
+        self, source: AudioSource, sample_rate: int | None = None, cancel: CancelToken | None = None
+    ) -> Waveform:
         """Decode a file, bytes or array to float32 [n_samples], mono, at the model's rate."""
-        return audio.load_audio(source, sample_rate, limits=self.limits)
+        return audio.load_audio(source, sample_rate, limits=self.limits, cancel=cancel)
 
     def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
         """Find speech as [(start_s, end_s)], none longer than the encoder's window."""

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 CANCELLED: Final = 0.1
 QUIET: Final = 1e-8  # power (-80 dB): dither is no speech, whatever its channels do
 BLOCK_FRAMES: Final = 1 << 16  # the choice is made anew, as a call or a film may invert only a part
-CANCELLED_NOTE: Final = "the channels cancel each other (one is inverted): one channel is used, not their mean"
+CANCELLED_NOTE: Final = (
+    "the channels cancel each other (one is inverted): one channel is used, not their mean"
+)
 
 
 def mix_channels(samples: NDArray[Any]) -> tuple[NDArray[np.float32], bool]:

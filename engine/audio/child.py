@@ -1,7 +1,8 @@
 """Decoding in a child process, so that no file can end, block or bloat this one.
 
-A worker serves one file at a time and is used again after a clean one. After a note, an error, a limit or
-a cancelled call it is ended. A worker that dies is replaced once, if it had decoded another file before.
+A worker serves one file at a time and is used again when it says that it is done with it, for MAX_JOBS
+files. A limit or a cancelled call ends it. One that dies over its first file has crashed over this file; one
+that had decoded others before is replaced once, as an earlier file may have damaged it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from engine.errors import (
 AVAILABLE: Final = hasattr(socket, "send_fds") and sys.platform != "win32"
 POLL_S: Final = 0.05  # how soon a cancelled call is noticed
 MAX_IDLE: Final = 4
+MAX_JOBS: Final = 100
 BASE_CPU_S: Final = 60.0
 CPU_S_PER_S: Final = 0.1  # of processor time for each second of audio that the limits allow
 MESSAGE_BYTES: Final = (1 << 20) + 64
@@ -71,9 +73,8 @@ def decode_in_child(descriptor: int, job: Job, sink: Sink) -> int:
             if not used:
                 raise _describe(code, job) from None
             sink.restart()
-        except BaseException:
-            worker.end()
-            raise
+        finally:
+            _give_back(worker)
 
 
 class Worker:
@@ -82,12 +83,11 @@ class Worker:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
-        search = [path for path in sys.path if Path(path).is_absolute() and path != os.getcwd()]
         numbers = [str(theirs.fileno()), str(lifeline)]
         script = str(PACKAGE / "audio" / "worker.py")
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", script, *numbers, str(PACKAGE), *search],
+                [sys.executable, "-I", "-S", "-B", script, *numbers, str(PACKAGE), *_search_path()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), lifeline),
                 env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -107,6 +107,7 @@ class Worker:
             os.close(lifeline)
         self._socket = ours
         self.n_jobs = 0
+        self.ready = True
 
     @property
     def pid(self) -> int:
@@ -119,41 +120,40 @@ class Worker:
         return self._process.poll() is None
 
     def decode(self, descriptor: int, job: Job, sink: Sink) -> int:
-        """Decode one file; keep the worker for the next one only if this one was clean."""
-        n_notes = len(sink.notes)
-        cpu_s = BASE_CPU_S + CPU_S_PER_S * sink.limits.max_duration_s
-        content = json.dumps({**job._asdict(), "cpu_s": cpu_s}).encode()
+        """Decode one file; the worker is ready for the next one only if this one came to its end."""
+        self.ready = False
         self.n_jobs += 1
+        cpu_s = BASE_CPU_S + CPU_S_PER_S * sink.limits.max_duration_s
+        request = json.dumps({**job._asdict(), "cpu_s": cpu_s}).encode()
         self._socket.settimeout(None)
         try:
-            socket.send_fds(self._socket, [struct.pack("<I", len(content))], [descriptor])
-            self._socket.sendall(content)
+            socket.send_fds(self._socket, [struct.pack("<I", len(request))], [descriptor])
+            self._socket.sendall(request)
         except OSError as error:
             raise _DiedError from error
         self._socket.settimeout(POLL_S)
         n_tracks = None
         while n_tracks is None:
             kind, content = self._receive(sink)
+            self.ready = kind in (b"D", b"E")
             try:
                 n_tracks = _deliver(kind, content, sink)
             except (struct.error, ValueError, LookupError, TypeError) as error:
                 if isinstance(error, EngineError):
                     raise
                 raise _DiedError from error  # what it sent is no message
-        if len(sink.notes) == n_notes:
-            _give_back(self)
-        else:
-            self.end()
         return n_tracks
 
     def end(self) -> int:
         """End the child at once; return its exit status, negative for the signal that ended it."""
+        self.ready = False
         with contextlib.suppress(OSError):
             if self._process.poll() is None and not self._closing():
                 self._process.kill()
         self._socket.close()
-        with contextlib.suppress(OSError):
+        if self._lifeline >= 0:
             os.close(self._lifeline)
+            self._lifeline = -1
         return self._process.wait()
 
     def _closing(self) -> bool:
@@ -186,6 +186,16 @@ class Worker:
                 raise _DiedError
             n_read += n_new
         return content
+
+
+def _search_path() -> list[str]:
+    """Where the decoder libraries are installed; never the working directory, where anybody may put files."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        here = None
+    paths = [Path(entry) for entry in sys.path if entry]
+    return [str(path) for path in paths if path.is_absolute() and path != here]
 
 
 def _deliver(kind: bytes, content: bytearray, sink: Output) -> int | None:
@@ -237,10 +247,11 @@ def _take() -> Worker:
 
 
 def _give_back(worker: Worker) -> None:
-    with _lock:
-        if len(_idle) < MAX_IDLE:
-            _idle.append(worker)
-            return
+    if worker.ready and worker.n_jobs < MAX_JOBS:
+        with _lock:
+            if len(_idle) < MAX_IDLE:
+                _idle.append(worker)
+                return
     worker.end()
 
 

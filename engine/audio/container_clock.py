@@ -49,10 +49,7 @@ class ContainerClock:
             ahead_s = time_s - self._origin_s - self._position_s
             if ahead_s > (self._limit_s if self._started else MAX_START_S) or ahead_s < -OVERLAP_S:
                 self._origin_s += ahead_s
-                if len(self.notes) < MAX_NOTES:
-                    self.notes.append(
-                    f"its clock jumps by {ahead_s:.1f} s at {self._position_s:.1f} s; what follows is joined there"
-                    )
+                self._note_jump(ahead_s)
             elif ahead_s > TOLERANCE_S:
                 silence_s = ahead_s
             elif ahead_s < -TOLERANCE_S:
@@ -60,3 +57,9 @@ class ContainerClock:
         self._started = True
         self._position_s += silence_s + (n_samples - n_dropped) / sample_rate
         return silence_s, n_dropped
+
+    def _note_jump(self, ahead_s: float) -> None:
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(
+                f"its clock jumps by {ahead_s:.1f} s at {self._position_s:.1f} s; what follows is joined"
+            )

@@ -26,7 +26,7 @@ def is_cut_off(stream: BinaryIO, demuxer: str) -> bool:
     if demuxer == "matroska":
         return _elements_end(stream, size) > size
     if demuxer in ("avi", "wav"):
-        return 8 + struct.unpack("<I", _read(stream, 4, 4).ljust(4, b"\0"))[0] > size
+        return 8 + int.from_bytes(_read(stream, 4, 4), "little") > size
     return False
 
 
@@ -52,7 +52,7 @@ def _boxes_end(stream: BinaryIO, size: int) -> int:
 
 
 def _elements_end(stream: BinaryIO, size: int) -> int:
-    """Where the last element of a Matroska file ends by its own size; blocks in clusters of unknown size too."""
+    """Where the last element of a Matroska file ends by its own size; clusters may have none."""
     at = 0
     for _ in range(MAX_ELEMENTS):
         name, length, content = _element_at(stream, at)

@@ -46,6 +46,9 @@ class Output(Protocol):
     def silence(self, duration_s: float) -> None:
         """Deliver silence."""
 
+    def done(self, n_tracks: int) -> None:
+        """Say that all is delivered, before libraries are closed, which damaged files can crash."""
+
 
 def find_decoder(kind: str) -> Callable[[BinaryIO, Job, Output], int]:
     """The decoder for a kind of job; it returns the number of audio tracks. Its library is imported here."""

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO, Final, NamedTuple
 
-from engine.audio.formats import form_of_aiff, form_of_au, form_of_caf, form_of_wav, SampleForm
+from engine.audio.formats import SampleForm, form_of_aiff, form_of_au, form_of_caf, form_of_wav
 from engine.audio.pcm import SAMPLE_BYTES, Pcm
 from engine.audio.sources import Window, check_parts
 
@@ -117,7 +117,8 @@ class _Reader:
         return following
 
     def _read_chunks(self, walk: Walk, parts: list[Pcm | None]) -> int | None:
-        at, form, large = self._start + walk.first, None, {}
+        at, form = self._start + walk.first, None
+        large: dict[bytes, int] = {}
         data: list[Chunk] = []
         for _ in range(MAX_CHUNKS):
             chunk = self._chunk_at(walk, at, large)

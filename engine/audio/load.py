@@ -191,7 +191,10 @@ def _choose_track(stream: BinaryIO, job: Job, n_tracks: int, sink: Sink) -> Wave
         except AudioDecodeError:
             continue
         if detect_speech(waveform):
-            for text in [f"its first audio track is silent; track {track + 1} of {n_tracks} is used", *other.notes]:
+            for text in [
+                f"its first audio track is silent; track {track + 1} of {n_tracks} is used",
+                *other.notes,
+            ]:
                 sink.note(text)
             return waveform
     sink.note(f"it has {n_tracks} audio tracks, and none speaks; the first is used")

@@ -22,6 +22,8 @@ PCM_CODECS: Final = frozenset(
     for order in ("le", "be")
 ) | {"pcm_s8", "pcm_u8", "pcm_alaw", "pcm_mulaw"}
 
+_KEPT: Final[list[Any]] = []  # custom layouts, which must not be freed a second time
+
 
 def decode_media(stream: BinaryIO, job: Job, out: Output) -> int:
     """Decode one audio track of a container, at the times that the container gives.
@@ -45,13 +47,14 @@ def decode_media(stream: BinaryIO, job: Job, out: Output) -> int:
     # A named demuxer never probes, and no protocol may be opened: playlists stay text.
     options = {"protocol_whitelist": "none", "enable_drefs": "0"}
     try:
-        with av.open(
-            stream, "r", format=job.demuxer, options=options, metadata_errors="replace"
-        ) as file:
+        with av.open(stream, "r", format=job.demuxer, options=options, metadata_errors="replace") as file:
             tracks = [track for track in file.streams.audio if track.codec_context]
             if job.track >= len(tracks):
-                raise AudioDecodeError(f"{job.name} has no readable audio track", "sound", "pass another file")
+                raise AudioDecodeError(
+                    f"{job.name} has no readable audio track", "sound", "pass another file"
+                )
             _Track(av, file, tracks[job.track], job, out).decode()
+            out.done(len(tracks))
             return len(tracks)
     except (av.error.FFmpegError, IndexError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, AudioDecodeError):
@@ -99,17 +102,23 @@ class _Track:
         if error is not None and not self._n_frames:
             raise damaged(self._job.name, self._job.container, error) from error
         if self._n_damaged:
-            self._out.note(f"{self._n_damaged} of {self._n_packets} packets are damaged; what they hold is missing")
+            self._out.note(
+                f"{self._n_damaged} of {self._n_packets} packets are damaged; what they hold is missing"
+            )
         for text in self._clock.notes:
             self._out.note(text)
 
     def _open_context(self) -> Any:
         context = self._track.codec_context
-        if context.sample_rate > 0 and context.channels > 0:
-            self._out.form(context.sample_rate, context.channels)
+        layout = context.layout  # once: av frees the list of a custom layout with every object that shows it
+        if " (" in layout.name or "@" in layout.name:
+            _KEPT.append(layout)
+        n_channels = layout.nb_channels
+        if context.sample_rate > 0 and n_channels > 0:
+            self._out.form(context.sample_rate, n_channels)
         if context.name in PCM_CODECS:
             fresh = self._av.CodecContext.create(context.name, "r")
-            fresh.sample_rate, n_channels = context.sample_rate, context.channels
+            fresh.sample_rate = context.sample_rate
             fresh.layout = {1: "mono", 2: "stereo"}.get(n_channels, f"{n_channels} channels")
             return fresh
         context.thread_type = "NONE"

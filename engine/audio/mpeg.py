@@ -205,15 +205,23 @@ def _seconds(run: Run, n_bytes: int) -> float:
     return round(n_bytes / frame_bytes) * run.frame.n_samples / run.frame.sample_rate
 
 
+def skip_frames(window: Window, at: int, n_frames: int) -> int:
+    """Position behind n_frames frames that follow each other from at on."""
+    for _ in range(n_frames):
+        frame = parse_frame(window.read(at, 4))
+        if frame is None:
+            break
+        at += frame.length
+    return at
+
+
 def _describe(runs: list[Run], cut: bool) -> list[str]:
-    notes = []
-    lost_s = sum(run.lost_s for run in runs)
-    if lost_s:
-        notes.append(f"{lost_s:.2f} s of frames are damaged; silence stands for them")
-    for run in runs:
-        if run.stated and run.n_frames < run.stated * 0.98 - 1 and (run is runs[-1] or lost_s):
-            notes.append(f"it ends after {run.n_frames} of {run.stated} frames; the rest is missing")
-            return notes
-    if cut:
-        notes.append("it ends in the middle of a frame; the rest is missing")
-    return notes
+    n_frames, stated = 0.0, 0
+    for run in [*runs, None]:
+        if run is None or run.stated is not None:
+            if n_frames < stated * 0.98 - 1:
+                return [f"it ends after {n_frames:.0f} of {stated} frames; the rest is missing"]
+            n_frames, stated = 0.0, run.stated or 0 if run else 0
+        if run is not None:
+            n_frames += run.n_frames + run.lost_s * run.frame.sample_rate / run.frame.n_samples
+    return ["it ends in the middle of a frame; the rest is missing"] if cut else []

@@ -99,5 +99,7 @@ def _describe(links: list[Link], n_skipped: int, cut: bool) -> list[str]:
         what = f"{n_missing} pages are missing and {n_skipped} bytes are no pages"
         notes.append(f"{what}: words may be lost, and later times too early")
     if cut or not links[-1].finished:
-        notes.append("it ends without an end mark, as when recording is interrupted; all that is there is used")
+        notes.append(
+            "it ends without an end mark, as when recording is interrupted; all that is there is used"
+        )
     return notes

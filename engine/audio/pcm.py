@@ -53,9 +53,9 @@ def read_pcm(stream: BinaryIO, pcm: Pcm, sink: Sink, block_samples: int | None =
 def to_float(content: bytes, code: str) -> NDArray[np.float32]:
     """Scale samples to [-1, 1]; bytes of whole samples -> float32 [n]."""
     if code in ("ulaw", "alaw"):
-        return _TABLES[code][np.frombuffer(content, np.uint8)]
+        return np.take(_TABLES[code], np.frombuffer(content, np.uint8))
     if code == "u1":
-        return (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
+        return (np.frombuffer(content, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
     if code[1:] == "i3":
         return _widen(content, code).astype(np.float32) * np.float32(2.0**-31)
     samples = np.frombuffer(content, code)
@@ -70,14 +70,14 @@ def _widen(content: bytes, code: str) -> NDArray[np.int32]:
     triples = np.frombuffer(content, np.uint8).reshape(-1, 3)
     wide = np.zeros((len(triples), 4), np.uint8)
     wide[:, 1:] = triples if code[0] == "<" else triples[:, ::-1]
-    return wide.view("<i4")[:, 0]
+    return np.asarray(wide.view("<i4")[:, 0], np.int32)
 
 
 def _ulaw_table() -> NDArray[np.float32]:
     """ITU-T G.711, mu-law."""
     value = ~np.arange(256, dtype=np.int32) & 0xFF
     size = (((value & 0x0F) << 3) + 0x84 << ((value & 0x70) >> 4)) - 0x84
-    return (np.where(value & 0x80, -size, size) / 32768).astype(np.float32)
+    return np.asarray(np.where(value & 0x80, -size, size) / 32768, np.float32)
 
 
 def _alaw_table() -> NDArray[np.float32]:
@@ -86,7 +86,7 @@ def _alaw_table() -> NDArray[np.float32]:
     segment = (value & 0x70) >> 4
     size = ((value & 0x0F) << 4) + np.where(segment > 0, 0x108, 8)
     size = size << np.maximum(segment - 1, 0)
-    return (np.where(value & 0x80, size, -size) / 32768).astype(np.float32)
+    return np.asarray(np.where(value & 0x80, size, -size) / 32768, np.float32)
 
 
 _TABLES: Final = {"ulaw": _ulaw_table(), "alaw": _alaw_table()}

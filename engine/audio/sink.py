@@ -101,6 +101,9 @@ class Sink:
         if self._cancel is not None:
             self._cancel.raise_if_cancelled()
 
+    def done(self, n_tracks: int) -> None:
+        """Nothing: what is here is complete only when finish is called."""
+
     def note(self, text: str) -> None:
         """Remember something that the caller should know about this audio; the same text counts once."""
         if text not in self.notes and len(self.notes) < MAX_NOTES:

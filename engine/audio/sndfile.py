@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audio.decoding import Job, Output, damaged
-from engine.audio.mpeg import Run, read_runs
+from engine.audio.mpeg import Run, read_runs, skip_frames
 from engine.audio.ogg import Link, read_links
 from engine.audio.sources import Buffer, Part, Window, check_parts, stream_size
 from engine.errors import AudioDecodeError
@@ -20,6 +20,7 @@ from engine.errors import AudioDecodeError
 BLOCK_SAMPLES: Final = 1 << 16  # decoded at a time, over all channels
 UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's "the header does not say"
 LENGTH_SLACK: Final = 0.02  # a stated length may be an estimate
+PRIMING_FRAMES: Final = 4  # of MP3, that a decoder drops at the start
 FLAC_STARTS: Final = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 
 
@@ -114,26 +115,40 @@ def decode_mpeg(stream: BinaryIO, job: Job, out: Output) -> int:
     runs = [run for run in runs if run.n_frames] or runs[:1]
     if not runs:
         decode_part(stream, job.start, stream_size(stream), job.name, job.container, out)
-    for number, run in enumerate(runs, 1):
+    damaged_s = 0.0
+    for run in runs:
         out.silence(run.lost_s)
-        n_missing = _decode_run(stream, run, job, out, strict=len(runs) == 1)
-        if n_missing > 4 * run.frame.n_samples:
-            missing_s = n_missing / run.frame.sample_rate
-            out.note(f"{missing_s:.2f} s of frames are damaged; silence stands for them")
-            if number < len(runs):
-                out.silence(missing_s)
+        damaged_s += run.lost_s + _decode_run(stream, run, job, out, strict=len(runs) == 1)
+    if damaged_s:
+        out.note(f"{damaged_s:.2f} s of frames are damaged; silence stands for them")
     return 1
 
 
-def _decode_run(stream: BinaryIO, run: Run, job: Job, out: Output, strict: bool) -> int:
-    """Decode a run of frames; return how many samples fewer than it should hold."""
-    n_frames = 0
-    try:
-        n_frames, _ = decode_part(stream, run.start, run.end, job.name, job.container, out)
-    except AudioDecodeError:
-        if strict:
-            raise
-    return run.n_frames * run.frame.n_samples - n_frames
+def _decode_run(stream: BinaryIO, run: Run, job: Job, out: Output, strict: bool) -> float:
+    """Decode a run of frames, going on behind those that libsndfile stops at; return the seconds of these."""
+    window, at, n_left = Window(stream), run.start, run.n_frames
+    n_decoded, damaged_s = 0, 0.0
+    while True:
+        n_frames = 0
+        try:
+            n_frames, _ = decode_part(stream, at, run.end, job.name, job.container, out)
+        except AudioDecodeError:
+            if strict and not n_decoded and n_left <= PRIMING_FRAMES:
+                raise
+        n_decoded += n_frames
+        n_whole = n_frames // run.frame.n_samples
+        if n_whole >= n_left - PRIMING_FRAMES:
+            break
+        tag = at == run.start and run.stated is not None
+        at = skip_frames(window, at, n_whole + 1 + tag)
+        n_left -= n_whole + 1
+        missing_s = ((run.n_frames - n_left) * run.frame.n_samples - n_decoded) / run.frame.sample_rate
+        missing_s = max(missing_s - damaged_s, 0.0)
+        damaged_s += missing_s
+        out.silence(missing_s)
+    if strict and not n_decoded:
+        raise damaged(job.name, job.container, "none of its frames can be decoded")
+    return damaged_s
 
 
 def decode_part(

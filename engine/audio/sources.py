@@ -96,7 +96,9 @@ def check_parts(n_parts: int) -> None:
     """Raise AudioLimitError for a file that is made of too many to be a recording."""
     if n_parts > MAX_PARTS:
         raise AudioLimitError(
-            f"more than {MAX_PARTS} recordings or streams in one file", "fewer", "split it, or convert it first"
+            f"more than {MAX_PARTS} recordings or streams in one file",
+            "fewer",
+            "split it, or convert it first",
         )
 
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 from types import ModuleType
 from typing import Any, Final
@@ -40,28 +41,23 @@ def run_worker(socket_fd: int, lifeline_fd: int) -> None:
             connection.settimeout(IDLE_S)
             job, file_fd = _receive_job(connection)
             connection.settimeout(None)
-            clean = _answer(_Sender(connection), job, file_fd, printed)
-            if not clean:
-                return  # what a damaged file did to the libraries must not reach the next one
+            os.ftruncate(printed, 0)
+            os.lseek(printed, 0, os.SEEK_SET)
+            _answer(_Sender(connection, printed), job, file_fd)
 
 
-def _answer(sender: _Sender, job: dict[str, Any], file_fd: int, printed: int) -> bool:
+def _answer(sender: _Sender, job: dict[str, Any], file_fd: int) -> None:
     from engine.errors import EngineError
 
     _allow_cpu(job.pop("cpu_s"))
     signal.setitimer(signal.ITIMER_PROF, STALL_CPU_S)
     try:
         with open(file_fd, "rb", buffering=0) as file:
-            n_tracks = _decode(file, job, sender)
+            sender.done(_decode(file, job, sender))
     except EngineError as error:
         content = {"kind": type(error).__name__, "got": error.got, "want": error.want, "fix": error.fix}
         sender.send(b"E", json.dumps(content).encode())
-        return False
-    if os.fstat(printed).st_size:
-        sender.note("the decoder reports damage; words may be lost")
-    sender.send(b"D", struct.pack("<I", n_tracks))
     signal.setitimer(signal.ITIMER_PROF, 0)
-    return not sender.has_notes
 
 
 def _decode(file: Any, job: dict[str, Any], sender: _Sender) -> int:
@@ -79,8 +75,9 @@ def _decode(file: Any, job: dict[str, Any], sender: _Sender) -> int:
 class _Sender:
     """Sends what decoders deliver to the parent; see decoding.Output."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, connection: socket.socket, printed: int) -> None:
+        self._connection, self._printed = connection, printed
+        self._done = False
         self._form: tuple[float, int, int | None] | None = None
         self._sent_s = 0.0
         self.has_notes = False
@@ -92,6 +89,14 @@ class _Sender:
             self._connection.sendall(content)
         self._sent_s = time.monotonic()
         signal.setitimer(signal.ITIMER_PROF, STALL_CPU_S)
+
+    def done(self, n_tracks: int) -> None:
+        if self._done:
+            return
+        if os.fstat(self._printed).st_size and not self.has_notes:
+            self.note("its decoder reports damage; words may be lost")
+        self.send(b"D", struct.pack("<I", n_tracks))
+        self._done = True
 
     def beat(self) -> None:
         if time.monotonic() - self._sent_s > BEAT_S:
@@ -137,7 +142,7 @@ def _receive_job(connection: socket.socket) -> tuple[dict[str, Any], int]:
 
 
 def _end_with_parent(lifeline_fd: int) -> None:
-    """A pipe of which only the parent holds the other end: its closing kills, even within a library's call."""
+    """A pipe of which only the parent holds the other end: its closing kills, even in a library's call."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with contextlib.suppress(OSError, AttributeError):
         signal.signal(signal.SIGIO, signal.SIG_DFL)
@@ -169,7 +174,9 @@ def _catch_prints() -> int:
         printed = os.memfd_create("printed")
         os.dup2(printed, 2)
         return printed
-    return os.open(os.devnull, os.O_RDONLY)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        return os.dup(file.fileno())
 
 
 def _stub(name: str, folder: str) -> None:
@@ -185,6 +192,7 @@ def main(arguments: list[str]) -> None:
     _stub("engine", arguments[2])
     _stub("engine.audio", os.path.join(arguments[2], "audio"))  # noqa: PTH118 - pathlib takes its time
     run_worker(int(arguments[0]), int(arguments[1]))
+    os._exit(0)  # nothing of the libraries' state is worth cleaning up
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import io
 import os
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.audio import load as audio
+from engine.audio import sndfile
 from engine.audio.load import AudioLimits, load_audio
 from engine.errors import (
     AudioDecodeError,
@@ -256,19 +256,12 @@ def test_a_decompression_bomb_stops_at_the_limit() -> None:
 
 def test_an_ogg_that_states_no_length_stops_while_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded("OGG", "OPUS", np.zeros(16_000 * 20, np.float32))
-    monkeypatch.setattr(audio, "UNKNOWN_FRAMES", 0)  # believe no header
+    monkeypatch.setattr(sndfile, "UNKNOWN_FRAMES", 0)  # believe no header
     refused(AudioLimitError, content, "at least", limits=AudioLimits(max_duration_s=5))
 
 
 def test_a_container_without_av_names_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def without_av(name: str, *args: Any, **options: Any) -> Any:
-        if name == "av":
-            raise ImportError("No module named 'av'")
-        return real_import(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_av)
+    monkeypatch.setattr(audio, "_has_av", lambda: False)
     error = refused(DependencyError, b"\0\0\0\x18ftypM4A " + bytes(64), "MP4", "pip install av")
     assert isinstance(error, ImportError)
     refused(AudioDecodeError, b"fLaC" + bytes(64), "FLAC")
