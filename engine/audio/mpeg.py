@@ -44,9 +44,10 @@ class Run:
     """Frames that follow each other without a gap.
 
     Attributes:
-        start, end: byte positions.
-        n_frames: frames that hold audio. frame: the first of them.
-        stated: how many the tag in front of them states; None without one.
+        start, end: byte positions of the frames that hold audio.
+        n_frames: how many there are. frame: the first of them.
+        tag: the frame in front of them that tells their number (Xing, Info, VBRI), empty without one.
+        stated: the number that it states; None if it does not.
         lost_s: seconds of damaged frames before this run.
     """
 
@@ -54,6 +55,7 @@ class Run:
     end: int
     frame: Frame
     n_frames: int = 0
+    tag: bytes = b""
     stated: int | None = None
     lost_s: float = 0.0
 
@@ -140,8 +142,9 @@ def _read_run(window: Window, start: int, beat: Callable[[], None]) -> tuple[Run
     at, frame = start, first
     tag, stated = _read_stated(window, at, frame)
     if tag:
-        run.stated = stated
+        run.tag, run.stated = window.read(at, frame.length), stated
         at += frame.length
+        run.start = run.end = at
     for n_seen in range(window.size):
         following = parse_frame(window.read(at, 4))
         if following is None or following.kind != first.kind:
@@ -215,10 +218,43 @@ def skip_frames(window: Window, at: int, n_frames: int) -> int:
     return at
 
 
+def make_tag(window: Window, run: Run, at: int, n_frames: int) -> bytes:
+    """A frame that states the number of those that follow; decoders estimate it without one, often too low.
+
+    Args:
+        at: position of the first frame that follows; run.start or behind it.
+        n_frames: from there to run.end.
+    Returns:
+        The run's own tag, which also tells what the encoder added, with the numbers put right; a new one
+        where the run has none; nothing for layers I and II.
+    """
+    version, layer, _, mono = run.frame.kind
+    if layer != 1:
+        return b""
+    side = (17 if mono else 32) if version == 3 else (9 if mono else 17)
+    n_bytes = len(run.tag) + run.end - at
+    own = bytearray(run.tag if at == run.start else b"")
+    field = own.find(b"Xing", 4, 48) if b"Xing" in own[4:48] else own.find(b"Info", 4, 48)
+    if field > 0 and len(own) >= field + 16 and own[field + 7] & 3 == 3:
+        struct.pack_into(">II", own, field + 8, n_frames, n_bytes)
+        return bytes(own)
+    head = bytearray(window.read(at, 4))
+    head[1] |= 1  # no checksum
+    for kbps_idx in range(1, 15):
+        head[2] = head[2] & 0x0C | kbps_idx << 4
+        frame = parse_frame(bytes(head))
+        if frame is not None and frame.length >= 96:
+            content = bytearray(frame.length)
+            content[:4] = head
+            struct.pack_into(">4sII", content, 4 + side, b"Xing", 1, n_frames)
+            return bytes(content)
+    return b""
+
+
 def _describe(runs: list[Run], cut: bool) -> list[str]:
     n_frames, stated = 0.0, 0
     for run in [*runs, None]:
-        if run is None or run.stated is not None:
+        if run is None or run.tag:
             if n_frames < stated * 0.98 - 1:
                 return [f"it ends after {n_frames:.0f} of {stated} frames; the rest is missing"]
             n_frames, stated = 0.0, run.stated or 0 if run else 0

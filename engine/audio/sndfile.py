@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audio.decoding import Job, Output, damaged
-from engine.audio.mpeg import Run, read_runs, skip_frames
+from engine.audio.mpeg import Run, make_tag, read_runs, skip_frames
 from engine.audio.ogg import Link, read_links
 from engine.audio.sources import Buffer, Part, Window, check_parts, stream_size
 from engine.errors import AudioDecodeError
@@ -20,7 +20,8 @@ from engine.errors import AudioDecodeError
 BLOCK_SAMPLES: Final = 1 << 16  # decoded at a time, over all channels
 UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's "the header does not say"
 LENGTH_SLACK: Final = 0.02  # a stated length may be an estimate
-PRIMING_FRAMES: Final = 4  # of MP3, that a decoder drops at the start
+PRIMING_FRAMES: Final = 3  # of MP3, that a decoder drops at the start ...
+RESERVOIR_BYTES: Final = 511  # ... and those whose bits lie up to so far in front of it
 FLAC_STARTS: Final = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 
 
@@ -128,19 +129,20 @@ def _decode_run(stream: BinaryIO, run: Run, job: Job, out: Output, strict: bool)
     """Decode a run of frames, going on behind those that libsndfile stops at; return the seconds of these."""
     window, at, n_left = Window(stream), run.start, run.n_frames
     n_decoded, damaged_s = 0, 0.0
+    n_primed = PRIMING_FRAMES + RESERVOIR_BYTES * run.n_frames // max(run.end - run.start, 1)
     while True:
         n_frames = 0
         try:
-            n_frames, _ = decode_part(stream, at, run.end, job.name, job.container, out)
+            tag = make_tag(window, run, at, n_left)
+            n_frames, _ = decode_part(stream, at, run.end, job.name, job.container, out, tag)
         except AudioDecodeError:
-            if strict and not n_decoded and n_left <= PRIMING_FRAMES:
+            if strict and not n_decoded and n_left <= n_primed:
                 raise
         n_decoded += n_frames
         n_whole = n_frames // run.frame.n_samples
-        if n_whole >= n_left - PRIMING_FRAMES:
+        if n_whole >= n_left - n_primed:
             break
-        tag = at == run.start and run.stated is not None
-        at = skip_frames(window, at, n_whole + 1 + tag)
+        at = skip_frames(window, at, n_whole + 1)
         n_left -= n_whole + 1
         missing_s = ((run.n_frames - n_left) * run.frame.n_samples - n_decoded) / run.frame.sample_rate
         missing_s = max(missing_s - damaged_s, 0.0)
@@ -152,9 +154,9 @@ def _decode_run(stream: BinaryIO, run: Run, job: Job, out: Output, strict: bool)
 
 
 def decode_part(
-    stream: BinaryIO, start: int, end: int, name: str, container: str, out: Output
+    stream: BinaryIO, start: int, end: int, name: str, container: str, out: Output, prefix: bytes = b""
 ) -> tuple[int, int]:
-    """Decode the bytes start to end of a stream as one file.
+    """Decode the bytes start to end of a stream as one file, with a prefix in front of them.
 
     Returns:
         Frames that were decoded, and frames that its header claims (UNKNOWN_FRAMES: it does not say).
@@ -164,7 +166,7 @@ def decode_part(
     import soundfile
 
     try:
-        file = soundfile.SoundFile(_whole_or_part(stream, start, end), closefd=False)
+        file = soundfile.SoundFile(_whole_or_part(stream, start, end, prefix), closefd=False)
     except soundfile.LibsndfileError as error:
         raise damaged(name, container, error) from error
     with file:
@@ -181,9 +183,9 @@ def decode_part(
         return n_frames, file.frames
 
 
-def _whole_or_part(stream: BinaryIO, start: int, end: int) -> Any:
-    if start or end < stream_size(stream):
-        return Part(stream, start, end)
+def _whole_or_part(stream: BinaryIO, start: int, end: int, prefix: bytes) -> Any:
+    if prefix or start or end < stream_size(stream):
+        return Part(stream, start, end, prefix)
     stream.seek(0)
     return stream if isinstance(stream, Buffer) else stream.fileno()
 

@@ -28,10 +28,15 @@ class Buffer(io.BytesIO):
 
 
 class Part(io.RawIOBase):
-    """Bytes start to end of a stream as a file of their own. Raises nothing that a decoder would print."""
+    """Bytes start to end of a stream as a file of their own. Raises nothing that a decoder would print.
 
-    def __init__(self, stream: BinaryIO, start: int, end: int) -> None:
-        self._stream, self._start, self._end = stream, start, end
+    Args:
+        prefix: bytes that the file begins with, in front of those of the stream.
+    """
+
+    def __init__(self, stream: BinaryIO, start: int, end: int, prefix: bytes = b"") -> None:
+        self._stream, self._start, self._prefix = stream, start, prefix
+        self._size = len(prefix) + end - start
         self._at = 0
 
     def readable(self) -> bool:
@@ -48,16 +53,19 @@ class Part(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Seek; never before the start."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self._start}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         self._at = max(base + offset, 0)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read what fits; 0 at the end of the part."""
-        wanted = min(len(buffer), self._end - self._start - self._at)
+        wanted = min(len(buffer), self._size - self._at)
         if wanted <= 0:
             return 0
-        content = read_at(self._stream, self._start + self._at, wanted)
+        content = self._prefix[self._at : self._at + wanted]
+        if len(content) < wanted:
+            at = self._start + self._at + len(content) - len(self._prefix)
+            content += read_at(self._stream, at, wanted - len(content))
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)
