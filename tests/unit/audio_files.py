@@ -31,7 +31,7 @@ def encoded(samples: np.ndarray, form: str, subtype: str | None = None, sample_r
 
 
 class Track(NamedTuple):
-    """One audio track: samples [n] or [n, n_channels]; where it starts; a stretch whose packets are left out."""
+    """One audio track: samples [n] or [n, n_channels]; its start; a stretch without packets."""
 
     samples: np.ndarray
     start_s: float = 0.0
@@ -65,12 +65,15 @@ def encode(av, stream, track: Track, sample_rate: int, layout: str) -> list:
     """The packets of a track with the times (s) at which they start."""
     samples = track.samples if track.samples.ndim == 2 else track.samples[:, None]
     kind = stream.codec_context.format.name
+    if samples.shape[1] > 7 and kind.endswith("p"):
+        kind = "flt"  # av lists at most eight planes; the encoder converts
     packets = []
     for first in range(0, len(samples), 960):
         block = samples[first : first + 960]
         packed = block.reshape(1, -1) if not kind.endswith("p") else np.ascontiguousarray(block.T)
-        if kind.startswith("s16"):
-            packed = np.round(packed * 32767).astype(np.int16)
+        if kind.startswith("s"):
+            dtype = np.int16 if kind.startswith("s16") else np.int32
+            packed = np.round(packed.astype(np.float64) * np.iinfo(dtype).max).astype(dtype)
         frame = av.AudioFrame.from_ndarray(packed, format=kind, layout=layout)
         frame.sample_rate, frame.pts = sample_rate, first
         frame.time_base = Fraction(1, sample_rate)

@@ -1,4 +1,4 @@
-"""Joined, interrupted and damaged files: everything that is there is used, and one warning says what is not."""
+"""Joined, interrupted and damaged files: all that is there is used, and one warning says what is not."""
 
 from __future__ import annotations
 
@@ -109,6 +109,7 @@ def test_a_second_recording_that_is_damaged_is_said() -> None:
     assert_holds(waveform, [(FIRST, 0.0)])
 
 
+APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 64, 1, 0xA0000000) + b"x" * 64
 UNFINISHED = [
     ("WAV", b"data", "<I", 4),
     ("AIFF", b"SSND", ">I", 4),
@@ -203,7 +204,7 @@ def test_wav_with_a_codec(subtype: str) -> None:
 
 @pytest.mark.parametrize(
     "front",
-    [bytes(2_000), np.random.default_rng(3).bytes(3_000), b"APETAGEX" + struct.pack("<IIII8x", 2000, 64, 1, 0xA0000000) + b"x" * 64],
+    [bytes(2_000), np.random.default_rng(3).bytes(3_000), APE],
     ids=["zeros", "junk", "APEv2"],
 )  # fmt: skip
 def test_what_stands_before_an_mp3_does_not_matter(front: bytes) -> None:
@@ -236,7 +237,8 @@ def test_a_damaged_mp3_keeps_its_times_and_prints_nothing(tmp_path: Path) -> Non
     assert_holds(waveform, [(pieces[0], 0.0), (pieces[2], 6.0)], 0.15)
     path = tmp_path / "damaged.mp3"
     path.write_bytes(content)
-    code = f"import warnings; warnings.simplefilter('ignore'); import engine.audio as a; a.load_audio({str(path)!r})"
+    code = "import warnings, engine.audio as audio; warnings.simplefilter('ignore'); "
+    code += f"audio.load_audio({str(path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
     assert done.stdout == done.stderr == b""
 
