@@ -47,7 +47,7 @@ class ContainerClock:
         silence_s, n_dropped = 0.0, 0
         if self._runs and time_s is not None:
             ahead_s = time_s - self._origin_s - self._position_s
-            if ahead_s > (self._limit_s if self._started else MAX_START_S) or ahead_s < -OVERLAP_S:
+            if ahead_s > (self._limit_s if self._started else GAP_S) or ahead_s < -OVERLAP_S:
                 self._origin_s += ahead_s
                 self._note_jump(ahead_s)
             elif ahead_s > TOLERANCE_S:

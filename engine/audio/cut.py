@@ -10,6 +10,7 @@ TS_PACKET_BYTES: Final = 188
 MAX_ELEMENTS: Final = 200_000
 EBML_HEADER, SEGMENT, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 UNKNOWN: Final = -1
+MAX_POSITION: Final = 2**62  # damaged sizes add up to more than a file position can be
 
 
 def is_cut_off(stream: BinaryIO, demuxer: str) -> bool:
@@ -26,12 +27,13 @@ def is_cut_off(stream: BinaryIO, demuxer: str) -> bool:
     if demuxer == "matroska":
         return _elements_end(stream, size) > size
     if demuxer in ("avi", "wav"):
-        return 8 + int.from_bytes(_read(stream, 4, 4), "little") > size
+        claimed = int.from_bytes(_read(stream, 4, 4), "little")
+        return claimed == 0 or 8 + claimed > size
     return False
 
 
 def _read(stream: BinaryIO, at: int, n_bytes: int) -> bytes:
-    stream.seek(at)
+    stream.seek(min(at, MAX_POSITION))
     return stream.read(n_bytes) or b""
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import warnings
+from types import FrameType
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -95,8 +97,14 @@ def load_audio(
         sink.beat()
         waveform = _decode(stream, sink)
         if sink.notes:
-            warnings.warn(AudioWarning(f"{name}: {'; '.join(sink.notes)}"), stacklevel=2)
+            _warn(f"{name}: {'; '.join(sink.notes)}", sys._getframe(1))
         return waveform
+
+
+def _warn(text: str, caller: FrameType) -> None:
+    """Warn at the caller's line, at each file: warnings.warn would keep all texts for ever."""
+    where = caller.f_code.co_filename
+    warnings.warn_explicit(AudioWarning(text), AudioWarning, where, caller.f_lineno, registry={})
 
 
 def _load_array(samples: NDArray[Any], sample_rate: int, limits: AudioLimits) -> Waveform:

@@ -117,12 +117,11 @@ def read_runs(
     Returns:
         The runs in order, and notes on what is missing or damaged.
     """
-    window, runs, cut = Window(stream), [], False
+    window, runs, cut = Window(stream, beat), [], False
     at = find_first_frame(window, start)
     lost_s = 0.0
     while 0 <= at < window.size:
-        beat()
-        run, at, cut = _read_run(window, at, beat)
+        run, at, cut = _read_run(window, at)
         run.lost_s, lost_s = lost_s, 0.0
         runs.append(run)
         while (after := _skip_tag(window, at)) > at:
@@ -134,7 +133,7 @@ def read_runs(
     return runs, _describe(runs, cut)
 
 
-def _read_run(window: Window, start: int, beat: Callable[[], None]) -> tuple[Run, int, bool]:
+def _read_run(window: Window, start: int) -> tuple[Run, int, bool]:
     """Follow frames from start; return the run, where to go on, and whether the last frame is cut off."""
     first = parse_frame(window.read(start, 4))
     assert first is not None  # found by _find_frame
@@ -157,8 +156,6 @@ def _read_run(window: Window, start: int, beat: Callable[[], None]) -> tuple[Run
             return run, at, False
         at += following.length
         run.end, run.n_frames = at, run.n_frames + 1
-        if n_seen % 4096 == 0:
-            beat()
     return run, at, False
 
 

@@ -45,14 +45,13 @@ def read_links(
 
     Args:
         stream: seekable. start: position of the first page.
-        beat: called at every page; may raise to stop.
+        beat: called now and then; may raise to stop.
     Returns:
         The links in order, and notes for the caller.
     """
-    window, links, n_skipped = Window(stream), [Link(start, start)], 0
+    window, links, n_skipped = Window(stream, beat), [Link(start, start)], 0
     at, cut = start, False
     while at < window.size:
-        beat()
         if window.read(at, 4) != CAPTURE:
             found = window.find(CAPTURE, at + 1, window.size)
             following = found if found >= 0 else window.size

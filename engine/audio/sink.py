@@ -137,7 +137,11 @@ class Sink:
         if duration_s > 0:
             self._flush()
             check_duration(self.duration_s + duration_s, self.name, self.limits)
-            self._append(None, round(duration_s * SAMPLE_RATE))
+            n_samples = round(duration_s * SAMPLE_RATE)
+            for first in range(0, n_samples, PUSH_FRAMES):
+                self.beat()
+                part = np.zeros(min(PUSH_FRAMES, n_samples - first), np.float32)
+                self._append(part)
 
     def finish(self) -> Waveform:
         """Return float32 [n_samples]; raise if it is too short."""
@@ -152,14 +156,13 @@ class Sink:
         if self._resampler is None or self._resampler.sample_rate != sample_rate:
             self._flush()
             self._resampler = StreamResampler(sample_rate)
-        ready = self._resampler.push(np.ascontiguousarray(waveform))
-        self._append(ready, len(ready))
+        self._append(self._resampler.push(np.ascontiguousarray(waveform)))
 
     def _flush(self) -> None:
         if self._resampler is not None:
             rest, self._resampler = self._resampler.flush(), None
-            self._append(rest, len(rest))
+            self._append(rest)
 
-    def _append(self, waveform: Waveform | None, n_samples: int) -> None:
-        check_duration(self.duration_s + n_samples / SAMPLE_RATE, self.name, self.limits)
-        self._bytes += bytes(4 * n_samples) if waveform is None else waveform.data
+    def _append(self, waveform: Waveform) -> None:
+        check_duration(self.duration_s + len(waveform) / SAMPLE_RATE, self.name, self.limits)
+        self._bytes += waveform.data

@@ -5,7 +5,7 @@ libsndfile stops where the first of several joined files ends, so each is given 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -31,7 +31,7 @@ def decode_flac(stream: BinaryIO, start: int, name: str, out: Output) -> None:
     Raises:
         AudioDecodeError: one of them is damaged or ends early.
     """
-    starts = find_flac_files(stream, start)
+    starts = find_flac_files(stream, start, out.beat)
     for first, end in zip(starts, [*starts[1:], stream_size(stream)], strict=True):
         n_frames, n_claimed = decode_part(stream, first, end, name, "FLAC", out)
         if n_frames < n_claimed < UNKNOWN_FRAMES:
@@ -42,9 +42,9 @@ def decode_flac(stream: BinaryIO, start: int, name: str, out: Output) -> None:
             )
 
 
-def find_flac_files(stream: BinaryIO, start: int) -> list[int]:
-    """Positions at which FLAC files begin in a stream, the first at start."""
-    window, starts = Window(stream), [start]
+def find_flac_files(stream: BinaryIO, start: int, beat: Callable[[], None] = lambda: None) -> list[int]:
+    """Positions at which FLAC files begin in a stream, the first at start; beat may raise to stop."""
+    window, starts = Window(stream, beat), [start]
     at = _end_of_flac_header(window, start)
     while (at := window.find(b"fLaC", at, window.size)) >= 0:
         if window.read(at, 8) in FLAC_STARTS:

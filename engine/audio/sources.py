@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -72,18 +72,25 @@ class Part(io.RawIOBase):
 
 
 class Window:
-    """Small reads all over a stream, served from blocks of 1 MiB."""
+    """Small reads all over a stream, served from blocks of 1 MiB.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    Args:
+        beat: called before each block is read; may raise to stop.
+    """
+
+    def __init__(self, stream: BinaryIO, beat: Callable[[], None] = lambda: None) -> None:
+        self._stream, self._beat = stream, beat
         self._first = 0
         self._block = b""
         self.size = stream_size(stream)
 
     def read(self, at: int, n_bytes: int) -> bytes:
         """Read up to n_bytes (at most 64 KiB) from position at; fewer only at the end."""
+        if at >= self.size:
+            return b""
         offset = at - self._first
         if not 0 <= offset <= len(self._block) - n_bytes:
+            self._beat()
             self._first, offset = at, 0
             self._block = read_at(self._stream, at, READ_BYTES)
         return self._block[offset : offset + n_bytes]

@@ -62,13 +62,16 @@ def _answer(sender: _Sender, job: dict[str, Any], file_fd: int) -> None:
 
 def _decode(file: Any, job: dict[str, Any], sender: _Sender) -> int:
     from engine.audio.decoding import Job, damaged, find_decoder
+    from engine.errors import EngineError
 
     wanted = Job(**job)
     try:
         return find_decoder(wanted.kind)(file, wanted, sender)
-    except (MemoryError, OSError, RecursionError, LookupError) as error:
-        if isinstance(error, BrokenPipeError | ConnectionError):
-            os._exit(1)
+    except ConnectionError:
+        os._exit(1)  # the parent has left
+    except EngineError:
+        raise
+    except Exception as error:
         raise damaged(wanted.name, wanted.container, error) from error
 
 
