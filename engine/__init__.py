@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from engine import _moved
 from engine.audio.limits import AudioLimits
-from engine.errors import EngineError
+from engine.errors import AudioWarning, EngineError
 from engine.output.formats import write
 from engine.pipeline import SpeechTranslator, load
 from engine.runtime.cancel import CancelToken
@@ -13,6 +13,6 @@ from engine.types import DecodingOptions, Hypothesis, Segment, Transcript, Trans
 _moved.install()
 
 __all__ = [
-    "AudioLimits", "CancelToken", "DecodingOptions", "EngineError", "Hypothesis", "Segment",
-    "SpeechTranslator", "Transcript", "Translation", "Word", "load", "write",
+    "AudioLimits", "AudioWarning", "CancelToken", "DecodingOptions", "EngineError", "Hypothesis",
+    "Segment", "SpeechTranslator", "Transcript", "Translation", "Word", "load", "write",
 ]  # fmt: skip

@@ -6,13 +6,14 @@ Samples are taken in packed form: a frame lists at most eight planes, whatever i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 from engine.audio.container_clock import ContainerClock
-from engine.audio.cut import is_cut_off
 from engine.audio.decoding import Job, Output, damaged
-from engine.errors import AudioDecodeError, DependencyError
+from engine.audio.extent import find_extent
+from engine.errors import AudioDecodeError, DependencyError, EngineError
 
 PENDING_BYTES: Final = 1 << 17  # frames are small; they are delivered together
 # Decoders of these need nothing but rate and channels, so a layout that av cannot copy is left behind.
@@ -41,9 +42,22 @@ def decode_media(stream: BinaryIO, job: Job, out: Output) -> int:
         import av
     except ImportError as error:
         raise missing_av(job) from error
-    if is_cut_off(stream, job.demuxer):
+    extent = find_extent(stream, job.demuxer)
+    if extent.cut_off:
         out.note("it ends in the middle, as when recording is interrupted; all that is there is used")
-    stream.seek(0)
+    n_tracks = _decode_file(av, _Span(stream, extent.starts, 0), job, out, last=len(extent.starts) == 1)
+    for number in range(1, len(extent.starts)):
+        try:
+            _decode_file(
+                av, _Span(stream, extent.starts, number), job, out, last=number == len(extent.starts) - 1
+            )
+        except AudioDecodeError as error:
+            out.note(f"recording {number + 1} of those joined in it is left out ({error.got})")
+    return n_tracks
+
+
+def _decode_file(av: Any, stream: Any, job: Job, out: Output, last: bool) -> int:
+    """Decode one of the files that are joined in a stream; return its number of audio tracks."""
     # A named demuxer never probes, and no protocol may be opened: playlists stay text.
     options = {"protocol_whitelist": "none", "enable_drefs": "0"}
     try:
@@ -54,12 +68,37 @@ def decode_media(stream: BinaryIO, job: Job, out: Output) -> int:
                     f"{job.name} has no readable audio track", "sound", "pass another file"
                 )
             _Track(av, file, tracks[job.track], job, out).decode()
-            out.done(len(tracks))
+            if last:
+                out.done(len(tracks))
             return len(tracks)
+    except EngineError:
+        raise
     except (av.error.FFmpegError, IndexError, ValueError, OverflowError, MemoryError) as error:
-        if isinstance(error, AudioDecodeError):
-            raise
         raise damaged(job.name, job.container, error) from error
+
+
+class _Span:
+    """One of the files that are joined in a stream, as a file of its own for av."""
+
+    def __init__(self, stream: BinaryIO, starts: list[int], number: int) -> None:
+        self._stream, self._start = stream, starts[number]
+        size = stream.seek(0, os.SEEK_END)
+        self._size = (starts[number + 1] if number + 1 < len(starts) else size) - self._start
+        self._at = 0
+
+    def read(self, n_bytes: int) -> bytes:
+        self._stream.seek(self._start + self._at)
+        content = self._stream.read(max(0, min(n_bytes, self._size - self._at))) or b""
+        self._at += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = min(max(base + offset, 0), self._size)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
 
 def missing_av(job: Job) -> DependencyError:

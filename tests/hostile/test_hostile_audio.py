@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,31 @@ def test_wav_header_with_impossible_channels(n_channels: int) -> None:
 
 def test_a_header_claiming_4_gib_allocates_nothing() -> None:
     assert len(load_audio(wav_header(n_bytes=2**32 - 44) + bytes(32_000))) == 16_000
+
+
+@pytest.mark.parametrize(
+    ("form", "chunk", "code", "offset"),
+    [
+        ("WAV", b"data", "<I", 4), ("RF64", b"ds64", "<Q", 16), ("AIFF", b"SSND", ">I", 4),
+        ("AU", b".snd", ">I", 8), ("CAF", b"data", ">q", 4), ("CAF", b"desc", ">q", 4),
+        ("W64", b"data\xf3\xac", "<Q", 16),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::engine.errors.AudioWarning")
+def test_no_header_decides_how_much_is_allocated(form: str, chunk: bytes, code: str, offset: int) -> None:
+    content = bytearray(encoded(form, "PCM_16"))
+    at = content.index(chunk) + offset
+    for claimed in (2**31 - 5_000, 2**31 + 4, 2**40, 2**62):
+        if code == ">I" or code == "<I":
+            claimed = min(claimed, 2**32 - 300)
+        struct.pack_into(code, content, at, claimed)
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(AudioError):
+                load_audio(bytes(content))
+            assert tracemalloc.get_traced_memory()[1] < 20e6
+        finally:
+            tracemalloc.stop()
 
 
 def test_headers_without_samples() -> None:

@@ -87,6 +87,17 @@ def test_joined_transport_streams_follow_each_other() -> None:
     assert time_of(waveform, second[RATE // 2 : RATE]) == pytest.approx(2.5, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [("matroska", "pcm_s16le"), ("mp4", "aac"), ("avi", "pcm_s16le"), ("adts", "aac"), ("wv", "wavpack")],
+)
+def test_joined_containers_follow_each_other(form: str, codec: str) -> None:
+    first, second = noise(2.0, 3), noise(1.0, 4)
+    waveform, _ = load_noted(b"".join(muxed([Track(part)], form, codec) for part in (first, second)))
+    assert time_of(waveform, first[RATE // 2 : RATE]) == pytest.approx(0.5, abs=0.1)
+    assert time_of(waveform, second[RATE // 4 : RATE // 2]) == pytest.approx(2.25, abs=0.2)
+
+
 def test_the_clock_inserts_drops_and_starts_again() -> None:
     clock = ContainerClock("matroska", 0)
     assert clock.place(0.0, RATE, RATE) == (0.0, 0)
