@@ -91,8 +91,13 @@ def _walk_riff(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
 def _walk_blocks(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
     """WavPack: the same for each block; a file's first block is the one with its first sample."""
     at, first = 0, 0
-    while len(head := _read(stream, at, 28)) == 28 and head[:4] == b"wvpk":
+    while len(head := _read(stream, at, 28)) == 28:
         length, index, n_samples, flags = struct.unpack("<4xI8xIII", head)
+        if head.startswith(b"APETAGEX"):
+            at += 32 + int.from_bytes(head[12:16], "little")
+            continue
+        if not head.startswith(b"wvpk"):
+            return
         if n_samples and index == 0 and head[10] == 0 and flags & WAVPACK_INITIAL:
             first = at
         at += 8 + length
