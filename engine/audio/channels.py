@@ -27,7 +27,8 @@ def mix_channels(samples: NDArray[Any]) -> tuple[NDArray[np.float32], bool]:
     """
     if samples.shape[1] == 1:
         return samples[:, 0], False
-    mixed = samples.mean(axis=1, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused later, as values that are not finite
+        mixed = samples.mean(axis=1, dtype=np.float32)
     cancelled = False
     for first in range(0, len(samples), BLOCK_FRAMES):
         part = slice(first, first + BLOCK_FRAMES)
@@ -40,7 +41,7 @@ def mix_channels(samples: NDArray[Any]) -> tuple[NDArray[np.float32], bool]:
 
 def _find_cancelled(block: NDArray[np.float32], mean: NDArray[np.float32]) -> int | None:
     """The loudest channel of a block whose channels cancel each other, else None."""
-    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
+    with np.errstate(over="ignore", invalid="ignore"):
         powers = np.einsum("ij,ij->j", block, block, dtype=np.float64) / len(block)
         power = float(np.einsum("i,i->", mean, mean, dtype=np.float64)) / len(block)
     unrelated = float(powers.sum()) / block.shape[1] ** 2

@@ -156,6 +156,12 @@ class Worker:
             self._lifeline = -1
         return self._process.wait()
 
+    def disown(self) -> None:
+        """Close what a forked process inherited: it would keep the child alive without its parent."""
+        self._socket.close()
+        os.close(self._lifeline)
+        self._lifeline = -1
+
     def _closing(self) -> bool:
         """Whether the child has closed its end, so that its own exit status is about to come."""
         with contextlib.suppress(OSError):
@@ -267,6 +273,8 @@ def _forget() -> None:
     """After a fork the workers belong to the parent."""
     global _lock
     _lock = threading.Lock()
+    for worker in _idle:
+        worker.disown()
     _idle.clear()
 
 

@@ -37,7 +37,7 @@ from engine.audio.sink import RESAMPLER_QUALITY, Sink, StreamResampler, resample
 from engine.audio.sndfile import decode_flac, decode_ogg
 from engine.audio.sources import descriptor_of, open_source, stream_size
 from engine.audio.vad import detect_speech
-from engine.errors import AudioDecodeError, AudioWarning
+from engine.errors import AudioDecodeError, AudioError, AudioTooShortError, AudioValueError, AudioWarning
 from engine.runtime.cancel import CancelToken
 
 __all__ = [
@@ -187,26 +187,34 @@ def _decode_media(stream: BinaryIO, found: Found, sink: Sink) -> Waveform:
 
 def _choose_track(stream: BinaryIO, job: Job, n_tracks: int, sink: Sink) -> Waveform:
     """The first track if it speaks, else the first of the others that does."""
-    first = sink.finish()
-    if detect_speech(first):
+    first, problem = _finish(sink)
+    if first is not None and detect_speech(first):
         sink.note(f"it has {n_tracks} audio tracks; the first is used")
         return first
     for track in range(1, n_tracks):
         other = sink.sibling()
         try:
             _run(stream, job._replace(track=track), other)
-            waveform = other.finish()
         except AudioDecodeError:
             continue
-        if detect_speech(waveform):
-            for text in [
-                f"its first audio track is silent; track {track + 1} of {n_tracks} is used",
-                *other.notes,
-            ]:
+        waveform, _ = _finish(other)
+        if waveform is not None and detect_speech(waveform):
+            sink.note(f"its first audio track is silent; track {track + 1} of {n_tracks} is used")
+            for text in other.notes:
                 sink.note(text)
             return waveform
+    if first is None:
+        raise problem or damaged(sink.name, job.container, "no track holds audio")
     sink.note(f"it has {n_tracks} audio tracks, and none speaks; the first is used")
     return first
+
+
+def _finish(sink: Sink) -> tuple[Waveform | None, AudioError | None]:
+    """The waveform, or why there is too little of it."""
+    try:
+        return sink.finish(), None
+    except (AudioValueError, AudioTooShortError) as error:
+        return None, error
 
 
 def _run(stream: BinaryIO, job: Job, sink: Sink) -> int:

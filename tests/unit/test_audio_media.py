@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from engine.audio import child
+from engine.audio import child, load
 from engine.audio.channels import mix_channels
 from engine.audio.container_clock import ContainerClock
 from engine.audio.load import AudioLimits, downmix, load_audio
-from engine.errors import AudioDecodeError, AudioLimitError, AudioWarning, CancelledError
+from engine.audio.sink import Sink
+from engine.errors import AudioDecodeError, AudioLimitError, AudioValueError, AudioWarning, CancelledError
 from engine.runtime.cancel import CancelToken
 from tests.unit.audio_files import RATE, Track, encoded, find_offset, muxed, noise
 
@@ -121,6 +122,9 @@ def test_the_track_that_speaks_is_used(speech: np.ndarray) -> None:
     waveform, note = load_noted(muxed([Track(speech), Track(CLIP)], "matroska", "pcm_s16le"))
     np.testing.assert_allclose(waveform[: len(speech)], speech, atol=1e-3)
     assert "2 audio tracks; the first is used" in note
+    waveform, note = load_noted(muxed([Track(speech[:16]), Track(speech)], "matroska", "pcm_s16le"))
+    np.testing.assert_allclose(waveform[: len(speech)], speech, atol=1e-3)
+    assert "track 2 of 2 is used" in note
     _, note = load_noted(muxed([Track(silent), Track(silent)], "matroska", "pcm_s16le"))
     assert "none speaks" in note
 
@@ -159,6 +163,15 @@ def test_channels_that_cancel_each_other(scale: float) -> None:
         np.testing.assert_array_equal(downmix(stereo.T), CLIP)
 
 
+def test_channels_that_are_not_finite_are_refused_without_another_warning() -> None:
+    bad = np.stack([np.full(800, np.inf, np.float32), np.full(800, -np.inf, np.float32)], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for samples in (bad, np.full((800, 2), 3e38, np.float32)):
+            with pytest.raises(AudioValueError, match="NaN or infinite"):
+                load_audio(encoded(samples, "WAV", "FLOAT"))
+
+
 def test_channels_that_do_not_cancel_are_averaged() -> None:
     other = noise(2.0, 9)
     for right in (CLIP, other, np.zeros_like(CLIP), -0.3 * CLIP):
@@ -169,23 +182,58 @@ def test_channels_that_do_not_cancel_are_averaged() -> None:
     assert np.abs(mix_channels(half)[0]).max() > 0.1
 
 
-def test_a_crash_of_the_decoder_is_an_error_of_this_file_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (signal.SIGSEGV, AudioDecodeError, "decoder crashed: signal 11"),
+        (signal.SIGPROF, AudioLimitError, "takes too long"),
+    ],
+)
+def test_the_end_of_a_worker_is_an_error_of_this_file_only(
+    number: int, kind: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The child is ended by a signal while it decodes; the next file is decoded by another."""
     content = muxed([Track(CLIP)], "matroska", "pcm_s16le")
-    child.close_workers()
     receive = child.Worker._receive
 
-    def crash(worker: child.Worker, sink: object) -> object:
-        os.kill(worker.pid, signal.SIGSEGV)
+    def end(worker: child.Worker, sink: Sink) -> tuple[bytes, bytearray]:
+        os.kill(worker.pid, number)
         return receive(worker, sink)
 
-    monkeypatch.setattr(child.Worker, "_receive", crash)
-    with pytest.raises(AudioDecodeError, match="decoder crashed: signal 11"):
-        while True:  # the message may have been sent before the signal came
+    monkeypatch.setattr(child.Worker, "_receive", end)
+    with pytest.raises(kind, match=words):
+        while True:  # all may have been sent before the signal came
             child.close_workers()
             load_audio(content)
     monkeypatch.undo()
     assert len(load_audio(content)) == len(CLIP)
+
+
+def test_a_forked_process_has_workers_of_its_own() -> None:
+    content = muxed([Track(CLIP)], "matroska", "pcm_s16le")
+    load_audio(content)
+    assert child._idle
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assert not child._idle
+            os.write(writer, str(len(load_audio(content))).encode())
+            child.close_workers()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert len(load_audio(content)) == len(CLIP)
+    os.waitpid(pid, 0)
+    with os.fdopen(reader, "rb") as file:
+        assert int(file.read()) == len(CLIP)
+
+
+def test_codecs_that_need_av_where_libsndfile_knows_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_has_av", lambda: False)
+    for content in (encoded(CLIP, "WAV", "IMA_ADPCM"), encoded(CLIP, "CAF", "ALAC_16")):
+        assert time_of(load_audio(content), CLIP[RATE // 2 : RATE]) == pytest.approx(0.5, abs=0.01)
+    assert len(load_audio(encoded(CLIP, "MP3"))) == len(CLIP)
 
 
 def test_a_worker_that_an_earlier_file_ruined_is_replaced() -> None:
