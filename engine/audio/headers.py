@@ -15,6 +15,12 @@ from engine.audio.pcm import SAMPLE_BYTES, Pcm
 from engine.audio.sources import Window, check_parts
 
 MAX_CHUNKS: Final = 10_000
+MAX_TRAILING: Final = 64
+_NAMES: Final = (  # four bytes each
+    b"LISTlistINFOid3 ID3 bextcue smplfactJUNKjunkPAD FLLRiXMLaxmlchnainstplstcartlevlPEAKDISPaciddata"
+    b"COMMSSNDMARKINSTMIDIAESDAPPLCOMTNAMEAUTHANNO(c) FVERCHANchaninfomarkpeakregnfreeuuidkukipaktstrgumid"
+)
+KNOWN_CHUNKS: Final = frozenset(_NAMES[at : at + 4] for at in range(0, len(_NAMES), 4))
 MIN_REST_S: Final = 0.05  # behind the stated end; less is padding
 UNKNOWN: Final = -1
 W64_TAIL: Final = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # of every chunk name but "riff"
@@ -83,9 +89,13 @@ def read_layout(stream: BinaryIO, start: int = 0) -> Layout | None:
     """
     window = Window(stream)
     layout = Layout([], [])
-    while (at := _Reader(window, start, layout.notes).read(layout.parts)) is not None:
+    following: int | None = start
+    while following is not None:
+        n_known = len(layout.parts)
+        following = _Reader(window, following, layout.notes).read(layout.parts)
         check_parts(len(layout.parts))
-        start = at
+        if n_known and len(layout.parts) == n_known:
+            layout.notes.append("a recording that is joined to it has no samples and is left out")
     return layout if layout.parts else None
 
 
@@ -112,7 +122,7 @@ class _Reader:
         if form is None:
             parts.append(None)
             return None
-        span, following = self._settle(Chunk(b"", self._start + offset, _stated(size)), form)
+        span, following = self._settle(Chunk(b"", self._start + max(offset, len(head)), _stated(size)), form)
         parts.append(Pcm(*form, (span,)))
         return following
 
@@ -162,10 +172,19 @@ class _Reader:
         return self._chunk_starts(walk, _end_of(walk, data))
 
     def _chunk_starts(self, walk: Walk, at: int) -> bool:
-        name = self._window.read(at, 16 if walk.inclusive else 4)
-        if walk.inclusive:
-            return name[4:] == W64_TAIL
-        return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name) and not self._file_starts(at)
+        """Whether chunks stand here: one of a known name, or several that reach to the end of the file."""
+        for _ in range(MAX_TRAILING):
+            chunk = self._chunk_at(walk, at, {})
+            if chunk is None or self._file_starts(at):
+                return False
+            if chunk.name[:4] in KNOWN_CHUNKS and (not walk.inclusive or chunk.name[4:] == W64_TAIL):
+                return True
+            if not all(0x20 <= byte < 0x7F for byte in chunk.name):
+                return False
+            at = _end_of(walk, chunk)
+            if self._window.size <= at <= self._window.size + 1:
+                return True
+        return False
 
     def _file_starts(self, at: int) -> bool:
         return self._window.read(at, 4) == b".snd" or _find_walk(self._window, at) is not None

@@ -243,6 +243,27 @@ def test_a_damaged_mp3_keeps_its_times_and_prints_nothing(tmp_path: Path) -> Non
     assert done.stdout == done.stderr == b""
 
 
+def test_samples_that_look_like_a_chunk_are_samples() -> None:
+    """Loud samples may be letters: behind a stated size that is too small they are no names of chunks."""
+    samples = np.frombuffer(b"AbCd" * 8_000, "<i2").astype(np.float32) / 32768
+    content = bytearray(encoded(samples, "WAV", "PCM_16"))
+    struct.pack_into("<I", content, 40, 8_000)
+    assert len(load_warned(bytes(content), "all 1.00 s")) == RATE
+
+
+def test_an_unknown_chunk_behind_the_samples_is_no_audio() -> None:
+    plain = encoded(FIRST, "WAV", "PCM_16")
+    assert len(load_quietly(plain + b"Xyz1" + struct.pack("<I", 12_001) + b"A" * 12_001)) == len(FIRST)
+
+
+def test_what_is_joined_without_samples_is_said() -> None:
+    broken = encoded(SECOND, "WAV", "PCM_16")[:30]
+    assert len(load_warned(encoded(FIRST, "WAV", "PCM_16") + broken, "left out")) == len(FIRST)
+    empty = b".snd" + struct.pack(">IIIII", 0, 0, 3, RATE, 1)
+    with pytest.raises(ValueError, match="no samples"):
+        load_audio(empty)
+
+
 def test_a_file_of_countless_parts_is_refused() -> None:
     page = struct.Struct("<4sBBqIIIB")
     link = b"".join(
