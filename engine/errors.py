@@ -60,6 +60,10 @@ class AudioLimitError(AudioError):
     """A sample rate, channel count, duration or decoded size outside the accepted bounds."""
 
 
+class AudioWarning(UserWarning):
+    """Audio that was read, although something in it is missing, damaged or was chosen among several."""
+
+
 class BundleError(EngineError, ValueError):
     """A model folder that is not a usable bundle."""
 

@@ -246,7 +246,7 @@ class SpeechTranslator(Stages):
         progress: Progress | None = None,
         cancel: CancelToken | None = None,
     ) -> Transcript:
-        recording = self._open(source, sample_rate, options)
+        recording = self._open(source, sample_rate, options, cancel)
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
             return self._transcribe_together([recording], options, threads, progress, cancel)[0]
@@ -263,10 +263,16 @@ class SpeechTranslator(Stages):
         )
         return Transcript(segments, recording.duration_s, stages_s=clock.seconds())
 
-    def _open(self, source: AudioSource, sample_rate: int | None, options: DecodingOptions) -> Recording:
+    def _open(
+        self,
+        source: AudioSource,
+        sample_rate: int | None,
+        options: DecodingOptions,
+        cancel: CancelToken | None = None,
+    ) -> Recording:
         clock = StageClock()
         with clock.time("audio"):
-            waveform = self.load_audio(source, sample_rate)
+            waveform = self.load_audio(source, sample_rate, cancel)
             self.acoustic.check_length(waveform)
             regions = self._regions(waveform, options)
         return Recording(waveform, regions, len(waveform) / self.acoustic.sample_rate, clock)

@@ -135,15 +135,19 @@ class Stages:
 
     # The stages, one public call each.
 
-    def load_audio(self, source: AudioSource, sample_rate: int | None = None) -> Waveform:
+    def load_audio(
+        self, source: AudioSource, sample_rate: int | None = None, cancel: CancelToken | None = None
+    ) -> Waveform:
         """Decode a file, bytes or array to float32 [n_samples], mono, 16 kHz, nominally [-1, 1].
 
         Args:
             source, sample_rate: as for transcribe.
+            cancel: ends decoding from another thread.
         Raises:
             AudioError and its kinds: audio that cannot be used, or beyond the object's limits.
+            CancelledError: cancel was set.
         """
-        return audio.load_audio(source, sample_rate, limits=self.limits)
+        return audio.load_audio(source, sample_rate, limits=self.limits, cancel=cancel)
 
     def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
         """Find speech in float32 [n_samples] as [(start_s, end_s)], none longer than the encoder's window."""

@@ -2,50 +2,80 @@
 
 from __future__ import annotations
 
-import struct
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
-from engine.audio.limits import AudioLimits, check_channels, check_rate
+from engine.audio.mpeg import find_first_frame, tag_bytes
+from engine.audio.sources import Window
 
-HEAD_BYTES: Final = 4096  # enough to tell, and to find the format chunk of a WAV file
+HEAD_BYTES: Final = 400  # enough to tell
 
 
 class Container(NamedTuple):
-    """How a kind of file begins, and who can read it."""
+    """How a kind of file begins, and what FFmpeg calls it."""
 
     name: str
     magic: bytes
     offset: int
-    sndfile: bool
-    demuxer: str | None
+    demuxer: str
 
 
 _CONTAINERS: Final = (
-    Container("WAV", b"WAVE", 8, True, "wav"),
-    Container("AVI", b"AVI ", 8, False, "avi"),
-    Container("FLAC", b"fLaC", 0, True, "flac"),
-    Container("Ogg", b"OggS", 0, True, "ogg"),
-    Container("MP3", b"ID3", 0, True, "mp3"),
-    Container("AIFF", b"FORM", 0, True, "aiff"),
-    Container("AU", b".snd", 0, True, "au"),
-    Container("CAF", b"caff", 0, True, "caf"),
-    Container("Wave64", b"riff\x2e\x91\xcf\x11", 0, True, "w64"),
-    Container("MP4", b"ftyp", 4, False, "mov"),
-    Container("MP4", b"moov", 4, False, "mov"),
-    Container("MP4", b"mdat", 4, False, "mov"),
-    Container("QuickTime", b"wide", 4, False, "mov"),
-    Container("QuickTime", b"free", 4, False, "mov"),
-    Container("Matroska or WebM", b"\x1a\x45\xdf\xa3", 0, False, "matroska"),
-    Container("Windows Media", b"\x30\x26\xb2\x75", 0, False, "asf"),
-    Container("Flash video", b"FLV\x01", 0, False, "flv"),
-    Container("MPEG program stream", b"\x00\x00\x01\xba", 0, False, "mpeg"),
-    Container("AMR", b"#!AMR", 0, False, "amr"),
-    Container("AC-3", b"\x0b\x77", 0, False, "ac3"),
+    Container("WAV", b"WAVE", 8, "wav"),
+    Container("WavPack", b"wvpk", 0, "wv"),
+    Container("AVI", b"AVI ", 8, "avi"),
+    Container("FLAC", b"fLaC", 0, "flac"),
+    Container("Ogg", b"OggS", 0, "ogg"),
+    Container("MP3", b"ID3", 0, "mp3"),
+    Container("AIFF", b"FORM", 0, "aiff"),
+    Container("AU", b".snd", 0, "au"),
+    Container("CAF", b"caff", 0, "caf"),
+    Container("Wave64", b"riff\x2e\x91\xcf\x11", 0, "w64"),
+    Container("MP4", b"ftyp", 4, "mov"),
+    Container("MP4", b"moov", 4, "mov"),
+    Container("MP4", b"mdat", 4, "mov"),
+    Container("QuickTime", b"wide", 4, "mov"),
+    Container("QuickTime", b"free", 4, "mov"),
+    Container("Matroska or WebM", b"\x1a\x45\xdf\xa3", 0, "matroska"),
+    Container("Windows Media", b"\x30\x26\xb2\x75", 0, "asf"),
+    Container("Flash video", b"FLV\x01", 0, "flv"),
+    Container("MPEG program stream", b"\x00\x00\x01\xba", 0, "mpeg"),
+    Container("AMR", b"#!AMR", 0, "amr"),
+    Container("AC-3", b"\x0b\x77", 0, "ac3"),
 )
-_MPEG_TS: Final = Container("MPEG transport stream", b"", 0, False, "mpegts")
-_ADTS: Final = Container("AAC", b"", 0, False, "aac")
-_MPEG_AUDIO: Final = Container("MP3", b"", 0, True, "mp3")
+_MPEG_TS: Final = Container("MPEG transport stream", b"", 0, "mpegts")
+_ADTS: Final = Container("AAC", b"", 0, "aac")
+_MPEG_AUDIO: Final = Container("MP3", b"", 0, "mp3")
+
+
+MAX_TAGS: Final = 8
 KINDS: Final = "wav, flac, ogg, opus, mp3, or with the package av: m4a, mp4, webm, mkv and others"
+
+
+class Found(NamedTuple):
+    """A kind of file, and where it begins behind tags or junk."""
+
+    container: Container
+    start: int
+
+
+def identify(stream: BinaryIO) -> Found | None:
+    """Name the kind of a file by what it holds; None for a text, a playlist or anything unknown.
+
+    Tags in front (ID3v2, APEv2) are skipped. Where nothing is known at the start, several MPEG audio
+    frames in a row are looked for behind zeros, junk or half a frame.
+    """
+    window, start = Window(stream), 0
+    for _ in range(MAX_TAGS):
+        length = tag_bytes(window.read(start, 32))
+        if not length or start + length >= window.size:
+            break
+        start += length
+    container = sniff(window.read(start, HEAD_BYTES))
+    if container is not None:
+        return Found(container, start)
+    if find_first_frame(window, start) >= 0 or start:
+        return Found(_MPEG_AUDIO, start)
+    return None
 
 
 def sniff(head: bytes) -> Container | None:
@@ -53,17 +83,8 @@ def sniff(head: bytes) -> Container | None:
     for container in _CONTAINERS:
         if head[container.offset : container.offset + len(container.magic)] == container.magic:
             return container
-    if head[0] == 0x47 and len(head) > 376 and head[188] == head[376] == 0x47:
+    if head[:1] == b"G" and len(head) > 376 and head[188] == head[376] == 0x47:
         return _MPEG_TS
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         return _ADTS if head[1] & 0xF6 == 0xF0 else _MPEG_AUDIO
     return None
-
-
-def check_wav_header(head: bytes, name: str, limits: AudioLimits) -> None:
-    """Check what a WAV header claims before any library believes it."""
-    at = head.find(b"fmt ", 12)
-    if head[:4] == b"RIFF" and 0 <= at <= len(head) - 16:
-        n_channels, sample_rate = struct.unpack_from("<HI", head, at + 10)
-        check_channels(n_channels, name, limits)
-        check_rate(sample_rate, name, limits)

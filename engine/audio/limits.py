@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import AudioLimitError, AudioShapeError, AudioTooShortError, AudioValueError
+from engine.audio.channels import CANCELLED_NOTE, mix_channels
+from engine.errors import (
+    AudioLimitError,
+    AudioShapeError,
+    AudioTooShortError,
+    AudioValueError,
+    AudioWarning,
+)
 
 SAMPLE_RATE: Final = 16_000  # Hz, what every acoustic model here is trained on
 MAX_PEAK: Final = 64.0  # float samples beyond this are integers that nobody scaled
@@ -46,7 +54,8 @@ def downmix(samples: NDArray[Any], limits: AudioLimits | None = None) -> Wavefor
         samples: as load_audio takes them.
         limits: for the number of channels.
     Returns:
-        float32 [n_samples] at the array's own rate; may be empty.
+        float32 [n_samples] at the array's own rate; may be empty. Where the channels cancel each
+        other, the loudest one instead of their mean, and an AudioWarning says so.
     Raises:
         AudioShapeError: no array, wrong dtype, more than two axes, too many channels.
         AudioValueError: samples that are not finite, or floats far outside [-1, 1].
@@ -57,7 +66,9 @@ def downmix(samples: NDArray[Any], limits: AudioLimits | None = None) -> Wavefor
         return np.zeros(0, np.float32)
     if samples.ndim == 2:
         channel_axis = 1 if samples.shape[1] <= samples.shape[0] else 0
-        waveform = _scale(samples).mean(axis=channel_axis, dtype=np.float32)
+        waveform, cancelled = mix_channels(_scale(samples if channel_axis == 1 else samples.T))
+        if cancelled:
+            warnings.warn(AudioWarning(f"the array: {CANCELLED_NOTE}"), stacklevel=2)
     else:
         waveform = _scale(samples)
     check_values(waveform, "the array")

@@ -1,47 +1,47 @@
 """Any audio file or array -> float32 mono 16 kHz, bounded in size and time.
 
-The only importer of soundfile (beside parts.py), soxr and, for some containers, av. Files are told apart by
-their first bytes, never by their names: a playlist, a script or a text has no entry in the table of
-audio_container.py, and FFmpeg is told which demuxer to use, so nothing that a file names is ever opened.
+Files are told apart by their first bytes, never by their names: a playlist, a script or a text has no
+entry in the table of containers.py, and FFmpeg is told which demuxer to use, so nothing that a file names
+is ever opened. Uncompressed samples are read here, FLAC, Vorbis and Opus by libsndfile; MP3 and everything
+else is decoded in a child process, which a damaged file may end without ending this one.
 """
 
 from __future__ import annotations
 
-import io
-import logging
+import importlib.util
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import sys
+import warnings
+from types import FrameType
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine._distribution import install_command
-from engine.audio.containers import HEAD_BYTES, KINDS, Container, check_wav_header, sniff
+from engine.audio import child
+from engine.audio.containers import KINDS, Found, identify
+from engine.audio.decoding import Job, damaged, find_decoder
+from engine.audio.headers import read_layout
 from engine.audio.limits import (
     SAMPLE_RATE,
     AudioLimits,
     Waveform,
-    check_bytes,
-    check_channels,
     check_duration,
     check_length,
     check_rate,
-    check_values,
     downmix,
 )
-from engine.errors import (
-    AudioDecodeError,
-    AudioLimitError,
-    AudioNotFoundError,
-    AudioShapeError,
-    DependencyError,
-)
+from engine.audio.media import missing_av
+from engine.audio.pcm import read_pcm
+from engine.audio.sink import RESAMPLER_QUALITY, Sink, StreamResampler, resample
+from engine.audio.sndfile import decode_flac, decode_ogg
+from engine.audio.sources import descriptor_of, open_source, stream_size
+from engine.audio.vad import detect_speech
+from engine.errors import AudioDecodeError, AudioError, AudioTooShortError, AudioValueError, AudioWarning
+from engine.runtime.cancel import CancelToken
 
 __all__ = [
+    "RESAMPLER_QUALITY",
     "SAMPLE_RATE",
     "AudioLimits",
     "AudioSource",
@@ -51,17 +51,17 @@ __all__ = [
     "load_audio",
 ]
 
-RESAMPLER_QUALITY: Final = "HQ"
-BLOCK_SAMPLES: Final = 1 << 18  # decoded at a time, over all channels
-UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile's "the header does not say"
-MP3_LENGTH_SLACK: Final = 0.02  # an MP3's stated length is often an estimate
+UNCOMPRESSED: Final = frozenset({"WAV", "AIFF", "AU", "CAF", "Wave64"})
 
 AudioSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[Any]
-_log = logging.getLogger("engine")
 
 
 def load_audio(
-    source: AudioSource, sample_rate: int | None = None, *, limits: AudioLimits | None = None
+    source: AudioSource,
+    sample_rate: int | None = None,
+    *,
+    limits: AudioLimits | None = None,
+    cancel: CancelToken | None = None,
 ) -> Waveform:
     """Decode, downmix and resample speech.
 
@@ -72,55 +72,39 @@ def load_audio(
             (int16 by 1/32768), unsigned ones around its middle.
         sample_rate: Hz, of an array (16,000 when None); files state their own.
         limits: bounds on duration, channels, rate and size.
+        cancel: ends decoding from another thread.
     Returns:
-        float32 [n_samples], mono (the mean of all channels), 16 kHz, nominally [-1, 1].
-        It may share memory with a source array that already has this form.
+        float32 [n_samples], mono (the mean of all channels), 16 kHz, nominally [-1, 1]. Times are
+        those of the container: silence stands for what it says is not there. Joined files follow
+        each other. It may share memory with a source array that already has this form.
+    Warns:
+        AudioWarning: once a file, if part of it is missing or damaged, or was chosen among several.
     Raises:
         AudioNotFoundError: no such file, or not a regular one.
-        AudioDecodeError: not audio, damaged, or cut off.
+        AudioDecodeError: not audio, or damaged.
         AudioShapeError: an array of a wrong shape or dtype.
         AudioValueError: no samples, or NaN, infinite or unscaled ones.
         AudioTooShortError: less than limits.min_duration_s.
         AudioLimitError: beyond one of the limits.
+        CancelledError: cancel was set.
         DependencyError: the container needs the package av.
     """
     limits = limits or AudioLimits()
     if isinstance(source, np.ndarray):
         return _load_array(source, SAMPLE_RATE if sample_rate is None else sample_rate, limits)
-    with _open_source(source, limits) as (stream, name):
-        sink = _Sink(name, limits)
-        _decode(stream, name, sink, limits)
-        return sink.finish()
+    with open_source(source, limits) as (stream, name):
+        sink = Sink(name, limits, cancel)
+        sink.beat()
+        waveform = _decode(stream, sink)
+        if sink.notes:
+            _warn(f"{name}: {'; '.join(sink.notes)}", sys._getframe(1))
+        return waveform
 
 
-class StreamResampler:
-    """Mono chunks at any rate -> 16 kHz, without a seam between chunks.
-
-    Args:
-        sample_rate: Hz of the chunks.
-    """
-
-    def __init__(self, sample_rate: float) -> None:
-        self.sample_rate = sample_rate
-        self._stream: Any = None
-        if sample_rate != SAMPLE_RATE:
-            import soxr
-
-            self._stream = soxr.ResampleStream(
-                sample_rate, SAMPLE_RATE, 1, dtype="float32", quality=RESAMPLER_QUALITY
-            )
-
-    def push(self, chunk: Waveform) -> Waveform:
-        """Resample float32 [n] and return what is ready, float32 [m]; lags some milliseconds."""
-        return chunk if self._stream is None else self._call(chunk, last=False)
-
-    def flush(self) -> Waveform:
-        """Return the rest after the last chunk; the object is spent."""
-        empty = np.zeros(0, np.float32)
-        return empty if self._stream is None else self._call(empty, last=True)
-
-    def _call(self, chunk: Waveform, last: bool) -> Waveform:
-        return np.asarray(self._stream.resample_chunk(chunk, last=last), np.float32)
+def _warn(text: str, caller: FrameType) -> None:
+    """Warn at the caller's line, at each file: warnings.warn would keep all texts for ever."""
+    where = caller.f_code.co_filename
+    warnings.warn_explicit(AudioWarning(text), AudioWarning, where, caller.f_lineno, registry={})
 
 
 def _load_array(samples: NDArray[Any], sample_rate: int, limits: AudioLimits) -> Waveform:
@@ -128,220 +112,121 @@ def _load_array(samples: NDArray[Any], sample_rate: int, limits: AudioLimits) ->
     waveform = downmix(samples, limits)
     check_duration(len(waveform) / sample_rate, "the array", limits)
     if len(waveform) and sample_rate != SAMPLE_RATE:
-        import soxr
-
-        waveform = soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality=RESAMPLER_QUALITY)
+        waveform = resample(waveform, sample_rate)
     return check_length(waveform, "the array", limits)
 
 
-class _Sink:
-    """Grows the 16 kHz waveform block by block and stops at the first limit that is passed."""
-
-    def __init__(self, name: str, limits: AudioLimits) -> None:
-        self._name, self._limits = name, limits
-        self._resampler: StreamResampler | None = None
-        self._bytes = bytearray()  # grows in place: no second copy at the end
-        self._n_decoded = 0
-
-    def push(self, block: Waveform, sample_rate: float) -> None:
-        """Take float32 [n, n_channels] at sample_rate Hz; the rate may change between blocks."""
-        self._n_decoded += block.size
-        if self._n_decoded > self._limits.max_decoded_samples:
-            raise AudioLimitError(
-                f"{self._name} decodes to more than {self._limits.max_decoded_samples} samples",
-                "fewer over all channels",
-                "resample or cut it first, or raise AudioLimits.max_decoded_samples",
-            )
-        waveform = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-        check_values(waveform, self._name)
-        if self._resampler is None or self._resampler.sample_rate != sample_rate:
-            self._flush()
-            self._resampler = StreamResampler(sample_rate)
-        self._append(self._resampler.push(np.ascontiguousarray(waveform)))
-
-    def finish(self) -> Waveform:
-        """Return float32 [n_samples]."""
-        self._flush()
-        waveform = np.frombuffer(self._bytes, np.float32)
-        return check_length(waveform, self._name, self._limits)
-
-    def _flush(self) -> None:
-        if self._resampler is not None:
-            self._append(self._resampler.flush())
-
-    def _append(self, waveform: Waveform) -> None:
-        self._bytes += waveform.data
-        check_duration(len(self._bytes) / (4 * SAMPLE_RATE), self._name, self._limits)
-
-
-class _Buffer(io.BytesIO):
-    """Bytes in which damaged headers may seek before the start without a complaint on stderr."""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.getbuffer().nbytes}[whence]
-        return super().seek(max(base + offset, 0))
-
-
-@contextmanager
-def _open_source(source: Any, limits: AudioLimits) -> Iterator[tuple[BinaryIO, str]]:
-    if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        with _open_file(name) as file:
-            yield file, name
-    elif isinstance(source, bytes | bytearray | memoryview):
-        check_bytes(len(source), limits)
-        yield _Buffer(source), "the buffer"
-    elif hasattr(source, "read"):
-        yield _read_object(source, limits), "the file object"
-    else:
-        raise AudioShapeError(
-            f"audio of type {type(source).__name__}",
-            "a path, bytes, a binary file object or a numpy array",
-            "convert it, for instance np.asarray(samples, dtype=np.float32)",
-        )
-
-
-def _open_file(name: str) -> BinaryIO:
-    try:
-        status = Path(name).stat()
-        if stat.S_ISREG(status.st_mode):
-            return open(name, "rb", buffering=0)  # libsndfile shares the descriptor
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        fix = "download it first: the engine opens no network" if "://" in name else "check the path"
-        raise AudioNotFoundError(f"{name!r} cannot be opened ({reason})", "an audio file", fix) from error
-    if stat.S_ISDIR(status.st_mode):
-        raise AudioNotFoundError(f"{name!r} is a folder", "an audio file", "pass the path of a file in it")
-    raise AudioNotFoundError(f"{name!r} is a pipe or device", "an audio file", "save what it holds to a file")
-
-
-def _read_object(source: Any, limits: AudioLimits) -> BinaryIO:
-    content = bytearray()
-    while True:
-        part = "" if isinstance(source, io.TextIOBase) else source.read(1 << 20)
-        if isinstance(part, str):
-            raise AudioDecodeError("a file object opened as text", "a binary one", "open(path, 'rb')")
-        if not part:
-            return _Buffer(content)
-        content += part
-        check_bytes(len(content), limits)
-
-
-def _decode(stream: BinaryIO, name: str, sink: _Sink, limits: AudioLimits) -> None:
-    head = stream.read(HEAD_BYTES)
-    stream.seek(0)
-    if not head:
-        raise AudioDecodeError(f"{name} is empty (0 bytes)", "an audio file", "check how it was written")
-    container = sniff(head)
-    if container is None:
+def _decode(stream: BinaryIO, sink: Sink) -> Waveform:
+    if not stream_size(stream):
+        raise AudioDecodeError(f"{sink.name} is empty (0 bytes)", "an audio file", "check how it was written")
+    found = identify(stream)
+    if found is None:
+        stream.seek(0)
         raise AudioDecodeError(
-            f"{name} begins with {head[:12]!r}, which no known audio format does",
+            f"{sink.name} begins with {stream.read(12)!r}, which no known audio format does",
             KINDS,
             "convert it, for instance `ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.flac`",
         )
-    if container.magic == b"WAVE":
-        check_wav_header(head, name, limits)
-    if container.sndfile and _decode_sndfile(stream, name, container, sink, limits):
-        return
-    stream.seek(0)
-    _decode_av(stream, name, container, sink, limits)
+    container = found.container
+    if container.name == "MP3":
+        return _decode_mpeg(stream, found, sink)
+    if container.name == "FLAC":
+        decode_flac(stream, found.start, sink.name, sink)
+        return sink.finish()
+    if container.name == "Ogg" and decode_ogg(stream, found.start, sink.name, sink):
+        return sink.finish()
+    if container.name in UNCOMPRESSED and _read_uncompressed(stream, found, sink):
+        return sink.finish()
+    return _decode_media(stream, found, sink)
 
 
-def _decode_sndfile(
-    stream: BinaryIO, name: str, container: Container, sink: _Sink, limits: AudioLimits
-) -> bool:
-    """Decode with libsndfile; False where it does not know this codec but av may."""
-    import soundfile
-
-    source = stream if isinstance(stream, _Buffer) else stream.fileno()
-    try:
-        file = soundfile.SoundFile(source, closefd=False)
-    except soundfile.LibsndfileError as error:
-        if _av() is not None:
-            return False
-        raise _damaged(name, container, error) from error
-    with file:
-        check_channels(file.channels, name, limits)
-        check_rate(file.samplerate, name, limits)
-        if file.frames < UNKNOWN_FRAMES:
-            check_duration(file.frames / file.samplerate, name, limits)
-        try:
-            n_frames = _read_blocks(file, sink)
-        except soundfile.LibsndfileError as error:
-            raise _damaged(name, container, error) from error
-        _check_complete(n_frames, file.frames, name, container)
+def _read_uncompressed(stream: BinaryIO, found: Found, sink: Sink) -> bool:
+    """Read plain samples; False, before anything is read, where a codec is needed."""
+    layout = read_layout(stream, found.start)
+    if layout is None:
+        raise damaged(sink.name, found.container.name, "its header holds no samples")
+    if layout.parts[0] is None:
+        return False
+    for text in layout.notes:
+        sink.note(text)
+    for number, part in enumerate(layout.parts, 1):
+        if part is None:
+            sink.note(f"recording {number} of those joined in it needs a codec and is left out")
+        else:
+            read_pcm(stream, part, sink)
     return True
 
 
-def _read_blocks(file: Any, sink: _Sink) -> int:
-    block = np.empty((BLOCK_SAMPLES // file.channels, file.channels), np.float32)
-    n_frames = 0
-    # Not .read(): it stops at the frame count of the header, which may be wrong or absent.
-    while n := file.buffer_read_into(block, "float32"):
-        sink.push(block[:n], file.samplerate)
-        n_frames += n
-    return n_frames
-
-
-def _check_complete(n_frames: int, n_claimed: int, name: str, container: Container) -> None:
-    if n_claimed >= UNKNOWN_FRAMES or n_frames >= n_claimed:
-        return
-    message = f"{name} ends after {n_frames} of {n_claimed} frames"
-    if container.name == "FLAC":
-        raise AudioDecodeError(message, "a complete FLAC file", "copy or download it again")
-    if n_frames < n_claimed * (1 - MP3_LENGTH_SLACK):
-        _log.warning("%s; the rest is missing", message)
-
-
-def _decode_av(stream: BinaryIO, name: str, container: Container, sink: _Sink, limits: AudioLimits) -> None:
-    av = _av()
-    if av is None:
-        raise DependencyError(
-            f"{name} is {container.name}, which libsndfile does not read",
-            "the package av for this format",
-            f"{install_command('media')}, or convert it to wav, flac, ogg, opus or mp3",
-        )
-    # A named demuxer never probes, and no protocol may be opened: playlists stay text.
-    options = {"protocol_whitelist": "none", "enable_drefs": "0"}
+def _decode_mpeg(stream: BinaryIO, found: Found, sink: Sink) -> Waveform:
+    job = Job("mpeg", sink.name, found.container.name, found.container.demuxer, start=found.start)
     try:
-        with av.open(
-            stream, "r", format=container.demuxer, options=options, metadata_errors="replace"
-        ) as file:
-            if not any(track.codec_context for track in file.streams.audio):
-                raise AudioDecodeError(f"{name} has no readable audio track", "sound", "pass another file")
-            _push_frames(av, file, name, sink, limits)
-    except av.error.FFmpegError as error:
-        raise _damaged(name, container, error) from error
+        _run(stream, job, sink)
+    except AudioDecodeError:
+        if not _has_av():
+            raise
+        try:
+            sink.restart()
+            _run(stream, job._replace(kind="media"), sink)
+        except AudioDecodeError:
+            sink.restart()
+        if not sink.duration_s:
+            raise
+    return sink.finish()
 
 
-def _push_frames(av: Any, file: Any, name: str, sink: _Sink, limits: AudioLimits) -> None:
-    track = next(track for track in file.streams.audio if track.codec_context)
-    track.thread_type = "NONE"
-    check_channels(track.codec_context.channels, name, limits)
-    converter: Any = None
-    form = None
-    for frame in file.decode(track):
-        check_rate(frame.sample_rate, name, limits)
-        check_channels(frame.layout.nb_channels, name, limits)
-        if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
-            converter = av.AudioResampler(format="fltp")  # scales only: rate and layout stay
-        for converted in converter.resample(frame):
-            sink.push(converted.to_ndarray().T, frame.sample_rate)
+def _decode_media(stream: BinaryIO, found: Found, sink: Sink) -> Waveform:
+    container = found.container
+    job = Job("media", sink.name, container.name, container.demuxer, start=found.start)
+    if not _has_av():
+        if container.name not in (*UNCOMPRESSED, "Ogg"):
+            raise missing_av(job)
+        job = job._replace(kind="other")
+    n_tracks = _run(stream, job, sink)
+    return sink.finish() if n_tracks == 1 else _choose_track(stream, job, n_tracks, sink)
 
 
-def _damaged(name: str, container: Container, error: Exception) -> AudioDecodeError:
-    reason = str(getattr(error, "error_string", None) or error).rstrip(".")
-    return AudioDecodeError(
-        f"{name} begins as {container.name} but cannot be decoded ({reason})",
-        f"a complete and undamaged {container.name} file",
-        "copy, download or record it again",
-    )
+def _choose_track(stream: BinaryIO, job: Job, n_tracks: int, sink: Sink) -> Waveform:
+    """The first track if it speaks, else the first of the others that does."""
+    first, problem = _finish(sink)
+    if first is not None and detect_speech(first):
+        sink.note(f"it has {n_tracks} audio tracks; the first is used")
+        return first
+    for track in range(1, n_tracks):
+        other = sink.sibling()
+        try:
+            _run(stream, job._replace(track=track), other)
+        except AudioDecodeError:
+            continue
+        waveform, _ = _finish(other)
+        if waveform is not None and detect_speech(waveform):
+            sink.note(f"its first audio track is silent; track {track + 1} of {n_tracks} is used")
+            for text in other.notes:
+                sink.note(text)
+            return waveform
+    if first is None:
+        raise problem or damaged(sink.name, job.container, "no track holds audio")
+    sink.note(f"it has {n_tracks} audio tracks, and none speaks; the first is used")
+    return first
 
 
-def _av() -> Any:
-    """The module av, or None where it is not installed."""
+def _finish(sink: Sink) -> tuple[Waveform | None, AudioError | None]:
+    """The waveform, or why there is too little of it."""
     try:
-        import av
-    except ImportError:
-        return None
-    return av
+        return sink.finish(), None
+    except (AudioValueError, AudioTooShortError) as error:
+        return None, error
+
+
+def _run(stream: BinaryIO, job: Job, sink: Sink) -> int:
+    """Decode in a child process; in this one only where the system has no way to hand files over."""
+    if not child.AVAILABLE:
+        return find_decoder(job.kind)(stream, job, sink)
+    with descriptor_of(stream) as descriptor:
+        return child.decode_in_child(descriptor, job, sink)
+
+
+def _has_av() -> bool:
+    try:
+        return importlib.util.find_spec("av") is not None
+    except (ImportError, ValueError):
+        return False

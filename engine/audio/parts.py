@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from engine.audio.containers import HEAD_BYTES, check_wav_header, sniff
+from engine.audio.containers import HEAD_BYTES, sniff
 from engine.audio.limits import SAMPLE_RATE, AudioLimits, Waveform, check_channels, check_duration, check_rate
 from engine.audio.load import load_audio
 from engine.errors import AudioValueError
@@ -118,8 +118,6 @@ def _seek(
     container = sniff(head) if head else None
     if container is None or container.name not in _SEEKABLE:
         return None
-    if container.magic == b"WAVE":
-        check_wav_header(head, os.fspath(path), limits)
     try:
         with soundfile.SoundFile(os.fspath(path)) as file:
             block = _read_part(file, os.fspath(path), offset_s, duration_s, limits)

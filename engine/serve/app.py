@@ -103,7 +103,8 @@ def _job(
     call: Call, wanted: AudioRequest, settings: ServeSettings
 ) -> Callable[[CancelToken], Transcript | Translation]:
     def job(cancel: CancelToken) -> Transcript | Translation:
-        waveform = load_audio(wanted.audio, limits=AudioLimits(max_duration_s=settings.max_duration_s))
+        limits = AudioLimits(max_duration_s=settings.max_duration_s)
+        waveform = load_audio(wanted.audio, limits=limits, cancel=cancel)
         cancel.raise_if_cancelled()
         usual = settings.decoding
         options = usual.replace(passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers)

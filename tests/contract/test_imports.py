@@ -26,9 +26,9 @@ ALLOWED = {
 }
 OWNERS = {
     "onnxruntime": {"engine/runtime/onnx_session.py"},
-    "soundfile": {"engine/audio/load.py", "engine/audio/parts.py"},
-    "soxr": {"engine/audio/load.py"},
-    "av": {"engine/audio/load.py", "engine/audio/containers.py"},
+    "soundfile": {"engine/audio/sndfile.py", "engine/audio/parts.py"},
+    "soxr": {"engine/audio/sink.py"},
+    "av": {"engine/audio/media.py"},
     "sentencepiece": {"engine/translation/tokenizer.py"},
     "num2words": {"engine/text.py"},
     "text_to_num": {"engine/output/numbers.py"},

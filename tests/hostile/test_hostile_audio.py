@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import io
 import os
 import socket
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from engine._distribution import install_command
 from engine.audio import load as audio
+from engine.audio import sndfile
 from engine.audio.load import AudioLimits, load_audio
 from engine.errors import (
     AudioDecodeError,
@@ -175,6 +176,31 @@ def test_a_header_claiming_4_gib_allocates_nothing() -> None:
     assert len(load_audio(wav_header(n_bytes=2**32 - 44) + bytes(32_000))) == 16_000
 
 
+@pytest.mark.parametrize(
+    ("form", "chunk", "code", "offset"),
+    [
+        ("WAV", b"data", "<I", 4), ("RF64", b"ds64", "<Q", 16), ("AIFF", b"SSND", ">I", 4),
+        ("AU", b".snd", ">I", 8), ("CAF", b"data", ">q", 4), ("CAF", b"desc", ">q", 4),
+        ("W64", b"data\xf3\xac", "<Q", 16),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::engine.errors.AudioWarning")
+def test_no_header_decides_how_much_is_allocated(form: str, chunk: bytes, code: str, offset: int) -> None:
+    content = bytearray(encoded(form, "PCM_16"))
+    at = content.index(chunk) + offset
+    for claimed in (2**31 - 5_000, 2**31 + 4, 2**40, 2**62):
+        if code == ">I" or code == "<I":
+            claimed = min(claimed, 2**32 - 300)
+        struct.pack_into(code, content, at, claimed)
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(AudioError):
+                load_audio(bytes(content))
+            assert tracemalloc.get_traced_memory()[1] < 20e6
+        finally:
+            tracemalloc.stop()
+
+
 def test_headers_without_samples() -> None:
     refused(AudioValueError, wav_header(), "no samples")
     refused(AudioValueError, encoded("WAV", "FLOAT", NOISE[:0]), "no samples")
@@ -257,19 +283,12 @@ def test_a_decompression_bomb_stops_at_the_limit() -> None:
 
 def test_an_ogg_that_states_no_length_stops_while_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded("OGG", "OPUS", np.zeros(16_000 * 20, np.float32))
-    monkeypatch.setattr(audio, "UNKNOWN_FRAMES", 0)  # believe no header
+    monkeypatch.setattr(sndfile, "UNKNOWN_FRAMES", 0)  # believe no header
     refused(AudioLimitError, content, "at least", limits=AudioLimits(max_duration_s=5))
 
 
 def test_a_container_without_av_names_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def without_av(name: str, *args: Any, **options: Any) -> Any:
-        if name == "av":
-            raise ImportError("No module named 'av'")
-        return real_import(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_av)
+    monkeypatch.setattr(audio, "_has_av", lambda: False)
     error = refused(DependencyError, b"\0\0\0\x18ftypM4A " + bytes(64), "MP4", install_command("media"))
     assert isinstance(error, ImportError)
     refused(AudioDecodeError, b"fLaC" + bytes(64), "FLAC")

@@ -1,0 +1,71 @@
+"""What a decoder is asked for and what it delivers to: the same in this process and in a child."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from engine.errors import AudioDecodeError
+
+
+class Job(NamedTuple):
+    """One file to decode.
+
+    Attributes:
+        kind: "mpeg" for MP3 by libsndfile, "media" for what FFmpeg has to read, "other" for the same
+            by libsndfile where av is not installed.
+        name: of the source, container: of its kind; both for messages.
+        demuxer: FFmpeg's name of the container; it never guesses.
+        track: which of the readable audio tracks, from 0.
+        start: position of the first byte after tags in front.
+    """
+
+    kind: str
+    name: str
+    container: str
+    demuxer: str
+    track: int = 0
+    start: int = 0
+
+
+class Output(Protocol):
+    """Where decoders deliver to. Every call may raise to stop the decoder."""
+
+    def beat(self) -> None:
+        """Called often while work goes on."""
+
+    def note(self, text: str) -> None:
+        """Say what the caller should know about the audio."""
+
+    def form(self, sample_rate: float, n_channels: int, n_frames: int | None = None) -> None:
+        """Say what the header claims; n_frames is None where it does not."""
+
+    def audio(self, data: Any, sample_rate: float, n_channels: int) -> None:
+        """Deliver float32 samples, interleaved, as bytes or an array."""
+
+    def silence(self, duration_s: float) -> None:
+        """Deliver silence."""
+
+    def done(self, n_tracks: int) -> None:
+        """Say that all is delivered, before libraries are closed, which damaged files can crash."""
+
+
+def find_decoder(kind: str) -> Callable[[BinaryIO, Job, Output], int]:
+    """The decoder for a kind of job; it returns the number of audio tracks. Its library is imported here."""
+    if kind == "media":
+        from engine.audio.media import decode_media
+
+        return decode_media
+    from engine.audio.sndfile import decode_mpeg, decode_other
+
+    return decode_mpeg if kind == "mpeg" else decode_other
+
+
+def damaged(name: str, container: str, error: object) -> AudioDecodeError:
+    """The error for a file that begins as a known kind and cannot be decoded."""
+    reason = str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error)
+    return AudioDecodeError(
+        f"{name} begins as {container} but cannot be decoded ({reason.rstrip('.')})",
+        f"a complete and undamaged {container} file",
+        "copy, download or record it again",
+    )
