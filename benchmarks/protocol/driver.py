@@ -147,23 +147,26 @@ class Driver:
         if names is not None:
             self.systems = {name: self.systems[name] for name in self.systems if name in names}
 
-    def run(self, items: Sequence[Inputs], rounds: int, check: Check) -> dict[str, Timing]:
+    def run(
+        self, items: Sequence[Inputs], rounds: int, check: Check, names: Sequence[str] | None = None
+    ) -> dict[str, Timing]:
         """Run every system on every item in turn, after one round that is not timed.
 
         Args:
             items: inputs of the calls of one round.
             rounds: that count.
             check: is given every output, those of the timed rounds too. Raises WrongOutputError.
+            names: the systems that take part; all where None.
         Returns:
             By name, in the systems' order. A system that fails or whose output is wrong is in lost, with
             the reason, and not here; it is not called again.
         """
         timings = {
             name: Timing([[] for _ in items], [[] for _ in items], outputs=[{} for _ in items])
-            for name in self.systems
+            for name in (self.systems if names is None else names)
             if name not in self.lost
         }
-        for number, index, name in turns(list(self.systems), len(items), rounds + 1):
+        for number, index, name in turns(list(timings), len(items), rounds + 1):
             if name in self.lost:
                 continue
             try:
