@@ -11,6 +11,7 @@ from benchmarks.peers import encoder, encoder_models, encoder_report
 from benchmarks.protocol.driver import Driver, LocalSystem, Roster
 from benchmarks.protocol.worker.peer_worker import level
 
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 WORKER = """
 import os, sys, time
 from peer_worker import Loaded, Peer, serve
@@ -118,6 +119,16 @@ def test_cases_are_kept_only_under_an_equal_signature() -> None:
     assert list(merged["cases"]) == ["5 s", "15 s"] and merged["ratios"] == {"ours": {"ours": 1.0}}
     assert list(encoder_report.merge(report("a", "15 s"), report("b", "5 s"))["cases"]) == ["15 s"]
     assert "15 s" in encoder_report.render(merged)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("encoder_*.json")), ids=lambda path: path.stem)
+def test_committed_results_are_still_read(path: Path) -> None:
+    committed = json.loads(path.read_text(encoding="utf-8"))
+    case, systems = next(iter(committed["cases"].items()))
+    text = encoder_report.render(committed)
+    assert case in text and all(name in text for name in systems)
+    newer = {**committed, "cases": {"another": systems}, "runs": [], "left_out": {}}
+    assert list(encoder_report.merge(newer, committed)["cases"]) == [*committed["cases"], "another"]
 
 
 def test_the_measured_speech_is_not_the_calibrated() -> None:
