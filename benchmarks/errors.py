@@ -21,3 +21,35 @@ class MeasurementError(BenchmarkError, RuntimeError):
 
 class PeerError(BenchmarkError, RuntimeError):
     """A system to compare with that is missing or did not answer."""
+
+
+class PeerNotInstalledError(PeerError, ImportError):
+    """The peer's library is missing from the environment that was named."""
+
+    __str__ = EngineError.__str__
+
+
+class PeerLoadError(PeerError):
+    """The peer cannot load the model that it was given."""
+
+
+class PeerRunError(PeerError):
+    """The peer answered a request with an error; it can be asked again."""
+
+
+class PeerEndedError(PeerError):
+    """The peer's process ended before it answered."""
+
+
+class PeerTimeoutError(PeerError, TimeoutError):
+    """The peer gave no answer in time; its process was ended."""
+
+    __str__ = EngineError.__str__
+
+
+class PeerProtocolError(PeerError):
+    """The peer wrote something else than an answer of the protocol; its process was ended."""
+
+
+class WrongOutputError(PeerError, ValueError):
+    """A system's output is not that of the same model: its time counts for nothing."""

@@ -1,112 +1,144 @@
-"""Feature kernels against what else computes the same: 30 s of audio, one thread, interleaved.
+"""Feature kernels against what else computes the same: 30 s of audio, one thread, in turn in one run.
 
-    python -m benchmarks.kernels.features --json features.json
+    python -m benchmarks.kernels.features --peer_python librosa=PEERS/bin/python asrfront=PEERS/bin/python \\
+        --json features.json
 
-transformers, librosa, asrfront and kaldi-native-fbank are measured where they are installed (another
-environment's site-packages may be put on PYTHONPATH). Each round runs every system once; median and best of
-the calling thread's CPU time are reported, so that a busy machine does not decide.
+transformers, librosa, asrfront and kaldi-native-fbank are peers in processes of their own; those that are not
+installed are left out and named. Median and best of the CPU time count, so that a busy machine does not
+decide, and only where the features are the right ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.metadata
-import importlib.util
 import json
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
+from benchmarks.errors import PeerError, WrongOutputError
+from benchmarks.protocol.driver import Driver, LocalSystem, Roster, finite
 from benchmarks.reports.provenance import provenance
 from engine.acoustic.features import compute_features, compute_mel_filters
 from engine.bundle.folder import FeatureConfig
 from engine.bundle.signature import cpu_model
 
-SAMPLE_RATE = 16_000
+SCRIPT = Path(__file__).parents[1] / "peers" / "features" / "mel_features.py"
+PEERS = ("transformers", "librosa", "asrfront", "kaldi-native-fbank")
+SAMPLE_RATE, N_MELS = 16_000, 80
 LOG_MEL = FeatureConfig(kind="log_mel")
 FBANK = FeatureConfig(kind="log_mel", convention="kaldi", n_fft=512)
 NORMALIZED = FeatureConfig(kind="waveform")
+MAX_ERROR = 0.02  # relative L2 distance from the numpy form
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.kernels.features", description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
-    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, int(options.seconds * SAMPLE_RATE))
-    figures = measure(systems(waveform.astype(np.float32)), options.rounds)
-    signature = f"audio:{options.seconds:g}s|threads:1|rounds:{options.rounds}|warm-up:1|cpu:{cpu_model()}"
-    print(signature)
-    for name, (median_ms, best_ms) in figures.items():
-        print(f"{name:32s} {median_ms:8.2f} ms (best {best_ms:.2f})")
-    if options.json:
+    options = parse(argv)
+    n_samples = int(options.seconds * SAMPLE_RATE)
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, n_samples).astype(np.float32)
+    with Driver(our_systems()) as driver:
+        driver.start(roster(options))
+        figures = measure(driver, waveform, options.rounds)
+        signature = (
+            f"audio:{options.seconds:g}s|threads:1|rounds:{options.rounds}|warm-up:1|cpu:{cpu_model()}"
+        )
         report = {
             "signature": signature,
             **provenance("python -m benchmarks.kernels.features", argv),
-            "versions": versions(),
-            "cpu_ms": {name: {"median": median, "best": best} for name, (median, best) in figures.items()},
+            "versions": {name: version(name) for name in ("numpy", "numba")},
+            "peers": driver.signatures(),
+            "left_out": driver.why_not(),
+            "cpu_ms": figures,
         }
+    print(signature)
+    for name, row in figures.items():
+        print(f"{name:32s} {row['median']:8.2f} ms (best {row['best']:.2f})")
+    for name, why in driver.why_not().items():
+        print(f"left out: {name}: {why}")
+    if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def systems(waveform: Any) -> dict[str, Callable[[], Any]]:
-    """What can be measured here, by name."""
-    found: dict[str, Callable[[], Any]] = {
-        "log-mel, engine": lambda: compute_features(waveform, LOG_MEL),
-        "log-mel, numpy": lambda: numpy_log_mel(waveform),
-        "fbank, engine": lambda: compute_features(waveform, FBANK),
-        "normalise, engine": lambda: compute_features(waveform, NORMALIZED),
-        "normalise, numpy": lambda: (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7),
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.kernels.features", description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peer_python", nargs="*", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    options.peer_python = dict(pair.partition("=")[::2] for pair in options.peer_python)
+    if unknown := set(options.peer_python) - set(PEERS):
+        parser.error(f"unknown {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+    return options
+
+
+def our_systems() -> dict[str, LocalSystem]:
+    """The engine's kernels and their numpy forms."""
+
+    def kernel(config: FeatureConfig) -> LocalSystem:
+        return LocalSystem(lambda inputs: {"features": compute_features(inputs["waveform"], config)})
+
+    return {
+        "log-mel, engine": kernel(LOG_MEL),
+        "log-mel, numpy": LocalSystem(lambda inputs: {"features": numpy_log_mel(inputs["waveform"])}),
+        "fbank, engine": kernel(FBANK),
+        "normalise, engine": kernel(NORMALIZED),
+        "normalise, numpy": LocalSystem(lambda inputs: {"features": numpy_normalize(inputs["waveform"])}),
     }
-    if importlib.util.find_spec("transformers"):
-        from transformers import WhisperFeatureExtractor
 
-        extractor = WhisperFeatureExtractor()
-        found["log-mel, transformers"] = lambda: extractor._np_extract_fbank_features(waveform[None], "cpu")
-    if importlib.util.find_spec("librosa"):
-        import librosa
 
-        settings = {"sr": SAMPLE_RATE, "n_fft": 400, "hop_length": 160, "n_mels": 80}
-        found["log-mel, librosa"] = lambda: np.log10(
-            np.maximum(librosa.feature.melspectrogram(y=waveform, **settings), 1e-10)
+def roster(options: argparse.Namespace) -> dict[str, Roster]:
+    """The chosen peers."""
+    return {
+        name: Roster(SCRIPT, ("--system", name), options.peer_python.get(name, sys.executable))
+        for name in options.peers
+    }
+
+
+def measure(driver: Driver, waveform: Any, rounds: int) -> dict[str, dict[str, float]]:
+    """Median and best CPU milliseconds of each system that computes what its kind of features is."""
+    kinds = {"log-mel": numpy_log_mel(waveform), "normalise": numpy_normalize(waveform)}
+    kinds["fbank"] = compute_features(waveform, FBANK)
+    figures = {}
+    for kind, expected in kinds.items():
+        found = driver.run(
+            [{"waveform": waveform}],
+            rounds,
+            lambda _, outputs, kind=kind, expected=expected: check(kind, outputs, expected),  # type: ignore[misc]
+            [name for name in driver.systems if name.startswith(kind)],
         )
-    if importlib.util.find_spec("asrfront"):
-        from asrfront import whisper
-
-        found["log-mel, asrfront"] = lambda: whisper.log_mel(waveform, pad_or_trim=False)
-    if importlib.util.find_spec("kaldi_native_fbank"):
-        samples = waveform.tolist()  # what it takes; the conversion is not timed
-        found["fbank, kaldi-native-fbank"] = lambda: kaldi_fbank(samples)
-    return found
+        for name, timing in found.items():
+            times_ms = [1e3 * seconds for seconds in timing.rounds_s()]
+            figures[name] = {"median": median(times_ms), "best": min(times_ms)}
+    return figures
 
 
-def kaldi_fbank(samples: list[float]) -> Any:
-    """kaldi-native-fbank's features, 80 bands, its other defaults, no dither."""
-    import kaldi_native_fbank as knf
+def check(kind: str, outputs: Mapping[str, Any], expected: Any) -> float | None:
+    """Relative L2 distance; fbank has conventions of its own in each project, so its shape alone is compared.
 
-    settings = knf.FbankOptions()
-    settings.frame_opts.dither, settings.mel_opts.num_bins = 0.0, 80
-    online = knf.OnlineFbank(settings)
-    online.accept_waveform(SAMPLE_RATE, samples)
-    online.input_finished()
-    return online.num_frames_ready
-
-
-def versions() -> dict[str, str]:
-    """Of what was measured."""
-    names = ("numpy", "numba", "transformers", "librosa", "asrfront", "kaldi-native-fbank")
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    Raises:
+        WrongOutputError: other features.
+    """
+    features = finite("features", outputs.get("features"))
+    if features.shape != expected.shape:
+        raise WrongOutputError(f"{kind} features {features.shape}", f"{expected.shape}")
+    if kind == "fbank":
+        return None
+    error = float(np.linalg.norm(features - expected) / np.linalg.norm(expected))
+    if error > MAX_ERROR:
+        raise WrongOutputError(
+            f"{kind} features with a relative error of {error:.2g}", f"at most {MAX_ERROR}"
+        )
+    return error
 
 
 def numpy_log_mel(waveform: Any) -> Any:
@@ -114,21 +146,17 @@ def numpy_log_mel(waveform: Any) -> Any:
     padded = np.pad(waveform, 200, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, 400)[::160][: waveform.size // 160]
     power = np.abs(np.fft.rfft(frames * np.hanning(401)[:-1].astype(np.float32))) ** 2
-    decibels = np.log10(np.maximum(compute_mel_filters(80) @ power.T, 1e-10))
+    decibels = np.log10(np.maximum(compute_mel_filters(N_MELS) @ power.T, 1e-10))
     return (np.maximum(decibels, decibels.max() - 8) + 4) / 4
 
 
-def measure(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median and best CPU milliseconds of each, run in turn after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
-        for name, run in candidates.items():
-            start = time.thread_time()
-            run()
-            if number:
-                times[name].append(1000 * (time.thread_time() - start))
-    return {name: (float(np.median(values)), min(values)) for name, values in times.items()}
+def numpy_normalize(waveform: Any) -> Any:
+    """Mean 0 and variance 1, as transformers' Wav2Vec2FeatureExtractor does."""
+    return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except PeerError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.errors import PeerError, WrongOutputError
+from benchmarks.protocol.driver import Driver, LocalSystem
 from benchmarks.reports.provenance import provenance
 from engine.bundle.signature import cpu_model
 from engine.quantization.pair_safe import quantize_columns
@@ -127,38 +128,46 @@ def rewrites(seconds: float) -> dict[str, Rewrite]:
 
 
 def measure(rewrite: Rewrite, rounds: int) -> dict[str, Any]:
-    """Median CPU milliseconds of both forms, in turn after a round that is not counted.
+    """Median CPU milliseconds of both forms, in turn after a round that is not timed.
 
     Raises:
-        AssertionError: the forms differ by more than the rewrite allows.
+        PeerError: the forms differ by more than the rewrite allows, or one cannot be run.
     """
-    forms = {
-        "plain": _runner(rewrite.plain, rewrite.value, rewrite.precision),
-        "ours": _runner(rewrite.ours, rewrite.value, rewrite.precision),
-    }
-    plain, ours = forms["plain"](), forms["ours"]()
-    expected = plain.swapaxes(1, 2) if rewrite.channels_first else plain
-    difference = float(np.linalg.norm(ours - expected) / np.linalg.norm(expected))
-    assert difference <= rewrite.tolerance, f"{rewrite.file}: the forms differ by {difference:.2g}"
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(rounds):
-        for name, run in forms.items():
-            start = time.process_time()
-            run()
-            times[name].append(1000 * (time.process_time() - start))
-    plain_ms, ours_ms = (float(np.median(times[name])) for name in ("plain", "ours"))
+    forms = {"plain": rewrite.plain, "ours": rewrite.ours}
+    systems = {name: _system(emit, rewrite, name) for name, emit in forms.items()}
+    expected = systems["plain"].run({}).outputs["values"]
+
+    def check(_: int, outputs: Mapping[str, Any]) -> float:
+        difference = float(np.linalg.norm(outputs["values"] - expected) / np.linalg.norm(expected))
+        if not difference <= rewrite.tolerance:
+            raise WrongOutputError(
+                f"{rewrite.file}: the forms differ by {difference:.2g}", f"at most {rewrite.tolerance}"
+            )
+        return difference
+
+    driver = Driver(systems)
+    found = driver.run([{}], rounds, check)
+    if driver.lost:
+        raise PeerError("; ".join(driver.lost.values()))
+    plain_ms, ours_ms = (1e3 * found[name].median_s() for name in ("plain", "ours"))
     return {
         "file": f"export/graph/{rewrite.file}", "shape": list(rewrite.value.shape), "plain_ms": plain_ms,
-        "ours_ms": ours_ms, "ratio": plain_ms / ours_ms, "difference": difference,
+        "ours_ms": ours_ms, "ratio": plain_ms / ours_ms, "difference": found["ours"].error,
     }  # fmt: skip
 
 
-def _runner(emit: Emit, value: Array, precision: Precision) -> Callable[[], Array]:
-    graph = GraphBuilder(lambda block: precision)
+def _system(emit: Emit, rewrite: Rewrite, name: str) -> LocalSystem:
+    graph = GraphBuilder(lambda block: rewrite.precision)
     graph.rename(emit(graph, "x"), "y")
-    model = graph.build({"x": (1, *value.shape[1:])}, {"y": ("a", "b", "c")})
+    model = graph.build({"x": (1, *rewrite.value.shape[1:])}, {"y": ("a", "b", "c")})
     session = open_session(model.SerializeToString(), RuntimeOptions(device="cpu"), threads=1)
-    return lambda: session.run({"x": value})[0]
+    swap = rewrite.channels_first and name == "plain"
+
+    def run(inputs: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
+        values = session.run({"x": rewrite.value})[0]
+        return lambda: {"values": values.swapaxes(1, 2) if swap else values}
+
+    return LocalSystem(run)
 
 
 def _plain_attention(attention: Attention) -> Emit:

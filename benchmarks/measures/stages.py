@@ -10,6 +10,7 @@ from benchmarks.errors import MeasurementError
 from benchmarks.measures.journal import Journal, Record
 from benchmarks.measures.reference import PARTS, ReferenceKernel, now, time_reference
 from benchmarks.measures.systems import Outcome, System
+from benchmarks.protocol.driver import turns
 
 REFERENCE_RUNS = 3  # before and as many after each utterance
 
@@ -42,7 +43,7 @@ def measure(
 ) -> None:
     """Measure every utterance with every system, in turn, into the journals.
 
-    Systems take turns utterance by utterance, and swap who is first, so that what else the machine
+    Systems take turns utterance by utterance, and each is first equally often, so that what else the machine
     does falls on all of them alike.
 
     Args:
@@ -55,16 +56,11 @@ def measure(
     """
     kernel = ReferenceKernel()
     done = [{(record.id, record.repeat) for record in journal.records} for journal in journals]
-    for repeat in range(repeats):
-        for position, utterance in enumerate(utterances):
-            order = list(range(len(systems)))
-            if (position + repeat) % 2:
-                order.reverse()
-            for index in order:
-                if (utterance.id, repeat) not in done[index]:
-                    record = measure_one(systems[index], utterance, task, repeat, kernel)
-                    journals[index].add(record)
-                progress()
+    for repeat, position, index in turns(range(len(systems)), len(utterances), repeats):
+        utterance = utterances[position]
+        if (utterance.id, repeat) not in done[index]:
+            journals[index].add(measure_one(systems[index], utterance, task, repeat, kernel))
+        progress()
 
 
 def measure_one(

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Protocol
 
-from benchmarks.errors import PeerError
+from benchmarks.errors import PeerError, WrongOutputError
 from benchmarks.measures.memory import peak_rss_mb
 from benchmarks.measures.reference import Clock
+from benchmarks.protocol.client import PeerProcess
 from engine.options import Device, Passes
 
 STAGES = ("audio", "features", "encoder", "decode", "second_pass", "punctuate", "translate")
 TASKS = ("transcribe", "translate")
 PEERS = Path(__file__).parents[1] / "peers" / "speech"
-OFFLINE = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}  # a peer's models are local folders
+TIMEOUT_S = 3600.0  # for one recording, however long and however slow the peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +138,20 @@ class EngineSystem:
 
 
 class PeerSystem:
-    """Another system in a process of its own, spoken to in JSON lines (benchmarks/peers/README.md)."""
+    """A speech peer in a process of its own, behind the protocol of benchmarks/peers/README.md."""
 
     def __init__(
         self, name: str, *, python: str = sys.executable, arguments: Sequence[str] = (), threads: int = 0
     ) -> None:
-        """Start a peer and wait until its model is loaded.
+        """Start a peer and load its model.
 
         Args:
-            name: a file of benchmarks/peers without its suffix, or the path of a script.
+            name: a file of benchmarks/peers/speech without its suffix, or the path of a script.
             python: the interpreter of the environment that the peer needs.
             arguments: passed on to the script.
             threads: cores that the peer may use; 0 leaves it its own default.
         Raises:
-            PeerError: no such peer, or it ends before it is ready.
+            PeerError: no such peer, it is not a speech peer, or it cannot be started or loaded.
         """
         script = Path(name) if name.endswith(".py") else PEERS / f"{name}.py"
         if not script.is_file():
@@ -160,80 +159,37 @@ class PeerSystem:
             raise PeerError(
                 f"no peer {name!r} ({script})", f"one of {', '.join(known)}", "see benchmarks/peers/README.md"
             )
-        command = [python, str(script), *arguments, "--threads", str(threads)]
-        self.name = script.stem
-        start = time.perf_counter()
-        try:
-            self._worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
-                env={**os.environ, **OFFLINE},
-            )  # fmt: skip
-        except OSError as error:
-            raise PeerError(f"{python} cannot be run ({error})", fix="name another --peer_python") from error
-        self.pid = self._worker.pid
+        self._process = PeerProcess(
+            script, python=python, arguments=arguments, threads=threads, timeout_s=TIMEOUT_S
+        )
+        if self._process.kind != "speech":
+            self._process.close()
+            raise PeerError(f"{name} is a peer of kind {self._process.kind!r}", "a peer of kind 'speech'")
+        self._process.load()
+        self.name, self.pid, self.tasks = script.stem, self._process.pid, self._process.capabilities
+        self.signature, self.load_time_s = self._process.signature, self._process.load_time_s
         self.peak_rss_mb: float | None = None
-        ready = self._read()
-        if "error" in ready:
-            self.close()
-            raise PeerError(
-                f"{self.name} did not load: {ready['error']}", fix="mend --peer_args or --peer_python"
-            )
-        self.tasks = tuple(ready.get("tasks", TASKS))
-        self.signature = str(ready.get("signature", self.name))
-        self.load_time_s = float(ready.get("load_time_s", time.perf_counter() - start))
 
     def run(self, path: Path, task: str) -> Outcome:
-        """One file; the peer's own clock counts, so that the pipe between us does not."""
-        self._write({"path": str(path), "task": task})
-        answer = self._read()
-        if "error" in answer:
-            raise PeerError(f"{self.name}: {answer['error']}")
-        span = None
-        if "wall_s" in answer:
-            span = Clock(float(answer["wall_s"]), float(answer.get("cpu_s", answer["wall_s"])))
-        self.peak_rss_mb = answer.get("peak_rss_mb", self.peak_rss_mb)
+        """One file; the peer's own clock counts, so that the pipe between us does not.
+
+        Raises:
+            PeerError: the peer answered with an error, or with something else than texts.
+        """
+        answer = self._process.run(task, {"path": str(path)})
+        self.peak_rss_mb = answer.peak_rss_mb or self.peak_rss_mb
+        outputs = answer.outputs
+        wanted = ("text_de", "text_en") if task == "translate" else ("text_de",)
+        if missing := [key for key in wanted if not isinstance(outputs.get(key), str)]:
+            raise WrongOutputError(f"{self.name} gave no {', '.join(missing)}", f"text for the task {task}")
         return Outcome(
-            str(answer.get("text_de", "")),
-            answer.get("text_en"),
-            answer.get("audio_s"),
-            answer.get("stages_s", {}),
-            span,
+            outputs["text_de"],
+            outputs.get("text_en"),
+            outputs.get("audio_s"),
+            outputs.get("stages_s", {}),
+            Clock(answer.wall_s, answer.cpu_s),
         )
 
     def close(self) -> None:
         """End the peer."""
-        pipe = self._pipe(self._worker.stdin)
-        pipe.close()
-        try:
-            self._worker.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._worker.kill()
-            self._worker.wait()
-        self._pipe(self._worker.stdout).close()
-
-    def _write(self, message: Mapping[str, Any]) -> None:
-        try:
-            pipe = self._pipe(self._worker.stdin)
-            pipe.write(json.dumps(message) + "\n")
-            pipe.flush()
-        except OSError as error:
-            raise PeerError(f"{self.name} ended ({error})", fix="run its script by hand") from error
-
-    def _read(self) -> dict[str, Any]:
-        line = self._pipe(self._worker.stdout).readline()
-        if not line:
-            code = self._worker.wait()
-            raise PeerError(f"{self.name} ended with exit code {code}", fix="run its script by hand")
-        try:
-            answer = json.loads(line)
-        except ValueError as error:
-            raise PeerError(f"{self.name} wrote {line[:80]!r}", "a JSON object a line") from error
-        if not isinstance(answer, dict):
-            raise PeerError(f"{self.name} wrote {line[:80]!r}", "a JSON object a line")
-        return answer
-
-    @staticmethod
-    def _pipe(pipe: IO[str] | None) -> IO[str]:
-        if pipe is None:
-            raise PeerError("the peer has no pipes")
-        return pipe
+        self._process.close()

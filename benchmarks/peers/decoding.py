@@ -1,74 +1,63 @@
-"""Beam search against its peers, interleaved, one thread, CPU time.
+"""Beam search against its peers: one thread, in turn in one run, CPU time.
 
     python -m benchmarks.peers.decoding --emissions EMISSIONS.npz --language-model LM.bin --words WORDS.txt \\
         --peer-python PEERS/bin/python --json benchmarks/results/decoder.json
 
-The peers need an environment of their own: python -m venv PEERS and PEERS/bin/pip install "numpy<2"
-pyctcdecode kenlm fast-ctc-decode ctc-beam-decoder. Each round times a few utterances with every
-decoder in turn, so that a busy machine slows all of them alike. The first pass of each is not timed.
-Every decoder returns its readings with the times of all their words. pyctcdecode and ctc-beam-decoder have no
-option for how many: they make those of all beams, of which ten are taken.
+The peers need an environment of their own (benchmarks/peers/requirements/decoding.txt). Each turn decodes ten
+utterances with one decoder, so that a busy machine slows all of them alike; one pass of each is not timed.
+Every decoder returns its hypotheses with the times of all their words. A decoder whose texts are far from the
+emissions' likeliest labels is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import itertools
 import json
 import platform
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.reports.provenance import provenance
+from benchmarks.errors import PeerError, WrongOutputError
+from benchmarks.protocol.driver import Driver, LocalSystem, Roster, Timing, ratios
+from benchmarks.reports.provenance import commit, provenance
+from engine.bundle.signature import cpu_model
+from engine.decoding import CtcBeamDecoder, decode_greedy
 
-BEAM_WIDTH, N_BEST, N_HOTWORDS, ROUND, PASSES = 64, 10, 200, 10, 3
+SCRIPT = Path(__file__).parent / "decoders" / "ctc_decoder.py"
+PEERS = "pyctcdecode,ctc-beam-decoder,fast-ctc-decode"
+BEAM_WIDTH, N_BEST, N_HOTWORDS, TURN, PASSES = 64, 10, 200, 10, 3
 THREAD_ROUNDS, THREAD_REPEATS = 15, 8
-Decode = Callable[[Any], Any]
+MAX_DISTANCE = 0.5  # of a decoder's characters from the greedy ones, by their number
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print or write the result."""
-    options = _parse()
+    options = parse(argv)
     emissions, labels, texts = load_emissions(options.emissions)
-    if options.serve:
-        return serve(build(options.serve, labels, options), emissions)
-    names = {"engine": sys.executable, "engine-hotwords": sys.executable, "engine-no-lm": sys.executable}
-    names |= dict.fromkeys(options.peers.split(","), options.peer_python) if options.peer_python else {}
-    workers = {name: _start(name, python) for name, python in names.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in workers}
-    order = list(workers)
-    for begin in [0, *PASSES * list(range(0, len(emissions), ROUND))]:  # the first warms up
-        for name in order:
-            rounds[name].append(_ask(workers[name], {"begin": begin, "end": begin + ROUND})["ms"])
-        order.append(order.pop(0))  # who comes first finds the language model's pages in no cache
-    source = provenance("python -m benchmarks.peers.decoding")
-    report: dict[str, Any] = {"signature": signature(options), **source, "n_utterances": len(emissions)}
-    report["decoders"] = {}
-    for name, worker in workers.items():
-        hypotheses = _ask(worker, {"texts": True})["texts"]
-        times = rounds[name][1:]
-        report["decoders"][name] = {
-            "cpu_ms_mean": round(sum(times) / len(times), 3),
-            "cpu_ms_median": round(median(times), 3),
-            "ratio_to_engine": round(
-                median(a / b for a, b in zip(times, rounds["engine"][1:], strict=True)), 2
-            ),
-            "wer": round(100 * _word_errors(texts, hypotheses), 2) if texts else None,
+    with tempfile.TemporaryDirectory() as folder, Driver(our_decoders(labels, options)) as driver:
+        driver.start(roster(options, labels, Path(folder)))
+        timings = measure(driver, emissions, labels, options.passes)
+        if "engine" in driver.lost:
+            raise PeerError(f"the engine itself has no figures: {driver.lost['engine']}")
+        report = {
+            "signature": signature(options),
+            **provenance("python -m benchmarks.peers.decoding", argv),
+            "n_utterances": len(emissions),
+            "peers": driver.signatures(),
+            "left_out": driver.why_not(),
+            "decoders": figures(timings, [len(items["offsets"]) - 1 for items in turns_of(emissions)], texts),
         }
-        worker.stdin.close()
-        worker.wait()
-    report["threads"] = time_threads(emissions, labels, options)
+    if options.thread_rounds:
+        report["threads"] = time_threads(emissions, labels, options)
     text = json.dumps(report, indent=2)
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")
@@ -85,56 +74,123 @@ def load_emissions(path: Path) -> tuple[list[Any], list[str], list[str]]:
     return [log_probs[a:b] for a, b in itertools.pairwise(offsets)], labels, texts
 
 
-def build(name: str, labels: list[str], options: argparse.Namespace) -> Decode:
-    """One decoder as a function from emissions to a list of readings or a text."""
+def our_decoders(labels: list[str], options: argparse.Namespace) -> dict[str, LocalSystem]:
+    """The engine with its language model, with hotwords beside it, and without a language model."""
     words = options.words.read_text(encoding="utf-8").split()
-    spaced = ["" if label == "<pad>" else " " if label == "|" else label for label in labels]
-    if name.startswith("engine"):
-        decoder = _build_engine(name, labels, options)
-        favoured = words[5000 : 5000 + N_HOTWORDS] if name == "engine-hotwords" else []
-        return lambda e: decoder.decode(e, BEAM_WIDTH, N_BEST, favoured)
-    if name in ("pyctcdecode", "ctc-beam-decoder"):
-        build_ctcdecoder = importlib.import_module(name.replace("-", "_")).build_ctcdecoder
-        peer = build_ctcdecoder(spaced, str(options.language_model), words, alpha=0.5, beta=1.5)
-        return lambda e: peer.decode_beams(e, beam_width=BEAM_WIDTH)[:N_BEST]
-    if name == "fast-ctc-decode":
-        import fast_ctc_decode
+    decoder, plain = CtcBeamDecoder(labels, options.language_model, words), CtcBeamDecoder(labels)
+    favoured = words[min(5000, len(words) // 2) :][:N_HOTWORDS]
 
-        plain = "".join(label or "-" for label in ["-", *spaced[1:]])
-        return lambda e: fast_ctc_decode.beam_search(np.exp(e), plain, BEAM_WIDTH, np.exp(-5.0))
-    raise SystemExit(f"no peer called {name}")
+    def caller(search: CtcBeamDecoder, hotwords: Sequence[str]) -> LocalSystem:
+        def run(inputs: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
+            log_probs = inputs["log_probs"]
+            found = [
+                search.decode(log_probs[a:b], BEAM_WIDTH, N_BEST, hotwords)
+                for a, b in itertools.pairwise(inputs["offsets"])
+            ]
+            return lambda: {"texts": [hypotheses[0].text.strip() for hypotheses in found]}
 
+        return LocalSystem(run)
 
-def _build_engine(name: str, labels: list[str], options: argparse.Namespace) -> Any:
-    from engine.decoding import CtcBeamDecoder
-
-    if name == "engine-no-lm":
-        return CtcBeamDecoder(labels)
-    words = options.words.read_text(encoding="utf-8").split()
-    return CtcBeamDecoder(labels, options.language_model, words)
+    return {
+        "engine": caller(decoder, []),
+        "engine-hotwords": caller(decoder, favoured),
+        "engine-no-lm": caller(plain, []),
+    }
 
 
-def serve(decode: Decode, emissions: list[Any]) -> int:
-    """Answer one request a line on standard input: time a range, or give all texts."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "texts" in request:
-            answer: dict[str, Any] = {"texts": [_text(decode(e)) for e in emissions]}
-        else:
-            batch = emissions[request["begin"] : request["end"]]
-            start = time.process_time()
-            for utterance in batch:
-                decode(utterance)
-            answer = {"ms": 1000 * (time.process_time() - start) / len(batch)}
-        print(json.dumps(answer), flush=True)
-    return 0
+def roster(options: argparse.Namespace, labels: list[str], folder: Path) -> dict[str, Roster]:
+    """The chosen peers; none without their interpreter."""
+    if not options.peer_python:
+        return {}
+    path = folder / "labels.json"
+    path.write_text(json.dumps(labels), encoding="utf-8")
+    shared = (
+        *("--labels", str(path)),
+        *("--language_model", str(options.language_model)),
+        *("--words", str(options.words)),
+        *("--beam_width", str(BEAM_WIDTH)),
+        *("--n_best", str(N_BEST)),
+    )
+    return {
+        name: Roster(SCRIPT, ("--decoder", name, *shared), options.peer_python)
+        for name in options.peers.split(",")
+    }
+
+
+def turns_of(emissions: Sequence[Any]) -> list[dict[str, Any]]:
+    """The inputs of each turn: log_probs [n_frames of all, vocab_size] and offsets [n_utterances + 1]."""
+    found = []
+    for start in range(0, len(emissions), TURN):
+        group = emissions[start : start + TURN]
+        offsets = np.cumsum([0, *map(len, group)]).tolist()
+        found.append({"log_probs": np.concatenate(group), "offsets": offsets})
+    return found
+
+
+def measure(driver: Driver, emissions: Sequence[Any], labels: list[str], passes: int) -> dict[str, Timing]:
+    """Every decoder over all utterances, `passes` times after one pass that is not timed."""
+    greedy = [decode_greedy(utterance, labels).text for utterance in emissions]
+    expected = [greedy[start : start + TURN] for start in range(0, len(greedy), TURN)]
+    return driver.run(
+        turns_of(emissions), passes, lambda index, outputs: check(outputs.get("texts"), expected[index])
+    )
+
+
+def check(texts: Any, greedy: Sequence[str]) -> float:
+    """How far the texts are from the greedy ones: edits of characters by the number of characters.
+
+    Raises:
+        WrongOutputError: not a text for each utterance, or texts of something else.
+    """
+    import jiwer
+
+    if not isinstance(texts, list) or len(texts) != len(greedy) or not all(isinstance(t, str) for t in texts):
+        raise WrongOutputError(f"texts {str(texts)[:60]}", f"{len(greedy)} texts")
+    if not "".join(greedy):
+        return 0.0
+    distance = float(jiwer.cer(" ".join(greedy), " ".join(texts)))
+    if distance > MAX_DISTANCE:
+        raise WrongOutputError(f"texts with {distance:.0%} of the characters other than the greedy ones")
+    return distance
+
+
+def figures(
+    timings: Mapping[str, Timing], sizes: Sequence[int], texts: list[str]
+) -> dict[str, dict[str, float | None]]:
+    """CPU milliseconds an utterance, the median ratio to the engine turn by turn, and word errors.
+
+    Args:
+        sizes: utterances of each turn.
+        texts: the references; empty where there are none.
+    """
+    turns_ms = {
+        name: [1e3 * seconds / n for times, n in zip(timing.cpu_s, sizes, strict=True) for seconds in times]
+        for name, timing in timings.items()
+    }
+    to_engine = ratios(turns_ms, "engine")
+    return {
+        name: {
+            "cpu_ms_mean": round(mean(times), 3),
+            "cpu_ms_median": round(median(times), 3),
+            "ratio_to_engine": round(to_engine[name], 2),
+            "wer": round(100 * word_errors(texts, timings[name]), 2) if texts else None,
+        }
+        for name, times in turns_ms.items()
+    }
+
+
+def word_errors(references: list[str], timing: Timing) -> float:
+    """Word error rate of the last pass."""
+    import jiwer
+
+    return float(jiwer.wer(references, [text for outputs in timing.outputs for text in outputs["texts"]]))
 
 
 def signature(options: argparse.Namespace) -> str:
     """What was measured, on what."""
     parts = {"beam": BEAM_WIDTH, "n_best": N_BEST, "threads": 1, "lm": options.language_model.name}
-    parts |= {"emissions": options.emissions.name, "cpu": _read_cpu(), "commit": _read_commit()}
-    parts["python"] = platform.python_version()
+    parts |= {"emissions": options.emissions.name, "passes": options.passes, "warm-up": 1}
+    parts |= {"cpu": cpu_model(), "commit": commit(), "python": platform.python_version()}
     for package in ("numba", "numpy"):
         try:
             parts[package] = version(package)
@@ -143,41 +199,19 @@ def signature(options: argparse.Namespace) -> str:
     return "|".join(f"{key}:{value}" for key, value in parts.items())
 
 
-def _read_cpu() -> str:
-    """The processor's name."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _read_commit() -> str:
-    """The commit measured, marked where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    with suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        )
-        return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
-    return "unknown"
-
-
 def time_threads(emissions: list[Any], labels: list[str], options: argparse.Namespace) -> dict[str, float]:
     """decode_batch on two threads against one, wall time, median of several rounds in turn.
 
     cores_given is the CPU time over the wall time of two threads: below 2, others had the rest,
     and the ratio tells of the machine and not of the decoder.
     """
-    decoder = _build_engine("engine", labels, options)
+    words = options.words.read_text(encoding="utf-8").split()
+    decoder = CtcBeamDecoder(labels, options.language_model, words)
     batch = emissions * THREAD_REPEATS
     gc.collect()
     gc.freeze()  # or one pass or the other pays for looking through all that was imported
     ratios, cores = [], []
-    for _ in range(THREAD_ROUNDS + 1):
+    for _ in range(options.thread_rounds + 1):
         wall_s, cpu_s = [], []
         for threads in (1, 2):
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -193,45 +227,27 @@ def time_threads(emissions: list[Any], labels: list[str], options: argparse.Name
     }
 
 
-def _text(result: Any) -> str:
-    best = result[0] if isinstance(result, list) else result
-    text = best.text if hasattr(best, "text") else best[0]
-    return str(text).strip()
-
-
-def _word_errors(references: list[str], hypotheses: list[str]) -> float:
-    import jiwer
-
-    return float(jiwer.wer(references, hypotheses))
-
-
-def _start(name: str, python: str) -> Any:
-    command = [python, "-m", "benchmarks.peers.decoding", *sys.argv[1:], "--serve", name]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-
-
-def _ask(worker: Any, request: dict[str, Any]) -> dict[str, Any]:
-    worker.stdin.write(json.dumps(request) + "\n")
-    worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line:
-        raise SystemExit(f"{' '.join(worker.args)} ended")
-    return dict(json.loads(line))
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.peers.decoding", description=__doc__.split("\n")[0])
     parser.add_argument("--emissions", type=Path, required=True)
     parser.add_argument("--language-model", type=Path, required=True)
     parser.add_argument("--words", type=Path, required=True, help="the known words, separated by spaces")
     parser.add_argument("--peer-python", help="interpreter of the peers' environment")
-    parser.add_argument("--peers", default="pyctcdecode,ctc-beam-decoder,fast-ctc-decode")
+    parser.add_argument("--peers", default=PEERS)
+    parser.add_argument("--passes", type=int, default=PASSES, help="over all utterances that count")
+    parser.add_argument(
+        "--thread_rounds", type=int, default=THREAD_ROUNDS, help="of two threads against one; 0 leaves it out"
+    )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.passes < 1:
+        parser.error("--passes takes at least 1")
+    return options
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        raise SystemExit(main())
+    except PeerError as error:
+        raise SystemExit(f"error: {error}") from error

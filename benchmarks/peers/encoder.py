@@ -18,18 +18,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.errors import PeerError
 from benchmarks.peers import encoder_models as models
-from benchmarks.peers.encoder_report import by_reason, measure, merge, ratios, render
-from benchmarks.peers.encoder_systems import LocalSystem, Peer, System, start_peers
-from benchmarks.peers.encoder_worker import level
+from benchmarks.peers.encoder_report import measure, merge, ratios, render
 from benchmarks.peers.our_encoder import kernel_level, our_systems
+from benchmarks.protocol.driver import Driver, LocalSystem, Roster
+from benchmarks.protocol.worker.peer_worker import level
 from benchmarks.reports.provenance import commit, provenance
 from engine.bundle.signature import cpu_model
 
 CASES = {"5 s": (1, 5.0), "15 s": (1, 15.0), "30 s": (1, 30.0), "8 x 10 s": (8, 10.0)}
+SCRIPTS = Path(__file__).parent / "encoders"
 PEERS = ("transformers", "onnxruntime", "openvino", "ctranslate2", "sherpa")
 
 
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = models.prepare_graphs(model, calibration, options.models or Path(folder))
         if options.prepare:
             return 0
-        report = compare(options, model, calibration, files, Path(folder))
+        report = compare(options, model, calibration, files)
     report["signature"] = f"{signature(options)}|core:{core}"
     report["runs"] = [provenance("python -m benchmarks.peers.encoder", argv)]
     if options.json:
@@ -92,49 +91,29 @@ def pin(core: int | None) -> int:
 
 
 def compare(
-    options: argparse.Namespace, model: Any, calibration: Sequence[Any], files: dict[str, Path], folder: Path
+    options: argparse.Namespace, model: Any, calibration: Sequence[Any], files: dict[str, Path]
 ) -> dict[str, Any]:
     """Time ours and every peer; the report without its signature."""
     from export.acoustic.wav2vec2 import run_torch
 
-    ours: dict[str, System] = {
-        name: LocalSystem(run) for name, run in our_systems(model, calibration).items()
-    }
-    peers, workers, left_out = start_peers(roster(options, files, model.config.vocab_size))
+    ours = {name: LocalSystem(run) for name, run in our_systems(model, calibration).items()}
     speech = models.load_speech(options.audio, measured=True)
-    lost: dict[str, str] = {}
-    try:
-        systems = choose({**ours, **peers}, options.systems)
+    with Driver(ours) as driver:
+        driver.start(roster(options, files, model.config.vocab_size))
+        driver.choose(options.systems)
         cases = {}
         for case in options.cases:
             values = models.cut(speech, *CASES[case])
-            np.save(folder / "values.npy", values)
-            expected = run_torch(model, values)
-            cases[case] = measure(systems, folder / "values.npy", expected, options.rounds, lost)
-    finally:
-        for worker in workers:
-            worker.close()
+            cases[case] = measure(driver, values, run_torch(model, values), options.rounds)
     return {
         "cases": cases,
         "ratios": ratios(cases),
-        "peers": [worker.signature for worker in workers],
-        "left_out": {**left_out, **by_reason(lost)},
+        "peers": driver.signatures(),
+        "left_out": driver.why_not(),
     }
 
 
-def choose(systems: dict[str, System], names: Sequence[str] | None) -> dict[str, System]:
-    """The systems of these names, in their own order; all where None.
-
-    Raises:
-        PeerError: a name that no system has.
-    """
-    unknown = set(names or ()) - set(systems)
-    if unknown:
-        raise PeerError(f"no system is called {', '.join(sorted(unknown))}; there are {', '.join(systems)}")
-    return {name: system for name, system in systems.items() if names is None or name in names}
-
-
-def roster(options: argparse.Namespace, files: dict[str, Path], vocab_size: int) -> dict[str, Peer]:
+def roster(options: argparse.Namespace, files: dict[str, Path], vocab_size: int) -> dict[str, Roster]:
     """The chosen peers' scripts and arguments."""
     path = {name: str(file) for name, file in files.items()}
     openvino = (
@@ -158,8 +137,10 @@ def roster(options: argparse.Namespace, files: dict[str, Path], vocab_size: int)
         ],
     }
     return {
-        name: Peer(
-            f"{name}_encoder.py", tuple(arguments[name]), options.peer_python.get(name, sys.executable)
+        name: Roster(
+            SCRIPTS / f"{name}_encoder.py",
+            tuple(arguments[name]),
+            options.peer_python.get(name, sys.executable),
         )
         for name in options.peers
     }
@@ -181,7 +162,7 @@ def signature(options: argparse.Namespace) -> str:
             f"commit:{commit()}",
             f"cpu:{cpu_model()}",
             f"kernels:{kernel_level()}",
-            level(),
+            f"level:{level()}",
         ]
     )
 

@@ -1,90 +1,68 @@
-"""The comparison itself: calls in turn, medians, ratios, and the table."""
+"""The encoder comparison's figures: the check of the logits, medians, ratios, and the table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.errors import PeerError
-from benchmarks.peers.encoder_systems import System
+from benchmarks.errors import WrongOutputError
+from benchmarks.protocol.driver import Driver, Timing, finite
+
+SAMPLE_RATE = 16_000
+MAX_ERROR = 0.9  # zeros in place of logits have 1
 
 
-@dataclass
-class Timing:
-    """Seconds of every round, and the relative L2 error of the logits (None: it does not give them)."""
-
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    error: float | None = None
-
-
-def measure(
-    systems: Mapping[str, System],
-    values: Path,
-    expected: Any,
-    rounds: int,
-    lost: dict[str, str],
-) -> dict[str, Any]:
-    """Run every system in turn, `rounds` times, after one call of each that is not counted.
+def measure(driver: Driver, values: Any, expected: Any, rounds: int) -> dict[str, Any]:
+    """Run every system in turn, `rounds` times, after one call of each that is not timed.
 
     Args:
-        values: .npy of float32 [batch, n_samples] at 16 kHz.
+        values: float32 [batch, n_samples] at 16 kHz.
         expected: the reference's logits.
-        lost: takes what fails, with the reason; those are left out from then on.
     Returns:
         By system: rtfx_wall and rtfx_cpu (audio seconds over the median of seconds), error, seconds.
     """
-    timings: dict[str, Timing] = {}
-    for number in range(rounds + 1):
-        for name, system in systems.items():
-            if name in lost:
-                continue
-            try:
-                answer = system.call(values, None if number else values.with_name("logits.npy"))
-                if number == 0:
-                    timings[name] = Timing(error=relative_error(answer.logits, expected))
-                else:
-                    timings[name].wall_s.append(answer.wall_s)
-                    timings[name].cpu_s.append(answer.cpu_s)
-            except PeerError as error:
-                lost[name] = str(error)
-    audio_s = np.load(values, mmap_mode="r").size / 16_000
-    return {name: figures(timing, audio_s) for name, timing in timings.items() if name not in lost}
+    timings = driver.run([{"values": values}], rounds, lambda _, outputs: check(outputs, expected))
+    return {name: figures(timing, values.size / SAMPLE_RATE) for name, timing in timings.items()}
 
 
-def by_reason(lost: Mapping[str, str]) -> dict[str, str]:
-    """One entry for all that one cause took away: "system, system" to the reason."""
-    names: dict[str, list[str]] = {}
-    for name, reason in lost.items():
-        names.setdefault(reason, []).append(name)
-    return {", ".join(group): reason for reason, group in names.items()}
-
-
-def relative_error(logits: Any, expected: Any) -> float | None:
-    """Relative L2 error; None without logits.
+def check(outputs: Mapping[str, Any], expected: Any) -> float | None:
+    """Relative L2 error of the logits; None of a peer that returns the number of tokens instead.
 
     Raises:
-        PeerError: another number of frames or outputs than the reference has.
+        WrongOutputError: not the logits of the same model.
     """
-    if logits is None:
+    if "logits" not in outputs:
+        if len(outputs.get("tokens", ())) != len(expected):
+            raise WrongOutputError("neither logits nor tokens for every utterance", "one of them")
         return None
+    error = relative_error(finite("logits", outputs["logits"]), expected)
+    if error > MAX_ERROR:
+        raise WrongOutputError(f"logits with a relative error of {error:.2g}: not the same model")
+    return error
+
+
+def relative_error(logits: Any, expected: Any) -> float:
+    """Relative L2 error.
+
+    Raises:
+        WrongOutputError: another number of frames or outputs than the reference has.
+    """
     if logits.shape != expected.shape:
-        raise PeerError(f"logits {logits.shape} instead of {expected.shape}: not the same model")
+        raise WrongOutputError(f"logits {logits.shape} instead of {expected.shape}: not the same model")
     return float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
 
 
 def figures(timing: Timing, audio_s: float) -> dict[str, Any]:
     """Real-time factors of the medians; the seconds themselves are kept."""
+    wall_s, cpu_s = timing.rounds_s("wall_s"), timing.rounds_s("cpu_s")
     return {
-        "rtfx_wall": round(audio_s / float(np.median(timing.wall_s)), 3),
-        "rtfx_cpu": round(audio_s / max(float(np.median(timing.cpu_s)), 1e-9), 3),
+        "rtfx_wall": round(audio_s / float(np.median(wall_s)), 3),
+        "rtfx_cpu": round(audio_s / max(float(np.median(cpu_s)), 1e-9), 3),
         "error": timing.error,
-        "wall_s": [round(seconds, 5) for seconds in timing.wall_s],
-        "cpu_s": [round(seconds, 5) for seconds in timing.cpu_s],
+        "wall_s": [round(seconds, 5) for seconds in wall_s],
+        "cpu_s": [round(seconds, 5) for seconds in cpu_s],
     }
 
 

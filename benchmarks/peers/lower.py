@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers.encoder_worker import RECORD
+from benchmarks.protocol.worker.peer_worker import RECORD
 
 # What asks, and what answers "x87, SSE and AVX registers" instead. All else stays as it was: code behind it
 # gives cpuid the zero in ecx. The second leaves the upper bits of eax, which matter only where there is AMX.
@@ -65,10 +65,10 @@ def lower(folder: Path) -> dict[Path, int]:
             data = data.replace(question, answer)
         if places:
             found[path.relative_to(folder)] = places
-            beside = path.with_name(f"new_{path.name}")  # a hard link elsewhere keeps the old content
-            beside.write_bytes(data)
-            beside.chmod(path.stat().st_mode)
-            beside.replace(path)
+            changed = path.with_name(f"new_{path.name}")  # a hard link elsewhere keeps the old content
+            changed.write_bytes(data)
+            changed.chmod(path.stat().st_mode)
+            changed.replace(path)
     return found
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.protocol.worker.peer_worker import Run
+
 FloatArray = NDArray[np.float32]
-System = Callable[[FloatArray], FloatArray]  # [batch, n_samples] normalised -> [batch, n_frames, vocab_size]
+Encode = Callable[[FloatArray], FloatArray]  # [batch, n_samples] normalised -> [batch, n_frames, vocab_size]
 
 
-def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, System]:
-    """Ways to run a CTC model, by name; every name starts with "ours".
+def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Run]:
+    """Ways to run a CTC model, by name; every name starts with "ours". Inputs "values", outputs "logits".
 
     Args:
         model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
@@ -31,7 +33,7 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
     ranges = measure_ranges(float_graph, blocks, "input_values", calibration)
     int8_graph, _ = build_wav2vec2(model, choose(list(blocks)), ranges)
     sessions = {"ours fp32": onnx_run(float_graph), "ours int8 by onnxruntime": onnx_run(int8_graph)}
-    without = {**sessions, "ours int8": sessions["ours int8 by onnxruntime"]}
+    without = with_names({**sessions, "ours int8": sessions["ours int8 by onnxruntime"]})
     if not has_vector_kernels():
         return without
     try:
@@ -41,7 +43,16 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
         }
     except LayoutError:  # a shape that the kernels leave to onnxruntime
         return without
-    return {**sessions, **{name: one_by_one(encoder) for name, encoder in encoders.items()}}
+    return with_names({**sessions, **{name: one_by_one(encoder) for name, encoder in encoders.items()}})
+
+
+def with_names(encoders: Mapping[str, Encode]) -> dict[str, Run]:
+    """As the driver calls them."""
+
+    def named(encode: Encode) -> Run:
+        return lambda inputs: {"logits": encode(inputs["values"])}
+
+    return {name: named(encode) for name, encode in encoders.items()}
 
 
 def kernel_level() -> str:
@@ -51,6 +62,6 @@ def kernel_level() -> str:
     return active().name
 
 
-def one_by_one(encoder: Any) -> System:
+def one_by_one(encoder: Any) -> Encode:
     """A batch as the engine computes it: utterance by utterance."""
     return lambda values: np.stack([encoder.run(row) for row in values])

@@ -24,18 +24,25 @@ from engine.types import DecodingOptions
 
 PEER = """
 import json, sys
-mode = sys.argv[1]
-if mode == "broken":
-    sys.exit(3)
-print(json.dumps({"signature": "name:parrot|args:" + " ".join(sys.argv[1:]), "load_time_s": 0.5}), flush=True)
+mode, *rest = sys.argv[1:]
 for line in sys.stdin:
     request = json.loads(line)
-    if mode == "noise":
+    ask, answer = request["ask"], {"id": request["id"]}
+    if ask == "hello":
+        answer |= {"protocol": 1, "name": "parrot", "kind": "speech", "version": "parrot 1",
+                   "capabilities": ["transcribe"], "settings": {"args": " ".join([mode, *rest])}}
+    elif ask == "load":
+        answer |= {"load_time_s": 0.5}
+    elif mode == "broken":
+        sys.exit(3)
+    elif mode == "noise":
         print("loading ...", flush=True)
-    elif request["path"].endswith("clip02.wav"):
-        print(json.dumps({"error": "no such codec"}), flush=True)
-    else:
-        print(json.dumps({"text_de": "das ist alles", "wall_s": 0.25, "cpu_s": 0.2}), flush=True)
+    elif request.get("inputs", {}).get("path", "").endswith("clip02.wav"):
+        answer |= {"error": {"type": "failed", "message": "no such codec"}}
+    elif ask == "run":
+        text = {"text_de": None if mode == "silent" else "das ist alles"}
+        answer |= {"outputs": text, "wall_s": 0.25, "cpu_s": 0.2}
+    print(json.dumps(answer), flush=True)
 """
 
 
@@ -94,7 +101,7 @@ def test_a_peer_in_its_own_process(tmp_path: Path, models: dict[str | None, Fake
     )  # fmt: skip
     assert code == 1
     comparison = result["comparison"]
-    assert comparison["signature"].startswith("name:parrot|args:fine --model x --threads 2|task:transcribe")
+    assert comparison["signature"].startswith("name:parrot|args:fine --model x --threads 2|version:parrot 1|")
     assert comparison["n_shared"] == 5
     assert "clip02.wav" in comparison["failures"][0]["id"]
     assert "no such codec" in comparison["failures"][0]["error"]
@@ -102,7 +109,10 @@ def test_a_peer_in_its_own_process(tmp_path: Path, models: dict[str | None, Fake
     assert comparison["rtfx"] == pytest.approx(18 / (5 * 0.25))
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("broken", "exit code 3"), ("noise", "a JSON object a line")])
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("broken", "exit code 3"), ("noise", "a JSON object a line"), ("silent", "gave no text_de")],
+)
 def test_a_peer_that_misbehaves_says_how(tmp_path: Path, mode: str, expected: str) -> None:
     script = tmp_path / "parrot.py"
     script.write_text(PEER)

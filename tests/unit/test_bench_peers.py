@@ -12,7 +12,7 @@ from bench_fake import FakeTranslator, write_data
 
 import engine
 from benchmarks.cli import main
-from benchmarks.errors import PeerError
+from benchmarks.errors import PeerError, PeerRunError
 from benchmarks.measures.systems import PEERS, PeerSystem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def test_onnxruntime_and_transformers_read_the_same_from_one_model(checkpoint: P
         assert peer.peak_rss_mb is not None
         assert f"name:{name}|model:{'wav2vec2' if model is checkpoint else 'w2v.onnx'}@" in peer.signature
         assert peer.tasks == ("transcribe",)
-        with pytest.raises(PeerError, match="Error opening"):
+        with pytest.raises(PeerRunError, match="Error opening"):
             peer.run(VISIT.parent / "none.flac", "transcribe")
         assert peer.run(VISIT, "transcribe").text_de == outcome.text_de  # an error ended nothing
         peer.close()
@@ -120,24 +120,28 @@ def test_a_peer_that_does_not_load_says_why(arguments: list[str], expected: str)
         start("onnxruntime_ctc", *arguments)
 
 
-def test_a_folder_that_is_not_there_is_said_at_once_and_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+def test_a_peer_never_looks_for_a_model_on_the_hub(tmp_path: Path) -> None:
     script = tmp_path / "asks.py"
-    script.write_text(
-        "import json, os\nprint(json.dumps({'error': 'offline ' + os.environ['HF_HUB_OFFLINE']}))\n"
-    )
+    script.write_text("import os, sys\nsys.exit('offline ' + os.environ['HF_HUB_OFFLINE'])\n")
     with pytest.raises(PeerError, match="offline 1"):
-        PeerSystem(str(script), python=sys.executable, arguments=[], threads=1)
+        PeerSystem(str(script), threads=1)
+
+
+def test_a_peer_of_another_kind_is_refused() -> None:
+    script = ROOT / "benchmarks" / "peers" / "encoders" / "onnxruntime_encoder.py"
+    with pytest.raises(PeerError, match="kind 'encoder'; expected a peer of kind 'speech'"):
+        PeerSystem(str(script), arguments=["--model", "a", "b.onnx"])
 
 
 def test_an_interpreter_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(PeerError, match="/no/such/python cannot be run"):
+    with pytest.raises(PeerError, match="/no/such/python cannot be started"):
         start("whisper", python="/no/such/python")
 
 
 def test_an_unknown_peer_lists_those_there_are() -> None:
     with pytest.raises(PeerError) as caught:
         start("nobody")
-    names = {path.stem for path in PEERS.glob("*.py")} - {"_worker"}
+    names = {path.stem for path in PEERS.glob("*.py")} - {"_audio"}
     assert {"transformers_ctc", "onnxruntime_ctc", "whisper", "ctranslate2_whisper"} <= names
     assert all(name in str(caught.value) for name in names)
-    assert "_worker" not in str(caught.value)
+    assert "_audio" not in str(caught.value)

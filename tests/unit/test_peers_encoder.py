@@ -7,42 +7,48 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.errors import PeerError
 from benchmarks.peers import encoder, encoder_models, encoder_report
-from benchmarks.peers.encoder_systems import FOLDER, LocalSystem, Peer, Worker, WorkerSystem, start_peers
-from benchmarks.peers.encoder_worker import level
+from benchmarks.protocol.driver import Driver, LocalSystem, Roster
+from benchmarks.protocol.worker.peer_worker import level
 
-WORKER = f"""
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+WORKER = """
 import os, sys, time
-sys.path.insert(0, {str(FOLDER)!r})
-from encoder_worker import serve
+from peer_worker import Loaded, Peer, serve
 
 def double(values):
     print("a library talks on standard output")
     os.write(1, b"a native one too")
     return values[:, ::320, None] * 2
 
-def busy(values):
+def busy(inputs):
     end = time.process_time() + 0.05
     while time.process_time() < end:
         pass
+    return {"tokens": [0] * len(inputs["values"])}
 
-def dies(values):
+def dies(inputs):
     print("out of luck", file=sys.stderr)
     os._exit(3)
 
-def hangs(values):
-    time.sleep(60)
+def logits(run):
+    return lambda inputs: {"logits": run(inputs["values"])}
 
-def load():
-    if "--absent" in sys.argv:
+SYSTEMS = {"far": logits(double), "exact": logits(lambda v: double(v) / 2), "busy": busy, "dies": dies,
+           "near": logits(lambda v: double(v) * 0.55), "short": logits(lambda v: v[:, :5, None]),
+           "nan": logits(lambda v: double(v) * float("nan")), "nothing": lambda inputs: {},
+           "raises": lambda inputs: 1 / 0}
+
+def configure(parser):
+    parser.add_argument("--only", nargs="+", default=list(SYSTEMS))
+    parser.add_argument("--absent", action="store_true")
+
+def load(options):
+    if options.absent:
         import no_such_package
-    systems = {{"double": double, "exact": lambda v: double(v) / 2, "busy": busy, "dies": dies,
-               "hangs": hangs, "short": lambda v: v[:, :5, None], "raises": lambda v: 1 / 0}}
-    only = sys.argv[sys.argv.index("--only") + 1:] if "--only" in sys.argv else systems
-    return {{name: systems[name] for name in only}}, "fake:1"
+    return Loaded({name: SYSTEMS[name] for name in options.only}, {"model": "m@1"})
 
-serve(load)
+serve(Peer("fake", "encoder", "fake 1", configure, lambda options: options.only, load))
 """
 
 
@@ -53,57 +59,42 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def values(tmp_path: Path) -> Path:
-    path = tmp_path / "values.npy"
-    np.save(path, np.random.default_rng(0).standard_normal((2, 16_000)).astype(np.float32))
-    return path
+def roster(script: Path, *arguments: str, python: str = sys.executable) -> Roster:
+    return Roster(script, arguments, python)
 
 
-def test_systems_take_turns_and_a_dead_worker_costs_only_its_own(script: Path, values: Path) -> None:
-    python = sys.executable
-    peers = {
-        "good": Peer(str(script), (), python),
-        "absent": Peer(str(script), ("--absent",), python),
-        "nowhere": Peer(str(script), (), "/no/such/python"),
-    }
-    systems, workers, left_out = start_peers(peers)
-    second = Worker(script, python, [])
-    expected = np.load(values)[:, ::320, None]
-    chosen = {
-        "ours": LocalSystem(lambda v: v[:, ::320, None]),
-        **{name: systems[name] for name in ("double", "exact", "busy", "short", "raises")},
-        "dies": WorkerSystem(second, "dies"),
-    }
-    lost: dict[str, str] = {}
-    try:
-        found = encoder_report.measure(chosen, values, expected, 3, lost)
-    finally:
-        for worker in [*workers, second]:
-            worker.close()
-    assert set(found) == {"ours", "double", "exact", "busy"}
+def test_systems_take_turns_and_a_dead_peer_costs_only_its_own(script: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((2, 16_000)).astype(np.float32)
+    expected = values[:, ::320, None]
+    right = ("exact", "near", "busy")
+    wrong = ("far", "short", "nan", "nothing", "raises")
+    with Driver({"ours": LocalSystem(lambda inputs: {"logits": inputs["values"][:, ::320, None]})}) as driver:
+        driver.start(
+            {
+                "good": roster(script, "--only", *right, *wrong),
+                "frail": roster(script, "--only", "dies"),
+                "absent": roster(script, "--absent"),
+                "nowhere": roster(script, python="/no/such/python"),
+            }
+        )
+        found = encoder_report.measure(driver, values, expected, 3)
+        assert len(driver.signatures()) == 2
+        assert driver.signatures()[0].startswith("name:fake|model:m@1|threads:1|level:")
+    assert set(found) == {"ours", *right}
     assert found["ours"]["error"] == found["exact"]["error"] == 0
-    assert found["double"]["error"] == pytest.approx(1)
+    assert found["near"]["error"] == pytest.approx(0.1, rel=1e-3)
     assert found["busy"]["error"] is None
     assert all(len(row["cpu_s"]) == 3 for row in found.values())
     assert min(found["busy"]["cpu_s"]) >= 0.05
     assert found["busy"]["rtfx_cpu"] == pytest.approx(2 / np.median(found["busy"]["cpu_s"]), rel=1e-2)
+    lost = driver.lost
+    assert set(lost) == {"dies", *wrong}
     assert "exit code 3 (out of luck)" in lost["dies"]
     assert "ZeroDivisionError" in lost["raises"] and "not the same model" in lost["short"]
+    assert "relative error of 1" in lost["far"] and "not finite" in lost["nan"]
+    left_out = driver.left_out
     assert "no_such_package" in left_out["absent"] and "cannot be started" in left_out["nowhere"]
     assert all("\n" not in reason for reason in [*lost.values(), *left_out.values()])
-
-
-def test_a_worker_that_stops_answering_is_given_up(script: Path, values: Path) -> None:
-    worker = Worker(script, sys.executable, [])
-    worker.timeout_s = 0.3
-    try:
-        with pytest.raises(PeerError, match=r"no answer in 0\.3 s"):
-            WorkerSystem(worker, "hangs").call(values)
-        with pytest.raises(PeerError, match=r"no answer in 0\.3 s"):
-            WorkerSystem(worker, "double").call(values)
-    finally:
-        worker.close()
 
 
 def test_ratios_are_geometric_means_over_the_cases_that_all_have() -> None:
@@ -130,6 +121,16 @@ def test_cases_are_kept_only_under_an_equal_signature() -> None:
     assert "15 s" in encoder_report.render(merged)
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("encoder_*.json")), ids=lambda path: path.stem)
+def test_committed_results_are_still_read(path: Path) -> None:
+    committed = json.loads(path.read_text(encoding="utf-8"))
+    case, systems = next(iter(committed["cases"].items()))
+    text = encoder_report.render(committed)
+    assert case in text and all(name in text for name in systems)
+    newer = {**committed, "cases": {"another": systems}, "runs": [], "left_out": {}}
+    assert list(encoder_report.merge(newer, committed)["cases"]) == [*committed["cases"], "another"]
+
+
 def test_the_measured_speech_is_not_the_calibrated() -> None:
     measured = encoder_models.load_speech(None, measured=True)
     calibrated = encoder_models.load_speech(None, measured=False)
@@ -138,14 +139,6 @@ def test_the_measured_speech_is_not_the_calibrated() -> None:
     assert np.allclose(wave.std(1), 1, atol=1e-3)
     assert all(clip.shape == (80_000,) for clip in encoder_models.calibration_set(calibrated))
     assert np.abs(np.corrcoef(measured[:80_000], calibrated[:80_000])[0, 1]) < 0.2
-
-
-def test_only_the_named_systems_are_measured() -> None:
-    systems = {name: LocalSystem(np.negative) for name in ("ours", "peer", "other")}
-    assert list(encoder.choose(systems, ["other", "ours"])) == ["ours", "other"]
-    assert encoder.choose(systems, None) == systems
-    with pytest.raises(PeerError, match="no system is called nobody; there are ours, peer, other"):
-        encoder.choose(systems, ["ours", "nobody"])
 
 
 @pytest.mark.parametrize("arguments", [["--peer_python", "nobody=/x"], ["--rounds", "0"], ["--prepare"]])
@@ -173,9 +166,9 @@ def test_the_command_writes_a_report(
         encoder,
         "roster",
         lambda *given: {
-            "fake": Peer(str(script), ("--only", "busy", "double")),
-            "weak": Peer(str(script), ("--only", "dies", "busy two")),
-            "frail": Peer(str(script), ("--only", "dies", "hangs")),
+            "fake": roster(script, "--only", "busy", "short"),
+            "weak": roster(script, "--only", "dies", "busy two"),
+            "frail": roster(script, "--only", "dies", "raises"),
         },
     )
     out = tmp_path / "out.json"
@@ -183,11 +176,12 @@ def test_the_command_writes_a_report(
     report = json.loads(out.read_text(encoding="utf-8"))
     assert {"ours fp32", "ours int8", "busy"} <= set(report["cases"]["5 s"])
     assert report["cases"]["5 s"]["ours fp32"]["error"] < 1e-4
-    assert report["peers"] == 2 * [f"fake:1,{level()}"]
-    assert "not the same model" in report["left_out"]["double"]
-    assert "exit code 3" in report["left_out"]["dies, hangs"]
+    assert all(f"|level:{level()}|" in peer and peer.endswith("|version:fake 1") for peer in report["peers"])
+    assert len(report["peers"]) == 2
+    assert "not the same model" in report["left_out"]["short"]
+    assert "exit code 3" in report["left_out"]["dies, raises"]
     assert "busy two" in report["left_out"]["weak"]
-    assert all(part in report["signature"] for part in ("cpu:", "commit:", level()))
+    assert all(part in report["signature"] for part in ("cpu:", "commit:", f"level:{level()}"))
     assert "left out:" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import lower
-from benchmarks.peers.encoder_worker import LEVEL_VARIABLES, RECORD, level
+from benchmarks.protocol.worker.peer_worker import LEVEL_VARIABLES, RECORD, level
 
 XBYAK = bytes.fromhex("31c9 0f01d0 89c0 48c1e220")  # xor ecx, ecx; xgetbv; mov eax, eax; shl rdx, 32
 CALL = bytes.fromhex("31c9 0f01d0 c3")  # xor ecx, ecx; xgetbv; ret
@@ -56,14 +56,14 @@ def test_the_signature_names_packages_and_variables(
     environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = environment.parents[2]
-    assert level(folder) == "level:processor's own"
+    assert level(folder) == "processor's own"
     lower.main([str(folder)])
     lower.main([str(folder)])  # finds nothing more, and forgets nothing
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     assert record == {"level": "avx2", "packages": ["ctranslate2", "onnxruntime"]}
     monkeypatch.setenv("CT2_FORCE_CPU_ISA", "AVX2")
     found = level(folder)
-    assert found == "level:avx2 in libraries of ctranslate2 onnxruntime + CT2_FORCE_CPU_ISA=AVX2"
+    assert found == "avx2 in libraries of ctranslate2 onnxruntime + CT2_FORCE_CPU_ISA=AVX2"
 
 
 def test_what_is_not_an_environment_or_has_nothing_to_change_is_refused(environment: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import faster_whisper
-from _worker import Peer, Recognise, Stages, serve
+from _audio import Model, Recognise, Stages, serve_speech
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
-def load(options: argparse.Namespace) -> Peer:
+def load(options: argparse.Namespace) -> Model:
     """The model, and how it is run."""
     model = faster_whisper.WhisperModel(
         options.model,
@@ -39,14 +39,12 @@ def load(options: argparse.Namespace) -> Peer:
         "compute_type": options.compute_type,
         "beam": options.beam_size,
         "device": options.device,
-        "faster-whisper": faster_whisper.__version__,
-        "ctranslate2": version("ctranslate2"),
     }
-    return Peer(recogniser(model, options), Path(options.model), about, ("transcribe", "translate"))
+    return Model(recogniser(model, options), Path(options.model), about)
 
 
 def recogniser(model: Any, options: argparse.Namespace) -> Recognise:
-    """From samples to text; features and encoder are not told apart from decoding here."""
+    """From samples to text; "decode" holds features and encoder too."""
 
     def run(waveform: Any, task: str) -> str:
         segments, _ = model.transcribe(
@@ -66,4 +64,5 @@ def recogniser(model: Any, options: argparse.Namespace) -> Recognise:
 
 
 if __name__ == "__main__":
-    serve("ctranslate2_whisper", configure, load)
+    versions = f"faster-whisper {faster_whisper.__version__}, ctranslate2 {version('ctranslate2')}"
+    serve_speech("ctranslate2_whisper", versions, configure, load, ("transcribe", "translate"))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from _worker import Peer, Recognise, Stages, serve
+from _audio import Model, Recognise, Stages, serve_speech
 
 BLANKS = ("<pad>", "[PAD]", "<blank>")
 EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider", default="CPUExecutionProvider")
 
 
-def load(options: argparse.Namespace) -> Peer:
-    """A session as it comes, but for the number of threads."""
+def load(options: argparse.Namespace) -> Model:
+    """A session with default options, but for the number of threads."""
     path = find_graph(options.model)
     settings = onnxruntime.SessionOptions()
     if options.threads:
@@ -38,13 +38,9 @@ def load(options: argparse.Namespace) -> Peer:
     session = onnxruntime.InferenceSession(str(path), settings, providers=[options.provider])
     if len(session.get_inputs()[0].shape) != 2:
         raise ValueError(f"{path} takes {session.get_inputs()[0].shape}, expected samples [batch, n_samples]")
-    about = {
-        "beam": 1,
-        "provider": session.get_providers()[0],
-        "onnxruntime": onnxruntime.__version__,
-    }
+    about = {"beam": 1, "provider": session.get_providers()[0]}
     vocabulary = json.loads((options.vocab or path.parent / "vocab.json").read_text(encoding="utf-8"))
-    return Peer(recogniser(session, vocabulary, wants_normalised(path.parent)), path, about)
+    return Model(recogniser(session, vocabulary, wants_normalised(path.parent)), path, about)
 
 
 def find_graph(path: Path) -> Path:
@@ -98,4 +94,4 @@ def decode(logits: Any, labels: Mapping[int, str], blank: int) -> str:
 
 
 if __name__ == "__main__":
-    serve("onnxruntime_ctc", configure, load)
+    serve_speech("onnxruntime_ctc", f"onnxruntime {onnxruntime.__version__}", configure, load)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from _worker import SAMPLE_RATE, Peer, Recognise, Stages, serve
+from _audio import SAMPLE_RATE, Model, Recognise, Stages, serve_speech
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
-def load(options: argparse.Namespace) -> Peer:
+def load(options: argparse.Namespace) -> Model:
     """The model, and how it is run."""
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -42,10 +42,8 @@ def load(options: argparse.Namespace) -> Peer:
         "attention": options.attention,
         "beam": 1,
         "device": options.device,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
     }
-    return Peer(recogniser(processor, model.eval().to(options.device)), Path(options.model), about)
+    return Model(recogniser(processor, model.eval().to(options.device)), Path(options.model), about)
 
 
 def recogniser(processor: Any, model: Any) -> Recognise:
@@ -64,4 +62,5 @@ def recogniser(processor: Any, model: Any) -> Recognise:
 
 
 if __name__ == "__main__":
-    serve("transformers_ctc", configure, load)
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    serve_speech("transformers_ctc", versions, configure, load)

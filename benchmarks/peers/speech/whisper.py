@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from _worker import SAMPLE_RATE, Peer, Stages, serve
+from _audio import SAMPLE_RATE, Model, Stages, serve_speech
 
 WINDOW_S = 30
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
-def load(options: argparse.Namespace) -> Peer:
+def load(options: argparse.Namespace) -> Model:
     """The model, and how it is run."""
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -41,11 +41,9 @@ def load(options: argparse.Namespace) -> Peer:
         "dtype": options.dtype,
         "beam": options.beam_size,
         "device": options.device,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
     }
     whisper = Whisper(processor, model.eval().to(options.device), options)
-    return Peer(whisper.recognise, Path(options.model), about, ("transcribe", "translate"))
+    return Model(whisper.recognise, Path(options.model), about)
 
 
 class Whisper:
@@ -90,4 +88,5 @@ class Whisper:
 
 
 if __name__ == "__main__":
-    serve("whisper", configure, load)
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    serve_speech("whisper", versions, configure, load, ("transcribe", "translate"))
