@@ -96,7 +96,7 @@ class _Sender:
     def done(self, n_tracks: int) -> None:
         if self._done:
             return
-        if os.fstat(self._printed).st_size and not self.has_notes:
+        if not self.has_notes and _tells_damage(os.pread(self._printed, FILE_BYTES, 0)):
             self.note("its decoder reports damage; words may be lost")
         self.send(b"D", struct.pack("<I", n_tracks))
         self._done = True
@@ -180,6 +180,13 @@ def _catch_prints() -> int:
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
         return os.dup(file.fileno())
+
+
+def _tells_damage(printed: bytes) -> bool:
+    """Whether a decoder printed more than it does for the first frames of files that are in order."""
+    errors = [line for line in printed.splitlines() if b"error" in line]
+    usual = [line for line in errors if b"part2_3_length" in line]
+    return len(errors) > min(len(usual), 2)
 
 
 def _stub(name: str, folder: str) -> None:

@@ -218,6 +218,14 @@ def test_a_partial_frame_before_an_mp3() -> None:
     assert len(waveform) == pytest.approx(3 * RATE * (1 - 1_000 / len(content)), abs=6_000)
 
 
+@pytest.mark.parametrize("sample_rate", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_an_mp3_of_another_encoder_brings_no_warning(sample_rate: int, layout: str) -> None:
+    samples = noise(1.0, 1, sample_rate, 1 if layout == "mono" else 2)
+    content = muxed([Track(samples)], "mp3", "libmp3lame", sample_rate, layout)
+    assert len(load_quietly(content)) == pytest.approx(RATE, abs=8)
+
+
 def test_tags_around_an_mp3_bring_no_warning() -> None:
     front = b"ID3\x04\0\0" + bytes([0, 0, 2, 0]) + bytes(256)
     behind = b"TAG" + bytes(125)

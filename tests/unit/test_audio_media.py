@@ -334,6 +334,14 @@ def test_limits_end_the_child_too() -> None:
         load_audio(late, limits=AudioLimits(max_duration_s=60.0))
 
 
+def test_where_files_cannot_be_handed_to_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "AVAILABLE", False)
+    for content in (muxed([Track(CLIP)], "matroska", "pcm_s16le"), encoded(CLIP, "MP3")):
+        assert len(load_audio(content)) == len(CLIP)
+        with pytest.raises(AudioLimitError, match="at most"):
+            load_audio(content, limits=AudioLimits(max_duration_s=1.0))
+
+
 def test_many_threads_share_the_workers() -> None:
     contents = [muxed([Track(noise(0.5, seed))], "matroska", "pcm_s16le") for seed in range(4)]
     found: dict[int, np.ndarray] = {}
