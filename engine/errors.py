@@ -73,6 +73,14 @@ class BundleSchemaError(BundleError):
     """A manifest of an unknown schema version or with missing or mistyped fields."""
 
 
+class LayoutError(BundleError):
+    """A graph without a layout table, or with one that does not fit it."""
+
+
+class UnsupportedBlockError(LayoutError):
+    """A graph whose layout table is right, with blocks or sizes that the kernels do not compute."""
+
+
 class ModelCapabilityError(EngineError, ValueError):
     """The loaded model lacks the part that the call needs (a translator, a language model ...)."""
 

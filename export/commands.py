@@ -226,6 +226,16 @@ def run_pair_safe(options: argparse.Namespace) -> int:
     return int(importlib.import_module("export.pair_safe.command").run(options))
 
 
+def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `layout`."""
+    importlib.import_module("export.add_layout.command").add_arguments(parser)
+
+
+def run_layout(options: argparse.Namespace) -> int:
+    """Give the graphs of an earlier export their layout tables."""
+    return int(importlib.import_module("export.add_layout.command").run(options))
+
+
 COMMANDS = (
     Command("wav2vec2", "export a Wav2Vec2 or HuBERT CTC checkpoint", add_acoustic_arguments, run_wav2vec2),
     Command("log-mel", "export a log-mel CTC checkpoint of training/", add_acoustic_arguments, run_log_mel),
@@ -251,6 +261,12 @@ COMMANDS = (
         "round an int8 bundle's weights to be exact and fast on processors without VNNI",
         add_pair_safe_arguments,
         run_pair_safe,
+    ),
+    Command(
+        "layout",
+        "give a bundle of an earlier export the layout tables that the engine's kernels read",
+        add_layout_arguments,
+        run_layout,
     ),
     Command("bundle", "put exported parts together to one bundle", add_bundle_arguments, run_bundle),
 )

@@ -19,10 +19,11 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
         model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
         calibration: normalised utterances [n_samples], none of them among those that are timed.
     """
+    from engine.errors import LayoutError
     from engine.kernels.vector.levels import has_vector_kernels
     from engine.native.encoder import NativeEncoder
-    from engine.native.scopes import UnknownGraphError
     from export.acoustic.wav2vec2 import build_wav2vec2
+    from export.layout.describe import describe_model
     from export.quantization.quantize import choose, measure_ranges
     from export.verification.verify import onnx_run
 
@@ -35,10 +36,10 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Syst
         return without
     try:
         encoders = {
-            "ours int8": NativeEncoder(int8_graph.SerializeToString()),
-            "ours bf16": NativeEncoder(float_graph.SerializeToString(), integers=False),
+            "ours int8": NativeEncoder(describe_model(int8_graph, "acoustic")),
+            "ours bf16": NativeEncoder(describe_model(float_graph, "acoustic"), integers=False),
         }
-    except UnknownGraphError:  # a shape that the kernels leave to onnxruntime
+    except LayoutError:  # a shape that the kernels leave to onnxruntime
         return without
     return {**sessions, **{name: one_by_one(encoder) for name, encoder in encoders.items()}}
 

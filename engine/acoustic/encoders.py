@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.bundle.folder import AcousticConfig, Bundle
 from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError
-from engine.runtime.backend import KERNELS, Choice, choose_backend
+from engine.runtime.backend import Choice, choose_backend, open_model
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
 from engine.runtime.onnx_session import ONNXRUNTIME_WHEEL, Session, open_session
@@ -28,7 +27,6 @@ MAX_FIXED_SHAPES = 8  # each holds the weights once more
 EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
 
 FloatArray = NDArray[np.float32]
-logger = logging.getLogger("engine")
 
 
 class Encoder(Protocol):
@@ -201,37 +199,18 @@ def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions
             "one self-contained ONNX file",
             "export it again without external data",
         )
-    if choice.backend == KERNELS:
-        opened = _open_kernels(graph, choice, options)
-        if isinstance(opened, KernelEncoder):
-            _raise_problems(opened.problems(config, bundle.vocabulary))
-            return opened
-        choice = opened
-    _check_compute_type(config, options)
-    found = SessionEncoder(graph, name, config, options, choice)
-    _check_graph(found.session, config, bundle.vocabulary)
-    return found
 
+    def by_kernels(choice: Choice) -> Encoder:
+        found = KernelEncoder(graph, choice, options.threads or available_cores())
+        _raise_problems(found.problems(config, bundle.vocabulary))
+        return found
 
-def _open_kernels(graph: bytes, choice: Choice, options: RuntimeOptions) -> KernelEncoder | Choice:
-    """The encoder by our own kernels, or the choice of onnxruntime where they do not know the graph."""
-    from engine.native.scopes import UnknownGraphError
-    from engine.runtime.onnx_file import OnnxFormatError
+    def by_session(choice: Choice) -> Encoder:
+        found = SessionEncoder(graph, name, config, options, choice)
+        _check_graph(found.session, config, bundle.vocabulary)
+        return found
 
-    try:
-        return KernelEncoder(graph, choice, options.threads or available_cores())
-    except (UnknownGraphError, OnnxFormatError) as error:
-        logger.debug("onnxruntime runs the encoder: %s", error)
-        return choice.instead(str(error))
-
-
-def _check_compute_type(config: AcousticConfig, options: RuntimeOptions) -> None:
-    if options.compute_type not in ("auto", config.precision):
-        raise DeviceError(
-            f"compute type {options.compute_type!r}",
-            f"'auto' or {config.precision!r}, which this model was exported in",
-            "pass compute_type='auto', or export the model in the other precision",
-        )
+    return open_model("encoder", choice, by_kernels, by_session)
 
 
 def _load_session(

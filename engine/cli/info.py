@@ -56,7 +56,7 @@ def describe_bundle(bundle: Bundle) -> str:
 def _describe_runtime(bundle: Bundle) -> list[str]:
     """The processor, and what computes each model on it and why."""
     from engine.acoustic.encoders import open_encoder
-    from engine.runtime.backend import describe_processor
+    from engine.runtime.backend import ONNXRUNTIME, Choice, describe_processor
     from engine.translation.runners import open_runner
     from engine.two_pass.runners import open_decoder
     from engine.types import RuntimeOptions
@@ -70,7 +70,8 @@ def _describe_runtime(bundle: Bundle) -> list[str]:
     if manifest.translation:
         lines.append(f"  mt        by {open_runner(bundle, manifest.translation, options).choice}")
     if bundle.has("punctuation"):
-        lines.append("  case      by onnxruntime, float32: a small graph")
+        small = Choice(ONNXRUNTIME, "fp32", "a graph too small to need kernels")
+        lines.append(f"  case      by {small}")
     return lines
 
 

@@ -1,6 +1,7 @@
-"""Encoders that `export/` wrote, computed by the numba kernels of `engine.kernels` instead of onnxruntime.
+"""Graphs that `export/` wrote, computed by the numba kernels of `engine.kernels` instead of onnxruntime.
 
-The ONNX file is the only source of weights: `onnx_file` reads it, `scopes` and `layers` recognise its parts
-by the exporter's names, `packing` lays the weights out for the kernels, `stems`, `encoder` and `heads` run
-them. A graph with any part unknown here is left to onnxruntime (`engine.acoustic.encoders` decides).
+The ONNX file is the only source of weights, and its layout table (`engine.bundle.layout`) says what they
+are: `weights` hands them out and checks every shape, `packing` lays them out for the kernels, `encoder`,
+`two_pass` and `marian` run them. Nodes are not looked at. A graph without a table, or with blocks that the
+kernels do not compute, raises LayoutError and is left to onnxruntime (`engine.runtime.backend` decides).
 """

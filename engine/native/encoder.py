@@ -8,19 +8,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import FIX, EncoderSpec
+from engine.errors import LayoutError
 from engine.kernels.encoder.layer import BLOCK_ROWS, Scratch, Utterance, finish_rows, project_rows
 from engine.native.buffers import make_scratch, make_utterance, place_sinks
 from engine.native.heads import Head, read_head
 from engine.native.layers import Layer, read_layers
-from engine.native.scopes import Scopes, UnknownGraphError
 from engine.native.stems import MelStem, WaveformStem, read_stem
+from engine.native.weights import Weights, open_graph
 from engine.native.workers import Workers
 from engine.runtime.arrays import plain_float32
 from engine.runtime.cancel import CancelToken
-from engine.runtime.onnx_file import OnnxGraph, read_graph
 
-MIN_UNREAD = 64  # a constant of so many elements that nothing read: the graph has parts unknown here
-STATES = "states"  # the output, of graphs that have it, for a second pass
 F32Array = NDArray[np.float32]
 
 
@@ -39,25 +38,21 @@ class NativeEncoder:
             data: the ONNX file.
             integers: multiply in int8 what the graph multiplies so; else everything in bfloat16.
         Raises:
-            UnknownGraphError: the graph is not one that the kernels compute.
+            LayoutError: no layout table, or one that does not fit or that the kernels do not compute.
             OnnxFormatError: the bytes are no ONNX model.
         """
-        graph = read_graph(data)
-        scopes = Scopes(graph, integers)
-        try:
-            self.stem: MelStem | WaveformStem = read_stem(scopes)
-            self.layers: list[Layer] = read_layers(scopes, self.stem.n_channels)
-            self.head: Head = read_head(scopes, self.stem.n_channels)
-        except UnknownGraphError:
-            raise
-        except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
-            raise UnknownGraphError(f"a part in another form ({error})") from error
+        open_graph(data, EncoderSpec, self._build, integers=integers)
+
+    def _build(self, weights: Weights, spec: EncoderSpec) -> None:
+        self.stem: MelStem | WaveformStem = read_stem(weights, spec.stem)
+        d = self.stem.n_channels
+        self.layers: list[Layer] = read_layers(weights, spec.layers, d)
+        self.head: Head = read_head(weights, spec, d)
         self.input_name = self.stem.input_name
+        if spec.input_name != self.input_name:
+            raise LayoutError(f"an input {spec.input_name!r}", repr(self.input_name), FIX)
         self.vocab_size = self.head.output.n_out
-        self.states_size = self.stem.n_channels if _gives_states(graph) else None
-        left = scopes.unread(MIN_UNREAD)
-        if left or graph.inputs != (self.input_name,):
-            raise UnknownGraphError(f"parts that are not known here: {', '.join(left[:3]) or graph.inputs}")
+        self.states_size = d if spec.gives_states and spec.norm is not None else None
 
     def run(self, features: F32Array, threads: int = 1, cancel: CancelToken | None = None) -> F32Array:
         """Compute the logits of one utterance.
@@ -88,12 +83,6 @@ class NativeEncoder:
             for layer in self.layers:
                 run_layer(layer, state, scratches, workers)
             return self.head.run(hidden, workers), hidden  # the head normalises in place
-
-
-def _gives_states(graph: OnnxGraph) -> bool:
-    """Whether the output is there, and is what the final norm makes."""
-    norms = [node.outputs[0] for node in graph.nodes if node.kind == "LayerNormalization"]
-    return STATES in graph.outputs and norms[-1:] == [STATES]
 
 
 def run_layer(layer: Layer, state: Utterance, scratches: list[Scratch], workers: Workers) -> None:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import EncoderSpec, LstmSpec
 from engine.kernels.encoder.layer import BLOCK_ROWS, Norm, Scratch, dense_rows, normalize_rows
 from engine.kernels.encoder.lstm import run_direction
 from engine.kernels.layers.dense import Dense, to_bf16
 from engine.kernels.vector.gemm import TILE_ROWS, VECTOR_COLUMNS
 from engine.native.buffers import rows_of
 from engine.native.packing import aligned, pack_bf16, pack_int8
-from engine.native.scopes import Scopes, UnknownGraphError, expect_shape
+from engine.native.weights import Weights, beyond_kernels, expect
 from engine.native.workers import Workers
 
 F32Array = NDArray[np.float32]
-LSTM_SCOPE = "head/lstm_0"
 
 
 @dataclass(frozen=True)
@@ -81,52 +81,55 @@ def multiply(layer: Dense, rows: F32Array) -> F32Array:
     return out
 
 
-def read_head(scopes: Scopes, d: int) -> Head:
+def read_head(weights: Weights, spec: EncoderSpec, d: int) -> Head:
     """The head of a graph, over rows of d channels.
 
     Raises:
-        UnknownGraphError: one that the kernels do not compute.
+        LayoutError: one that the kernels do not compute.
     """
-    norms = scopes.norms("final_norm", d) or scopes.norms("states", d)
-    if len(norms) > 1 or scopes.nodes("states", "Reciprocal") or "head/layer_0" in scopes:
-        raise UnknownGraphError("a mixture of states, their normalisation over time, or a transformer head")
-    lstm = _read_lstm(scopes, d) if LSTM_SCOPE in scopes else None
-    if "head/lstm_1" in scopes:
-        raise UnknownGraphError("more than one LSTM layer")
-    output = scopes.product("head/output", 2 * lstm.size if lstm is not None else d)
-    return Head(norms[0] if norms else None, lstm, output.pack())
+    norm = weights.norm(spec.norm, d) if spec.norm is not None else None
+    lstm = _read_lstm(weights, spec.lstm, d) if spec.lstm is not None else None
+    output = weights.product(spec.output, 2 * lstm.size if lstm is not None else d)
+    return Head(norm, lstm, output.pack())
 
 
-def _read_lstm(scopes: Scopes, d: int) -> Lstm:
-    node = scopes.node(LSTM_SCOPE, "DynamicQuantizeLSTM", "LSTM")
-    size = int(node.attributes["hidden_size"])
-    if size < 1 or 4 * size % VECTOR_COLUMNS or node.attributes.get("direction") != b"bidirectional":
-        raise UnknownGraphError(f"an LSTM of {size} units")
-    both = np.array(scopes.constant(node.inputs[3]), np.float32)
-    expect_shape(f"{LSTM_SCOPE}/bias", both, (2, 8 * size))
+def _read_lstm(weights: Weights, spec: LstmSpec, d: int) -> Lstm:
+    size = spec.size
+    expect("inputs of the LSTM", spec.n_in, d)
+    if 4 * size % VECTOR_COLUMNS:
+        raise beyond_kernels(f"an LSTM of {size} units")
+    both = np.array(weights.array(spec.bias, (2, 8 * size)), np.float32)
     bias = both.reshape(2, 2, -1).sum(axis=1)
-    weights = [np.asarray(scopes.constant(name)) for name in node.inputs[1:3]]
-    for array, n_in in zip(weights, (d, size), strict=True):
-        columns_last = node.kind != "LSTM"
-        wanted = (2, n_in, 4 * size) if columns_last else (2, 4 * size, n_in)
-        expect_shape(f"{LSTM_SCOPE}/weight", array, wanted)
-    if node.kind == "LSTM":
-        rows = [array.astype(np.float32).transpose(0, 2, 1) for array in weights]
+    for name in (spec.weight, spec.recurrent):
+        weights.own(name)
+    if not spec.weight_scale:
+        shapes = ((spec.weight, d), (spec.recurrent, size))
+        floats = [np.asarray(weights.array(name, (2, 4 * size, n))) for name, n in shapes]
+        rows = [array.astype(np.float32).transpose(0, 2, 1) for array in floats]
         project = pack_bf16(np.concatenate(list(rows[0]), axis=1), bias.reshape(-1))
         recurrent = rows[1]
     else:
-        scales = [np.array(scopes.constant(node.inputs[at]), np.float32) for at in (8, 10)]
-        for scale in scales:
-            expect_shape(f"{LSTM_SCOPE}/scale", scale, (2, 4 * size))
-        if any(scopes.constant(node.inputs[at]).any() for at in (9, 11)):
-            raise UnknownGraphError("LSTM weights with a zero point")
-        if any(array.dtype != np.int8 for array in weights):
-            raise UnknownGraphError("LSTM weights that are not int8")
-        joined = np.concatenate(list(weights[0]), axis=1)
-        project = pack_int8(joined, scales[0].reshape(-1), bias.reshape(-1))
-        recurrent = weights[1].astype(np.float32) * scales[1][:, None]
+        project, recurrent = _read_integers(weights, spec, bias)
     packed = [_pack_recurrent(np.ascontiguousarray(matrix)) for matrix in recurrent]
     return Lstm(project, (packed[0], packed[1]), size)
+
+
+def _read_integers(weights: Weights, spec: LstmSpec, bias: F32Array) -> tuple[Dense, F32Array]:
+    """The projection in int8, and the recurrent weights float32 [2, size, 4 * size]."""
+    size = spec.size
+    codes = [
+        weights.array(name, (2, n, 4 * size), ("int8",))
+        for name, n in ((spec.weight, spec.n_in), (spec.recurrent, size))
+    ]
+    scales = [
+        np.array(weights.array(name, (2, 4 * size)), np.float32)
+        for name in (spec.weight_scale, spec.recurrent_scale)
+    ]
+    for name in (spec.weight_zero, spec.recurrent_zero):
+        weights.zeros(name)
+    joined = np.concatenate(list(codes[0]), axis=1)
+    project = pack_int8(joined, scales[0].reshape(-1), bias.reshape(-1))
+    return project, codes[1].astype(np.float32) * scales[1][:, None]
 
 
 def _pack_recurrent(weight: F32Array) -> NDArray[np.uint8]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import ConvSpec, EncoderLayerSpec, SinksSpec
 from engine.kernels.encoder.conv_pairs import PAIR_STRIDE, PAIR_WIDTH
 from engine.kernels.encoder.conv_rows import MAX_WIDTH, PAIRED, Conv, FirstConv
 from engine.kernels.encoder.layer import LayerWeights, Norm
 from engine.kernels.layers.dense import INT8, Dense
 from engine.kernels.vector.gemm import TILE_COLUMNS
 from engine.native.packing import aligned, no_layer, pack_bf16, pack_int8
-from engine.native.scopes import Product, Scopes, UnknownGraphError, expect_shape
+from engine.native.weights import Product, Weights, beyond_kernels, expect
 from engine.quantization.pair_safe import quantize_columns
 
 F32Array = NDArray[np.float32]
@@ -42,162 +44,123 @@ class Layer:
     sinks: Sinks | None
 
 
-def read_layers(scopes: Scopes, d: int) -> list[Layer]:
+def read_layers(weights: Weights, specs: Sequence[EncoderLayerSpec], d: int) -> list[Layer]:
     """All layers over rows of d channels, in order.
 
     Raises:
-        UnknownGraphError: none, or one that the kernels do not compute.
+        LayoutError: none, or one that the kernels do not compute.
     """
     if d % TILE_COLUMNS:
-        raise UnknownGraphError(f"rows of {d} channels")
-    layers: list[Layer] = []
-    while f"layer_{len(layers)}/attention" in scopes:
-        layers.append(_read_layer(scopes, f"layer_{len(layers)}", d))
-    if not layers:
-        raise UnknownGraphError("no transformer layers")
+        raise beyond_kernels(f"rows of {d} channels")
+    if not specs:
+        raise beyond_kernels("no transformer layers")
+    layers = [_read_layer(weights, spec, d) for spec in specs]
     kinds = {(layer.weights.n_heads, len(layer.sinks.bias) if layer.sinks else 0) for layer in layers}
     if len(kinds) > 1:  # they share one array of keys
-        raise UnknownGraphError(f"layers with different (heads, sinks): {sorted(kinds)}")
+        raise beyond_kernels(f"layers with different (heads, sinks): {sorted(kinds)}")
     return layers
 
 
-def _read_layer(scopes: Scopes, scope: str, d: int) -> Layer:
-    attention = scopes.node(f"{scope}/attention", "MultiHeadAttention")
-    n_heads = int(attention.attributes["num_heads"])
-    if n_heads < 1 or d % (n_heads * LANES):
-        raise UnknownGraphError(f"{n_heads} heads over {d} channels")
-    first = scopes.norms(f"{scope}/attention/qkv", d)
-    norms = first + scopes.norms(f"{scope}/feed_in", d) if first else scopes.norms(scope, d)
-    if len(norms) != 2:
-        raise UnknownGraphError(f"{len(norms)} norms in {scope!r}")
-    outliers = _read_outliers(scopes, f"{scope}/feed_outliers", d)
-    feed_in = scopes.product(f"{scope}/feed_in", d)
-    weights = LayerWeights(
+def _read_layer(weights: Weights, spec: EncoderLayerSpec, d: int) -> Layer:
+    n_heads = spec.n_heads
+    if d % (n_heads * LANES):
+        raise beyond_kernels(f"{n_heads} heads over {d} channels")
+    outliers = _read_outliers(weights, spec, d)
+    feed_in = weights.product(spec.feed_in, d)
+    packed = LayerWeights(
         n_heads=n_heads,
-        norm_first=bool(first),
-        attention_norm=norms[0],
-        qkv=scopes.product(f"{scope}/attention/qkv", d, 3 * d).pack(),
-        output=scopes.product(f"{scope}/attention/output", d, d).pack(),
-        feed_norm=norms[1],
+        norm_first=spec.norm_first,
+        attention_norm=weights.norm(spec.attention_norm, d),
+        qkv=weights.product(spec.qkv, d, 3 * d).pack(),
+        output=weights.product(spec.output, d, d).pack(),
+        feed_norm=weights.norm(spec.feed_norm, d),
         feed_in=feed_in.pack(),
-        feed_out=scopes.product(f"{scope}/feed_out", feed_in.weight.n_out, d).pack(),
+        feed_out=weights.product(spec.feed_out, feed_in.weight.n_out, d).pack(),
         outlier_in=outliers[0],
         outlier_out=outliers[1],
     )
-    return Layer(weights, _read_sinks(scopes, f"{scope}/attention", attention.inputs, d))
+    return Layer(packed, _read_sinks(weights, spec.sinks, n_heads, d) if spec.sinks is not None else None)
 
 
-def _read_outliers(scopes: Scopes, scope: str, d: int) -> tuple[Dense, Dense]:
-    found = scopes.products(scope)
-    if not found:
+def _read_outliers(weights: Weights, spec: EncoderLayerSpec, d: int) -> tuple[Dense, Dense]:
+    if spec.outlier_in is None or spec.outlier_out is None:
         return no_layer(), no_layer()
-    first, second = found
-    n_units = first.weight.n_out
+    n_units = spec.outlier_in.n_out
     if n_units > TILE_COLUMNS:
-        raise UnknownGraphError(f"{n_units} units in {scope!r}")
-    first.expect(scope, d, n_units)
-    second.expect(scope, n_units, d)
+        raise beyond_kernels(f"{n_units} units in a block of outliers")
+    first, second = (
+        weights.product(spec.outlier_in, d, n_units), weights.product(spec.outlier_out, n_units, d)
+    )  # fmt: skip
+    if second.bias is not None:
+        raise beyond_kernels("a bias behind a block of outliers")
     return pack_bf16(first.weight.floats(), first.bias), pack_bf16(second.weight.floats(), None)
 
 
-def _read_sinks(scopes: Scopes, scope: str, inputs: tuple[str, ...], d: int) -> Sinks | None:
-    if len(inputs) <= 6:
-        return None
-    past = [
-        np.array(scopes.constant(node.inputs[0]), np.float32)[0]
-        for node in scopes.nodes(scope, "Expand")
-        if node.outputs[0] in inputs[6:8]
-    ]
-    row = next(
-        node.inputs[0]
-        for node in scopes.nodes(scope, "Concat")
-        if scopes.is_constant(node.inputs[0]) and scopes.constant(node.inputs[0]).dtype == np.float32
+def _read_sinks(weights: Weights, spec: SinksSpec, n_heads: int, d: int) -> Sinks:
+    n_sinks = spec.n_sinks
+    if n_sinks > MAX_SINKS:
+        raise beyond_kernels(f"{n_sinks} sinks")
+    shape = (1, n_heads, n_sinks, d // n_heads)
+    keys, values = (
+        np.array(weights.array(name, shape)[0], np.float32).transpose(1, 0, 2).reshape(n_sinks, d)
+        for name in (spec.keys, spec.values)
     )
-    keys, values = (array.transpose(1, 0, 2).reshape(array.shape[1], -1) for array in past)
-    n_sinks = len(keys)
-    if not 0 < n_sinks <= MAX_SINKS:
-        raise UnknownGraphError(f"{n_sinks} sinks in {scope!r}")
-    for array in (keys, values):
-        expect_shape(f"{scope}/past", array, (n_sinks, d))
-    return Sinks(keys, values, scopes.vector(row, n_sinks))
+    return Sinks(keys, values, weights.vector(spec.bias, n_sinks))
 
 
-def read_convs(scopes: Scopes) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
-    """The waveform's convolutions: the first, whether a group norm follows it, and the others."""
-    first, group_norm = _read_first(scopes)
+def read_convs(weights: Weights, specs: Sequence[ConvSpec]) -> tuple[FirstConv, bool, tuple[Conv, ...]]:
+    """The waveform's convolutions: the first, whether a group norm follows it, and the others.
+
+    Raises:
+        LayoutError: ones that the kernels do not compute.
+    """
+    if len(specs) < 2:
+        raise beyond_kernels(f"{len(specs)} convolutions")
+    if math.prod(spec.stride for spec in specs) > MAX_STRIDE:
+        raise beyond_kernels(f"{math.prod(spec.stride for spec in specs)} samples a frame")
+    first = _read_first(weights, specs[0])
     convs: list[Conv] = []
     products: list[Product] = []
-    while f"conv_{len(convs) + 1}" in scopes:
-        scope = f"conv_{len(convs) + 1}"
+    for spec in specs[1:]:
         n_channels = convs[-1].dense.n_out if convs else first.n_out
-        product, width, stride = _read_conv(scopes, scope, n_channels)
-        norms = scopes.norms(scope, product.weight.n_out)
-        convs.append(pack_conv(product, width, n_channels, stride, norms[0] if norms else None))
+        expect(f"channels that {spec.product.weight!r} reads", spec.n_channels, n_channels)
+        product = weights.product(spec.product, spec.width * n_channels)
+        n_out = product.weight.n_out
+        norm = weights.norm(spec.norm, n_out) if spec.norm is not None else None
+        _check_conv(spec)
+        convs.append(pack_conv(product, spec.width, n_channels, spec.stride, norm))
         products.append(product)
-    samples_per_frame = math.prod([first.stride, *(conv.stride for conv in convs)])
-    if not convs or samples_per_frame > MAX_STRIDE:
-        raise UnknownGraphError(
-            f"{len(convs)} convolutions behind the first, {samples_per_frame} samples a frame"
-        )
     # The last one's outputs may start at an odd frame: pairs must not depend on where a range starts.
     paired = [pair_conv(conv, product) for conv, product in zip(convs[:-1], products, strict=False)]
-    return first, group_norm, (*paired, convs[-1])
+    return first, specs[0].over_time is not None, (*paired, convs[-1])
 
 
-def _read_conv(scopes: Scopes, scope: str, n_channels: int) -> tuple[Product, int, int]:
-    """A convolution as a product over windows, its width and its stride."""
-    convolutions = scopes.nodes(scope, "Conv")
-    product = scopes.convolution(convolutions[0]) if convolutions else scopes.product(scope)
-    width = len(product.weight.matrix) // n_channels
-    if convolutions:
-        strides = convolutions[0].attributes.get("strides", [1])
-        return product, width, _check_stride(scope, strides[0] if len(strides) == 1 else 0, width)
-    return product, width, _stride(scopes, scope, width)
+def _check_conv(spec: ConvSpec) -> None:
+    if spec.stride > spec.width:
+        raise beyond_kernels(f"a stride of {spec.stride} over {spec.width} taps")
+    if spec.over_time is not None:
+        raise beyond_kernels("a norm over time behind another convolution than the first")
 
 
-def _stride(scopes: Scopes, scope: str, width: int) -> int:
-    """emit_windows divides the span by it."""
-    return _check_stride(scope, int(scopes.constant(scopes.node(scope, "Div").inputs[1])[0]), width)
-
-
-def _check_stride(scope: str, stride: int, width: int) -> int:
-    if not 0 < stride <= width:
-        raise UnknownGraphError(f"a stride of {stride} in {scope!r}")
-    return stride
-
-
-def _read_first(scopes: Scopes) -> tuple[FirstConv, bool]:
-    """A group norm is folded into the graph's product; its scale then divides by the deviation."""
-    scope = "conv_0"
-    group_norm = bool(scopes.nodes(scope, "Sqrt"))
-    product = scopes.product(scope)
-    weight = product.weight.floats()
-    width, n_out = weight.shape
-    if n_out % TILE_COLUMNS or width > MAX_FIRST_WIDTH:
-        raise UnknownGraphError(f"{width} x {n_out} in {scope!r}")
-    norms = scopes.norms(scope, n_out)
-    bias, norm = product.bias, norms[0] if norms else NO_NORM
-    if group_norm:
-        norm, bias = _folded_norm(scopes, scope, n_out), None
-    bias = np.zeros(n_out, np.float32) if bias is None else bias
-    stride = _stride(scopes, scope, width)
-    return FirstConv(width, stride, n_out, pack_first(weight), bias, bool(norms), norm), group_norm
-
-
-def _folded_norm(scopes: Scopes, scope: str, n_channels: int) -> Norm:
-    """The group norm that the exporter folded into its product: scale / sqrt(variance + epsilon), shift."""
-    constants = [
-        np.array(scopes.constant(name), np.float32)
-        for kind, position in (("Div", 0), ("Add", 1))
-        for node in scopes.nodes(scope, kind)
-        if (name := node.inputs[position]) in scopes.graph.constants
-        and scopes.constant(name).dtype == np.float32
-    ]
-    vectors = [array for array in constants if array.size == n_channels]
-    numbers = [array for array in constants if array.size == 1]
-    if len(vectors) != 2 or len(numbers) != 1:
-        raise UnknownGraphError("a group norm in another form")
-    return Norm(vectors[0].reshape(-1), vectors[1].reshape(-1), float(numbers[0].item()))
+def _read_first(weights: Weights, spec: ConvSpec) -> FirstConv:
+    """A norm over time is folded into the weights of each utterance (engine.native.stems)."""
+    expect("channels of a waveform", spec.n_channels, 1)
+    product = weights.product(spec.product, spec.width)
+    weight, n_out = product.weight.floats(), product.weight.n_out
+    if n_out % TILE_COLUMNS or spec.width > MAX_FIRST_WIDTH or spec.stride > spec.width:
+        raise beyond_kernels(f"a first convolution of {spec.width} x {n_out}, stride {spec.stride}")
+    bias, norm = product.bias, spec.norm or spec.over_time
+    if spec.over_time is not None and (bias is not None or spec.norm is not None):
+        raise beyond_kernels("a norm over time beside a bias or another norm")
+    return FirstConv(
+        spec.width,
+        spec.stride,
+        n_out,
+        pack_first(weight),
+        np.zeros(n_out, np.float32) if bias is None else bias,
+        spec.norm is not None,
+        NO_NORM if norm is None else weights.norm(norm, n_out),
+    )
 
 
 def pack_first(weight: F32Array) -> F32Array:
@@ -212,14 +175,14 @@ def pack_conv(
     """A convolution from its product over windows of n_channels; in bfloat16 where not integer.
 
     Raises:
-        UnknownGraphError: a shape that the kernels do not compute.
+        LayoutError: a shape that the kernels do not compute.
     """
     n_in, n_out = product.weight.matrix.shape
     if n_in != width * n_channels or n_out % TILE_COLUMNS or n_channels % LANES or not 0 < width <= MAX_WIDTH:
-        raise UnknownGraphError(f"a convolution of {width} x {n_channels} to {n_out} channels by {n_in} rows")
+        raise beyond_kernels(f"a convolution of {width} x {n_channels} to {n_out} channels by {n_in} rows")
     dense = product.pack(integer)
     if dense.kind == INT8 and dense.n_in != n_in:  # taps are multiplied one by one
-        raise UnknownGraphError(f"an integer convolution over {n_in} values")
+        raise beyond_kernels(f"an integer convolution over {n_in} values")
     sums = np.zeros((width, n_out), np.float32)
     if dense.kind == INT8:
         codes = product.weight.matrix.reshape(width, n_channels, n_out)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import MarianDecoderSpec, MarianEncoderSpec
 from engine.bundle.schema import TranslationConfig
 from engine.errors import TranslationError
 from engine.kernels.layers.dense import Dense
@@ -16,21 +17,17 @@ from engine.kernels.seq2seq.marian import decode_layers, encode_layers
 from engine.kernels.seq2seq.rows import log_softmax_rows
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.native.packing import pack_together
-from engine.native.scopes import Scopes, UnknownGraphError, expect_shape
 from engine.native.seq2seq_parts import (
     ACTIVATIONS,
-    Embeddings,
     Plan,
     count_scores,
     make_layer,
     make_work,
-    pack_layer,
-    pack_product,
+    read_embeddings,
+    read_layer,
 )
-from engine.runtime.onnx_file import read_graph
+from engine.native.weights import Weights, beyond_kernels, expect, open_graph
 
-ROOT = ""  # the translator's graphs have no scopes: their layers come in order
-ENCODER_PRODUCTS, DECODER_PRODUCTS = 4, 6  # of a layer
 LANES = 16
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
@@ -61,51 +58,55 @@ class MarianKernels:
             encoder, decoder: the ONNX files. tables: the files that they refer to, by name.
             config: of the translator.
         Raises:
-            UnknownGraphError, OnnxFormatError: the graphs are not what the kernels compute.
+            LayoutError, OnnxFormatError: the graphs are not what the kernels compute.
         """
         self.config = config
-        graphs = [read_graph(data, tables) for data in (encoder, decoder)]
         self.d = config.n_heads * config.head_dim
         if self.d % TILE_COLUMNS or config.head_dim % LANES:
-            raise UnknownGraphError(f"a model of width {self.d} with {config.n_heads} heads")
-        self._read_encoder(Scopes(graphs[0]))
-        self._read_decoder(Scopes(graphs[1]))
+            raise beyond_kernels(f"a model of width {self.d} with {config.n_heads} heads")
+        open_graph(encoder, MarianEncoderSpec, self._read_encoder, tables)
+        open_graph(decoder, MarianDecoderSpec, self._read_decoder, tables)
 
-    def _read_encoder(self, scopes: Scopes) -> None:
-        self.source = _read_embeddings(scopes, self.config, self.d, self.config.max_source_tokens)
-        products, norms = scopes.products(ROOT), scopes.norms(ROOT, self.d)
-        heads = [int(n.attributes["num_heads"]) for n in scopes.nodes(ROOT, "MultiHeadAttention")]
-        n_layers = len(norms) // 2
-        if len(products) != ENCODER_PRODUCTS * n_layers + self.config.n_layers or len(heads) != n_layers:
-            raise UnknownGraphError(f"an encoder of {len(products)} linear layers and {len(norms)} norms")
-        if any(self.d % (n * LANES) for n in heads):
-            raise UnknownGraphError(f"an encoder of width {self.d} with {heads} heads")
-        activation = _activation(scopes)
-        packed = [pack_layer(products[4 * i : 4 * i + 4], self.d) for i in range(n_layers)]
+    def _read_encoder(self, weights: Weights, spec: MarianEncoderSpec) -> None:
+        config, d = self.config, self.d
+        self.source = read_embeddings(
+            weights, spec.embeddings, config.vocab_size, d, config.max_source_tokens
+        )
+        heads = [layer.n_heads for layer in spec.layers]
+        if not heads or any(d % (n * LANES) for n in heads):
+            raise beyond_kernels(f"an encoder of width {d} with {heads} heads")
+        expect("decoder layers of the memory", len(spec.memory), config.n_layers)
+        read = [read_layer(weights, layer, d, cross=False) for layer in spec.layers]
+        activation = ACTIVATIONS[spec.activation]
         layers = [
-            make_layer(denses, norms[2 * i : 2 * i + 2], heads[i], activation)[0]
-            for i, denses in enumerate(packed)
-        ]
-        self.encoder, self.encoder_widest = Plan.of(layers), _widest(packed)
+            make_layer(denses, norms, n, activation)[0]
+            for (denses, norms), n in zip(read, heads, strict=True)
+        ]  # fmt: skip
+        self.encoder, self.encoder_widest = Plan.of(layers), _widest([denses for denses, _ in read])
         self.encoder_heads = max(heads)
-        states = products[ENCODER_PRODUCTS * n_layers :]
-        self.cross_states = tuple(pack_product(product, self.d, 2 * self.d) for product in states)
+        self.cross_states = tuple(weights.product(one, d, 2 * d).pack() for one in spec.memory)
 
-    def _read_decoder(self, scopes: Scopes) -> None:
-        self.target = _read_embeddings(scopes, self.config, self.d, self.config.max_target_tokens)
-        *products, head = scopes.products(ROOT)
-        norms, n_layers, d = scopes.norms(ROOT, self.d), self.config.n_layers, self.d
-        if len(products) != DECODER_PRODUCTS * n_layers or len(norms) != 3 * n_layers:
-            raise UnknownGraphError(f"a decoder of {len(products)} linear layers and {len(norms)} norms")
-        denses = [one for i in range(n_layers) for one in pack_layer(products[6 * i : 6 * i + 6], d)]
-        *denses, self.head = pack_together([*denses, pack_product(head, d, self.config.vocab_size)])
-        packed = [denses[6 * i : 6 * i + 6] for i in range(n_layers)]
-        activation, n_heads = _activation(scopes), self.config.n_heads
+    def _read_decoder(self, weights: Weights, spec: MarianDecoderSpec) -> None:
+        config, d, n_layers = self.config, self.d, self.config.n_layers
+        self.target = read_embeddings(
+            weights, spec.embeddings, config.vocab_size, d, config.max_target_tokens
+        )
+        expect("decoder layers", len(spec.layers), n_layers)
+        for layer in spec.layers:
+            expect("heads", layer.n_heads, config.n_heads)
+        read = [read_layer(weights, layer, d, cross=True) for layer in spec.layers]
+        head = weights.product(spec.head, d, config.vocab_size).pack()
+        *denses, self.head = pack_together([*(one for layer, _ in read for one in layer), head])
+        size = len(denses) // n_layers
+        packed = [denses[size * i : size * i + size] for i in range(n_layers)]
+        activation = ACTIVATIONS[spec.activation]
         layers = [
-            make_layer(ones, norms[3 * i : 3 * i + 3], n_heads, activation) for i, ones in enumerate(packed)
-        ]
+            make_layer(ones, norms, config.n_heads, activation)
+            for ones, (_, norms) in zip(packed, read, strict=True)
+        ]  # fmt: skip
         self.decoder, self.decoder_widest = Plan.of(layers), _widest(packed)
-        self.banned = _read_banned(scopes, self.config.vocab_size)
+        row = weights.vector(spec.banned, config.vocab_size) if spec.banned else np.zeros(0, np.float32)
+        self.banned = np.flatnonzero(np.isneginf(row))
 
     def encode(self, sources: Sequence[Sequence[int]]) -> Memory:
         """Encode a batch of token ids, each ending with the end token."""
@@ -182,49 +183,3 @@ class Decoding:
 def _widest(layers: Sequence[Sequence[Dense]]) -> int:
     """Most columns of what a layer projects."""
     return max(one.padded for denses in layers for one in denses)
-
-
-def _activation(scopes: Scopes) -> int:
-    """Of the feed-forward blocks; swish is written as x * sigmoid(x)."""
-    for kind, number in ACTIVATIONS.items():
-        if scopes.nodes(ROOT, kind):
-            return number
-    raise UnknownGraphError("no activation")
-
-
-def _read_embeddings(scopes: Scopes, config: TranslationConfig, d: int, n_positions: int) -> Embeddings:
-    """The table behind input_ids, its scales and at least n_positions positions.
-
-    Raises:
-        UnknownGraphError: not an int8 table, or not of the configured shape.
-    """
-    gathers = scopes.nodes(ROOT, "Gather")
-    lookups = [n for n in gathers if n.inputs[1] == "input_ids"]
-    places = [n for n in gathers if n.inputs[1] == "position"]
-    places += [n for n in scopes.nodes(ROOT, "Slice") if scopes.is_constant(n.inputs[0])]
-    if not lookups or not places:
-        raise UnknownGraphError("no embeddings or no positions")
-    codes = scopes.constant(lookups[0].inputs[0])
-    expect_shape("the embedding table", codes, (config.vocab_size, d))
-    if codes.dtype != np.int8:
-        raise UnknownGraphError(f"an embedding table of {codes.dtype}")
-    one = [n for n in scopes.nodes(ROOT, "DequantizeLinear") if n.inputs[0] == lookups[0].outputs[0]]
-    found = scopes.constant(one[0].inputs[1] if one else lookups[-1].inputs[0])
-    if found.size not in (1, len(codes)):
-        raise UnknownGraphError(f"{found.size} scales of {len(codes)} embeddings")
-    scales = np.ascontiguousarray(np.broadcast_to(found.reshape(-1), len(codes)), np.float32)
-    positions = np.array(scopes.constant(places[0].inputs[0]), np.float32)
-    if positions.ndim != 2 or len(positions) < n_positions or positions.shape[1] != d:
-        raise UnknownGraphError(f"positions of shape {positions.shape}")
-    return Embeddings(np.ascontiguousarray(codes), scales, positions)
-
-
-def _read_banned(scopes: Scopes, vocab_size: int) -> I64Array:
-    """Tokens whose log-probability the graph sets to -inf."""
-    for node in scopes.nodes(ROOT, "Add"):
-        for name in node.inputs:
-            if name in scopes.graph.constants and "banned" in name:
-                row = scopes.constant(name)
-                if row.shape == (vocab_size,):
-                    return np.flatnonzero(np.isneginf(row))
-    return np.zeros(0, np.int64)

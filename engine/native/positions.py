@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import PositionalConvSpec
 from engine.kernels.encoder.channel_fft import LENGTH, N_BINS
 from engine.kernels.encoder.positional_fft import (
     FEWEST_TAPS,
@@ -21,7 +22,7 @@ from engine.kernels.encoder.waveform import NARROW_COLUMNS, PositionalConv, conv
 from engine.kernels.layers.dense import to_bf16
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.native.packing import aligned, aligned_bytes
-from engine.native.scopes import Scopes, UnknownGraphError
+from engine.native.weights import Weights, beyond_kernels, expect
 from engine.native.workers import Workers
 
 F32Array = NDArray[np.float32]
@@ -29,52 +30,34 @@ Positions = PositionalConv | PositionalSpectrum
 LANES = 16
 
 
-def read_positional_conv(scopes: Scopes, d: int) -> Positions:
+def read_positional_conv(weights: Weights, spec: PositionalConvSpec, d: int) -> Positions:
     """The grouped convolution over time, d channels, padded to keep the length; either form of the exporter.
 
     Raises:
-        UnknownGraphError: other padding, or groups that the kernels do not take.
+        LayoutError: groups that the kernels do not take, or weights of another shape.
     """
-    if scopes.nodes("positions", "Conv"):
-        return pack_positions(*_read_convolution(scopes, d))
-    return pack_positions(*_read_gemm(scopes, d))
+    expect("channels of the positional convolution", spec.n_channels, d)
+    size = d // spec.n_groups
+    if not size or size % LANES or spec.n_groups * size != d:
+        raise beyond_kernels(f"{spec.n_groups} groups over {d} channels")
+    read = _read_blocks if spec.block_taps else _read_plain
+    return pack_positions(read(weights, spec, size), weights.vector(spec.bias, d))
 
 
-def _read_convolution(scopes: Scopes, d: int) -> tuple[F32Array, F32Array]:
-    node = scopes.node("positions", "Conv")
-    weight, bias = scopes.constant(node.inputs[1]), scopes.vector(node.inputs[2], d)
-    n_groups = int(node.attributes.get("group", 1))
-    size = _group_size(n_groups, d)
-    if weight.ndim != 3 or weight.shape[:2] != (d, size) or not weight.shape[2]:
-        raise UnknownGraphError(f"a positional convolution {weight.shape}")
-    width = weight.shape[2]
-    if node.attributes.get("pads") != [width // 2, width - 1 - width // 2]:
-        raise UnknownGraphError(f"{width} taps padded by {node.attributes.get('pads')}")
-    matrices = weight.reshape(n_groups, size, size, width).transpose(0, 3, 2, 1)
-    return np.ascontiguousarray(matrices, np.float32), bias
+def _read_plain(weights: Weights, spec: PositionalConvSpec, size: int) -> F32Array:
+    weight = weights.array(spec.weight, (spec.n_channels, size, spec.width))
+    matrices = weight.reshape(spec.n_groups, size, size, spec.width).transpose(0, 3, 2, 1)
+    return np.ascontiguousarray(matrices, np.float32)
 
 
-def _read_gemm(scopes: Scopes, d: int) -> tuple[F32Array, F32Array]:
+def _read_blocks(weights: Weights, spec: PositionalConvSpec, size: int) -> F32Array:
     """The inverse of what the exporter does to the weights."""
-    blocks = scopes.constant(scopes.node("positions", "MatMul").inputs[1])
-    bias = next(scopes.vector(n.inputs[1], d) for n in scopes.nodes("positions", "Add"))
-    if blocks.ndim != 3:
-        raise UnknownGraphError(f"a positional convolution {blocks.shape}")
-    n_groups, n_rows, n_columns = blocks.shape
-    size = _group_size(n_groups, d)
-    taps, n_blocks = n_rows // size, n_columns // size
-    if not taps or not n_blocks or blocks.shape[1:] != (taps * size, n_blocks * size):
-        raise UnknownGraphError(f"a positional convolution {blocks.shape}")
-    split = blocks.reshape(n_groups, taps, size, n_blocks, size)
-    matrices = split.transpose(0, 3, 1, 2, 4).reshape(n_groups, n_blocks * taps, size, size)
-    return matrices.astype(np.float32), bias
-
-
-def _group_size(n_groups: int, d: int) -> int:
-    size = d // n_groups if n_groups > 0 else 0
-    if not size or size % LANES or n_groups * size != d:
-        raise UnknownGraphError(f"{n_groups} groups over {d} channels")
-    return size
+    taps, n_blocks = spec.block_taps, spec.width // spec.block_taps
+    expect("taps of the positional convolution's blocks", taps * n_blocks, spec.width)
+    blocks = weights.array(spec.weight, (spec.n_groups, taps * size, n_blocks * size))
+    split = blocks.reshape(spec.n_groups, taps, size, n_blocks, size)
+    matrices = split.transpose(0, 3, 1, 2, 4).reshape(spec.n_groups, spec.width, size, size)
+    return matrices.astype(np.float32)
 
 
 def pack_positions(matrices: F32Array, bias: F32Array) -> Positions:

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import FIX, EmbeddingSpec, SequenceLayerSpec
+from engine.errors import LayoutError
 from engine.kernels.encoder.layer import BLOCK_ROWS, Norm
 from engine.kernels.layers.dense import Dense
 from engine.kernels.seq2seq.layer import Work, embed_rows
 from engine.kernels.seq2seq.plan import CrossAttention, Layer, OwnedNorm
 from engine.kernels.seq2seq.rows import LANES
 from engine.kernels.vector.gemm import TILE_ROWS
-from engine.native.scopes import Product
+from engine.native.weights import Weights, expect
 
-ACTIVATIONS = {"Relu": 0, "Sigmoid": 1, "Gelu": 2}  # operator to number, see activate_row
+ACTIVATIONS = {"relu": 0, "swish": 1, "gelu": 2}  # as activate_row numbers them
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
 
@@ -90,28 +92,48 @@ def _numbers(value: Any) -> Iterator[int]:
         yield int(np.float64(value).view(np.int64)) if isinstance(value, float) else int(value)
 
 
-def pack_product(product: Product, n_in: int, n_out: int) -> Dense:
-    """A linear layer of exactly this size.
+def read_layer(
+    weights: Weights, spec: SequenceLayerSpec, d: int, cross: bool
+) -> tuple[list[Dense], list[Norm]]:
+    """Linear layers in the order in which they are read, and norms, over rows of d channels.
+
+    Args:
+        cross: whether the layer attends to a source too.
+    Raises:
+        LayoutError: other parts or sizes.
+    """
+    expect("attention to a source", spec.cross is not None, cross)
+    specs = [(spec.qkv, d, 3 * d), (spec.output, d, d)]
+    norms = [spec.norm, spec.feed_norm]
+    if spec.cross is not None:
+        specs += [(spec.cross.query, d, d), (spec.cross.output, d, d)]
+        norms.insert(1, spec.cross.norm)
+    inner = spec.feed_in.n_out
+    specs += [(spec.feed_in, d, inner), (spec.feed_out, inner, d)]
+    denses = [weights.product(*one).pack() for one in specs]
+    return denses, [weights.norm(norm, d) for norm in norms]
+
+
+def read_embeddings(
+    weights: Weights, spec: EmbeddingSpec, vocab_size: int, d: int, n_positions: int
+) -> Embeddings:
+    """Tokens in int8 with at least n_positions positions.
 
     Raises:
-        UnknownGraphError: it has another one.
+        LayoutError: other sizes.
     """
-    product.expect("a linear layer", n_in, n_out)
-    return product.pack()
-
-
-def pack_layer(products: Sequence[Product], d: int) -> list[Dense]:
-    """Queries with keys and values, output; maybe a second attention's query and output; feed-forward."""
-    inner = products[-2].weight.n_out
-    between = [(d, d)] * (len(products) - 4)
-    sizes = [(d, 3 * d), (d, d), *between, (d, inner), (inner, d)]
-    return [pack_product(product, *size) for product, size in zip(products, sizes, strict=True)]
+    expect("embedded tokens", spec.tokens.n_rows, vocab_size)
+    for table in (spec.tokens, spec.positions):
+        expect("channels of the embeddings", table.n_columns, d)
+    if spec.positions.n_rows < n_positions:
+        raise LayoutError(f"{spec.positions.n_rows} positions", f"at least {n_positions}", FIX)
+    return Embeddings(*weights.codes(spec.tokens), weights.table(spec.positions))
 
 
 def make_layer(
     denses: Sequence[Dense], norms: Sequence[Norm], n_heads: int, activation: int, norm_first: bool = False
 ) -> tuple[Layer, CrossAttention | None]:
-    """What pack_layer gave with two norms, or three where there is a second attention."""
+    """What read_layer gave: two norms, or three where there is a second attention."""
     qkv, output, *cross, feed_in, feed_out = denses
     first, *between, last = [OwnedNorm.of(norm) for norm in norms]
     layer = Layer(qkv, output, first, feed_in, feed_out, last, n_heads, activation, int(norm_first))

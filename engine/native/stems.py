@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import MelStemSpec, WaveformStemSpec
 from engine.errors import AudioLimitError, AudioShapeError, AudioTooShortError
 from engine.kernels.encoder.conv_rows import Conv, FirstConv, convolve_last, convolve_rows
 from engine.kernels.encoder.layer import BLOCK_ROWS, Norm, Scratch
@@ -17,7 +18,7 @@ from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.layers import NO_NORM, pack_conv, pack_first, read_convs
 from engine.native.positions import Positions, convolve, read_positional_conv
-from engine.native.scopes import Scopes, expect_shape
+from engine.native.weights import Weights, beyond_kernels, expect
 from engine.native.workers import Workers
 
 F32Array = NDArray[np.float32]
@@ -215,41 +216,47 @@ def fold_group_norm(first: FirstConv, waveform: F32Array) -> FirstConv:
     return first._replace(weight=packed, bias=bias.astype(np.float32), has_norm=False)
 
 
-def read_stem(scopes: Scopes) -> WaveformStem | MelStem:
-    """The stem of a graph.
+def read_stem(weights: Weights, spec: WaveformStemSpec | MelStemSpec) -> WaveformStem | MelStem:
+    """The stem of a graph: wav2vec2's or Whisper's.
 
     Raises:
-        UnknownGraphError: neither wav2vec2's nor Whisper's.
+        LayoutError: sizes that the kernels do not compute.
     """
-    if "stem/conv1" in scopes:
-        return _read_mel(scopes)
-    first, group_norm, convs = read_convs(scopes)
+    if isinstance(spec, MelStemSpec):
+        return _read_mel(weights, spec)
+    first, group_norm, convs = read_convs(weights, spec.convs)
     n_channels = convs[-1].dense.n_out
-    norms = scopes.norms("projection", n_channels)
-    projection = scopes.product("projection", n_channels)
+    norm = spec.projection_norm
+    projection = weights.product(spec.projection, n_channels)
     d = projection.weight.n_out
-    placed = scopes.norms("positions", d)
+    placed = spec.position_norm
     return WaveformStem(
         first=first,
         group_norm=group_norm,
         convs=convs,
-        projection_norm=norms[0] if norms else None,
+        projection_norm=weights.norm(norm, n_channels) if norm is not None else None,
         projection=projection.pack(),
-        positions=read_positional_conv(scopes, d),
-        position_norm=placed[0] if placed else None,
+        positions=read_positional_conv(weights, spec.positions, d),
+        position_norm=weights.norm(placed, d) if placed is not None else None,
     )
 
 
-def _read_mel(scopes: Scopes) -> MelStem:
-    first, second = (scopes.product(f"stem/conv{index}") for index in (1, 2))
-    d = second.weight.n_out
-    n_mels = len(first.weight.matrix) // MEL_TAPS
-    first.expect("stem/conv1", MEL_TAPS * n_mels, d)
-    table = scopes.node("stem/positions", "Slice").inputs[0]
-    positions = np.array(scopes.constant(table), np.float32)
-    expect_shape(table, positions, (len(positions), d))
+def _read_mel(weights: Weights, spec: MelStemSpec) -> MelStem:
+    first, second = spec.first, spec.second
+    n_mels, d = first.n_channels, second.product.n_out
+    if any(conv.norm is not None or conv.over_time is not None for conv in (first, second)):
+        raise beyond_kernels("norms behind convolutions over mel bands")
+    for conv, stride in ((first, 1), (second, 2)):
+        expect("taps over mel bands", conv.width, MEL_TAPS)
+        expect("stride over mel bands", conv.stride, stride)
+    expect("channels between the convolutions", second.n_channels, d)
+    expect("channels of the positions", spec.positions.n_columns, d)
+    products = (
+        weights.product(first.product, MEL_TAPS * n_mels, d),
+        weights.product(second.product, MEL_TAPS * d),
+    )
     return MelStem(
-        first=pack_conv(first, MEL_TAPS, n_mels, 1, None, integer=False),
-        second=pack_conv(second, MEL_TAPS, d, 2, None),
-        positions=positions,
+        first=pack_conv(products[0], MEL_TAPS, n_mels, 1, None, integer=False),
+        second=pack_conv(products[1], MEL_TAPS, d, 2, None),
+        positions=weights.table(spec.positions),
     )

@@ -7,29 +7,28 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.layout import DecoderSpec, MemorySpec
 from engine.bundle.schema import SecondPassConfig
-from engine.kernels.encoder.layer import BLOCK_ROWS, Norm
-from engine.kernels.layers.dense import Dense
+from engine.kernels.encoder.layer import BLOCK_ROWS
 from engine.kernels.seq2seq.layer import inherit
 from engine.kernels.seq2seq.plan import OwnedNorm
 from engine.kernels.seq2seq.rows import ABSENT, LANES
-from engine.kernels.seq2seq.two_pass import Utterance, Weights, predict, remember
+from engine.kernels.seq2seq.two_pass import Utterance, predict, remember
+from engine.kernels.seq2seq.two_pass import Weights as DecoderWeights
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.native.packing import pack_together
-from engine.native.scopes import Scopes, UnknownGraphError, expect_shape
 from engine.native.seq2seq_parts import (
     ACTIVATIONS,
     Plan,
     count_scores,
     make_layer,
     make_work,
-    pack_layer,
-    pack_product,
+    read_embeddings,
+    read_layer,
     rows_with_slack,
 )
-from engine.runtime.onnx_file import read_graph
+from engine.native.weights import Weights, beyond_kernels, expect, open_graph
 
-MIN_UNREAD = 64  # a constant of so many elements that nothing read: the graph has parts unknown here
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
 
@@ -46,45 +45,44 @@ class TwoPassKernels:
             memory, decoder: the ONNX files. tables: the files that they refer to, by name.
             config: of the second pass.
         Raises:
-            UnknownGraphError, OnnxFormatError: the graphs are not what the kernels compute.
+            LayoutError, OnnxFormatError: the graphs are not what the kernels compute.
         """
         self.config = config
         if config.head_dim % TILE_COLUMNS or config.hidden_size != config.n_heads * config.head_dim:
-            raise UnknownGraphError(f"{config.n_heads} heads of {config.head_dim} channels")
-        graphs = [Scopes(read_graph(data, tables)) for data in (memory, decoder)]
-        try:
-            self.memory = _read_memory(graphs[0], config)
-            self._read_decoder(graphs[1])
-        except UnknownGraphError:
-            raise
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise UnknownGraphError(f"a part in another form ({error})") from error
-        unread = [name for scopes in graphs for name in scopes.unread(MIN_UNREAD)]
-        if unread:
-            raise UnknownGraphError(f"parts that are not known here: {', '.join(unread[:3])}")
+            raise beyond_kernels(f"{config.n_heads} heads of {config.head_dim} channels")
+        self.memory = open_graph(memory, MemorySpec, self._read_memory, tables)
+        open_graph(decoder, DecoderSpec, self._read_decoder, tables)
 
-    def _read_decoder(self, scopes: Scopes) -> None:
-        d, vocab_size, n_layers = self.config.hidden_size, self.config.vocab_size, self.config.n_layers
-        if f"layer_{n_layers}/self" in scopes:
-            raise UnknownGraphError(f"more than {n_layers} layers")
-        packed = [_pack_layer(scopes, f"layer_{index}", self.config) for index in range(n_layers)]
-        head = pack_product(scopes.product("head"), d, vocab_size)
-        *denses, head = pack_together([*(one for layer in packed for one in layer), head])
-        size = len(packed[0])
+    def _read_memory(self, weights: Weights, spec: MemorySpec) -> Plan:
+        d = self.config.hidden_size
+        expect("decoder layers of the memory", len(spec.layers), self.config.n_layers)
+        return Plan.of(pack_together([weights.product(layer, d, 2 * d).pack() for layer in spec.layers]))
+
+    def _read_decoder(self, weights: Weights, spec: DecoderSpec) -> None:
+        config, d = self.config, self.config.hidden_size
+        expect("decoder layers", len(spec.layers), config.n_layers)
+        for layer in spec.layers:
+            expect("heads", layer.n_heads, config.n_heads)
+        read = [read_layer(weights, layer, d, cross=True) for layer in spec.layers]
+        head = weights.product(spec.head, d, config.vocab_size)
+        *denses, packed_head = pack_together([*(one for layer, _ in read for one in layer), head.pack()])
+        size = len(read[0][0])
         layers = [
             make_layer(
-                denses[size * i : size * i + size], _read_norms(scopes, f"layer_{i}", d), self.config.n_heads,
-                ACTIVATIONS["Gelu"], norm_first=True,
+                denses[size * i : size * i + size], norms, config.n_heads, ACTIVATIONS[spec.activation],
+                norm_first=True,
             )
-            for i in range(n_layers)
+            for i, (_, norms) in enumerate(read)
         ]  # fmt: skip
         self.widest = max(one.padded for one in denses)
         self.layers = Plan.of(layers)
-        self.head = Plan.of([(OwnedNorm.of(scopes.norms("head", d)[0]), head)])
-        self.n_logits = head.padded
-        self.weights = Weights(
-            *_read_embeddings(scopes, self.config), self.layers.numbers, self.head.numbers
-        )  # fmt: skip
+        self.head = Plan.of([(OwnedNorm.of(weights.norm(spec.norm, d)), packed_head)])
+        self.n_logits = packed_head.padded
+        expect("positions", spec.embeddings.positions.n_rows, config.max_tokens)
+        rows = read_embeddings(weights, spec.embeddings, config.vocab_size, d, config.max_tokens)
+        self.weights = DecoderWeights(
+            rows.codes, rows.scales, rows.positions, self.layers.numbers, self.head.numbers
+        )
 
     def start(self, states: F32Array, max_rows: int, max_tokens: int) -> Decoding:
         """Begin to decode an utterance, float32 [n_frames, hidden_size]."""
@@ -150,37 +148,3 @@ class Decoding:
             self._logits, out, self._work,
         )  # fmt: skip
         return out
-
-
-def _read_memory(scopes: Scopes, config: SecondPassConfig) -> Plan:
-    d = config.hidden_size
-    products = [scopes.product(f"layer_{index}/memory") for index in range(config.n_layers)]
-    return Plan.of(pack_together([pack_product(product, d, 2 * d) for product in products]))
-
-
-def _pack_layer(scopes: Scopes, scope: str, config: SecondPassConfig) -> list[Dense]:
-    """Its linear layers in the order in which they are read."""
-    for part in ("self", "cross"):
-        heads = scopes.node(f"{scope}/{part}", "MultiHeadAttention").attributes["num_heads"]
-        if heads != config.n_heads:
-            raise UnknownGraphError(f"{heads} heads in {scope!r}")
-    scopes.node(f"{scope}/feed_in", "Gelu")
-    parts = ("self/qkv", "self/output", "cross/query", "cross/output", "feed_in", "feed_out")
-    return pack_layer([scopes.product(f"{scope}/{part}") for part in parts], config.hidden_size)
-
-
-def _read_norms(scopes: Scopes, scope: str, d: int) -> list[Norm]:
-    return [scopes.norms(f"{scope}/{part}", d)[0] for part in ("self/qkv", "cross/query", "feed_in")]
-
-
-def _read_embeddings(scopes: Scopes, config: SecondPassConfig) -> tuple[NDArray[np.int8], F32Array, F32Array]:
-    """Codes, scales and positions, in the order of their look-ups."""
-    found = [scopes.constant(node.inputs[0]) for node in scopes.nodes("embeddings", "Gather")]
-    if len(found) != 3 or found[0].dtype != np.int8:
-        raise UnknownGraphError("embeddings that are not int8 with a scale for each")
-    codes, scales, positions = found
-    expect_shape("the embeddings", codes, (config.vocab_size, config.hidden_size))
-    expect_shape("their scales", scales, (config.vocab_size, 1))
-    expect_shape("the positions", positions, (config.max_tokens, config.hidden_size))
-    rows = [np.ascontiguousarray(array, np.float32) for array in (scales.reshape(-1), positions)]
-    return np.ascontiguousarray(codes), rows[0], rows[1]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from engine.errors import DeviceError, OptionError
+from engine.errors import DeviceError, LayoutError, OptionError, UnsupportedBlockError
 from engine.kernels.vector.levels import VARIABLE, active, available, has_matrix_unit, has_vector_kernels
+from engine.runtime.onnx_file import OnnxFormatError
 from engine.runtime.onnx_session import resolve_device
 from engine.types import RuntimeOptions
 
 BACKENDS = ("auto", "kernels", "onnxruntime")
 KERNEL_TYPES = ("int8", "bf16")
 KERNELS, ONNXRUNTIME = "kernels", "onnxruntime"
+ByKernels = TypeVar("ByKernels")
+BySession = TypeVar("BySession")
+logger = logging.getLogger("engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +36,49 @@ class Choice:
     why: str
     asked: bool = False
 
-    def instead(self, why: str) -> Choice:
-        """onnxruntime in place of the kernels.
+    def instead(self, error: LayoutError | OnnxFormatError) -> Choice:
+        """onnxruntime in place of the kernels, which cannot read the graph or do not compute it.
 
         Raises:
             DeviceError: the kernels were asked for.
         """
+        got, fix = (error.got, error.fix) if isinstance(error, LayoutError) else (str(error), "")
         if self.asked:
             raise DeviceError(
-                f"a graph that our own kernels do not compute ({why})",
-                "one that this version of export/ wrote",
-                "export the model again, or pass backend='onnxruntime'",
+                f"a graph that our own kernels do not compute ({got})",
+                "one with a layout table whose blocks they compute",
+                fix or "pass backend='onnxruntime'",
             )
-        return replace(self, backend=ONNXRUNTIME, why=f"the kernels do not compute this graph: {why}")
+        if isinstance(error, UnsupportedBlockError):
+            return replace(self, backend=ONNXRUNTIME, why=f"the kernels do not compute this graph: {got}")
+        return replace(self, backend=ONNXRUNTIME, why=f"{got}; {fix}" if fix else got)
 
     def __str__(self) -> str:
-        level = f" {active().name}" if self.backend == KERNELS else ""
+        level = f", level {active().name}" if self.backend == KERNELS else ""
         return f"{self.backend}{level}, {self.arithmetic}: {self.why}"
+
+
+def open_model(
+    what: str,
+    choice: Choice,
+    by_kernels: Callable[[Choice], ByKernels],
+    by_session: Callable[[Choice], BySession],
+) -> ByKernels | BySession:
+    """Open a model as choose_backend said, by onnxruntime where the kernels do not compute its graphs.
+
+    Args:
+        what: the model, in words, for the log.
+        by_kernels, by_session: open it by one of the two; both are given the choice that led to them.
+    Raises:
+        DeviceError: the kernels were asked for, and they do not compute the graphs.
+    """
+    if choice.backend == KERNELS:
+        try:
+            return by_kernels(choice)
+        except (LayoutError, OnnxFormatError) as error:
+            logger.debug("onnxruntime runs the %s: %s", what, error)
+            choice = choice.instead(error)
+    return by_session(choice)
 
 
 def choose_backend(
@@ -72,6 +105,12 @@ def choose_backend(
             f"{kind} by our own kernels: {'; '.join(problems)}",
             "an int8 graph, or compute type bf16, on an x86-64 CPU with AVX2",
             "pass backend='onnxruntime' and compute_type='auto'",
+        )
+    if kind != precision and not asked:
+        raise DeviceError(
+            f"compute type {kind!r}",
+            f"'auto' or {precision!r}, which this model was exported in",
+            "pass compute_type='auto', or export the model in the other precision",
         )
     if problems:
         return Choice(ONNXRUNTIME, kind, "; ".join(problems))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 VARINT_BITS = 64
+GRAPH, METADATA = 7, 14  # fields of a model
 DTYPES: dict[int, Any] = {
     1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16, 6: np.int32, 7: np.int64,
     10: np.float16, 11: np.float64,
@@ -41,6 +43,8 @@ class OnnxGraph:
 
     Attributes:
         shapes: what these declare, by name; a free dimension is None. One without a shape is not in it.
+        metadata: the model's metadata_props.
+        digest: SHA-256 of the nodes, inputs and outputs as the file has them.
     """
 
     nodes: tuple[Node, ...]
@@ -48,14 +52,17 @@ class OnnxGraph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    digest: bytes = b""
 
 
-def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGraph:
+def read_graph(data: bytes, files: Mapping[str, bytes] | None = None, nodes: bool = True) -> OnnxGraph:
     """Read a serialised model.
 
     Args:
         data: the model.
         files: the files that its tensors may lie in, by name; none without it.
+        nodes: whether the nodes are wanted; without them it is faster.
     Returns:
         Its graph; constants are views of data or of files.
     Raises:
@@ -63,13 +70,16 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGra
     """
     try:
         view = memoryview(data)
-        graph = next(value for number, value in _fields(view) if number == 7)
-        nodes, constants = [], {}
+        graph = next(value for number, value in _fields(view) if number == GRAPH)
+        found, constants, digest = [], {}, hashlib.sha256()
         names: dict[int, list[str]] = {11: [], 12: []}
         shapes: dict[str, tuple[int | None, ...]] = {}
         for number, value in _fields(graph):
-            if number == 1:
-                nodes.append(_node(value))
+            if number in (1, *names):
+                digest.update(struct.pack("<QQ", number, len(value)))
+                digest.update(value)
+            if number == 1 and nodes:
+                found.append(_node(value))
             elif number == 5:
                 name, array = _tensor(value, files or {})
                 constants[name] = array
@@ -77,9 +87,49 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None) -> OnnxGra
                 declared = [str(v, "utf-8") for n, v in _fields(value) if n == 1]
                 names[number] += declared
                 shapes |= {name: shape for name in declared if (shape := _shape(value)) is not None}
-        return OnnxGraph(tuple(nodes), constants, tuple(names[11]), tuple(names[12]), shapes)
+        inputs, outputs = tuple(names[11]), tuple(names[12])
+        return OnnxGraph(
+            tuple(found), constants, inputs, outputs, shapes, _metadata(view), digest.digest()
+        )  # fmt: skip
     except (StopIteration, struct.error, LookupError, ValueError, TypeError, OverflowError) as error:
         raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
+
+
+def with_metadata(data: bytes, key: str, text: str | None) -> bytes:
+    """The same model with an entry of its metadata set, or without it; every other byte stays as it is.
+
+    Raises:
+        OnnxFormatError: the bytes are no model.
+    """
+    try:
+        view, at, kept = memoryview(data), 0, []
+        for number, value, end in _places(view):
+            if number != METADATA or _entry(value)[0] != key:
+                kept.append(view[at:end])
+            at = end
+    except (struct.error, LookupError, ValueError, TypeError) as error:
+        raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
+    parts = [] if text is None else [_field(METADATA, _field(1, key.encode()) + _field(2, text.encode()))]
+    return b"".join([*kept, *parts])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of bytes, as protobuf writes it."""
+    size, head = len(content), bytearray([number << 3 | BYTES])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([*head, size]) + content
+
+
+def _metadata(model: memoryview) -> dict[str, str]:
+    return dict(_entry(value) for number, value in _fields(model) if number == METADATA)
+
+
+def _entry(view: memoryview) -> tuple[str, str]:
+    """A key and its text."""
+    found = {number: str(value, "utf-8") for number, value in _fields(view)}
+    return found.get(1, ""), found.get(2, "")
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
@@ -94,21 +144,29 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
+    for number, value, _ in _places(view):
+        yield number, value
+
+
+def _places(view: memoryview) -> Iterator[tuple[int, Any, int]]:
+    """Number and content of each field, and where it ends."""
     at = 0
     while at < len(view):
         key, at = _varint(view, at)
         kind = key & 7
         if kind == VARINT:
             value, at = _varint(view, at)
-            yield key >> 3, value
+            yield key >> 3, value, at
         elif kind == BYTES:
             size, at = _varint(view, at)
-            yield key >> 3, _bytes(view, at, size)
+            content = _bytes(view, at, size)
             at += size
+            yield key >> 3, content, at
         elif kind in (FIXED32, FIXED64):
             size = 4 if kind == FIXED32 else 8
-            yield key >> 3, _bytes(view, at, size)
+            content = _bytes(view, at, size)
             at += size
+            yield key >> 3, content, at
         else:
             raise ValueError(f"wire type {kind}")
 

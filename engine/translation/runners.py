@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.bundle.folder import Bundle
 from engine.bundle.schema import TranslationConfig
-from engine.runtime.backend import KERNELS, Choice, choose_backend
+from engine.runtime.backend import Choice, choose_backend, open_model
 from engine.runtime.cancel import CancelToken
 from engine.runtime.onnx_session import Session, open_session
 from engine.translation.search import Runner, Steps, padded_length
@@ -19,7 +18,6 @@ from engine.types import RuntimeOptions
 
 Ids = NDArray[np.int64]
 Array = NDArray[Any]
-logger = logging.getLogger("engine")
 
 
 class SessionRunner:
@@ -92,7 +90,7 @@ class KernelRunner:
         config: TranslationConfig,
         choice: Choice | None = None,
     ) -> None:
-        """Raises UnknownGraphError or OnnxFormatError where the kernels do not compute the graphs."""
+        """Raises LayoutError or OnnxFormatError where the kernels do not compute the graphs."""
         from engine.native.marian import MarianKernels
 
         self.choice = choice
@@ -133,26 +131,15 @@ def open_runner(bundle: Bundle, config: TranslationConfig, options: RuntimeOptio
         DeviceError, DependencyError, OptionError.
     """
     choice = choose_backend(config.precision, options)
-    if choice.backend == KERNELS:
-        opened = _open_kernels(bundle, config, choice)
-        if isinstance(opened, KernelRunner):
-            return opened
-        choice = opened
-    # Several threads share one single-threaded session: faster than one session with several.
-    encoder = open_session(bundle.file("mt_encoder"), options, threads=1)
-    decoder = open_session(bundle.file("mt_decoder"), options, threads=1)
-    return SessionRunner(encoder, decoder, config, choice)
 
+    def by_kernels(choice: Choice) -> Runner:
+        tables = {bundle.file("mt_embeddings").name: bundle.read("mt_embeddings")}
+        return KernelRunner(bundle.read("mt_encoder"), bundle.read("mt_decoder"), tables, config, choice)
 
-def _open_kernels(bundle: Bundle, config: TranslationConfig, choice: Choice) -> KernelRunner | Choice:
-    """The translator by our own kernels, or the choice of onnxruntime where they do not know a graph."""
-    from engine.native.scopes import UnknownGraphError
-    from engine.runtime.onnx_file import OnnxFormatError
+    def by_session(choice: Choice) -> Runner:
+        # Several threads share one single-threaded session: faster than one session with several.
+        encoder = open_session(bundle.file("mt_encoder"), options, threads=1)
+        decoder = open_session(bundle.file("mt_decoder"), options, threads=1)
+        return SessionRunner(encoder, decoder, config, choice)
 
-    tables = {bundle.file("mt_embeddings").name: bundle.read("mt_embeddings")}
-    graphs = bundle.read("mt_encoder"), bundle.read("mt_decoder")
-    try:
-        return KernelRunner(*graphs, tables, config, choice)
-    except (UnknownGraphError, OnnxFormatError) as error:
-        logger.debug("onnxruntime runs the translator: %s", error)
-        return choice.instead(str(error))
+    return open_model("translator", choice, by_kernels, by_session)

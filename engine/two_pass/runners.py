@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.bundle.folder import Bundle
 from engine.bundle.schema import SecondPassConfig
-from engine.runtime.backend import KERNELS, Choice, choose_backend
+from engine.runtime.backend import Choice, choose_backend, open_model
 from engine.runtime.cancel import CancelToken
 from engine.runtime.onnx_session import Session, as_float32, open_session
 from engine.two_pass.bounds import Bounds
@@ -22,7 +21,6 @@ from engine.types import RuntimeOptions
 Ids = NDArray[np.int64]
 F32Array = NDArray[np.float32]
 Array = NDArray[Any]
-logger = logging.getLogger("engine")
 
 
 class DecoderSteps(Protocol):
@@ -137,7 +135,7 @@ class KernelRunner:
         config: SecondPassConfig,
         choice: Choice | None = None,
     ) -> None:
-        """Raises UnknownGraphError or OnnxFormatError where the kernels do not compute the graphs."""
+        """Raises LayoutError or OnnxFormatError where the kernels do not compute the graphs."""
         from engine.native.two_pass import TwoPassKernels
 
         self.config, self.choice = config, choice
@@ -190,26 +188,15 @@ def open_decoder(bundle: Bundle, config: SecondPassConfig, options: RuntimeOptio
     raise_problems(config_problems(config, read_tokens(bundle)))
     check_graphs(bundle, config)
     choice = choose_backend(config.precision, options, few_rows=True)
-    if choice.backend == KERNELS:
-        opened = _open_kernels(bundle, config, choice)
-        if isinstance(opened, KernelRunner):
-            return opened
-        choice = opened
-    # Several threads share one single-threaded session: faster than one session with several.
-    memory = open_session(bundle.file("asr_memory"), options, threads=1)
-    decoder = open_session(bundle.file("asr_decoder"), options, threads=1)
-    return SessionRunner(memory, decoder, config, choice)
 
+    def by_kernels(choice: Choice) -> DecoderRunner:
+        tables = {bundle.file("asr_embeddings").name: bundle.read("asr_embeddings")}
+        return KernelRunner(bundle.read("asr_memory"), bundle.read("asr_decoder"), tables, config, choice)
 
-def _open_kernels(bundle: Bundle, config: SecondPassConfig, choice: Choice) -> KernelRunner | Choice:
-    """The decoder by our own kernels, or the choice of onnxruntime where they do not know a graph."""
-    from engine.native.scopes import UnknownGraphError
-    from engine.runtime.onnx_file import OnnxFormatError
+    def by_session(choice: Choice) -> DecoderRunner:
+        # Several threads share one single-threaded session: faster than one session with several.
+        memory = open_session(bundle.file("asr_memory"), options, threads=1)
+        decoder = open_session(bundle.file("asr_decoder"), options, threads=1)
+        return SessionRunner(memory, decoder, config, choice)
 
-    tables = {bundle.file("asr_embeddings").name: bundle.read("asr_embeddings")}
-    graphs = bundle.read("asr_memory"), bundle.read("asr_decoder")
-    try:
-        return KernelRunner(*graphs, tables, config, choice)
-    except (UnknownGraphError, OnnxFormatError) as error:
-        logger.debug("onnxruntime runs the second pass: %s", error)
-        return choice.instead(str(error))
+    return open_model("second pass", choice, by_kernels, by_session)

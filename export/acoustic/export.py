@@ -21,6 +21,7 @@ from engine.types import RuntimeOptions
 from export.card import render_acoustic_card
 from export.errors import ExportError
 from export.graph.builder import OPSET
+from export.layout.describe import describe_model
 from export.quantization.exactness import exact_on, prove_exact
 from export.quantization.quantize import (
     ALWAYS_FLOAT,
@@ -125,6 +126,8 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
         model, kept, sensitivity = _quantize(source, options, float_model, blocks, cases)
     elif options.precision == "fp16":
         model, kept, source = _halve(source, options, float_model)
+    half = options.precision == "fp16"  # which the kernels do not compute
+    graph = model.SerializeToString() if half else describe_model(model, "acoustic")
     exact = prove_exact(model) if options.precision == "int8" else ""
     # float16 is for CUDA. Where there is none it is checked on the CPU, and not timed.
     device = CUDA if options.precision == "fp16" and cuda_usable() else CPU
@@ -138,9 +141,9 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
     if options.precision == "int8":
         probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
         report = check_kernels(
-            report, model, onnx_run(float_model), cases, source.config, source.vocabulary, probe, limits
+            report, graph, onnx_run(float_model), cases, source.config, source.vocabulary, probe, limits
         )
-    _write(source, folder, options, model, kept, report)
+    _write(source, folder, options, graph, kept, report)
     return report
 
 
@@ -194,7 +197,7 @@ def _write(
     source: AcousticSource,
     folder: Path,
     options: ExportOptions,
-    model: onnx.ModelProto,
+    model: bytes,
     kept: Sequence[str],
     report: Report,
 ) -> None:
@@ -215,7 +218,7 @@ def _write(
     try:
         with tempfile.TemporaryDirectory(prefix="export-") as temporary:
             graph, vocabulary = Path(temporary, "acoustic.onnx"), Path(temporary, "vocab.json")
-            onnx.save(model, graph)
+            graph.write_bytes(model)
             tokens = {token: index for index, token in enumerate(source.vocabulary)}
             vocabulary.write_text(json.dumps(tokens, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
             write_bundle(

@@ -47,10 +47,14 @@ class SharedTables:
         proto.ClearField("raw_data")
         return proto
 
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        return b"".join(part.tobytes() for part in self.parts.values())
+
     def write(self, folder: Path) -> Path:
         """Write the file."""
         path = folder / self.file_name
-        path.write_bytes(b"".join(part.tobytes() for part in self.parts.values()))
+        path.write_bytes(self.content())
         return path
 
 

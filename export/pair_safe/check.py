@@ -159,14 +159,14 @@ def _compare_translation(old: Bundle, new: Bundle) -> Iterator[Row]:
             raise ExportError(
                 "the kernels compute one of the old and the new translator", "both", "report it"
             )
-        yield _compare_runners(backend, before, after, sources, config)
+        yield compare_runners(backend, before, after, sources, config)
 
 
 def _folder(bundle: Bundle) -> Path:
     return bundle.file("mt_encoder").parent
 
 
-def _compare_runners(
+def compare_runners(
     backend: str, before: Runner, after: Runner, sources: Sequence[Sequence[int]], config: TranslationConfig
 ) -> Row:
     """Both score the tokens that the old one gives."""

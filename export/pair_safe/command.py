@@ -20,6 +20,7 @@ from engine.bundle.folder import CARD, FILE_NAMES, Bundle, check_target, open_bu
 from engine.bundle.schema import Manifest
 from engine.runtime.integer_products import check_products
 from export.errors import ExportError
+from export.layout.describe import add_layout
 from export.pair_safe.check import PARTS, Comparison, compare_bundles
 from export.quantization.exactness import EVERYWHERE, WITH_VNNI, prove_exact
 from export.rewrites.codes import Rounded, round_codes
@@ -147,7 +148,10 @@ def _round_graphs(bundle: Bundle, roles: list[str]) -> RoundedBundle:
             files[role] = graph.serialize()
     if in_table:
         files[TABLE] = bytes(table)
-    return RoundedBundle(files, columns)
+    described = {
+        role: add_layout(data, role, {name: bytes(table)}) for role, data in files.items() if role != TABLE
+    }
+    return RoundedBundle(files | described, columns)
 
 
 def _shared(graph: GraphEdit, in_table: Mapping[tuple[int, int], Rounded]) -> dict[str, Rounded]:

@@ -29,6 +29,7 @@ from export.graph.marian import (
     build_encoder,
     calibrate,
 )
+from export.layout.describe import add_layout
 from export.quantization.exactness import prove_exact
 from export.translation.runners import FILES, open_kernels, open_sessions
 
@@ -232,7 +233,8 @@ def _write(
     encoder = build_encoder(MarianGraph(model, tables, ranges, by_column), metadata)
     decoder = build_decoder(MarianGraph(model, tables, ranges, by_column), banned_tokens(model), metadata)
     for role, graph in (("mt_encoder", encoder), ("mt_decoder", decoder)):
-        (folder / FILES[role]).write_bytes(graph.SerializeToString())
+        written = add_layout(graph.SerializeToString(), role, {tables.file_name: tables.content()})
+        (folder / FILES[role]).write_bytes(written)
     tables.write(folder)
     config = translation_config(model, metadata["precision"])
     return _Written(folder, config, EncoderDecoder(open_sessions(folder, config), config))

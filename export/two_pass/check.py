@@ -10,12 +10,13 @@ import numpy as np
 
 from engine.bundle.folder import FILE_NAMES
 from engine.bundle.schema import SecondPassConfig
+from engine.errors import LayoutError
 from engine.kernels.vector.levels import has_vector_kernels
-from engine.native.scopes import UnknownGraphError
 from engine.runtime.onnx_session import open_session
 from engine.two_pass.runners import DecoderRunner, KernelRunner, SessionRunner
 from export.errors import ExportError
 from export.graph.linear import FloatArray
+from export.layout.describe import ensure_layout
 from export.two_pass.checkpoint import TwoPassSource
 from export.verification.audio_cases import build_cases
 from export.verification.verify import CPU
@@ -164,10 +165,12 @@ def open_decoder_kernels(folder: Path, config: SecondPassConfig) -> KernelRunner
     """An int8 export's graphs by the engine's own kernels; None where they do not compute this model here."""
     if not has_vector_kernels():
         return None
-    memory, decoder, table = (
-        (folder / FILE_NAMES[role]).read_bytes() for role in ("asr_memory", "asr_decoder", "asr_embeddings")
+    tables = {FILE_NAMES["asr_embeddings"]: (folder / FILE_NAMES["asr_embeddings"]).read_bytes()}
+    memory, decoder = (
+        ensure_layout((folder / FILE_NAMES[role]).read_bytes(), role, tables)
+        for role in ("asr_memory", "asr_decoder")
     )
     try:
-        return KernelRunner(memory, decoder, {FILE_NAMES["asr_embeddings"]: table}, config)
-    except UnknownGraphError:
+        return KernelRunner(memory, decoder, tables, config)
+    except LayoutError:
         return None

@@ -22,6 +22,7 @@ from export.acoustic.export import ExportOptions, export_acoustic
 from export.errors import ExportError
 from export.graph.builder import Choice
 from export.graph.two_pass import TwoPassGraphs, build_two_pass
+from export.layout.describe import add_layout
 from export.quantization.exactness import prove_exact
 from export.quantization.quantize import choose, measure_sensitivity, search_blocks
 from export.rewrites.half_storage import store_half
@@ -194,11 +195,12 @@ def verify_second_pass(checkpoint: Path, folder: Path, manifest: Path | None = N
 
 def write_graphs(graphs: TwoPassGraphs, folder: Path) -> None:
     """Write both graphs and their table; large float constants of quantised graphs as float16."""
-    graphs.tables.write(folder)
+    tables = {graphs.tables.write(folder).name: graphs.tables.content()}
     for role, graph in zip(GRAPHS, (graphs.memory, graphs.decoder), strict=True):
         quantized = any(entry.value == "int8" for entry in graph.metadata_props)
         written = store_half(graph) if quantized else graph
-        (folder / FILE_NAMES[role]).write_bytes(written.SerializeToString())
+        data = add_layout(written.SerializeToString(), role, tables)
+        (folder / FILE_NAMES[role]).write_bytes(data)
 
 
 def _quantize(

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from engine.bundle.schema import AcousticConfig
+from engine.errors import LayoutError
 from engine.kernels.vector.levels import has_vector_kernels
 from engine.native.encoder import NativeEncoder
-from engine.native.scopes import UnknownGraphError
+from export.layout.describe import ensure_layout
 from export.verification.audio_cases import Case
 from export.verification.batch_check import Run
 from export.verification.verify import Report, check, measure_speedup, verify
@@ -21,13 +21,13 @@ from export.verification.verify import Report, check, measure_speedup, verify
 FloatArray = NDArray[np.float32]
 
 
-def kernel_run(model: onnx.ModelProto | bytes) -> Run | None:
+def kernel_run(model: bytes) -> Run | None:
     """Run a graph by our own kernels; None where they do not compute it on this machine."""
     if not has_vector_kernels():
         return None
     try:
-        encoder = NativeEncoder(model if isinstance(model, bytes) else model.SerializeToString())
-    except UnknownGraphError:
+        encoder = NativeEncoder(ensure_layout(model, "acoustic"))
+    except LayoutError:
         return None
 
     def run(features: FloatArray, lengths: Sequence[int] | None = None) -> FloatArray:
@@ -39,7 +39,7 @@ def kernel_run(model: onnx.ModelProto | bytes) -> Run | None:
 
 def check_kernels(
     report: Report,
-    model: onnx.ModelProto | bytes,
+    model: bytes,
     baseline: Run,
     cases: Sequence[Case],
     config: AcousticConfig,

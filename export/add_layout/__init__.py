@@ -1,0 +1,1 @@
+"""`engine-export layout`: layout tables for the bundles of earlier exports."""
