@@ -18,7 +18,7 @@ from engine.kernels.encoder.layer import BLOCK_ROWS
 from engine.kernels.layers.dense import INT8, quantize_row
 from engine.native.buffers import make_conv_buffers
 from engine.native.layers import pack_conv, pair_conv
-from engine.native.scopes import Product, Weight
+from engine.native.weights import Product, Weight
 from engine.quantization.pair_safe import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 

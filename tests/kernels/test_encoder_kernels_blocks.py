@@ -12,6 +12,8 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
+from engine.bundle.layout import LinearSpec, PositionalConvSpec
+from engine.errors import LayoutError
 from engine.kernels.encoder.attention import attend, pack_keys, pack_queries, pack_values
 from engine.kernels.encoder.conv_rows import Conv, FirstConv, convolve_block
 from engine.kernels.encoder.layer import Norm
@@ -22,10 +24,10 @@ from engine.native.buffers import make_conv_buffers, rows_of
 from engine.native.heads import _pack_recurrent
 from engine.native.layers import NO_NORM, pack_conv, pack_first, pair_conv
 from engine.native.positions import read_positional_conv
-from engine.native.scopes import Product, Scopes, UnknownGraphError, Weight
 from engine.native.stems import fold_group_norm
+from engine.native.weights import Product, Weight, Weights
 from engine.quantization.pair_safe import quantize_columns
-from engine.runtime.onnx_file import Node, OnnxGraph
+from engine.runtime.onnx_file import OnnxGraph
 from tests.reference import encoder_kernels_reference as reference
 
 pytestmark = pytest.mark.levels
@@ -189,21 +191,19 @@ def test_frames_of_the_front_end_do_not_depend_on_where_a_range_starts(integer: 
     assert error < (0.02 if integer else 0.01)
 
 
-def convolution_of(attributes: dict[str, Any], **constants: np.ndarray) -> Product:
-    """What is read of a Conv node whose int8 weights are unpacked by a Cast and a Mul."""
-    nodes = (
-        Node("Cast", "conv_1/Cast_1", ("codes",), ("floats",)),
-        Node("Mul", "conv_1/Mul_2", ("floats", "scale"), ("weight",)),
-        Node("Conv", "conv_1/Conv_3", ("rows", "weight", "bias"), ("sums",), attributes),
-    )
-    scopes = Scopes(OnnxGraph(nodes, constants, (), ()))
-    return scopes.convolution(scopes.node("conv_1", "Conv"))
+def weights_of(**constants: np.ndarray) -> Weights:
+    return Weights(OnnxGraph((), constants, (), ()))
+
+
+def read_convolution(n_in: int = 48, **constants: np.ndarray) -> Product:
+    spec = LinearSpec(n_in, 32, "codes", "kernel", scale="scale", bias="bias")
+    return weights_of(**constants).product(spec)
 
 
 def test_a_convolution_is_a_product_over_windows() -> None:
     codes = np.random.default_rng(0).integers(-127, 128, (32, 16, 3)).astype(np.int8)
     scale, bias = np.abs(normal(1, 32, 1, 1)), normal(2, 32)
-    product = convolution_of({"strides": [2]}, codes=codes, scale=scale, bias=bias)
+    product = read_convolution(codes=codes, scale=scale, bias=bias)
     rows = normal(3, 9, 16)
     found = reference.convolve(rows, product.weight.floats().reshape(3, 16, 32), bias, 2)
     wanted = reference.convolve(rows, (codes * scale).transpose(2, 1, 0), bias, 2)
@@ -211,44 +211,40 @@ def test_a_convolution_is_a_product_over_windows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "scale_shape", "codes_shape"),
+    ("n_in", "scale_shape", "codes_shape"),
     [
-        ({"pads": [1, 1]}, (32, 1, 1), (32, 16, 3)),
-        ({"dilations": [2]}, (32, 1, 1), (32, 16, 3)),
-        ({"group": 2}, (32, 1, 1), (32, 16, 3)),
-        ({}, (32,), (32, 16, 3)),
-        ({}, (1, 16, 1), (32, 16, 3)),
-        ({}, (32, 1, 1), (32, 16, 0)),
+        (48, (31,), (32, 16, 3)),
+        (48, (1, 16, 1), (32, 16, 3)),
+        (48, (32, 1, 1), (32, 16, 0)),
+        (48, (32, 1, 1), (32, 15, 3)),
+        (48, (32, 1, 1), (31, 16, 3)),
+        (48, (32, 1, 1), (32, 48)),
+        (96, (32, 1, 1), (32, 16, 3)),
     ],
 )
 def test_another_convolution_is_refused(
-    attributes: dict[str, Any], scale_shape: tuple[int, ...], codes_shape: tuple[int, ...]
+    n_in: int, scale_shape: tuple[int, ...], codes_shape: tuple[int, ...]
 ) -> None:
     codes, scale = np.ones(codes_shape, np.int8), np.ones(scale_shape, F32)
-    with pytest.raises(UnknownGraphError):
-        convolution_of(attributes, codes=codes, scale=scale, bias=np.zeros(32, F32))
+    with pytest.raises(LayoutError, match="of shape"):
+        read_convolution(n_in, codes=codes, scale=scale, bias=np.zeros(32, F32))
 
 
 def pack_positional(weight: np.ndarray, bias: np.ndarray, n_groups: int) -> PositionalConv:
-    """By way of the node that the exporter makes."""
-    width = weight.shape[2]
-    attributes = {"group": n_groups, "pads": [width // 2, width - 1 - width // 2]}
-    node = Node("Conv", "positions/Conv_1", ("rows", "weight", "bias"), ("sums",), attributes)
-    graph = OnnxGraph((node,), {"weight": weight, "bias": bias}, (), ())
-    return read_positional_conv(Scopes(graph), len(bias))
+    """As the exporter writes it for the CPU."""
+    spec = PositionalConvSpec(len(bias), n_groups, weight.shape[2], "weight", "bias")
+    return read_positional_conv(weights_of(weight=weight, bias=bias), spec, len(bias))
 
 
 def pack_positional_gemm(weight: np.ndarray, bias: np.ndarray, n_groups: int) -> PositionalConv:
-    """By way of the product that the exporter makes for CUDA."""
+    """As the exporter writes it for CUDA."""
     exporter = pytest.importorskip("export.graph.positional_conv", reason="needs the package onnx")
     conv = exporter.PositionalConv(weight, bias, n_groups)
-    blocks = exporter.block_weights(conv, exporter.block_of_taps(weight.shape[2]))
-    nodes = (
-        Node("MatMul", "positions/MatMul_1", ("rows", "weight"), ("sums",)),
-        Node("Add", "positions/Add_2", ("joined", "bias"), ("total",)),
-    )
-    graph = OnnxGraph(nodes, {"weight": blocks, "bias": bias}, (), ())
-    return read_positional_conv(Scopes(graph), len(bias))
+    width = weight.shape[2]
+    taps = exporter.block_of_taps(width)
+    spec = PositionalConvSpec(len(bias), n_groups, width, "weight", "bias", block_taps=taps)
+    blocks = exporter.block_weights(conv, taps)
+    return read_positional_conv(weights_of(weight=blocks, bias=bias), spec, len(bias))
 
 
 @pytest.mark.parametrize(("size", "width"), [(32, 7), (48, 16), (64, 128)])
@@ -261,20 +257,23 @@ def test_both_forms_of_the_positional_convolution_are_read_alike(size: int, widt
 
 
 @pytest.mark.parametrize(
-    ("attributes", "message"),
+    ("n_groups", "width", "block_taps", "message"),
     [
-        ({"group": 2, "pads": [4, 4]}, "padded by"),
-        ({"group": 2}, "padded by"),
-        ({"group": 3, "pads": [4, 3]}, "groups"),
-        ({"group": 0, "pads": [4, 3]}, "groups"),
-        ({"group": 1, "pads": [4, 3]}, "a positional convolution"),
+        (3, 8, 0, "3 groups over 64"),
+        (8, 8, 0, "8 groups over 64"),
+        (1, 8, 0, r"of shape \(64, 32, 8\)"),
+        (2, 9, 0, r"of shape \(64, 32, 8\)"),
+        (2, 8, 3, "taps of the positional"),
+        (2, 8, 4, r"of shape \(64, 32, 8\)"),
     ],
 )
-def test_another_positional_convolution_is_refused(attributes: dict[str, Any], message: str) -> None:
-    node = Node("Conv", "positions/Conv_1", ("rows", "weight", "bias"), ("sums",), attributes)
-    graph = OnnxGraph((node,), {"weight": normal(0, 64, 32, 8), "bias": normal(1, 64)}, (), ())
-    with pytest.raises(UnknownGraphError, match=message):
-        read_positional_conv(Scopes(graph), 64)
+def test_another_positional_convolution_is_refused(
+    n_groups: int, width: int, block_taps: int, message: str
+) -> None:
+    spec = PositionalConvSpec(64, n_groups, width, "weight", "bias", block_taps=block_taps)
+    weights = weights_of(weight=normal(0, 64, 32, 8), bias=normal(1, 64))
+    with pytest.raises(LayoutError, match=message):
+        read_positional_conv(weights, spec, 64)
 
 
 @pytest.mark.parametrize("size", [32, 48, 64, 80, 96])

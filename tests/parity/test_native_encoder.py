@@ -19,10 +19,9 @@ for package in ("torch", "transformers", "onnx"):
     pytest.importorskip(package)
 
 import engine  # noqa: E402
-from engine.errors import AudioLimitError, AudioShapeError, AudioTooShortError, CancelledError  # noqa: E402
+from engine.errors import AudioLimitError, AudioShapeError, AudioTooShortError, CancelledError, LayoutError  # noqa: E402
 from engine.kernels.encoder.waveform import CHUNK_FRAMES  # noqa: E402
 from engine.native.encoder import NativeEncoder  # noqa: E402
-from engine.native.scopes import UnknownGraphError  # noqa: E402
 from engine.native.workers import Workers  # noqa: E402
 from engine.runtime.cancel import CancelToken  # noqa: E402
 from export.verification.verify import edit_distance  # noqa: E402
@@ -104,7 +103,7 @@ def test_the_tiny_graphs_have_what_the_large_ones_have() -> None:
 @pytest.mark.parametrize("kind", BEYOND_THE_KERNELS)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_other_kinds_are_left_to_onnxruntime(kind: str, precision: str) -> None:
-    with pytest.raises(UnknownGraphError):
+    with pytest.raises(LayoutError):
         NativeEncoder(log_mel_encoder(kind).graphs[precision])
 
 

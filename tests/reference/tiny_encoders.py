@@ -16,6 +16,7 @@ from export.acoustic.log_mel import build_log_mel
 from export.acoustic.mel_checkpoint import run_torch as run_log_mel
 from export.acoustic.wav2vec2 import build_wav2vec2
 from export.acoustic.wav2vec2 import run_torch as run_wav2vec2
+from export.layout.describe import describe_model
 from export.quantization.quantize import choose, measure_ranges
 from export.rewrites.half_storage import store_half
 from export.verification.audio_cases import speech_like
@@ -161,7 +162,7 @@ def _export(build: Any, reference: Callable[[F32Array], F32Array], input_name: s
     seen = [features_for(input_name, 16_000 if input_name == "input_values" else 200, seed=9)]
     ranges = measure_ranges(graph, blocks, input_name, seen)
     int8 = store_half(build(choose(list(blocks)), ranges)[0])
-    graphs = {"fp32": graph.SerializeToString(), "int8": int8.SerializeToString()}
+    graphs = {"fp32": describe_model(graph, "acoustic"), "int8": describe_model(int8, "acoustic")}
     return TinyEncoder(lambda features: _on_one_thread(reference, features), graphs)
 
 

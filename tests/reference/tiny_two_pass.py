@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
 from engine.bundle.folder import FILE_NAMES, write_bundle
 from export.acoustic.log_mel import build_log_mel
 from export.graph.two_pass import build_two_pass
+from export.layout.describe import describe_model
 from export.quantization.quantize import choose
 from export.two_pass.checkpoint import second_pass_config
 from export.two_pass.export import write_graphs
@@ -106,7 +106,7 @@ def bundle_folder(precision: str = "int8", states: bool = True) -> Path:
         graph = build_log_mel(model.ctc, choose(list(blocks)), None, states)[0]
     files = write_decoder(model.decoder, parts / "decoder", precision)
     files |= {"acoustic": parts / "acoustic.onnx", "vocabulary": checkpoint() / "vocab.json"}
-    onnx.save(graph, files["acoustic"])
+    files["acoustic"].write_bytes(describe_model(graph, "acoustic"))
     return write_bundle(
         parts / "bundle",
         name="tiny",

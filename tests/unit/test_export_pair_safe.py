@@ -25,6 +25,7 @@ from engine.runtime.integer_products import check_products  # noqa: E402
 from engine.runtime.onnx_session import open_session  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.cli import main  # noqa: E402
+from export.layout.describe import add_layout  # noqa: E402
 from export.pair_safe import check as pair_safe_check  # noqa: E402
 from export.pair_safe.command import make_pair_safe  # noqa: E402
 from export.quantization import exactness  # noqa: E402
@@ -242,21 +243,21 @@ def test_kernels_get_pair_safe_codes_in_the_order_in_which_they_read_them(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed: list[bool] = []
-    from engine.native import heads, layers, scopes
+    from engine.native import heads, layers, weights
 
     def remember(codes: NDArray[np.int8], *rest: Any) -> Any:
         packed.append(bool(is_pair_safe(codes).all()))
         return original(codes, *rest)
 
     original = layers.pack_int8
-    for module in (layers, heads, scopes):
+    for module in (layers, heads, weights):
         monkeypatch.setattr(module, "pack_int8", remember)
     plain = acoustic_graph(kind)
     NativeEncoder(plain)
     assert not all(packed)
     packed.clear()
     mended = mend(plain)
-    NativeEncoder(mended)
+    NativeEncoder(add_layout(mended, "acoustic"))
     assert packed and all(packed)
     assert exactness.prove_exact(mended) == exactness.EVERYWHERE
     assert mend(mended) == mended
