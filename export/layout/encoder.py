@@ -159,9 +159,8 @@ def _describe_folded(scopes: Scopes, scope: str, n_channels: int) -> NormSpec:
     numbers = [name for name in names if scopes.array(name).size == 1]
     if len(vectors) != 2 or len(numbers) != 1:
         raise UndescribedError("a group norm in another form")
-    return NormSpec(
-        n_channels, vectors[0], vectors[1], epsilon=float(np.float32(scopes.array(numbers[0]).item()))
-    )
+    epsilon = float(np.float32(scopes.array(numbers[0]).item()))
+    return NormSpec(n_channels, vectors[0], vectors[1], epsilon=epsilon)
 
 
 def _describe_positions(scopes: Scopes, scope: str) -> PositionalConvSpec:
