@@ -27,6 +27,7 @@ MOVED = {
     "engine.integer_products": "engine.runtime.integer_products",
     "engine.longform": "engine.jobs.longform",
     "engine.manifest": "engine.bundle.schema",
+    "engine.quantization": "engine.runtime.pair_safe",
     "engine.punctuation": "engine.output.punctuation",
     "engine.sentences": "engine.translation.sentences",
     "engine.seq2seq": "engine.translation.search",

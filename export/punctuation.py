@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 
 from engine.output.punctuation import N_PIECES
-from engine.quantization.pair_safe import quantize_stored
 from engine.runtime.onnx_session import open_session
+from engine.runtime.pair_safe import quantize_stored
 from engine.types import RuntimeOptions
 from export.errors import ExportError
 from export.graph.builder import END, GraphBuilder

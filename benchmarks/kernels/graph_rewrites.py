@@ -22,8 +22,8 @@ from benchmarks.errors import PeerError, WrongOutputError
 from benchmarks.protocol.driver import Driver, LocalSystem
 from benchmarks.reports.provenance import provenance
 from engine.bundle.signature import cpu_model
-from engine.quantization.pair_safe import quantize_columns
 from engine.runtime.onnx_session import open_session, runtime_version
+from engine.runtime.pair_safe import quantize_columns
 from engine.types import RuntimeOptions
 from export.graph.attention import Attention, emit_attention
 from export.graph.builder import MICROSOFT, GraphBuilder, Precision

@@ -17,7 +17,7 @@ from engine.kernels.layers.dense import INT8, Dense
 from engine.kernels.vector.gemm import TILE_COLUMNS
 from engine.native.packing import aligned, no_layer, pack_bf16, pack_int8
 from engine.native.weights import Product, Weights, beyond_kernels, expect
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 
 F32Array = NDArray[np.float32]
 LANES = 16

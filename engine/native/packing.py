@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.kernels.layers.dense import BF16, INT8, Dense, pack_weight, to_bf16
 from engine.kernels.vector.gemm import TILE_COLUMNS
-from engine.quantization.pair_safe import is_pair_safe
+from engine.runtime.pair_safe import is_pair_safe
 
 ALIGNMENT = 64
 F32Array = NDArray[np.float32]

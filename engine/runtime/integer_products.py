@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.quantization.pair_safe import is_pair_safe
 from engine.runtime.onnx_file import Array, Node, OnnxGraph, read_graph
+from engine.runtime.pair_safe import is_pair_safe
 
 # Operators that multiply uint8 by matrices [..., n_in, n_out], and at which inputs these are.
 PRODUCTS: dict[str, tuple[int, ...]] = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.layer import Layer, emit_layer
 from export.graph.linear import FloatArray, Linear, emit_linear

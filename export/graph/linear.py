@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from engine.quantization.pair_safe import quantize_columns, quantize_stored
+from engine.runtime.pair_safe import quantize_columns, quantize_stored
 from export.graph.builder import MICROSOFT, GraphBuilder
 
 FloatArray = NDArray[np.float32]

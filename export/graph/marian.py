@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from engine.quantization.pair_safe import quantize_columns, quantize_tensor
+from engine.runtime.pair_safe import quantize_columns, quantize_tensor
 from export.graph.builder import MICROSOFT, Array
 from export.graph.linear import FloatArray, Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual

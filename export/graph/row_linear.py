@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 from export.graph.builder import MICROSOFT, Array
 from export.graph.linear import FloatArray, Linear, emit_float_linear, emit_stored_linear
 from export.graph.step_graph import StepGraph

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 from export.graph.builder import MICROSOFT, Choice
 from export.graph.linear import Linear, as_array
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual

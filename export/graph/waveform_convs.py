@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.group_norm import emit_folded_group_norm
 from export.graph.linear import (

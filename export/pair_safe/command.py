@@ -1,7 +1,7 @@
 """`engine-export pair-safe BUNDLE OUT`: int8 weights of an earlier export, made exact on every x86-64.
 
 Earlier exports wrote any int8 codes. Where a processor lacks VNNI these are multiplied more slowly, or,
-outside this engine, wrongly (engine/quantization/pair_safe.py). The checkpoint is not needed: codes are
+outside this engine, wrongly (engine/runtime/pair_safe.py). The checkpoint is not needed: codes are
 rounded from themselves.
 """
 

@@ -1,7 +1,7 @@
 """On which x86-64 processors a graph's integer products are exact, read from its own weights.
 
 A comparison on this machine cannot tell: with VNNI every product is exact, without it those of weights that
-are not pair-safe saturate (engine/quantization/pair_safe.py).
+are not pair-safe saturate (engine/runtime/pair_safe.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def prove_exact(model: onnx.ModelProto | bytes | Path) -> str:
         raise ExportError(
             f"integer products that saturate on processors without VNNI: {'; '.join(problems[:SHOWN])}{more}",
             "pair-safe weights in every integer product",
-            "round weights with engine.quantization.pair_safe, or export with --precision fp32",
+            "round weights with engine.runtime.pair_safe, or export with --precision fp32",
         )
     return exact_on(model)
 

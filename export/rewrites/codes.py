@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.quantization.pair_safe import is_pair_safe, quantize_columns
+from engine.runtime.pair_safe import is_pair_safe, quantize_columns
 
 Array = NDArray[Any]
 # "matrix" [..., n_in, n_out]; "turned" [n_out, n_in]; "kernel" [n_out, n_in, width], of a convolution, whose

@@ -19,7 +19,7 @@ from engine.kernels.layers.dense import INT8, quantize_row
 from engine.native.buffers import make_conv_buffers
 from engine.native.layers import pack_conv, pair_conv
 from engine.native.weights import Product, Weight
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 pytestmark = pytest.mark.levels

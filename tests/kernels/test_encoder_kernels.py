@@ -16,7 +16,7 @@ if not has_vector_kernels():
 from engine.kernels.layers.dense import Dense, multiply_rows, quantize_row, round_row, to_bf16
 from engine.kernels.layers.rows import add_row, copy_row, gelu_row, normalize_row, scale_row, softmax_row
 from engine.native.packing import pack_bf16, pack_int8
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 pytestmark = pytest.mark.levels

@@ -26,8 +26,8 @@ from engine.native.layers import NO_NORM, pack_conv, pack_first, pair_conv
 from engine.native.positions import read_positional_conv
 from engine.native.stems import fold_group_norm
 from engine.native.weights import Product, Weight, Weights
-from engine.quantization.pair_safe import quantize_columns
 from engine.runtime.onnx_file import OnnxGraph
+from engine.runtime.pair_safe import quantize_columns
 from tests.reference import encoder_kernels_reference as reference
 
 pytestmark = pytest.mark.levels

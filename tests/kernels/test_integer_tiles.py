@@ -22,7 +22,7 @@ from engine.kernels.vector.gemm import (
     int8_tile_twice,
 )
 from engine.native.packing import aligned, pack_int8
-from engine.quantization.pair_safe import is_pair_safe
+from engine.runtime.pair_safe import is_pair_safe
 from tests.reference.level_kernel import level_kernel
 
 pytestmark = pytest.mark.levels

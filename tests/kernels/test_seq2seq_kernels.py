@@ -21,7 +21,7 @@ from engine.native.heads import multiply
 from engine.native.packing import pack_bf16, pack_int8, pack_together
 from engine.native.seq2seq_parts import Plan, make_work
 from engine.native.two_pass import make_bias
-from engine.quantization.pair_safe import quantize_columns
+from engine.runtime.pair_safe import quantize_columns
 from tests.reference import seq2seq_reference as reference
 from tests.reference.encoder_kernels_reference import bits_of_bf16, from_bf16
 from tests.reference.level_kernel import level_kernel

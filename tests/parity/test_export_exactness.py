@@ -14,8 +14,8 @@ pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 
 from engine.bundle.folder import open_bundle  # noqa: E402
-from engine.quantization.pair_safe import quantize_stored  # noqa: E402
 from engine.runtime.integer_products import PRODUCTS, check_products  # noqa: E402
+from engine.runtime.pair_safe import quantize_stored  # noqa: E402
 from export.acoustic import export as acoustic  # noqa: E402
 from export.acoustic.conformer import build_conformer  # noqa: E402
 from export.acoustic.export import ExportOptions  # noqa: E402
@@ -106,7 +106,7 @@ def test_manifest_and_card_say_where_a_graph_is_exact(tmp_path: Path) -> None:
 
 
 def test_convolutions_whose_weights_only_our_kernels_multiply_are_pair_safe_in_their_order() -> None:
-    from engine.quantization.pair_safe import is_pair_safe
+    from engine.runtime.pair_safe import is_pair_safe
 
     graph = build_int8(*MODELS["wav2vec2-base"])
     kernels = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.bundle.folder import write_bundle
 from engine.bundle.schema import AcousticConfig, FeatureConfig
-from engine.quantization.pair_safe import quantize_stored
+from engine.runtime.pair_safe import quantize_stored
 
 MEL_KINDS = ("lstm", "sinks")
 PATCHED = ("linear", "waveform_convs", "heads", "marian")

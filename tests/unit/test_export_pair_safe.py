@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.native.encoder import NativeEncoder  # noqa: E402
-from engine.quantization.pair_safe import is_pair_safe, quantize_stored  # noqa: E402
 from engine.runtime.integer_products import check_products  # noqa: E402
 from engine.runtime.onnx_session import open_session  # noqa: E402
+from engine.runtime.pair_safe import is_pair_safe, quantize_stored  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.layout.describe import add_layout  # noqa: E402

@@ -69,7 +69,7 @@ def test_translation_dry_run_brings_weights_back_in_parts(tmp_path: Path) -> Non
     config.write_text(
         f"output_dir: x\ndata:\n  train: [{tmp_path / 'train.tsv'}]\n  dev: {{}}\n"
         "model: {vocab_size: 240, d_model: 16, encoder_layers: 1, decoder_layers: 1, attention_heads: 2,"
-        " ffn_dim: 32, max_positions: 64}\n"
+        " ffn_dim: 32, max_positions: 128}\n"
         "training: {max_steps: 2, batch_tokens: 256, warmup_steps: 1, gate_tokens: 0}\n"
     )
     command = [sys.executable, "-m", "benchmarks.gpu.queue", "mt", "--device", "cpu", "--tiny"]

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.errors import DeviceError
-from engine.quantization.pair_safe import quantize_columns, quantize_stored
 from engine.runtime import onnx_session as session
 from engine.runtime.integer_products import check_products
+from engine.runtime.pair_safe import quantize_columns, quantize_stored
 from engine.types import RuntimeOptions
 
 onnx = pytest.importorskip("onnx")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.quantization.pair_safe import (
+from engine.runtime.pair_safe import (
     MAX_CODE,
     MAX_PAIR,
     is_pair_safe,

@@ -45,7 +45,7 @@ class DenseFields(NamedTuple):
             four bytes.
         scale, column_sum, bias: addresses of float32 [padded]; column_sum is already multiplied by scale
             (int8 only).
-        any_codes: 1 for int8 weights that are not pair-safe (engine.quantization.pair_safe), else 0.
+        any_codes: 1 for int8 weights that are not pair-safe (engine.runtime.pair_safe), else 0.
     """
 
     kind: int

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from engine.kernels.vector.levels import active
 
 # What a tile multiplies. INT8: uint8 by int8 codes of which no two neighbours along the inner dimension sum
-# to more than 128 in magnitude (pair-safe, engine.quantization.pair_safe); INT8_ANY: uint8 by any int8 codes.
+# to more than 128 in magnitude (pair-safe, engine.runtime.pair_safe); INT8_ANY: uint8 by any int8 codes.
 # SPLIT: the same, where the rows come from simd_int8.store_row_codes. HALF: columns of bfloat16 pairs by rows
 # of float32 in two planes, of the first and of the second ones of the pairs.
 INT8, INT8_ANY, SPLIT, BF16, F32, HALF = "int8", "int8_any", "split", "bf16", "f32", "half"
