@@ -1,4 +1,4 @@
-"""What can go wrong in a benchmark; each message says what was got, what was wanted, and the mend."""
+"""What can go wrong in a benchmark; each message says what was got, what was wanted, and the fix."""
 
 from __future__ import annotations
 

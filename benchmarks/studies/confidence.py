@@ -1,7 +1,7 @@
 """`engine-bench confidence`: is a word of confidence .8 right eight times in ten?
 
 Recognised words are set beside the references; a table says how often words of each confidence are right,
-and Platt's scaling (a logistic regression on the confidence's own log-odds) says what would mend it.
+and Platt's scaling (a logistic regression on the confidence's own log-odds) says what would correct it.
 """
 
 from __future__ import annotations

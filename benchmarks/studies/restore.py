@@ -26,7 +26,7 @@ def sentence_case(transcript: Transcript) -> Transcript:
 
 
 def from_reference(reference: str) -> Restore:
-    """Words that were recognised rightly take the reference's form: case and the marks around them.
+    """Words that were recognised rightly get case and punctuation of the reference.
 
     Args:
         reference: German, as written.

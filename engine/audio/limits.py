@@ -121,7 +121,7 @@ def check_values(waveform: Waveform, name: str) -> None:
         raise AudioValueError(
             f"{name} holds {bad} samples that are NaN or infinite",
             "finite samples",
-            "mend the step that wrote them, or replace them with np.nan_to_num",
+            "fix the step that wrote them, or replace them with np.nan_to_num",
         )
     if peak > MAX_PEAK:
         raise AudioValueError(

@@ -148,7 +148,7 @@ def _resolve(path: str | os.PathLike[str] | None) -> Path:
     if not location.exists():
         raise BundleNotFoundError(
             f"no model at {str(location)!r}",
-            "a bundle folder, an .onnx file with vocab.json beside it, or an embedded bundle's name",
+            "a bundle folder, an .onnx file with vocab.json next to it, or an embedded bundle's name",
             "check the path; `engine info` without an argument shows the embedded default",
         )
     if location.is_file() and location.suffix != ".onnx":
@@ -227,7 +227,7 @@ def _open_bare(model: Path) -> Bundle:
     vocabulary = model.with_name("vocab.json")
     if not vocabulary.is_file():
         raise BundleNotFoundError(
-            f"{model.name!r} has no vocabulary beside it",
+            f"{model.name!r} has no vocabulary next to it",
             "vocab.json (token to index) in the same folder",
             f"copy the checkpoint's vocab.json to {str(vocabulary)!r}, or pass a bundle",
         )

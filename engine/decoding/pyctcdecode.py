@@ -174,7 +174,7 @@ def build_ctcdecoder(
     """Build a decoder from pyctcdecode's arguments.
 
     Args:
-        labels: one for each column; the blank is "" or "<pad>", words are parted by " " or "|".
+        labels: one for each column; the blank is "" or "<pad>", words are separated by " " or "|".
         kenlm_model_path: KenLM binary or ARPA file.
         unigrams: known words; those named in the model's file where None.
         alpha, beta, unk_score_offset, lm_score_boundary: as in pyctcdecode.

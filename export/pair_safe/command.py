@@ -30,7 +30,7 @@ from export.rewrites.pair_safe import apply_codes, multiplied
 # All others multiply in float: the model of punctuation, and speech detectors, which are no exports of ours.
 GRAPHS = tuple(role for roles in PARTS.values() for role in roles)
 TABLE = "mt_embeddings"
-NOT_SAFE = "are not pair-safe"  # how engine.runtime.integer_products ends the one problem that is mended here
+NOT_SAFE = "are not pair-safe"  # how engine.runtime.integer_products ends the one problem that is fixed here
 
 
 @dataclass(frozen=True)

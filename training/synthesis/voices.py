@@ -1,4 +1,4 @@
-"""The synthetic speakers: SVOX Pico bent into many voices, and espeak-ng's variants."""
+"""The synthetic speakers: SVOX Pico distorted into many voices, and espeak-ng's variants."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="go on from this LogMelCTC checkpoint")
     parser.add_argument("--n_frozen", type=int, default=4, help="layers that stay as they are")
-    parser.add_argument("--passes", type=int, default=1, help="how often every clip is bent anew")
+    parser.add_argument("--passes", type=int, default=1, help="how often every clip is distorted anew")
     parser.add_argument("--noise_dir", type=Path)
     parser.add_argument("--n_sinks", type=int, default=23)
     parser.add_argument("--tail_silence_s", type=float, default=0.5)

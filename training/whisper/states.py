@@ -1,4 +1,4 @@
-"""States of the frozen lower layers, computed once for clips that are bent out of shape, and kept on disk."""
+"""States of the frozen lower layers, computed once for clips that are distorted, and kept on disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Clip:
     labels: list[int]
 
 
-def bend_clip(
+def distort_clip(
     sample: Sample,
     vocabulary: dict[str, int],
     augmenter: Augmenter,
@@ -118,9 +118,11 @@ def write_shards(
             continue
         rng = np.random.default_rng((seed, first))
         chosen = samples[first : first + config.shard_size]
-        bent = [bend_clip(sample, vocabulary, augmenter, config, rng) for sample in chosen]
-        bent.sort(key=lambda clip: clip[0].shape[1])
-        clips = [clip for group in _groups(bent) for clip in compute_states(model, group, config.n_frozen)]
+        distorted = [distort_clip(sample, vocabulary, augmenter, config, rng) for sample in chosen]
+        distorted.sort(key=lambda clip: clip[0].shape[1])
+        clips = [
+            clip for group in _groups(distorted) for clip in compute_states(model, group, config.n_frozen)
+        ]
         beside = path.with_suffix(".part")
         lengths = [len(clip.states) for clip in clips]
         content = {"states": torch.cat([clip.states for clip in clips]), "lengths": lengths}
@@ -130,10 +132,10 @@ def write_shards(
     return paths
 
 
-def _groups(bent: list[Any], frames: int = 6000) -> Iterator[list[Any]]:
+def _groups(distorted: list[Any], frames: int = 6000) -> Iterator[list[Any]]:
     """Cut a list sorted by length into batches of at most `frames` padded feature frames."""
     group: list[Any] = []
-    for clip in bent:
+    for clip in distorted:
         if group and clip[0].shape[1] * (len(group) + 1) > frames:
             yield group
             group = []
