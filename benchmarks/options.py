@@ -90,7 +90,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         help="passes over the data; 2 or more measure the noise floor",
     )
     parser.add_argument(
-        "--json", metavar="OUT", help="write the result; an interrupted run resumes from beside it"
+        "--json", metavar="OUT", help="write the result; an interrupted run resumes from OUT.partial.jsonl"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

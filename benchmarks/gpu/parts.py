@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split(checkpoint: Path, target: Path, part_bytes: int) -> list[str]:
-    """Write the weights in float16 and cut them; small files are packed beside them.
+    """Write the weights in float16 and cut them; small files are packed with them.
 
     Raises:
         ValueError: weights that float16 cannot hold.

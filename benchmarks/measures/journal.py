@@ -22,7 +22,7 @@ class Record:
         id: of the utterance.
         repeat: 0 for the first pass over the data.
         wall_s, cpu_s: the run, on the two clocks of benchmarks.measures.reference.
-        reference_wall_s, reference_cpu_s: the parts of the reference kernel beside it, by name.
+        reference_wall_s, reference_cpu_s: the parts of the reference kernel, timed in turn with it, by name.
         audio_s: length of the audio in seconds; 0 when the run failed.
         text_de, text_en: what was recognised and translated.
         stages_s: seconds by stage.

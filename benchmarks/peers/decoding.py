@@ -75,7 +75,7 @@ def load_emissions(path: Path) -> tuple[list[Any], list[str], list[str]]:
 
 
 def our_decoders(labels: list[str], options: argparse.Namespace) -> dict[str, LocalSystem]:
-    """The engine with its language model, with hotwords beside it, and without a language model."""
+    """The engine with its language model, with hotwords added, and without a language model."""
     words = options.words.read_text(encoding="utf-8").split()
     decoder, plain = CtcBeamDecoder(labels, options.language_model, words), CtcBeamDecoder(labels)
     favoured = words[min(5000, len(words) // 2) :][:N_HOTWORDS]

@@ -2,7 +2,7 @@
 
     engine-bench --model w2v.onnx --against onnxruntime_ctc --peer_args "--model w2v.onnx"
 
-The graph takes raw samples. vocab.json lies beside it (or --vocab names it), and preprocessor_config.json if
+The graph takes raw samples. vocab.json lies next to it (or --vocab names it), and preprocessor_config.json if
 there is one.
 """
 
@@ -25,7 +25,7 @@ EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of this peer."""
     parser.add_argument("--model", required=True, type=Path, help=".onnx file, or a folder with one in it")
-    parser.add_argument("--vocab", type=Path, help="vocab.json (beside the model)")
+    parser.add_argument("--vocab", type=Path, help="vocab.json (default: next to the model)")
     parser.add_argument("--provider", default="CPUExecutionProvider")
 
 
