@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blank_bias", type=float, default=0.0, help="taken from the blank's logit in the end"
     )
-    parser.add_argument("--join", type=float, default=0.3, help="share of clips that are joined to the end of another")
+    parser.add_argument("--join", type=float, default=0.3, help="share of clips that are joined to another")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--mask", type=float, default=0.08, help="fraction of states hidden")
     parser.add_argument("--eval_every", type=int, default=100)
