@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
+from typing import TypeVar
 
 from engine.types import Word
+
+T = TypeVar("T")
 
 SMALLEST = 3  # ein, zwei, drei are written as words
 MARKS = ".,;:!?\"'"
@@ -30,17 +33,26 @@ def write_digits(words: Sequence[Word]) -> list[Word]:
     for kind, i1, i2, j1, j2 in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if kind == "equal" or i2 - i1 == j2 - j1:
             found += [replace(word, text=text) for word, text in zip(words[i1:i2], after[j1:j2], strict=True)]
-        elif i2 > i1 and j2 > j1:
+        elif j2 > j1 and i2 > i1:
             found += _merge(words[i1:i2], after[j1:j2])
+        elif i2 > i1:  # nothing stands for these words: they stay as they are
+            found += words[i1:i2]
+        elif found:  # text that no word stands for belongs to the word before it
+            found[-1] = replace(found[-1], text=" ".join([found[-1].text, *after[j1:j2]]))
     return found
 
 
 def _merge(words: Sequence[Word], texts: Sequence[str]) -> list[Word]:
-    """Fewer texts than words: the first words make the first text, and so on, as evenly as it goes."""
-    edges = [round(place * len(words) / len(texts)) for place in range(len(texts) + 1)]
+    """As many words as the shorter of the two has; the longer one is shared out as evenly as it goes."""
+    n_words = min(len(words), len(texts))
     merged = []
-    for text, first, last in zip(texts, edges[:-1], edges[1:], strict=True):
-        parts = words[first:last] or words[max(first - 1, 0) : first]
+    for place in range(n_words):
+        parts, said = (_share(words, place, n_words), _share(texts, place, n_words))
         confidence = sum(part.confidence for part in parts) / len(parts)
-        merged.append(Word(text, parts[0].start_s, parts[-1].end_s, confidence))
+        merged.append(Word(" ".join(said), parts[0].start_s, parts[-1].end_s, confidence))
     return merged
+
+
+def _share(values: Sequence[T], place: int, n_places: int) -> Sequence[T]:
+    """One of n_places runs of values, all about equally long."""
+    return values[place * len(values) // n_places : (place + 1) * len(values) // n_places]

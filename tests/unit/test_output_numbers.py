@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.output.capitals import capitalise_first
@@ -39,11 +39,18 @@ def test_a_number_of_several_words_lasts_as_long_as_they_do():
     assert words[1].confidence == pytest.approx(0.52)
 
 
+def test_more_texts_than_words_lose_nothing():
+    words = spoken("elf Komma drei elf Komma")
+    found = write_digits(words)
+    assert "11,3" in " ".join(word.text for word in found) and found[-1].end_s == words[-1].end_s
+
+
 WORDS = st.sampled_from("der Mann elf zwanzig Komma hundert und Haus drei tausend. Millionen, eins".split())
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(WORDS, max_size=12))
+@example(["elf", "Komma", "drei", "elf", "Komma"])
 def test_times_stay_in_order_and_inside(texts):
     words = spoken(" ".join(texts))
     found = write_digits(words)
