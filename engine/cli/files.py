@@ -107,13 +107,14 @@ def _one_with_progress(
 
 
 def _deliver(source: str, result: Result, paths: Sequence[Path], options: argparse.Namespace) -> None:
+    words, both = options.word_timestamps, getattr(options, "bilingual", False)
     for path in paths:
-        write(result, path, word_timestamps=options.word_timestamps)
+        write(result, path, word_timestamps=words, bilingual=both)
     printed = not paths and (options.output_format is not None or not options.verbose)
     if options.verbose:
         (complain if printed else say)(describe(source, result))
     if printed:
-        text = render(result, options.output_format or "txt", word_timestamps=options.word_timestamps)
+        text = render(result, options.output_format or "txt", word_timestamps=words, bilingual=both)
         say(text.rstrip("\n"))
 
 

@@ -37,6 +37,7 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
             "--text_file", metavar="IN", help="translate text, a line for a line ('-': stdin)"
         )
         parser.add_argument("--output", metavar="OUT", help="where --text_file's translation goes (stdout)")
+        parser.add_argument("--bilingual", action="store_true", help="srt and vtt with German above English")
     parser.add_argument("--output_dir", metavar="DIR", help="write files there instead of printing")
     parser.add_argument(
         "--output_format", choices=(*FORMATS, "all"), default=None, help="txt, or with --output_dir: all"

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.errors import OptionError, OutputError
+from engine.output.bilingual import compute_bilingual_cues
 from engine.output.subtitles import Cue, compute_cues, word_cues
 from engine.types import Segment, Transcript, Translation, Word
 
@@ -19,7 +20,9 @@ DECIMALS: Final = 3  # of seconds and probabilities
 Result = Transcript | Translation
 
 
-def render(result: Result, output_format: str, *, word_timestamps: bool = False) -> str:
+def render(
+    result: Result, output_format: str, *, word_timestamps: bool = False, bilingual: bool = False
+) -> str:
     """Write a result as text.
 
     Args:
@@ -27,13 +30,26 @@ def render(result: Result, output_format: str, *, word_timestamps: bool = False)
         output_format: txt (a line a segment), json (everything), srt, vtt, or tsv (milliseconds).
         word_timestamps: German words one by one: cues in srt, time tags inside the cues of vtt,
             rows in tsv. json always holds them; a translation has none.
+        bilingual: srt and vtt show German above English; other formats stay as they are.
     Raises:
-        OptionError: an unknown format.
+        OptionError: an unknown format; bilingual for a transcript, or together with word_timestamps.
     """
+    if bilingual:
+        _check_bilingual(result, word_timestamps)
+    if bilingual and output_format in _CUE_WRITERS:
+        assert isinstance(result, Translation)
+        return _CUE_WRITERS[output_format](compute_bilingual_cues(result), False)
     writer = _WRITERS.get(output_format)
     if writer is None:
         raise OptionError(f"output format {output_format!r}", ", ".join(FORMATS), "name one of these")
     return writer(result, word_timestamps)
+
+
+def _check_bilingual(result: Result, word_timestamps: bool) -> None:
+    if not isinstance(result, Translation):
+        raise OptionError("bilingual subtitles of a transcript", "a translation", "translate the audio")
+    if word_timestamps:
+        raise OptionError("bilingual with word_timestamps", "one of the two", "leave one out")
 
 
 def write(
@@ -42,6 +58,7 @@ def write(
     output_format: str | None = None,
     *,
     word_timestamps: bool = False,
+    bilingual: bool = False,
 ) -> Path:
     """Write a result to a file: beside it first, then renamed, so that nobody reads half of it.
 
@@ -53,9 +70,8 @@ def write(
         OptionError: an unknown format or suffix. OutputError: the file cannot be written.
     """
     path = Path(path)
-    return write_text(
-        render(result, output_format or path.suffix[1:].lower(), word_timestamps=word_timestamps), path
-    )
+    kind = output_format or path.suffix[1:].lower()
+    return write_text(render(result, kind, word_timestamps=word_timestamps, bilingual=bilingual), path)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> Path:
@@ -156,7 +172,14 @@ def _write_tsv(result: Result, word_timestamps: bool) -> str:
 
 
 def _write_srt(result: Result, word_timestamps: bool) -> str:
-    cues = word_cues(result.segments) if word_timestamps else compute_cues(result.segments)
+    return _srt(word_cues(result.segments) if word_timestamps else compute_cues(result.segments), False)
+
+
+def _write_vtt(result: Result, word_timestamps: bool) -> str:
+    return _vtt(compute_cues(result.segments), word_timestamps)
+
+
+def _srt(cues: Sequence[Cue], _tagged: bool) -> str:
     blocks = (
         f"{i}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{cue.text}\n"
         for i, cue in enumerate(cues, 1)
@@ -164,10 +187,10 @@ def _write_srt(result: Result, word_timestamps: bool) -> str:
     return "\n".join(blocks)
 
 
-def _write_vtt(result: Result, word_timestamps: bool) -> str:
+def _vtt(cues: Sequence[Cue], tagged: bool) -> str:
     blocks = ["WEBVTT\n"]
-    for cue in compute_cues(result.segments):
-        lines = _tagged_lines(cue) if word_timestamps and cue.words else map(_escape, cue.lines)
+    for cue in cues:
+        lines = _tagged_lines(cue) if tagged and cue.words else map(_escape, cue.lines)
         blocks.append(f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n" + "\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -202,4 +225,5 @@ _WRITERS: Final[dict[str, Callable[[Result, bool], str]]] = {
     "vtt": _write_vtt,
     "tsv": _write_tsv,
 }
+_CUE_WRITERS: Final[dict[str, Callable[[Sequence[Cue], bool], str]]] = {"srt": _srt, "vtt": _vtt}
 FORMATS: Final[tuple[str, ...]] = tuple(_WRITERS)

@@ -1,22 +1,37 @@
-"""Segments -> subtitle cues: at most two lines of 42 characters, cut where words begin and end."""
+"""Segments -> subtitle cues that people can read: two lines, ends of sentences, pauses, reading speed.
+
+A cue has at most two lines of 42 characters and ends with a sentence where the sentence fits. It stays on the
+screen long enough for 17 characters a second where the next cue allows it, and never runs over a long pause.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from typing import Final
 
+from engine.output.line_breaks import LINE_CHARS, SENTENCE, break_cost, count_chars, fits, wrap
 from engine.types import Segment, Word
 
-LINE_CHARS: Final = 42  # what broadcasters use for Latin script
-CUE_LINES: Final = 2
 MAX_CUE_S: Final = 7.0  # longer, and a reader begins again
 MIN_CUE_S: Final = 1.0  # shorter, and nobody can read it
+READING_CPS: Final = 17.0  # characters a second that everybody can read
+FAST_CPS: Final = 21.0  # the most that many can
+LONG_PAUSE_S: Final = 1.0  # a cue never runs over one
+LEAD_S: Final = 0.5  # a cue may appear this much before its first word, to be readable
+GAP_S: Final = 0.08  # two frames between cues, so that the eye sees the change
+
+_CUE_COST: Final = 1.0  # of every cue: few are better than many
+_SECOND_SENTENCE: Final = 0.3
+_TORN_SENTENCE: Final = 1.5  # of a sentence that begins or ends in a cue with parts of another
+_PAUSE_COST: Final = 2.0  # of each second of a pause inside a cue, beyond _SHORT_PAUSE_S
+_SHORT_PAUSE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What stands on the screen from start_s to end_s.
+    """What is on the screen from start_s to end_s.
 
     Attributes:
         lines: one or two, none empty.
@@ -34,6 +49,11 @@ class Cue:
         """The lines, one below the other."""
         return "\n".join(self.lines)
 
+    @property
+    def n_chars(self) -> int:
+        """Characters to read; a line break counts as a space."""
+        return count_chars(self.lines)
+
 
 def compute_cues(segments: Sequence[Segment]) -> list[Cue]:
     """Lay out segments as subtitles.
@@ -43,13 +63,14 @@ def compute_cues(segments: Sequence[Segment]) -> list[Cue]:
             proportion to their letters.
     Returns:
         Cues in order, which hold every word exactly once. A word longer than a line has a line
-        of its own.
+        for itself.
     """
     cues: list[Cue] = []
-    for segment in segments:
-        words = segment.words or spread_words(segment)
-        cues.extend(_fill_cues(words, timed=bool(segment.words)))
-    return _readable(cues)
+    for timed, group in groupby(segments, key=lambda segment: bool(segment.words)):
+        words = [word for segment in group for word in segment.words or spread_words(segment)]
+        for run in _split_at_pauses(words):
+            cues.extend(make_cue(part, timed) for part in best_cues(run))
+    return make_readable(cues)
 
 
 def word_cues(segments: Sequence[Segment]) -> list[Cue]:
@@ -59,7 +80,7 @@ def word_cues(segments: Sequence[Segment]) -> list[Cue]:
         if segment.words:
             cues.extend(Cue((word.text,), word.start_s, word.end_s, ((word,),)) for word in segment.words)
         else:
-            cues.extend(_fill_cues(spread_words(segment), timed=False))
+            cues.extend(compute_cues([segment]))
     return cues
 
 
@@ -75,60 +96,114 @@ def spread_words(segment: Segment) -> tuple[Word, ...]:
     return tuple(words)
 
 
-def wrap(tokens: Sequence[str], width: int = LINE_CHARS) -> list[int]:
-    """Break tokens into the fewest lines of at most `width` characters, of nearly equal length.
-
-    Returns:
-        The number of tokens in each line.
-    """
-    best = _greedy(tokens, width)
-    for narrower in range(width - 1, 0, -1):
-        counts = _greedy(tokens, narrower)
-        if len(counts) > len(best):
-            break
-        best = counts
-    return best
-
-
-def _greedy(tokens: Sequence[str], width: int) -> list[int]:
-    counts: list[int] = []
-    used = width + 1
-    for token in tokens:
-        if used + 1 + len(token) > width:
-            counts.append(0)
-            used = -1
-        counts[-1] += 1
-        used += 1 + len(token)
-    return counts
-
-
-def _fill_cues(words: Sequence[Word], timed: bool) -> list[Cue]:
-    lines: list[Sequence[Word]] = []
-    done = 0
-    for count in wrap([word.text for word in words]):
-        lines.append(words[done : done + count])
+def make_cue(words: Sequence[Word], timed: bool) -> Cue:
+    """One cue of words that fit: wrapped into lines, from the first word's start to the last one's end."""
+    lines, done = [], 0
+    for count in wrap(tuple(word.text for word in words)):
+        lines.append(tuple(words[done : done + count]))
         done += count
-    cues: list[Cue] = []
-    while lines:
-        n_lines = min(CUE_LINES, len(lines))
-        if lines[n_lines - 1][-1].end_s - lines[0][0].start_s > MAX_CUE_S:
-            n_lines = 1
-        shown = tuple(tuple(line) for line in lines[:n_lines])
-        texts = tuple(" ".join(word.text for word in line) for line in shown)
-        cues.append(Cue(texts, shown[0][0].start_s, shown[-1][-1].end_s, shown if timed else ()))
-        lines = lines[n_lines:]
-    return cues
+    texts = tuple(" ".join(word.text for word in line) for line in lines)
+    return Cue(texts, words[0].start_s, words[-1].end_s, tuple(lines) if timed else ())
 
 
-def _readable(cues: list[Cue]) -> list[Cue]:
-    """Let short cues stand longer where nothing follows, and none overlap the next."""
-    result = []
+def make_readable(cues: Sequence[Cue]) -> list[Cue]:
+    """Give every cue the time that its characters need, where its neighbours leave that time.
+
+    A cue stays after its last word, for a long pause at most as long as its text needs; where the next cue
+    follows at once it may appear up to LEAD_S before its first word. No cue overlaps the next.
+    """
+    result: list[Cue] = []
     for i, cue in enumerate(cues):
-        end_s = max(cue.end_s, cue.start_s + MIN_CUE_S)
-        if i + 1 < len(cues):
-            end_s = max(min(end_s, cues[i + 1].start_s), cue.start_s)
-        result.append(replace(cue, end_s=end_s))
-    return result
+        latest_s = cues[i + 1].start_s if i + 1 < len(cues) else float("inf")
+        needed_s = max(MIN_CUE_S, min(MAX_CUE_S, cue.n_chars / READING_CPS))
+        end_s = min(max(cue.end_s, cue.start_s + needed_s), max(latest_s, cue.start_s))
+        missing_s = needed_s - (end_s - cue.start_s)
+        earliest_s = result[-1].end_s if result else 0.0
+        start_s = max(cue.start_s - min(max(missing_s, 0.0), LEAD_S), min(earliest_s, cue.start_s))
+        result.append(replace(cue, start_s=start_s, end_s=end_s))
+    return [_leave_gap(cue, after) for cue, after in pairwise(result)] + result[-1:]
+
+
+def _leave_gap(cue: Cue, after: Cue) -> Cue:
+    """End GAP_S before the next cue where the cue does not become too short by it."""
+    if cue.end_s <= after.start_s - GAP_S or after.start_s - GAP_S - cue.start_s < MIN_CUE_S:
+        return cue
+    return replace(cue, end_s=after.start_s - GAP_S)
+
+
+def _split_at_pauses(words: Sequence[Word]) -> list[Sequence[Word]]:
+    """Runs of words without a long pause between two of them."""
+    runs, start = [], 0
+    for i in range(1, len(words)):
+        if words[i].start_s - words[i - 1].end_s >= LONG_PAUSE_S:
+            runs.append(words[start:i])
+            start = i
+    return [*runs, words[start:]] if words else []
+
+
+def best_cues(words: Sequence[Word]) -> list[Sequence[Word]]:
+    """Cut a run of words into cues at the least cost: dynamic programming over the places to cut."""
+    run = _Run.of(words)
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost, first word of the last cue
+    for end in range(1, len(words) + 1):
+        options = [(best[start][0] + cost, start) for start, cost in run.cues_to(end)]
+        best.append(min(options))
+    parts: list[Sequence[Word]] = []
+    end = len(words)
+    while end:
+        parts.append(words[best[end][1] : end])
+        end = best[end][1]
+    return parts[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the cost of cues needs to know of a run of words, by word."""
+
+    words: Sequence[Word]
+    tokens: tuple[str, ...]
+    ended: list[float]  # cost of a cut after the word
+    pauses: list[float]  # cost of the pause after the word, inside a cue
+
+    @classmethod
+    def of(cls, words: Sequence[Word]) -> _Run:
+        pauses = [
+            _PAUSE_COST * max(after.start_s - word.end_s - _SHORT_PAUSE_S, 0.0)
+            for word, after in pairwise(words)
+        ]
+        tokens = tuple(word.text for word in words)
+        return cls(words, tokens, [break_cost(token) for token in tokens], [*pauses, 0.0])
+
+    def cues_to(self, end: int) -> Iterator[tuple[int, float]]:
+        """Every first word of a cue that ends before word `end`, and that cue's cost."""
+        last = end == len(self.words)
+        next_s = self.words[-1].end_s + MIN_CUE_S if last else self.words[end].start_s
+        n_chars, n_inner, pauses = -1, 0, 0.0
+        for start in range(end - 1, -1, -1):
+            n_chars += 1 + len(self.tokens[start])
+            if start < end - 1:
+                n_inner += self.ended[start] == SENTENCE
+                pauses += self.pauses[start]
+                if not self._may_be_cue(start, end, n_chars):
+                    return
+            cost = (
+                pauses + _SECOND_SENTENCE * n_inner + _speed_cost(n_chars, next_s - self.words[start].start_s)
+            )
+            torn = (start > 0 and self.ended[start - 1] != SENTENCE) + (self.ended[end - 1] != SENTENCE)
+            cut = 0.0 if last else self.ended[end - 1]
+            yield start, _CUE_COST + cut + cost + _TORN_SENTENCE * torn * (n_inner > 0)
+
+    def _may_be_cue(self, start: int, end: int, n_chars: int) -> bool:
+        too_long = self.words[end - 1].end_s - self.words[start].start_s > MAX_CUE_S
+        return not too_long and (n_chars <= LINE_CHARS or fits(self.tokens[start:end]))
+
+
+def _speed_cost(n_chars: int, seconds: float) -> float:
+    """What it costs that a cue must be read faster than people can, or is gone at once."""
+    seconds = max(seconds, 0.05)
+    speed = n_chars / seconds
+    cost = max(speed / READING_CPS - 1.0, 0.0) + 2.0 * min(max(speed / FAST_CPS - 1.0, 0.0), 5.0)
+    return cost + max(2.0 * (MIN_CUE_S - seconds), 0.0)
 
 
 def _at(segment: Segment, share: float) -> float:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import OptionError, OutputError
-from engine.output import formats, subtitles
+from engine.output import formats, line_breaks, subtitles
 from engine.output.formats import FORMATS, render, write
 from engine.types import Segment, Transcript, Translation, Word
 
@@ -55,7 +55,7 @@ def test_srt_with_words() -> None:
 
 def test_vtt_escapes_and_tags_words() -> None:
     assert render(TRANSLATION, "vtt") == (
-        "WEBVTT\n\n00:00:00.500 --> 00:00:01.500\nGood day, sir &lt;&amp; co&gt;\n\n"
+        "WEBVTT\n\n00:00:00.500 --> 00:00:01.676\nGood day, sir &lt;&amp; co&gt;\n\n"
         "01:01:01.250 --> 01:01:02.500\nSee you\n"
     )
     assert "\nguten <00:00:01.000>tag <00:00:01.300>herr\n" in render(TRANSCRIPT, "vtt", word_timestamps=True)
@@ -103,8 +103,7 @@ def test_long_segments_are_cut_at_word_times() -> None:
     cues = subtitles.compute_cues([segment])
     starts = {word.start_s for word in segment.words}
     assert len(cues) > 4
-    assert all(cue.start_s in starts for cue in cues)
-    assert all(len(cue.lines) == 2 for cue in cues[:-1])
+    assert all(any(s - subtitles.LEAD_S <= cue.start_s <= s for s in starts) for cue in cues)
 
 
 @given(
@@ -120,19 +119,19 @@ def test_subtitles_are_readable_and_lose_nothing(tokens: list[str], step_s: floa
     assert " ".join(line for cue in cues for line in cue.lines).split() == tokens
     for cue in cues:
         assert 1 <= len(cue.lines) <= 2
-        assert all(len(line) <= subtitles.LINE_CHARS or " " not in line for line in cue.lines)
+        assert all(len(line) <= line_breaks.LINE_CHARS or " " not in line for line in cue.lines)
         assert cue.end_s >= cue.start_s
     assert all(before.end_s <= after.start_s + 1e-9 for before, after in pairwise(cues))
 
 
 def test_lines_are_balanced() -> None:
-    tokens = ("aaaa " * 9 + "bb").split()  # 47 characters: not 42 and an orphan
-    assert subtitles.wrap(tokens) == [5, 5]
+    tokens = tuple(("aaaa " * 9 + "bb").split())  # 47 characters: not 42 and an orphan
+    assert line_breaks.wrap(tokens) == (5, 5)
 
 
 def test_short_cues_stay_long_enough_to_be_read() -> None:
-    cues = subtitles.compute_cues([Segment("ja", 1.0, 1.1), Segment("nein", 1.6, 1.7)])
-    assert [(cue.start_s, cue.end_s) for cue in cues] == [(1.0, 1.6), (1.6, 2.6)]
+    cues = subtitles.compute_cues([Segment("ja", 1.0, 1.1), Segment("nein", 2.6, 2.7)])
+    assert [(cue.start_s, cue.end_s) for cue in cues] == [(1.0, 2.0), (2.6, 3.6)]
 
 
 def test_srt_blocks_cannot_be_broken_by_the_text() -> None:
