@@ -1,0 +1,1 @@
+"""Written German numbers, and what people say for them."""
