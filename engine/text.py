@@ -42,8 +42,8 @@ def list_readings(text: str) -> list[tuple[str, ...]]:
     Args:
         text: as for normalize_text.
     Returns:
-        For each piece the ways to say it, none of them empty, each as normalize_text writes it; the first ones
-        together are normalize_text. Text without digits and signs is one piece that is said in one way.
+        For each piece the ways to say it, none of them empty, each as normalize_text writes it; the first
+        ones together are normalize_text. Text without digits and signs is one piece, said in one way.
     """
     readings = []
     for piece in scan(unicodedata.normalize("NFC", text)):

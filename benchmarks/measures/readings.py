@@ -70,7 +70,9 @@ def choose(readings: Readings, other: str) -> str:
         return _usual(readings)
     words = other.split()
     pieces = [
-        part for forms in readings for part in ([(w,) for w in forms[0].split()] if len(forms) == 1 else [forms])
+        part
+        for forms in readings
+        for part in ([(w,) for w in forms[0].split()] if len(forms) == 1 else [forms])
     ]
     cuts = [(0, 0), *_find_cuts(pieces, words), (len(pieces), len(words))]
     said: list[str] = []
@@ -80,7 +82,7 @@ def choose(readings: Readings, other: str) -> str:
 
 
 def _find_cuts(pieces: Readings, words: Sequence[str]) -> list[tuple[int, int]]:
-    """Places, as index of piece and of word, in the middle of SURE plain words that are equal on both sides."""
+    """Index of piece and of word in the middle of SURE plain words that are equal on both sides."""
     if len(pieces) * len(words) <= SMALL:
         return []
     owners = [at for at, forms in enumerate(pieces) for _ in forms[0].split()]

@@ -16,6 +16,8 @@ _DATE = re.compile(
 _DAY = re.compile(r"(\d{1,2})\.(\d{1,2})(?:\.(?!\d)|(?![\d.,:]))")
 _ISO = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?![\d-])")
 _DAYS = re.compile(r"(\d{1,2})\.?/(?=\d{1,2}\.\d{1,2}\.)")
+_FIRST_DAY = re.compile(r"\d{1,2}\.?/$")
+_LENGTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _TIME = re.compile(
     rf"(\d{{1,2}})(?:(:)|\.)(\d{{2}})(?:[:.](\d{{2}}))?(?![\d:])(?:{SPACE}?(Uhr\b|uhr\b|h(?!\w)))?"
 )
@@ -29,7 +31,7 @@ def read_date(text: str, at: int) -> Found | None:
     """1.5.2024, 01.05.24, 1. 5. 2024, 2024-05-01, 9./10.11.1938; 1.5. and, behind am or vom, 1.5 alone."""
     if (match := _DAYS.match(text, at)) and 1 <= int(match[1]) <= 31:  # 9./10.11.1938
         ending = ending_after(word_before(text, at), "r")
-        return Found([ordinal_forms(int(match[1]), ending), ("auf den", "und", "zum", "auf")], match.end())
+        return Found([ordinal_forms(int(match[1]), ending), ("und", "auf den", "zum", "auf")], match.end())
     if match := _ISO.match(text, at):
         return _dated(text, match, match[3], match[2], match[1])
     if word_before(text, at).lower() in VERSIONED:
@@ -49,9 +51,10 @@ def read_date(text: str, at: int) -> Found | None:
 
 
 def _dated(text: str, match: re.Match[str], day: str, month: str, year: str) -> Found | None:
-    if not (1 <= int(day) <= 31 and 1 <= int(month) <= 12):
+    if not (1 <= int(month) <= 12 and 1 <= int(day) <= _LENGTHS[int(month) - 1]):
         return None
-    ending = ending_after(word_before(text, match.start()), "r")
+    start = len(_FIRST_DAY.sub("", text[: match.start()]))
+    ending = ending_after(word_before(text, start), "r")
     return Found(date_parts(int(day), int(month), year, ending), match.end())
 
 
@@ -61,7 +64,9 @@ def read_time(text: str, at: int) -> Found | None:
         hour, minute, second = int(match[1]), int(match[3]), match[4]
         if hour > 24 or minute > 59 or int(second or 0) > 59 or not (match[2] or match[5]):
             return None
-        before_uhr = re.match(rf"{SPACE}?(?:-|–|bis|und){SPACE}?\d{{1,2}}([:.]\d\d)?{SPACE}?Uhr", text[match.end() :])
+        before_uhr = re.match(
+            rf"{SPACE}?(?:-|–|bis|und){SPACE}?\d{{1,2}}([:.]\d\d)?{SPACE}?Uhr", text[match.end() :]
+        )
         forms = time_forms(hour, minute, int(second) if second else None, bool(match[5]))
         if before_uhr and not match[5]:  # 14:30-16:00 Uhr
             bare = [form.replace(" Uhr", "") for form in forms if minute]

@@ -1,4 +1,4 @@
-"""What the words around a number say about it: which ending an ordinal has, whether a full stop ends a sentence."""
+"""What the words around a number say: which ending an ordinal has, whether a full stop ends a sentence."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from engine.numerals.units import MONTHS
 
 _TO_N: Final = frozenset(
     "am vom zum beim im dem den des bis ab seit diesem diesen jedem jeden einem einen zur dieser jeder "
-    "meinem seinem ihrem unserem deinem meinen seinen ihren unseren deinen nach".split()
+    "jenem jenen jener welchem welchen meinem seinem ihrem unserem deinem meinen seinen ihren unseren "
+    "deinen nach".split()
 )
 _TO_E: Final = frozenset("der die das jede diese dieses".split())
 _TO_R: Final = frozenset("ein mein sein ihr unser dein kein".split())
 BEFORE_NUMBER: Final = frozenset(
-    "jahr jahre jahren seite nummer nr straße hausnummer zimmer kapitel artikel paragraf paragraph abschnitt "
-    "absatz band teil gleis linie bus raum platz klasse halle tor akt szene version kanal phase stufe".split()
+    "jahr jahre jahren seite nummer nr straße hausnummer zimmer kapitel artikel paragraf paragraph "
+    "abschnitt absatz band teil gleis linie bus raum platz klasse halle tor akt szene version kanal phase "
+    "stufe".split()
 )
-VERSIONED: Final = frozenset("version release kapitel abschnitt python windows android ios firmware punkt update".split())
+VERSIONED: Final = frozenset(
+    "version release kapitel abschnitt python windows android ios firmware punkt update".split()
+)
 STARTERS: Final = frozenset(
-    "Er Sie Es Wir Ich Du Ihr Man Das Die Der Den Dem Dann Danach Darauf Dabei Dazu Und Aber Oder Denn Doch "
-    "In Im Auf Am An Bei Beim Mit Nach Von Vom Zu Zum Zur Für Durch Über Unter Vor Seit Bis Als Wenn Weil "
-    "Ob Ein Eine Einer Einen Jetzt Heute Gestern Morgen Nun So Was Wie Wo Wer Warum Da Dort Hier Mein Meine "
-    "Sein Seine Ihre Unser Unsere Alle Viele Auch Nur Nicht Noch Damals Später Dies Diese Dieser".split()
+    "Er Sie Es Wir Ich Du Ihr Man Das Die Der Den Dem Dann Danach Darauf Dabei Dazu Und Aber Oder Denn "
+    "Doch In Im Auf Am An Bei Beim Mit Nach Von Vom Zu Zum Zur Für Durch Über Unter Vor Seit Bis Als Wenn "
+    "Weil Ob Ein Eine Einer Einen Jetzt Heute Gestern Morgen Nun So Was Wie Wo Wer Warum Da Dort Hier "
+    "Mein Meine Sein Seine Ihre Unser Unsere Alle Viele Auch Nur Nicht Noch Damals Später Dies Diese "
+    "Dieser".split()
 )  # fmt: skip
 _WORD_BEFORE = re.compile(r"([^\W\d_]+)[.,:]?[\s\u00a0\u202f]*[(\"„“»']?$")
 _WORD_BEHIND = re.compile(r"[\s\u00a0\u202f]*([^\W\d_]+)")
@@ -30,6 +35,7 @@ _MONTHS = frozenset(
     name for month in MONTHS for name in (month.lower(), month[:3].lower())
 ) - {"mär"} | {"jänner", "feber", "sept", "mrz", "juno", "julei"}  # fmt: skip
 _LOOK_BACK = 40
+LAST_DAY: Final = 31  # of a month; ranks beyond it seldom end a sentence
 
 
 def word_before(text: str, at: int) -> str:
@@ -54,6 +60,11 @@ def has_article(before: str) -> bool:
     return before.lower() in _TO_N - {"bis", "ab", "seit", "nach"} | _TO_E | _TO_R
 
 
+def takes_day(before: str) -> bool:
+    """Whether a day of the month or a rank can end the sentence behind this word: am 3., der 3."""
+    return before.lower() in {"am", "vom", "zum", "der", "dem", "den", "des", "bis"}
+
+
 def ending_after(before: str, default: str) -> str:
     """The ending that an ordinal has behind a word: am dritten, der dritte, ein dritter."""
     lower = before.lower()
@@ -64,8 +75,10 @@ def ending_after(before: str, default: str) -> str:
 
 def ends_sentence(before: str, behind: str, number: int) -> bool:
     """Whether "3." in front of a word is a number and a full stop, not an ordinal."""
-    if is_month(behind) or has_article(before):
+    if is_month(behind):
         return False
+    if has_article(before):
+        return number > LAST_DAY and behind in STARTERS
     if before.lower() in BEFORE_NUMBER and behind[:1].isupper():
         return True
-    return behind in STARTERS or number > 100
+    return behind in STARTERS or number > 100 or before.lower() == "bis"

@@ -7,7 +7,16 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from engine.numerals.units import CURRENCIES, FEMININE, MASCULINE, MONTHS, NEUTER, SAID_MONTHS, SCALES, SINGULAR
+from engine.numerals.units import (
+    CURRENCIES,
+    FEMININE,
+    MASCULINE,
+    MONTHS,
+    NEUTER,
+    SAID_MONTHS,
+    SCALES,
+    SINGULAR,
+)
 from engine.numerals.words import (
     LONGEST,
     MAX_FORMS,
@@ -22,8 +31,10 @@ from engine.numerals.words import (
 )
 
 Parts = list[Forms]  # one after another, each with its own choice
-_HALVES: Final = ("ein halb", "ein halber", "ein halbes", "eine halbe", "einen halben", "einem halben",
-                  "einer halben", "einhalb", "halb", "halbe", "halber", "halbes", "halben", "die Hälfte")  # fmt: skip
+_HALVES: Final = (
+    "ein halb", "ein halber", "ein halbes", "eine halbe", "einen halben", "einem halben", "einer halben",
+    "einhalb", "halb", "halbe", "halber", "halbes", "halben", "die Hälfte",
+)  # fmt: skip
 _QUARTERS: Final = {5: "fünf nach", 10: "zehn nach", 15: "viertel nach", 20: "zwanzig nach"}
 
 
@@ -143,7 +154,7 @@ def _told(hour: int, minute: int) -> list[str]:
     """As a dial shows it: halb drei, viertel nach zwei, viertel drei, fünf vor halb drei."""
     this, following = (spell_number((h - 1) % 12 + 1) for h in (hour, hour + 1))
     if minute == 0:
-        return [this] if this != "eins" else []
+        return [this]
     if minute in _QUARTERS:
         east = [f"viertel {following}"] if minute == 15 else []
         before = [f"zehn vor halb {following}"] if minute == 20 else []
@@ -213,7 +224,12 @@ def unit_parts(numbers: Forms, units: Sequence[str], scale: str = "") -> Parts:
     return [merge_forms([first], ONE), merge_forms(singular, units)]
 
 
-def score_forms(left: int, right: int) -> Forms:
+def score_forms(numbers: Sequence[int]) -> Forms:
     """Ways to say 3:2: drei zu zwei, drei zwei."""
-    first, second = integer_forms(left)[:4], integer_forms(right)[:4]
-    return merge_forms(join(first, ["zu"], second), join(first, second))
+    forms = [integer_forms(number)[:3] for number in numbers]
+    return merge_forms(
+        *(
+            {mark.join(said): None for said in itertools.islice(itertools.product(*forms), 20)}
+            for mark in (" zu ", " ")
+        )
+    )

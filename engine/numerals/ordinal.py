@@ -7,10 +7,12 @@ from typing import Final
 
 from engine.numerals.context import (
     BEFORE_NUMBER,
+    LAST_DAY,
     ending_after,
     ends_sentence,
     has_article,
     is_month,
+    takes_day,
     word_before,
     word_behind,
 )
@@ -26,16 +28,20 @@ from engine.numerals.words import (
     spell_number,
 )
 
-_ORDINAL = re.compile(rf"(\d{{1,4}})\.(?=\s*[-–/]\s*\d{{1,2}}\.|\s+[^\W\d_]|[A-ZÄÖÜ][a-zäöüß])")
+_ORDINAL = re.compile(r"(\d{1,4})\.(?=\s*[-–/]\s*\d{1,2}\.|\s+[^\W\d_]|[A-ZÄÖÜ][a-zäöüß])")
 _CLOSING = re.compile(r"(\d{1,3})\.(?=[\s\"“”»)]*$|[,;:)])")
 _SPELLED = re.compile(r"(\d{1,4})-?s?te([nrsm]?)\b", re.IGNORECASE)
+_TAILS = (  # of words that begin with a number
+    "jährig jährlich tägig stündig stündlich minütig sekündig wöchig monatig köpfig stellig teilig stöckig "
+    "prozentig bändig spurig sprachig seitig zeilig malig stimmig türig silbig stufig fach"
+).split()
 _COMPOUND = re.compile(
-    r"(\d+(?:,\d+)?)(?:-|(?=\D))(%ig\w*|er[ns]?\b|mal(?:s|ig\w*)?\b|fach\w*|jährig\w*|jährlich\w*|tägig\w*|stündig\w*|stündlich\w*"
-    r"|minütig\w*|sekündig\w*|wöchig\w*|monatig\w*|köpfig\w*|stellig\w*|teilig\w*|stöckig\w*|prozentig\w*"
-    r"|bändig\w*|spurig\w*|sprachig\w*|seitig\w*|zeilig\w*|malig\w*|stimmig\w*|türig\w*|silbig\w*|stufig\w*|x(?![\w]))",
+    r"(\d+(?:,\d+)?)(?:-| ?(?=%)|(?=\D))"
+    rf"(%ig\w*|er[ns]?\b|mal(?:s|ig\w*)?\b|(?:{'|'.join(_TAILS)})\w*|x(?!\w))",
     re.IGNORECASE,
 )
 _ROMAN = re.compile(r"(X{0,3}(?:IX|IV|V?I{0,3}))(?![\w'’])")
+_DATIVE: Final = frozenset("von mit bei unter nach seit zu vor gegenüber".split())
 _VALUES: Final = {"I": 1, "V": 5, "X": 10}
 
 
@@ -47,9 +53,10 @@ def read_ordinal(text: str, at: int) -> Found | None:
     if match := _ORDINAL.match(text, at):
         return _before_word(text, match, before)
     match = _CLOSING.match(text, at)
-    if match and has_article(before):
+    if match and takes_day(before) and int(match[1]) <= LAST_DAY:
         ends = match.end() - (not text[match.end() :].strip("\"'“”») "))
-        return Found([ordinal_forms(int(match[1]), ending_after(before, ""))], ends)
+        ordinal = ordinal_forms(int(match[1]), ending_after(before, ""))
+        return Found([merge_forms(ordinal, name_forms(match[1]))], ends)
     return None
 
 
@@ -61,7 +68,8 @@ def _before_word(text: str, match: re.Match[str], before: str) -> Found | None:
     ordinal, plain = ordinal_forms(number, ending), tuple(f"{form}." for form in name_forms(match[1]))
     if ends_sentence(before, behind, number):
         return Found([merge_forms(plain[:20], ordinal)], match.end())
-    return Found([merge_forms(ordinal, plain)], match.end())
+    is_sure = is_month(behind) or not behind or has_article(before)
+    return Found([ordinal if is_sure else merge_forms(ordinal, plain)], match.end())
 
 
 def read_compound(text: str, at: int) -> Found | None:
@@ -85,7 +93,7 @@ def _compound(digits: str, tail: str) -> Forms:
 
 
 def read_roman(text: str, at: int) -> Found | None:
-    """Ludwig XIV., II. Weltkrieg, Kapitel III; no other Roman numbers, and none in text that is all capitals."""
+    """Ludwig XIV., II. Weltkrieg, Kapitel III; no other Roman numbers, none where all is in capitals."""
     match = _ROMAN.match(text, at)
     if not match or not match[1]:
         return None
@@ -93,8 +101,10 @@ def read_roman(text: str, at: int) -> Found | None:
     dot = text[match.end() : match.end() + 1] == "."
     if before in RULERS or before in QUEENS:
         ends = dot and not text[match.end() + 1 :].strip("\"'“”») ")
-        return Found([_ruler(number, before in QUEENS)], match.end() + (dot and not ends))
-    if len(match[1]) == 1 or before.isupper() and len(before) > 1:
+        outside = word_before(text, text.rindex(before, 0, at)).lower()
+        forms = _ruler(number, before in QUEENS, outside in _DATIVE)
+        return Found([forms], match.end() + (dot and not ends))
+    if len(match[1]) == 1 or (before.isupper() and len(before) > 1):
         return None
     if dot and re.match(rf"{SPACE}[A-ZÄÖÜ][a-zäöüß]", text[match.end() + 1 :]):
         return Found([ordinal_forms(number, ending_after(before, ""))], match.end() + 1)
@@ -103,8 +113,9 @@ def read_roman(text: str, at: int) -> Found | None:
     return None
 
 
-def _ruler(number: int, is_queen: bool) -> Forms:
-    articles = ("die", "der") if is_queen else ("der", "des", "dem", "den")
+def _ruler(number: int, is_queen: bool, is_dative: bool) -> Forms:
+    articles = ["die", "der"] if is_queen else ["der", "des", "dem", "den"]
+    articles.sort(key=lambda article: is_dative and article != ("der" if is_queen else "dem"))
     stem = spell_number(number, "ordinal").capitalize()
     ends = {"der": "n" if is_queen else "", "die": "", "des": "n", "dem": "n", "den": "n"}
     return merge_forms([f"{article} {stem}{ends[article]}" for article in articles], [stem, f"{stem}n"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from engine.numerals.context import BEFORE_NUMBER, VERSIONED, word_before, word_behind
@@ -19,7 +19,7 @@ from engine.numerals.forms import (
     version_forms,
 )
 from engine.numerals.found import SPACE, Found
-from engine.numerals.units import CURRENCIES, SCALES, SINGULAR, UNITS
+from engine.numerals.units import CURRENCIES, FEMININE, SCALES, SINGULAR, UNITS
 from engine.numerals.words import ONE, integer_forms, merge_forms, name_forms, spell_number
 
 GLYPHS: Final = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
@@ -41,15 +41,17 @@ def _either(words: Iterable[str]) -> str:
 
 _END = r"(?![\w²³])(?!\.\w)"
 _LOOSE = {unit.lower(): unit for unit in UNITS if len(unit) > 1}  # km, KM, Km
+_SPELLED = _either(unit for unit in UNITS if unit[0].isalpha())
+_ANY_CASE = _either(unit for unit in _LOOSE if unit[0].isalpha())
 _UNIT = re.compile(
-    rf"{SPACE}?(?:(?P<symbol>‰|%(?!ig)|°{SPACE}?[CF]\b|°)|(?P<unit>{_either(u for u in UNITS if u[0].isalpha() or u[0] == 'µ')}){_END}"
-    rf"|(?P<loose>(?i:{_either(u for u in _LOOSE if u[0].isalpha())})){_END})"
+    rf"{SPACE}?(?:(?P<symbol>‰|%(?!ig)|°{SPACE}?[CF]\b|°)|(?P<unit>{_SPELLED}){_END}"
+    rf"|(?P<loose>(?i:{_ANY_CASE})){_END})"
 )
 _SCALE = re.compile(rf"{SPACE}?(?P<scale>{_either(SCALES)})\b\.?")
 _SCALED = {form: name for name, forms in SCALES.items() for form in forms if name != "Tsd"}
 _CURRENCY = re.compile(rf"{SPACE}?(?P<unit>{_either(CURRENCIES)})(?!\w)")
 _PREFIX = re.compile(rf"([€$£]|EUR|USD|CHF){SPACE}?(?=\d)")
-_PER = re.compile(rf"{SPACE}?/{SPACE}?({_either(u for u in UNITS if u[0].isalpha())}){_END}")
+_PER = re.compile(rf"{SPACE}?/{SPACE}?({_SPELLED}){_END}")
 
 
 class Amount(NamedTuple):
@@ -152,13 +154,21 @@ def _counting(text: str, amount: Amount) -> Forms:
         thousands = len(amount.fraction) == 3 and len(amount.whole) < 4
         return merge_forms(forms, integer_forms(int(amount.whole + amount.fraction)) if thousands else [])
     if amount.grouped:
-        apart = [" ".join(spell_number(int(p)) for p in re.findall(r"\d{1,3}(?=(?:\d{3})*$)", amount.whole))]
-        return merge_forms(integer_forms(int(amount.whole)), apart if amount.grouped.isspace() else [])
+        return merge_forms(integer_forms(int(amount.whole)), _apart(amount))
     if amount.whole != "1" or not word_behind(text, amount.end):
         return name_forms(amount.whole)
     before, behind = word_before(text, amount.end - 1), word_behind(text, amount.end)
     counts = behind[:1].isupper() and not before[:1].isupper() and before.lower() not in BEFORE_NUMBER
-    return merge_forms(["ein" if counts else "eins"], ONE)
+    ein = "eine" if behind.lower() in FEMININE else "ein"
+    return merge_forms([ein if counts else "eins"], ONE)
+
+
+def _apart(amount: Amount) -> list[str]:
+    """12 300 as two numbers, which it may be where a space stands between them."""
+    groups = re.findall(r"\d{1,3}(?=(?:\d{3})*$)", amount.whole)
+    if not amount.grouped.isspace() or any(group[0] == "0" for group in groups):
+        return []
+    return [" ".join(spell_number(int(group)) for group in groups)]
 
 
 def read_fraction(text: str, at: int) -> Found | None:
@@ -166,24 +176,27 @@ def read_fraction(text: str, at: int) -> Found | None:
     if match := _MIXED.match(text, at):
         over, under = glyph_fraction(match[2]) if match[2] else (int(match[4]), int(match[5]))
         if match[2] or (over < under and under in _UNDER):
-            return Found([mixed_forms(int(match[1] or match[3]), over, under)], match.end())
+            whole = int(match[1] or match[3])
+            return _measured(text, match.end(), lambda _: mixed_forms(whole, over, under))
     if text[at] in GLYPHS:
         over, under = glyph_fraction(text[at])
-        return Found([fraction_forms(over, under, _measured(text, at + 1))], at + 1)
+        return _measured(text, at + 1, lambda noun: fraction_forms(over, under, noun))
     match = _SLASH.match(text, at)
     if not match or text[at - 1 : at] in ("/", "⁄"):
         return None
     over, under = int(match[1]), int(match[2])
     if not 0 < over < under or under not in _UNDER:
         return None
-    return Found([fraction_forms(over, under, _measured(text, match.end()))], match.end())
+    return _measured(text, match.end(), lambda noun: fraction_forms(over, under, noun))
 
 
-def _measured(text: str, at: int) -> str:
-    """What a half is of: the word behind it, or the unit's, in lower case."""
+def _measured(text: str, at: int, say: Callable[[str], Forms]) -> Found:
+    """A fraction and its unit, or whatever word tells the gender of a half."""
     match = _UNIT.match(text, at)
-    word = _unit_words(match)[0] if match else word_behind(text, at)
-    return SINGULAR.get(word, word).lower()
+    if not match:
+        return Found([say(word_behind(text, at).lower())], at)
+    units = tuple(SINGULAR.get(unit, unit) for unit in _unit_words(match))
+    return Found([say(units[0].lower()), merge_forms(units, _unit_words(match))], match.end())
 
 
 def read_version(text: str, at: int) -> Found | None:

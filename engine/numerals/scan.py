@@ -1,4 +1,4 @@
-"""Written text to plain pieces and spots: a spot is a number or sign with everything that people say for it."""
+"""Text to pieces: what stays as it is, and numbers and signs with everything that people say for them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.numerals.clock import read_date, read_time
-from engine.numerals.words import Forms
 from engine.numerals.found import Found
 from engine.numerals.ordinal import read_compound, read_ordinal, read_roman
 from engine.numerals.quantity import GLYPHS, read_fraction, read_quantity, read_version
 from engine.numerals.signs import read_between, read_phone, read_score, read_sign
 from engine.numerals.units import SIGNS
+from engine.numerals.words import Forms
 
 Piece = str | Forms  # text that stays as it is, or the ways to say what stood there
 

@@ -10,24 +10,26 @@ from engine.numerals.found import SPACE, Found
 from engine.numerals.units import SIGNS
 from engine.numerals.words import digit_forms, merge_forms
 
-_SCORE = re.compile(r"(\d{1,3}):(\d{1,3})(?![\d:])")
-_PHONE = re.compile(rf"(\+?)\(?\d[\d()]*(?:{SPACE}?[/-]{SPACE}?\d+|{SPACE}\d+|{SPACE}?\(\d+\))*(?![\d]|[.,:]\d)")
+_SCORE = re.compile(r"\d{1,3}(?::\d{1,3})+(?![\d:])")
+_PHONE = re.compile(
+    rf"(\+?)\(?\d[\d()]*(?:{SPACE}?[/-]{SPACE}?\d+|{SPACE}\d+|{SPACE}?\(\d+\))*(?![\d]|[.,:]\d)"
+)
 _RANGE = re.compile(r"\s?[-–—]\s?(?=\d)")
-_CHAIN = re.compile(r"\d[-–—]\d+$"), re.compile(r"\d+[-–—]\d")
+_CHAIN = re.compile(r"[^\W_][-–—]\d+$"), re.compile(r"\d+[-–—]\d")
 _SUM = re.compile(rf"{SPACE}?([+=×x*÷]){SPACE}?(?=\d)")
 _PER_HUNDRED = re.compile(r"(?<=[a-zA-Z])/(?=\d+\s?(?:km|kg|ml|g|l|m)\b)")
 _SIGNED = re.compile(r"([-−–+])(?=\d)")
 _BETWEEN: Final[dict[str, Forms]] = {
-    "+": ("plus", "und"), "=": ("gleich", "ist", "ist gleich", "sind", "gibt", "macht"), "×": ("mal",), "x": ("mal", "x"),
-    "*": ("mal",), "÷": ("durch", "geteilt durch"),
+    "+": ("plus", "und"), "=": ("gleich", "ist", "ist gleich", "sind", "gibt", "macht"),
+    "×": ("mal",), "x": ("mal", "x"), "*": ("mal",), "÷": ("durch", "geteilt durch"),
 }  # fmt: skip
 MIN_PHONE: Final = 6  # digits
 
 
 def read_score(text: str, at: int) -> Found | None:
-    """3:2."""
+    """3:2, 1:2:3."""
     match = _SCORE.match(text, at)
-    return Found([score_forms(int(match[1]), int(match[2]))], match.end()) if match else None
+    return Found([score_forms([int(part) for part in match[0].split(":")])], match.end()) if match else None
 
 
 def read_phone(text: str, at: int) -> Found | None:
@@ -54,7 +56,9 @@ def read_between(text: str, at: int) -> Found | None:
     if (match := _SUM.match(text, at)) and text[at - 1].isdigit():
         return Found([_BETWEEN[match[1]]], match.end())
     match = _RANGE.match(text, at)
-    if not match or not re.search(r"\d[^\s\d]{0,4}$|\d\s(?:Uhr|[^\W\d_]{1,3}|[%€$°]C?)$", text[max(at - 12, 0) : at]):
+    if not match or not re.search(
+        r"\d[^\s\d]{0,4}$|\d\s(?:Uhr|[^\W\d_]{1,3}|[%€$°]C?)$", text[max(at - 12, 0) : at]
+    ):
         return None
     before, behind = _CHAIN
     if before.search(text[max(at - 20, 0) : at]) or behind.match(text, match.end()):

@@ -25,7 +25,8 @@ UNITS: Final[dict[str, tuple[str, ...]]] = {
     "%": ("Prozent",), "‰": ("Promille",), "°C": ("Grad Celsius", "Grad"), "° C": ("Grad Celsius", "Grad"),
     "°F": ("Grad Fahrenheit",), "°": ("Grad",), "km/h": ("Kilometer pro Stunde", "Stundenkilometer", "kmh"),
     "m/s": ("Meter pro Sekunde",), "km²": ("Quadratkilometer",), "m²": ("Quadratmeter",),
-    "cm²": ("Quadratzentimeter",), "qm": ("Quadratmeter",), "m³": ("Kubikmeter",), "cm³": ("Kubikzentimeter",),
+    "cm²": ("Quadratzentimeter",), "qm": ("Quadratmeter",),
+    "m2": ("Quadratmeter",), "km2": ("Quadratkilometer",), "m3": ("Kubikmeter",), "m³": ("Kubikmeter",), "cm³": ("Kubikzentimeter",),
     "km": ("Kilometer",), "cm": ("Zentimeter",), "mm": ("Millimeter",), "µm": ("Mikrometer",),
     "nm": ("Nanometer",), "kg": ("Kilogramm", "Kilo"), "mg": ("Milligramm",), "ml": ("Milliliter",),
     "cl": ("Zentiliter",), "ha": ("Hektar",), "kWh": ("Kilowattstunden",), "kW": ("Kilowatt",),
@@ -42,9 +43,12 @@ SINGULAR: Final = {
     "Tonnen": "Tonne", "Kilowattstunden": "Kilowattstunde",
 }  # fmt: skip
 FEMININE: Final = frozenset(
-    "minute stunde sekunde millisekunde tonne million milliarde billion kilowattstunde mark flasche tasse woche seite".split()
+    "minute stunde sekunde millisekunde tonne million milliarde billion kilowattstunde mark flasche tasse "
+    "woche seite".split()
 )
-NEUTER: Final = frozenset("kilo kilogramm gramm prozent promille pfund jahr hektar byte gigabyte watt".split())
+NEUTER: Final = frozenset(
+    "kilo kilogramm gramm prozent promille pfund jahr hektar byte gigabyte watt".split()
+)
 MASCULINE: Final = frozenset(
     "liter meter kilometer zentimeter millimeter euro dollar tag monat becher löffel".split()
 )

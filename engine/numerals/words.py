@@ -16,7 +16,8 @@ _AND = re.compile(rf"(?<=[a-zß])und(?={_TENS})")
 _BEFORE = re.compile(r"(?<=[a-zäöüß])(?=hundert|tausend)")
 _BEHIND = re.compile(r"(?<=hundert)(?=[a-zäöüß])|(?<=tausend)(?=[a-zäöüß])")
 _THOUSANDS = re.compile(r"(?<=tausend)(?=[a-zäöüß])")
-_ONE = re.compile(r"\bein(?=hundert|tausend)|(?<=tausend)ein(?=hundert)")
+_ONE = re.compile(r"\bein(?=hundert|tausend)")
+_INNER_ONE = re.compile(r"(?<=tausend)ein(?=hundert)")
 _TWO = re.compile(r"zwei(?!t[em])")
 ONE: Final = ("ein", "eine", "einen", "einem", "einer", "eines", "eins")
 
@@ -63,7 +64,8 @@ def integer_forms(number: int) -> Forms:
         return merge_forms([spell_digits(str(number))])
     words = spell_number(number)
     year = [spell_number(number, "year")] if FIRST_YEAR <= number <= LAST_YEAR else []
-    first = [words, _ONE.sub("", words), *year]
+    short = _ONE.sub("", words)
+    first = [words, short, _INNER_ONE.sub("", short), *year]
     return merge_forms(*(_written(form) for form in merge_forms(first, _with_and(first))), _with_two(first))
 
 
@@ -132,7 +134,9 @@ def ordinal_forms(number: int, ending: str = "") -> Forms:
     Args:
         number: at least 0. ending: of the first form, "" or one of n, r, s, m.
     """
-    stems = merge_forms([stem := spell_number(number, "ordinal")], [_ONE.sub("", stem)], _with_and([stem]))
+    stem = spell_number(number, "ordinal")
+    long = f"ein{stem}" if stem.startswith(("hundert", "tausend")) else ""
+    stems = merge_forms([stem], [_ONE.sub("", stem), long], _with_and([stem]))
     two = [re.sub(r"^zweite$", "zwote", stem)]
     endings = dict.fromkeys([ending, "", "n", "r", "s", "m"])
     return merge_forms(stem + end for stem in (*stems, *two) for end in endings)
