@@ -177,6 +177,11 @@ def bucket_names() -> list[str]:
     return [length_bucket(edge) for edge in edges]
 
 
+def normalizer_signature() -> str:
+    """How German text is made what is said."""
+    return f"norm:{NORMALIZER}"
+
+
 def scorer_signature() -> str:
     """How transcripts are scored: normaliser and jiwer's version."""
-    return f"norm:{NORMALIZER}|jiwer:{version('jiwer')}"
+    return f"{normalizer_signature()}|jiwer:{version('jiwer')}"

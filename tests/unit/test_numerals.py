@@ -88,7 +88,7 @@ def test_choosing_never_adds_errors_and_a_text_equals_itself(first: str, second:
     assert chosen <= usual
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.integers(0, 9999), st.integers(0, 999_999_999)))
 def test_every_way_to_say_an_integer_is_right_on_either_side(number: int) -> None:
     for written in (str(number), f"{number:,}".replace(",", ".")):
@@ -185,3 +185,14 @@ def test_case_and_marks_around_numbers_stay() -> None:
 def test_pieces_of_text_are_those_of_the_text() -> None:
     assert scan("Um 9 Uhr, ja") == ["Um ", scan("9 Uhr")[0], ", ja"]
     assert scan("") == []
+
+
+def test_training_labels_are_the_usual_way_to_say_it() -> None:
+    pytest.importorskip("torch")
+    from training.common.data import build_vocabulary, encode_text
+
+    vocabulary = build_vocabulary([])
+    symbols = list(vocabulary)
+    for text in ("um 14:30 Uhr", "12,50 €", "am 1.5.2024", "½ Liter"):
+        labels = "".join(symbols[label] for label in encode_text(text, vocabulary))
+        assert labels.replace("|", " ") == normalize_text(text)
