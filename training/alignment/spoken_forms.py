@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from engine.numerals import words as german
-from engine.numerals.units import MONTHS
 from engine.text import LETTERS, normalize_text
+from engine.text import words as german
+from engine.text.units import MONTHS
 
 RARE: Final = 2.0  # nats that a form costs which few readers would choose
 SLURRED: Final = 1.0  # ... or that is said quickly and written in full

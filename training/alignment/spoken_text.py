@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from engine.errors import EngineError
-from engine.numerals.units import MONTHS
 from engine.text import LETTERS, normalize_text
+from engine.text.units import MONTHS
 from training.alignment import spoken_forms as forms
 from training.alignment.spoken_forms import Form
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.numerals.units import MONTHS
 from engine.text import normalize_text
+from engine.text.units import MONTHS
 from training.alignment.spoken_forms import ABBREVIATIONS
 from training.alignment.spoken_text import Slot, TextError, read_slots
 

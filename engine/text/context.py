@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from engine.numerals.units import MONTHS
+from engine.text.units import MONTHS
 
 _TO_N: Final = frozenset(
     "am vom zum beim im dem den des bis ab seit diesem diesen jedem jeden einem einen zur dieser jeder "

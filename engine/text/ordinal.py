@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from engine.numerals.context import (
+from engine.text.context import (
     BEFORE_NUMBER,
     LAST_DAY,
     ending_after,
@@ -16,9 +16,9 @@ from engine.numerals.context import (
     word_before,
     word_behind,
 )
-from engine.numerals.found import SPACE, Found
-from engine.numerals.units import QUEENS, RULERS
-from engine.numerals.words import (
+from engine.text.found import SPACE, Found
+from engine.text.units import QUEENS, RULERS
+from engine.text.words import (
     FIRST_YEAR,
     Forms,
     integer_forms,

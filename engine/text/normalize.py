@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.numerals.scan import scan
+from engine.text.scan import scan
 from engine.types import Word
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"

@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from engine.numerals.context import BEFORE_NUMBER, VERSIONED, word_before, word_behind
-from engine.numerals.forms import (
-    Forms,
+from engine.text.context import BEFORE_NUMBER, VERSIONED, word_before, word_behind
+from engine.text.forms import (
     Parts,
     cents_forms,
     decimal_forms,
@@ -18,9 +17,9 @@ from engine.numerals.forms import (
     unit_parts,
     version_forms,
 )
-from engine.numerals.found import SPACE, Found
-from engine.numerals.units import CURRENCIES, FEMININE, SCALES, SINGULAR, UNITS
-from engine.numerals.words import ONE, integer_forms, merge_forms, name_forms, spell_number
+from engine.text.found import SPACE, Found
+from engine.text.units import CURRENCIES, FEMININE, SCALES, SINGULAR, UNITS
+from engine.text.words import ONE, Forms, integer_forms, merge_forms, name_forms, spell_number
 
 GLYPHS: Final = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 _GROUPS = r"[1-9]\d{0,2}(?:([. \u00a0\u2009\u202f'’])\d{3}(?:\2\d{3})*)(?!\d)"

@@ -40,7 +40,7 @@ def spell_number(number: int, kind: str = "cardinal") -> str:
 
     if kind == "year" and not FIRST_YEAR <= number <= LAST_YEAR:
         kind = "cardinal"
-    words = str(num2words(number, lang="de", to=kind))
+    words = str(num2words(number, lang="de", to=kind)).replace("einstausend", "eintausend")
     return words.lower().replace(" ", "") if kind == "ordinal" else words
 
 

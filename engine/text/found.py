@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from engine.numerals.words import Forms
+from engine.text.words import Forms
 
 SPACE: Final = "[ \u00a0\u2009\u202f]"
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from engine.numerals.units import (
+from engine.text.units import (
     CURRENCIES,
     FEMININE,
     MASCULINE,
@@ -17,7 +17,7 @@ from engine.numerals.units import (
     SCALES,
     SINGULAR,
 )
-from engine.numerals.words import (
+from engine.text.words import (
     LONGEST,
     MAX_FORMS,
     ONE,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from engine.numerals.context import VERSIONED, ending_after, word_before
-from engine.numerals.forms import date_parts, time_forms
-from engine.numerals.found import SPACE, Found
-from engine.numerals.quantity import has_unit
-from engine.numerals.words import merge_forms, ordinal_forms
+from engine.text.context import VERSIONED, ending_after, word_before
+from engine.text.forms import date_parts, time_forms
+from engine.text.found import SPACE, Found
+from engine.text.quantity import has_unit
+from engine.text.words import merge_forms, ordinal_forms
 
 _DATE = re.compile(
     rf"(\d{{1,2}})\.{SPACE}?(\d{{1,2}})\.(?:{SPACE}?(\d{{4}})(?!\d)|(\d{{2}})(?![\d.,:]|{SPACE}?\d))"

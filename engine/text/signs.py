@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from engine.numerals.forms import Forms, score_forms
-from engine.numerals.found import SPACE, Found
-from engine.numerals.units import SIGNS
-from engine.numerals.words import digit_forms, merge_forms
+from engine.text.forms import score_forms
+from engine.text.found import SPACE, Found
+from engine.text.units import SIGNS
+from engine.text.words import Forms, digit_forms, merge_forms
 
 _SCORE = re.compile(r"\d{1,3}(?::\d{1,3})+(?![\d:])")
 _PHONE = re.compile(

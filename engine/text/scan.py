@@ -7,13 +7,13 @@ import unicodedata
 from collections.abc import Callable
 from typing import Final
 
-from engine.numerals.clock import read_date, read_time
-from engine.numerals.found import Found
-from engine.numerals.ordinal import read_compound, read_ordinal, read_roman
-from engine.numerals.quantity import GLYPHS, read_fraction, read_quantity, read_version
-from engine.numerals.signs import read_between, read_phone, read_score, read_sign
-from engine.numerals.units import SIGNS
-from engine.numerals.words import Forms
+from engine.text.clock import read_date, read_time
+from engine.text.found import Found
+from engine.text.ordinal import read_compound, read_ordinal, read_roman
+from engine.text.quantity import GLYPHS, read_fraction, read_quantity, read_version
+from engine.text.signs import read_between, read_phone, read_score, read_sign
+from engine.text.units import SIGNS
+from engine.text.words import Forms
 
 Piece = str | Forms  # text that stays as it is, or the ways to say what stood there
 

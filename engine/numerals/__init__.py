@@ -1,1 +1,0 @@
-"""Written German numbers, and what people say for them."""
