@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.text.scan import scan
 from engine.types import Word
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"
@@ -19,6 +18,7 @@ NORMALIZER = "de-spoken/2"  # goes into signatures; the number changes with anyt
 
 _FOLDED = {"æ": "ae", "œ": "oe", "ø": "ö", "å": "a", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 _APOSTROPHES = re.compile(r"['’‘`´]")
+_MAY_BE_SAID = re.compile(r"[\dIVX&%‰€$£°§½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")  # of all that engine.text.scan looks for
 _OTHER = re.compile(f"[^{LETTERS}]+")
 
 
@@ -31,7 +31,7 @@ def normalize_text(text: str) -> str:
         Lower-case words of a to z, ä, ö, ü, ß, joined by single spaces; numbers as they are usually said,
         accents folded, apostrophes dropped, all else a word boundary. May be empty.
     """
-    pieces = scan(unicodedata.normalize("NFC", text))
+    pieces = _split(unicodedata.normalize("NFC", text))
     usual = (_reduce(piece if isinstance(piece, str) else piece[0]) for piece in pieces)
     return " ".join(filter(None, usual))
 
@@ -46,7 +46,7 @@ def list_readings(text: str) -> list[tuple[str, ...]]:
         ones together are normalize_text. Text without digits and signs is one piece, said in one way.
     """
     readings = []
-    for piece in scan(unicodedata.normalize("NFC", text)):
+    for piece in _split(unicodedata.normalize("NFC", text)):
         forms = (piece,) if isinstance(piece, str) else piece
         found = tuple(dict.fromkeys(filter(None, map(_reduce, forms))))
         readings += [found] if found else []
@@ -60,7 +60,7 @@ def spell_numbers(text: str) -> str:
         text: German, as written; case and punctuation of everything else stay.
     """
     said = ""
-    for piece in scan(text):
+    for piece in _split(text):
         words = piece if isinstance(piece, str) else piece[0]
         said += f" {words}" if said[-1:].isalnum() and words[:1].isalnum() else words
     return said
@@ -70,6 +70,15 @@ def strip_words(words: Sequence[Word]) -> list[Word]:
     """The same words in lower case and without punctuation; what holds no letter goes."""
     plain = (replace(word, text=normalize_text(word.text)) for word in words)
     return [word for word in plain if word.text]
+
+
+def _split(text: str) -> Sequence[str | tuple[str, ...]]:
+    """The pieces of engine.text.scan, which only texts with numbers and signs have to load."""
+    if not _MAY_BE_SAID.search(text):
+        return [text]
+    from engine.text.scan import scan
+
+    return scan(text)
 
 
 def _reduce(text: str) -> str:

@@ -13,7 +13,9 @@ from benchmarks.measures.metrics import count_character_errors, count_word_error
 from benchmarks.measures.readings import SMALL, choose_readings
 from engine.output.numbers import write_digits
 from engine.text import LETTERS, list_readings, normalize_text, spell_numbers
+from engine.text.quantity import GLYPHS
 from engine.text.scan import scan
+from engine.text.units import SIGNS
 from engine.text.words import MAX_FORMS, integer_forms, ordinal_forms, spell_number
 from engine.types import Word
 
@@ -181,6 +183,11 @@ def test_case_and_marks_around_numbers_stay() -> None:
         "Am dritten Mai („um vierzehn Uhr dreißig“) kamen eintausendzweihundert Gäste "
         "– fast fünf Prozent mehr!"
     )
+
+
+def test_everything_that_is_scanned_for_is_known_to_the_normaliser() -> None:
+    for sign in (*GLYPHS, *SIGNS):
+        assert normalize_text(sign) == normalize_text(f"{scan(sign)[0][0]}") != ""
 
 
 def test_pieces_of_text_are_those_of_the_text() -> None:
