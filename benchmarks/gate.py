@@ -26,6 +26,7 @@ from benchmarks.reports.summary import SCHEMA_VERSION
 Verdict = Literal["pass", "regression", "undecided"]
 NEEDED = ("schema_version", "signature", "task", "data", "settings", "environment", "utterances")
 SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size", "passes")
+SAME_SIGNED = {"reference": "reference kernel", "norm": "text normaliser"}
 MIN_UTTERANCES = 3
 SHARED_CORE = 0.05  # waiting for the core beyond this share says more about others than about the program
 # Half intervals that a slowdown has to be away from none: three standard errors. At two, one in forty runs of
@@ -131,9 +132,10 @@ def _differs(current: Mapping[str, Any], baseline: Mapping[str, Any], name: str)
     return baseline.get(name) is not None and current.get(name) != baseline[name]
 
 
-def _reference_kernel(result: Mapping[str, Any]) -> str:
+def _signed(result: Mapping[str, Any], name: str) -> str:
+    """A part of the signature, such as the version of the normaliser or of the reference kernel."""
     parts = dict(part.partition(":")[::2] for part in result["signature"].split("|"))
-    return str(parts.get("reference", "none"))
+    return str(parts.get(name, "none"))
 
 
 def _arithmetic(result: Mapping[str, Any]) -> list[str]:
@@ -160,9 +162,10 @@ def _check_comparable(current: Mapping[str, Any], baseline: Mapping[str, Any]) -
         got, want = current["settings"].get(name), baseline["settings"].get(name)
         if got != want:
             differences.append(f"{name} {got}, baseline {want}")
-    got, want = _reference_kernel(current), _reference_kernel(baseline)
-    if got != want:
-        differences.append(f"reference kernel {got}, baseline {want}")
+    for part, name in SAME_SIGNED.items():
+        got, want = _signed(current, part), _signed(baseline, part)
+        if got != want:
+            differences.append(f"{name} {got}, baseline {want}")
     if differences:
         raise BaselineError(
             "not comparable with the baseline: " + "; ".join(differences),

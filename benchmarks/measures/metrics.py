@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.extras import load_extra
-from engine.text import NORMALIZER, normalize_text
+from benchmarks.measures.readings import choose_readings
+from engine.text import NORMALIZER
 
 Integers = NDArray[np.int64]
 BLEU_ORDER = 4
@@ -25,7 +26,7 @@ class Errors:
 
     Attributes:
         substitutions, deletions, insertions: of the cheapest alignment.
-        reference: length of the reference, in words or characters.
+        reference: length of the reference with numbers as they are usually said, in words or characters.
     """
 
     substitutions: int = 0
@@ -53,28 +54,30 @@ class Errors:
 
 
 def count_word_errors(reference: str, hypothesis: str) -> Errors:
-    """Compare two German texts word by word, after normalize_text.
+    """Compare two German texts word by word, as they are said: numbers in the way that fits best.
 
     Args:
         reference: as written; empty where nothing is said, every word is then an insertion.
         hypothesis: as recognised; may be empty.
+    Returns:
+        Errors between the chosen ways to say both. The reference's length is that of the usual way to say it,
+        so that it depends on the reference alone and every system is divided by the same.
     """
-    said, heard = normalize_text(reference), normalize_text(hypothesis)
-    if not said:
-        return Errors(insertions=len(heard.split()))
-    return _errors(load_extra("jiwer").process_words(said, heard))
+    pair = choose_readings(reference, hypothesis)
+    if not pair.usual:
+        return Errors(insertions=len(pair.heard.split()))
+    return _errors(load_extra("jiwer").process_words(pair.said, pair.heard), len(pair.usual.split()))
 
 
 def count_character_errors(reference: str, hypothesis: str) -> Errors:
-    """Compare two German texts character by character (spaces count), after normalize_text."""
-    said, heard = normalize_text(reference), normalize_text(hypothesis)
-    if not said:
-        return Errors(insertions=len(heard))
-    return _errors(load_extra("jiwer").process_characters(said, heard))
+    """Compare two German texts character by character (spaces count), numbers as for the word errors."""
+    pair = choose_readings(reference, hypothesis)
+    if not pair.usual:
+        return Errors(insertions=len(pair.heard))
+    return _errors(load_extra("jiwer").process_characters(pair.said, pair.heard), len(pair.usual))
 
 
-def _errors(out: Any) -> Errors:
-    reference = out.hits + out.substitutions + out.deletions
+def _errors(out: Any, reference: int) -> Errors:
     return Errors(out.substitutions, out.deletions, out.insertions, reference)
 
 
@@ -174,6 +177,11 @@ def bucket_names() -> list[str]:
     return [length_bucket(edge) for edge in edges]
 
 
+def normalizer_signature() -> str:
+    """How German text is made what is said."""
+    return f"norm:{NORMALIZER}"
+
+
 def scorer_signature() -> str:
     """How transcripts are scored: normaliser and jiwer's version."""
-    return f"norm:{NORMALIZER}|jiwer:{version('jiwer')}"
+    return f"{normalizer_signature()}|jiwer:{version('jiwer')}"

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from benchmarks.errors import MeasurementError
 from benchmarks.extras import SCORING, check_extras
+from benchmarks.measures.metrics import scorer_signature
+from benchmarks.measures.readings import choose_readings
 from benchmarks.options import Progress, add_data_options, add_engine_options, settings_of
 from benchmarks.reports.table import align, number
 from benchmarks.run import load_data, load_engine, write_json
@@ -54,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
         progress.close()
     second = system.translator.bundle.manifest.second_pass
     result = summarise(pairs, second.confidence if second else {})
-    result = {"signature": system.signature, "data": str(options.data), **result, **options.provenance}
+    signature = f"{system.signature}|{scorer_signature()}"
+    result = {"signature": signature, "data": str(options.data), **result, **options.provenance}
     if options.json:
         write_json(result, options.json)
     print(render(result))
@@ -66,10 +69,10 @@ def judge_words(words: Sequence[Word], reference: str) -> list[tuple[float, bool
     import jiwer
 
     spoken = [(word.confidence, part) for word in words for part in normalize_text(word.text).split()]
-    wanted = normalize_text(reference)
-    if not spoken or not wanted:
+    pair = choose_readings(reference, " ".join(part for _, part in spoken))
+    if not spoken or not pair.said:
         return [(confidence, False) for confidence, _ in spoken]
-    aligned = jiwer.process_words(wanted, " ".join(part for _, part in spoken)).alignments[0]
+    aligned = jiwer.process_words(pair.said, pair.heard).alignments[0]
     right = np.zeros(len(spoken), np.bool_)
     for chunk in aligned:
         if chunk.type == "equal":

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.errors import ManifestError
 from benchmarks.extras import SCORING, check_extras
-from benchmarks.measures.metrics import TranslationScorer
+from benchmarks.measures.metrics import TranslationScorer, normalizer_signature
 from benchmarks.options import Progress, natural, positive
 from benchmarks.reports.provenance import provenance
 from benchmarks.reports.table import align, number
@@ -104,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
         rows = list(score_text(translator, sets, progress=tick))
     finally:
         bars.close()
-    result = {**provenance("engine-bench"), "signature": translator.signature, "rows": rows}
+    signature = f"{translator.signature}|{normalizer_signature()}"
+    result = {**provenance("engine-bench"), "signature": signature, "rows": rows}
     if options.json:
         write_json(result, Path(options.json))
     cells = [

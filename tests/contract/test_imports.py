@@ -30,7 +30,7 @@ OWNERS = {
     "soxr": {"engine/audio/sink.py"},
     "av": {"engine/audio/media.py"},
     "sentencepiece": {"engine/translation/tokenizer.py"},
-    "num2words": {"engine/text.py"},
+    "num2words": {"engine/text/words.py"},
     "text_to_num": {"engine/output/numbers.py"},
     "tqdm": {"engine/cli/terminal.py"},
 }

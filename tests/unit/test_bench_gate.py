@@ -16,6 +16,7 @@ from benchmarks.errors import BaselineError
 from benchmarks.gate import Limits, _speed_verdict, judge, load_result, verdict_of
 from benchmarks.measures import stages
 from benchmarks.measures.bootstrap import Interval
+from benchmarks.measures.metrics import scorer_signature
 from benchmarks.measures.reference import PARTS
 from benchmarks.measures.speed import CLOCKS, Slowdown, noise_floor, pass_times
 
@@ -74,6 +75,16 @@ def test_a_point_of_wer_is_caught_and_scattered_changes_are_not() -> None:
     scattered = base_errors + random.permutation(np.repeat([1, -1, 0], [20, 20, 132]))
     assert verdicts(result(np.maximum(scattered, 0), times), base)["WER"] == "pass"
     assert verdicts(result(worse, times), base, max_wer_increase=0.02)["WER"] == "pass"
+
+
+def test_texts_normalised_in_another_way_are_not_compared() -> None:
+    random = np.random.default_rng(6)
+    errors, times = random.binomial(10, 0.1, 30), timed(random, 30)
+    base = result(errors, times, signature="model:x|norm:lower+num2words+letters|jiwer:4.0.0")
+    now = result(errors, times, signature=f"model:x|{scorer_signature()}")
+    with pytest.raises(BaselineError, match=r"text normaliser de-spoken/\d+, baseline lower\+num2words"):
+        judge(now, base)
+    assert verdicts(now, now)["WER"] == "pass"
 
 
 def test_a_bleu_loss_is_caught() -> None:

@@ -12,7 +12,7 @@ from engine.text import LETTERS, VOCABULARY, normalize_text
     [
         ("Guten Morgen, Herr Müller!", "guten morgen herr müller"),
         ("STRAẞE", "straße"),
-        ("Es kostet 3,50 €.", "es kostet drei komma fünf null euro"),
+        ("Es kostet 3,50 €.", "es kostet drei euro fünfzig"),
         (
             "1.234.567 Menschen",
             "eine million zweihundertvierunddreißigtausendfünfhundertsiebenundsechzig menschen",

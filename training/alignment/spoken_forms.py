@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from num2words import num2words
-
 from engine.text import LETTERS, normalize_text
+from engine.text import words as german
+from engine.text.units import MONTHS
 
 RARE: Final = 2.0  # nats that a form costs which few readers would choose
 SLURRED: Final = 1.0  # ... or that is said quickly and written in full
-MONTHS: Final = (
-    "Januar", "Februar", "März", "April", "Mai", "Juni",
-    "Juli", "August", "September", "Oktober", "November", "Dezember",
-)  # fmt: skip
 ROMAN: Final = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 INFLECTING: Final = frozenset(
     "am vom zum beim im dem den des bis ab seit der die diesen diesem dieses jeden".split()
@@ -67,10 +62,9 @@ def make_forms(written: Iterable[str], rare: Iterable[str] = ()) -> tuple[Form, 
     return tuple(forms.values())
 
 
-@functools.lru_cache(maxsize=4096)
 def spell_number(number: int, kind: str = "cardinal") -> str:
-    """German words for a number; kind is num2words' cardinal, ordinal or year."""
-    return str(num2words(number, lang="de", to=kind)).lower()
+    """German words for a number in lower case; kind is cardinal, ordinal or year."""
+    return german.spell_number(number, kind).lower()
 
 
 def cardinal_forms(number: int) -> tuple[Form, ...]:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from engine.errors import EngineError
 from engine.text import LETTERS, normalize_text
+from engine.text.units import MONTHS
 from training.alignment import spoken_forms as forms
 from training.alignment.spoken_forms import Form
 
@@ -17,7 +18,7 @@ OPENING: Final = "([{<\"'“„”»«‚‘’–—-*_\\…/"
 CLOSING: Final = ".,;:!?)]}>\"'“”«»‘’–—-*_\\…/"
 ENDS_SENTENCE: Final = re.compile(r"[.!?…][\"'“”«»)\]]*$")
 NUMBERED: Final = frozenset("jahr jahre seite nummer straße hausnummer zimmer kapitel artikel s".split())
-_MONTHS = frozenset(month.lower() for month in forms.MONTHS)
+_MONTHS = frozenset(month.lower() for month in MONTHS)
 _REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile("[\u00ad\u200b-\u200d\ufeff]"), ""),  # soft hyphens and zero-width characters
     (re.compile(r"\\(?=[\"“”„'])"), ""),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.text import NORMALIZER
 from training.asr.config import AsrConfig
 from training.asr.conformer import ConformerConfig
 from training.asr.evaluation import evaluate_ctc
@@ -144,6 +145,7 @@ class AsrTrainer(TrainingLoop):
         return {
             **{name: getattr(self.config, name) for name in CONDITIONS},
             "the number of clips": len(self.train_samples), "the number of processes": self.world,
+            "the text normaliser": NORMALIZER,
         }  # fmt: skip
 
     def finish(self) -> None:

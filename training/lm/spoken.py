@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from engine.text import normalize_text
-from training.alignment.spoken_forms import ABBREVIATIONS, MONTHS
+from engine.text.units import MONTHS
+from training.alignment.spoken_forms import ABBREVIATIONS
 from training.alignment.spoken_text import Slot, TextError, read_slots
 
 _READ_ALOUD = re.compile(

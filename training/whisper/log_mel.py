@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.text import VOCABULARY, WORD_DELIMITER, normalize_text
+from engine.text import NORMALIZER, VOCABULARY, WORD_DELIMITER, normalize_text
 from training.asr.doctor import min_frames
 from training.asr.log_mel_ctc import LogMelCtc, save_checkpoint
 from training.asr.model import compute_ctc
@@ -159,7 +159,8 @@ class WhisperTrainer(TrainingLoop):
 
     def conditions(self) -> dict[str, Any]:
         """See Trainable."""
-        return {name: getattr(self.options, name) for name in CONDITIONS}
+        found = {name: getattr(self.options, name) for name in CONDITIONS}
+        return {**found, "the text normaliser": NORMALIZER}
 
     def finish(self) -> None:
         """See Trainable; output_dir/best holds the checkpoint of the lowest CER on the evaluation set."""

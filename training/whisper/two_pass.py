@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.text import NORMALIZER
 from training.asr.model import compute_ctc
 from training.common.checkpoint import LastCheckpoints, State, replace_folder
 from training.common.finite import find_nonfinite
@@ -233,7 +234,8 @@ class TwoPassTrainer(TrainingLoop):
 
     def conditions(self) -> dict[str, Any]:
         """See Trainable."""
-        return {name: getattr(self.options, name) for name in CONDITIONS}
+        found = {name: getattr(self.options, name) for name in CONDITIONS}
+        return {**found, "the text normaliser": NORMALIZER}
 
     def finish(self) -> None:
         """See Trainable."""
