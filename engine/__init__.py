@@ -32,6 +32,7 @@ from engine.errors import (
     ModelCapabilityError,
     OptionError,
     OutputError,
+    StreamError,
     TextFileError,
     TranslationError,
     UnsupportedBlockError,
@@ -55,6 +56,8 @@ from engine.types import (
     Hypothesis,
     Progress,
     Segment,
+    StreamEvent,
+    StreamEventKind,
     Transcript,
     Translation,
     TranslationHypothesis,
@@ -64,7 +67,9 @@ from engine.types import (
 if TYPE_CHECKING:
     from engine.audio.limits import AudioLimits
     from engine.audio.load import AudioSource
+    from engine.jobs.endpoints import EndpointOptions
     from engine.jobs.streaming import Partial
+    from engine.jobs.streams import SpeechStream
     from engine.output.formats import write
     from engine.pipeline import SpeechTranslator, load
 
@@ -94,6 +99,7 @@ __all__ = [
     "DependencyError",
     "Device",
     "DeviceError",
+    "EndpointOptions",
     "EngineError",
     "HotwordOptions",
     "Hypothesis",
@@ -112,7 +118,11 @@ __all__ = [
     "RuntimeOptions",
     "SearchOptions",
     "Segment",
+    "SpeechStream",
     "SpeechTranslator",
+    "StreamError",
+    "StreamEvent",
+    "StreamEventKind",
     "TextFileError",
     "Transcript",
     "Translation",
@@ -128,7 +138,9 @@ __all__ = [
 _LATER: Final = {
     "AudioLimits": "engine.audio.limits",
     "AudioSource": "engine.audio.load",
+    "EndpointOptions": "engine.jobs.endpoints",
     "Partial": "engine.jobs.streaming",
+    "SpeechStream": "engine.jobs.streams",
     "SpeechTranslator": "engine.pipeline",
     "load": "engine.pipeline",
     "write": "engine.output.formats",

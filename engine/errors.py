@@ -154,5 +154,9 @@ class ManifestError(EngineError, ValueError):
         return type(self), (self.path, self.problems, self.fix)
 
 
+class StreamError(EngineError, RuntimeError):
+    """A stream that is used from two threads at once, or after its end."""
+
+
 class CancelledError(EngineError, RuntimeError):
     """The caller asked to stop; nothing of the engine's state was harmed."""

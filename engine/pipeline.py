@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
-from typing import Any, TypeVar
-
-from numpy.typing import NDArray
+from typing import Any, Literal, TypeVar
 
 from engine.audio import vad
 from engine.audio.limits import Waveform
@@ -17,19 +14,15 @@ from engine.bundle.folder import open_bundle
 from engine.errors import EngineError
 from engine.jobs import groups, longform
 from engine.jobs.groups import Recording
-from engine.jobs.streaming import Partial, StreamingTranscriber
-from engine.output.capitals import capitalise_first
-from engine.output.numbers import write_digits
+from engine.jobs.live import LiveStages
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
-from engine.stages import Stages
-from engine.text import strip_words
+from engine.stages import Stages, with_hotwords
 from engine.types import (
     Backend,
     ComputeType,
     DecodingOptions,
     Device,
-    Hypothesis,
     Progress,
     RuntimeOptions,
     Transcript,
@@ -37,10 +30,11 @@ from engine.types import (
 )
 
 Result = TypeVar("Result")
+Task = Literal["transcribe", "translate"]
 JOINED_S, JOINED_PAUSE_S = 20.0, 1.5  # stretches of speech that the second pass hears as one
 
 
-class SpeechTranslator(Stages):
+class SpeechTranslator(LiveStages, Stages):
     """A loaded bundle. Safe to share between threads; no call leaves anything behind."""
 
     def transcribe(
@@ -69,7 +63,7 @@ class SpeechTranslator(Stages):
             OptionError, DecodingError: an option or hotword that cannot be used.
             ModelCapabilityError: two passes asked of a bundle with one. CancelledError: cancel was set.
         """
-        settings = _settings(options, hotwords)
+        settings = with_hotwords(options, hotwords)
         return self._transcribe(source, sample_rate, settings, self.threads, progress, cancel)
 
     def translate(
@@ -139,7 +133,7 @@ class SpeechTranslator(Stages):
         Raises:
             CancelledError: cancel was set. OptionError, ModelCapabilityError: at the call, before any work.
         """
-        settings = _settings(options, hotwords)
+        settings = with_hotwords(options, hotwords)
         return _counted(self._transcribe_all(sources, sample_rate, settings, cancel), sources, progress)
 
     def translate_batch(
@@ -163,7 +157,7 @@ class SpeechTranslator(Stages):
             ModelCapabilityError: the bundle holds no translator. Whatever transcribe_batch raises.
         """
         self.translator  # noqa: B018  - fail before the first recording
-        settings = _settings(options, hotwords)
+        settings = with_hotwords(options, hotwords)
         results = groups.run_groups(
             self._transcribe_all(sources, sample_rate, settings, cancel),
             lambda transcripts: self._translate_together(transcripts, settings, None, cancel),
@@ -171,48 +165,6 @@ class SpeechTranslator(Stages):
             max_s=groups.MAX_TRANSLATED_S,
         )
         return _counted(results, sources, progress)
-
-    def stream(
-        self,
-        chunks: Iterable[NDArray[Any]],
-        sample_rate: int | None = None,
-        *,
-        hotwords: Sequence[str] = (),
-        options: DecodingOptions | None = None,
-        progress: Progress | None = None,
-        cancel: CancelToken | None = None,
-    ) -> Iterator[Partial]:
-        """Recognise speech while it arrives.
-
-        Args:
-            chunks: arrays [n_samples] or [n_samples, n_channels].
-            sample_rate: their rate in Hz; the model's own when not given.
-            hotwords, options: as for transcribe.
-            progress: called with (done_s, total_s), seconds of audio; total_s is infinite until the end.
-            cancel: ends the stream from another thread, at the next chunk or within the running one.
-        Yields:
-            Partial: text that will not change any more, and a tentative tail. The tail comes from the first
-            pass; text that is final from the second, where there is one. With one pass it is plain words,
-            without capitals and punctuation, since those depend on what is said next.
-        Raises:
-            AudioLimitError: an impossible sample rate; OptionError, ModelCapabilityError: at the call.
-            AudioShapeError, AudioValueError: a bad chunk. CancelledError: cancel was set.
-        """
-        settings = _settings(options, hotwords)
-        strip = self._finish(settings) if self.choose_passes(settings) == 2 else list
-        rate = sample_rate or self.acoustic.sample_rate
-
-        def final(window: Waveform) -> Hypothesis:
-            found = self._recognise(window, settings, StageClock(), cancel)
-            return replace(found, words=tuple(strip(list(found.words))))
-
-        transcriber = StreamingTranscriber(
-            final,
-            guess=lambda window: self._recognise(window, settings.replace(passes=1), StageClock(), cancel),
-            sample_rate=rate,
-            max_window_s=self.acoustic.max_window_s,
-        )
-        return transcriber.run(chunks, progress, cancel)
 
     def _transcribe_all(
         self,
@@ -297,17 +249,6 @@ class SpeechTranslator(Stages):
             transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel)
         )
 
-    def _finish(self, options: DecodingOptions) -> longform.Finish:
-        """What makes of recognised words those that are read."""
-        written = self._write(options)
-        return written if options.numbers == "words" else lambda words: write_digits(written(words))
-
-    def _write(self, options: DecodingOptions) -> longform.Finish:
-        """Capitals and punctuation: the second pass has them, to the first they are added."""
-        if self.choose_passes(options) == 2:
-            return capitalise_first if options.punctuation else strip_words
-        return self._punctuator.punctuate_words if options.punctuation and self._punctuator else list
-
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
         if options.vad_filter and self.choose_passes(options) == 2:
             return vad.join_regions(self.detect_speech(waveform), JOINED_S, JOINED_PAUSE_S)
@@ -316,30 +257,6 @@ class SpeechTranslator(Stages):
         return longform.fixed_windows(
             len(waveform) / self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
         )
-
-    def _recognise(
-        self,
-        window: Waveform,
-        options: DecodingOptions,
-        clock: StageClock,
-        cancel: CancelToken | None,
-        wide: bool = False,
-    ) -> Hypothesis:
-        with clock.time("features"):
-            features = self.compute_features(window)
-        if self.choose_passes(options) == 1:
-            with clock.time("encoder"):
-                log_probs = self.acoustic.compute_log_probs(features, cancel, wide=wide)
-            with clock.time("decode"):
-                return self.decode(log_probs, options)
-        with clock.time("encoder"):
-            log_probs, states = self.acoustic.compute_states(features, cancel, wide=wide)
-        with clock.time("second_pass"):
-            return self.decode_joint(log_probs, states, options, cancel=cancel)[0]
-
-
-def _settings(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
-    return (options or DecodingOptions()).with_hotwords(hotwords)
 
 
 def _counted(results: Iterator[Result], items: Iterable[Any], progress: Progress | None) -> Iterator[Result]:

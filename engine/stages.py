@@ -19,6 +19,7 @@ from engine.bundle.folder import Bundle
 from engine.bundle.signature import bundle_digest, describe, environment
 from engine.decoding.bundled import decode_best, load_decoder
 from engine.errors import ModelCapabilityError
+from engine.jobs.longform import Finish
 from engine.jobs.warmup import (
     compile_beside,
     warm_up_acoustic,
@@ -26,9 +27,14 @@ from engine.jobs.warmup import (
     warm_up_second_pass,
     warm_up_translator,
 )
+from engine.output.capitals import capitalise_first
+from engine.output.numbers import write_digits
 from engine.output.punctuation import Punctuator
 from engine.runtime.cancel import CancelToken
+from engine.runtime.clock import StageClock
 from engine.runtime.cores import available_cores
+from engine.runtime.scheduler import CoreScheduler, Urgency
+from engine.text import strip_words
 from engine.translation.translator import Translator
 from engine.types import (
     DecodingOptions,
@@ -58,6 +64,7 @@ class Stages:
         self.options = options or RuntimeOptions()
         self.limits = AudioLimits()  # of the audio it takes; set others before it is shared
         self.threads = self.options.threads or available_cores()
+        self.scheduler = CoreScheduler(self.threads)  # shared by every file and stream
         with compile_beside(bundle, self.threads):
             self.acoustic = AcousticModel(bundle, self.options)
             warm_up_acoustic(self.acoustic)
@@ -74,7 +81,7 @@ class Stages:
 
     @cached_property
     def _translator(self) -> Translator:
-        translator = Translator(self.bundle, self.options)
+        translator = Translator(self.bundle, self.options, self.scheduler)
         warm_up_translator(translator)
         return translator
 
@@ -253,6 +260,7 @@ class Stages:
         options: DecodingOptions | None,
         progress: Progress | None,
         cancel: CancelToken | None,
+        urgency: Urgency = "file",
     ) -> list[tuple[str, float]]:
         options = options or DecodingOptions()
         results = self.translator.translate_paragraphs(
@@ -261,5 +269,46 @@ class Stages:
             length_penalty=options.length_penalty,
             progress=progress,
             cancel=cancel,
+            urgency=urgency,
         )
         return [(result.text, result.confidence) for result in results]
+
+    def _recognise(
+        self,
+        window: Waveform,
+        options: DecodingOptions,
+        clock: StageClock,
+        cancel: CancelToken | None,
+        wide: bool = False,
+        urgency: Urgency = "file",
+    ) -> Hypothesis:
+        passes = self.choose_passes(options)
+        with self.scheduler.turn(urgency, cancel, self.threads if wide else 1) as turn:
+            wide = wide and turn.cores == self.threads
+            with clock.time("features"):
+                features = self.compute_features(window)
+            if passes == 1:
+                with clock.time("encoder"):
+                    log_probs = self.acoustic.compute_log_probs(features, turn, wide=wide)
+                with clock.time("decode"):
+                    return self.decode(log_probs, options)
+            with clock.time("encoder"):
+                log_probs, states = self.acoustic.compute_states(features, turn, wide=wide)
+            with clock.time("second_pass"):
+                return self.decode_joint(log_probs, states, options, cancel=turn)[0]
+
+    def _finish(self, options: DecodingOptions) -> Finish:
+        """What makes of recognised words those that are read."""
+        written = self._write(options)
+        return written if options.numbers == "words" else lambda words: write_digits(written(words))
+
+    def _write(self, options: DecodingOptions) -> Finish:
+        """Capitals and punctuation: the second pass has them, to the first they are added."""
+        if self.choose_passes(options) == 2:
+            return capitalise_first if options.punctuation else strip_words
+        return self._punctuator.punctuate_words if options.punctuation and self._punctuator else list
+
+
+def with_hotwords(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
+    """The options of a call, with the hotwords that it was given beside them."""
+    return (options or DecodingOptions()).with_hotwords(hotwords)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from engine.options import (
     Backend,
@@ -35,6 +36,8 @@ __all__ = [
     "RuntimeOptions",
     "SearchOptions",
     "Segment",
+    "StreamEvent",
+    "StreamEventKind",
     "Transcript",
     "Translation",
     "TranslationHypothesis",
@@ -45,6 +48,7 @@ __all__ = [
 # (done_s, total_s) of audio, (done, total) sentences, or (done, total) recordings
 Progress = Callable[[float, float], None]
 NO_STAGES: Mapping[str, float] = {}
+StreamEventKind = Literal["speech_start", "partial", "speech_end", "final", "translation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +175,41 @@ class TranslationHypothesis:
     text: str
     score: float
     confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """Something that became known about a stream.
+
+    Attributes:
+        kind: "speech_start" and "speech_end", always in pairs, say when somebody speaks; "partial" is a guess
+            at the utterance so far and replaces the partial before it; "final" is a segment that never
+            changes; "translation" is its English.
+        text: German or English; empty for speech_start and speech_end, and for a partial that takes the
+            guess before it back.
+        start_s, end_s: seconds from the start of the stream: of the text, or the moment when speech starts
+            or ends, twice.
+        segment: the text with its words (of a translation without) and confidence; None without text.
+        segment_id: number of the final segment that the event belongs to, from 0: the same for a final and
+            its translation; of other events that of the next final.
+        is_endpoint: whether the utterance is over with it: the last final before a pause, or of the stream.
+        position_s: seconds of audio that the stream had been given.
+        lag_s: how far behind the event is: the seconds since the audio came in that it had to wait for (of a
+            partial the newest that it heard, of a final the pause that made it final), computing and waiting
+            for a core included; not what a chunk waited before it was fed.
+    """
+
+    kind: StreamEventKind
+    text: str
+    start_s: float
+    end_s: float
+    segment: Segment | None
+    segment_id: int
+    is_endpoint: bool
+    position_s: float
+    lag_s: float
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """German words with times; none of a translation."""
+        return self.segment.words if self.segment is not None else ()

@@ -1,1 +1,1 @@
-"""Long recordings, many recordings, and live streams."""
+"""Long recordings, many recordings, live streams, and warm-up."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from engine.errors import CancelledError
@@ -16,15 +16,21 @@ class CancelToken:
     Raises CancelledError in the call that it stops.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parent: CancelToken | None = None) -> None:
+        """Make a token.
+
+        Args:
+            parent: where it is cancelled, so is this one; not the other way round.
+        """
+        self._parent = parent
         self._event = threading.Event()
         self._running: set[Any] = set()
         self._lock = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
-        """Whether cancel() was called."""
-        return self._event.is_set()
+        """Whether cancel() was called, on this token or its parent."""
+        return self._event.is_set() or (self._parent is not None and self._parent.cancelled)
 
     def cancel(self) -> None:
         """Ask every call that holds this token to stop."""
@@ -46,7 +52,8 @@ class CancelToken:
         if self.cancelled:
             call.terminate = True
         try:
-            yield
+            with nullcontext() if self._parent is None else self._parent.ending(call):
+                yield
         finally:
             with self._lock:
                 self._running.discard(call)

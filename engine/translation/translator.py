@@ -12,6 +12,7 @@ from engine.bundle.folder import Bundle
 from engine.errors import ModelCapabilityError, OptionError, TranslationError
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
+from engine.runtime.scheduler import CoreScheduler, Urgency
 from engine.translation.runners import open_runner
 from engine.translation.search import EncoderDecoder, TokenHypothesis, padded_length
 from engine.translation.sentences import split_to_fit
@@ -41,9 +42,13 @@ class _Search:
 class Translator:
     """The translation model of a bundle. Safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, options: RuntimeOptions | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, options: RuntimeOptions | None = None, scheduler: CoreScheduler | None = None
+    ) -> None:
         """Load it.
 
+        Args:
+            scheduler: of the cores that it shares with others; its own where None.
         Raises:
             ModelCapabilityError: the bundle holds no translator. BundleSchemaError, DeviceError.
         """
@@ -55,6 +60,7 @@ class Translator:
         options = options or RuntimeOptions()
         self.config = config
         self.threads = options.threads or available_cores()
+        self._scheduler = scheduler or CoreScheduler(self.threads)
         self.tokenizer = load_tokenizer(bundle)
         self._model = EncoderDecoder(open_runner(bundle, config, options), config)
         self.backend = self._model.runner.backend
@@ -72,6 +78,7 @@ class Translator:
         length_penalty: float | None = None,
         progress: Progress | None = None,
         cancel: CancelToken | None = None,
+        urgency: Urgency = "file",
     ) -> list[TranslationHypothesis]:
         """Translate texts of any length: each is split into sentences, and their translations joined.
 
@@ -80,6 +87,7 @@ class Translator:
             beam_size, length_penalty: None takes the bundle's.
             progress: called with (done, total) sentences.
             cancel: ends the call from another thread.
+            urgency: how long it waits for a core where there is other work.
         Returns:
             One hypothesis a text: sum of scores, mean confidence weighted by length.
         Raises:
@@ -89,8 +97,9 @@ class Translator:
         split = [split_to_fit(clean_text(_checked(text)), self._count, limit) for text in texts]
         flat = [sentence for sentences in split for sentence in sentences]
         results = self.translate(
-            flat, beam_size=beam_size, length_penalty=length_penalty, progress=progress, cancel=cancel
-        )
+            flat, beam_size=beam_size, length_penalty=length_penalty, progress=progress, cancel=cancel,
+            urgency=urgency,
+        )  # fmt: skip
         joined, at = [], 0
         for sentences in split:
             best = [hypotheses[0] for hypotheses in results[at : at + len(sentences)]]
@@ -107,6 +116,7 @@ class Translator:
         n_best: int = 1,
         progress: Progress | None = None,
         cancel: CancelToken | None = None,
+        urgency: Urgency = "file",
     ) -> list[list[TranslationHypothesis]]:
         """Translate sentences; what one becomes does not depend on the others.
 
@@ -116,7 +126,7 @@ class Translator:
             length_penalty: exponent of the length that a score is divided by; None takes the bundle's.
             n_best: hypotheses of each, best first; at most beam_size.
             progress: called with (done, total) sentences, from this thread.
-            cancel: ends the call from another thread.
+            cancel, urgency: as for translate_paragraphs.
         Raises:
             OptionError: an option out of range. CancelledError: cancel was set.
             TranslationError: a text that is no str, or longer than the model takes at once.
@@ -135,7 +145,7 @@ class Translator:
                 done[text] = [TranslationHypothesis(text, 0.0, 0.0)]
             else:
                 work.append(index)
-        for batch, results in self._run_batches(encoded, work, search, progress, cancel):
+        for batch, results in self._run_batches(encoded, work, search, progress, cancel, urgency):
             for index, hypotheses in zip(batch, results, strict=True):
                 done[unique[index]] = [self._finish(unique[index], found) for found in hypotheses]
         return [done[text] for text in cleaned]
@@ -168,14 +178,14 @@ class Translator:
 
     def _run_batches(
         self, encoded: Sequence[list[int]], work: Sequence[int], search: _Search,
-        progress: Progress | None, cancel: CancelToken | None,
+        progress: Progress | None, cancel: CancelToken | None, urgency: Urgency,
     ) -> Iterator[tuple[list[int], list[list[TokenHypothesis]]]]:  # fmt: skip
         """Translate batches on up to self.threads threads, yielding each as it is done."""
         batches = plan_batches([len(encoded[i]) + 1 for i in work], max(1, MAX_ROWS // search.beam_size))
         jobs = [[work[position] for position in batch] for batch in batches]
         finished = 0
         for job, results in _run_jobs(
-            jobs, lambda job: self._generate(encoded, job, search, cancel), self.threads
+            jobs, lambda job: self._generate(encoded, job, search, cancel, urgency), self.threads
         ):
             finished += len(job)
             if progress is not None:
@@ -183,17 +193,17 @@ class Translator:
             yield job, results
 
     def _generate(
-        self, encoded: Sequence[list[int]], job: Sequence[int], search: _Search, cancel: CancelToken | None
-    ) -> list[list[TokenHypothesis]]:
-        if cancel is not None:
-            cancel.raise_if_cancelled()
+        self, encoded: Sequence[list[int]], job: Sequence[int], search: _Search, cancel: CancelToken | None,
+        urgency: Urgency,
+    ) -> list[list[TokenHypothesis]]:  # fmt: skip
         sources = [[*encoded[i], self.config.eos_id] for i in job]
         most = self.config.max_target_tokens
         limits = [min(most, int(LENGTH_RATIO * len(source)) + LENGTH_SLACK) for source in sources]
-        return self._model.generate(
-            sources, limits, beam_size=search.beam_size, length_penalty=search.length_penalty,
-            n_best=search.n_best, cancel=cancel,
-        )  # fmt: skip
+        with self._scheduler.turn(urgency, cancel) as turn:
+            return self._model.generate(
+                sources, limits, beam_size=search.beam_size, length_penalty=search.length_penalty,
+                n_best=search.n_best, cancel=turn,
+            )  # fmt: skip
 
     def _finish(self, source: str, found: TokenHypothesis) -> TranslationHypothesis:
         text = self.tokenizer.decode(found.tokens).strip()

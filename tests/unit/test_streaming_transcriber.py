@@ -73,8 +73,8 @@ def test_silence_says_nothing_and_is_forgotten() -> None:
     transcriber = StreamingTranscriber(recognise)
     for _ in range(120):
         assert transcriber.feed(silence(0.5)).text == ""
-    assert len(transcriber._samples.values) < 4 * 16_000
-    assert len(transcriber._power.values) < 1_500
+    assert len(transcriber._stream._ears.samples.values) < 4 * 16_000
+    assert len(transcriber._stream._ears._power.values) < 1_500
     assert transcriber.feed(speak("drei vier")).segments == ()
     (segment,) = transcriber.finish().segments
     assert segment.text == "drei vier"

@@ -1,0 +1,68 @@
+"""A guess at an utterance that still goes on: only what can still change is decoded again."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final
+
+from engine.audio.limits import SAMPLE_RATE
+from engine.jobs.endpoints import Tail
+from engine.jobs.longform import Recognise, shift_words
+from engine.types import Word
+
+LONGEST_S: Final = 5.0  # of audio that is decoded for a guess, if there is a gap between words to cut at
+CHANGING_S: Final = 1.5  # the newest audio, whose words may still become others
+
+
+class Tentative:
+    """The words of an open utterance so far.
+
+    Words far enough from the end are kept from the guess in which they were heard; so a guess costs as much
+    after ten seconds of speech as after four.
+    """
+
+    def __init__(self, recognise: Recognise) -> None:
+        """Start with nothing.
+
+        Args:
+            recognise: float32 [n_samples] -> Hypothesis with times relative to it.
+        """
+        self._recognise = recognise
+        self._kept: list[Word] = []
+        self._from: int | None = None  # sample behind the kept words
+
+    def clear(self) -> None:
+        """The utterance is over."""
+        self._kept, self._from = [], None
+
+    def guess(self, samples: Tail, first: int) -> tuple[Word, ...]:
+        """Decode what there is of the utterance.
+
+        Args:
+            samples: of the stream, up to now.
+            first: sample at which the utterance begins.
+        Returns:
+            Its words, with times from the start of the stream.
+        """
+        start = max(first, first if self._from is None else self._from)
+        waveform = samples.slice(start, samples.end)
+        words = shift_words(self._recognise(waveform).words, start / SAMPLE_RATE)
+        found = tuple(self._kept + words)
+        if len(waveform) > LONGEST_S * SAMPLE_RATE:
+            self._keep(words, samples.end / SAMPLE_RATE - CHANGING_S)
+        return found
+
+    def _keep(self, words: list[Word], until_s: float) -> None:
+        """Cut in the longest gap between words that are sure enough."""
+        if not words:
+            self._from = round(until_s * SAMPLE_RATE)
+            return
+        gaps = [
+            (after.start_s - before.end_s, index, (before.end_s + after.start_s) / 2)
+            for index, (before, after) in enumerate(pairwise(words), 1)
+            if after.start_s <= until_s
+        ]
+        if gaps:
+            _, index, cut_s = max(gaps)
+            self._kept += words[:index]
+            self._from = round(cut_s * SAMPLE_RATE)
