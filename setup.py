@@ -30,6 +30,7 @@ RUNTIME = [
 CPU = ["onnxruntime>=1.30,<1.33"]
 GPU = ["onnxruntime-gpu>=1.30,<1.33"]
 MEDIA = ["av>=14,<19"]
+MICROPHONE = ["sounddevice>=0.5,<0.6"]
 TORCH = ["torch>=2.8,<2.14", "transformers>=5.0,<5.30", "safetensors>=0.5,<0.9"]
 EXPORT = [*TORCH, "jiwer>=4,<5", "onnx>=1.19,<1.24", "sacrebleu>=2.5,<3"]
 TRAIN = [
@@ -128,6 +129,7 @@ setup(
         "cpu": CPU,
         "gpu": GPU,
         "media": MEDIA,
+        "microphone": MICROPHONE,
         "kenlm": ["kenlm>=0.2,<0.4"],  # compiles; only to compare with, the runtime reads its files itself
         "export": EXPORT,
         "train": TRAIN,

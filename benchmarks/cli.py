@@ -16,7 +16,7 @@ from benchmarks import commands
 from benchmarks.reports.provenance import provenance
 from benchmarks.run import PARTIAL_SUFFIX
 from benchmarks.studies import confidence as calibration
-from benchmarks.studies import non_speech, text
+from benchmarks.studies import non_speech, streams, text
 from engine.errors import EngineError
 
 EXIT_UNMEASURED, EXIT_INTERRUPTED = 2, 130
@@ -36,6 +36,7 @@ SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
     ),
     "text": ("BLEU and chrF of the translator on text alone", text.configure, text.run),
     "non-speech": ("words invented in sound without speech", non_speech.configure, non_speech.run),
+    "stream": ("live streams: lag, CPU, errors and word times", streams.configure, streams.run),
     "confidence": ("are words right as often as they claim", calibration.configure, calibration.run),
     "report": ("one HTML page from result files", commands.configure_report, commands.report),
 }

@@ -1,4 +1,4 @@
-"""`engine transcribe | translate | stream | info | warmup | serve`."""
+"""`engine transcribe | translate | stream | listen | info | warmup | serve`."""
 
 from __future__ import annotations
 

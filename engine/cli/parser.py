@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from engine import __version__
 from engine.output.formats import FORMATS
@@ -12,6 +13,9 @@ SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line as a parser."""
+    from engine.cli.listen import add_listen
+    from engine.cli.stream import add_stream
+
     parser = argparse.ArgumentParser(prog="engine", description="German speech to German and English text")
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -20,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("translate", "German speech, or text, to English text"),
     ):
         _add_task(commands.add_parser(task, help=purpose, description=purpose), task)
-    _add_stream(commands)
+    add_stream(commands)
+    add_listen(commands)
     _add_info(commands)
     _add_warmup(commands)
     _add_serve(commands)
@@ -79,17 +84,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         choices=(1, 2),
         help="1: fast, CTC alone; 2: better text by an attention decoder (default: 2 where the model has it)",
     )
-
-
-def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from engine.cli.stream import run_stream
-
-    purpose = "raw 16-bit mono samples on standard input to German text as it arrives"
-    parser = commands.add_parser("stream", help=purpose, description=purpose)
-    parser.add_argument("--sample_rate", type=_positive, default=16_000, metavar="HZ")
-    parser.add_argument("--chunk_s", type=_chunk, default=0.5, metavar="S", help="seconds read at a time")
-    _add_model(parser)
-    parser.set_defaults(run=run_stream)
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -154,15 +148,20 @@ def _integer(text: str, least: int, most: int | None = None) -> int:
 
 
 def _chunk(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not SHORTEST_CHUNK_S <= value <= LONGEST_CHUNK_S:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}; expected seconds, {SHORTEST_CHUNK_S:g} to {LONGEST_CHUNK_S:g}"
-        )
-    return value
+    return _seconds(SHORTEST_CHUNK_S, LONGEST_CHUNK_S)(text)
+
+
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected seconds, {least:g} to {most:g}")
+        return value
+
+    return parse
 
 
 def _boolean(text: str) -> bool:

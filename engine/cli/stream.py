@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cli.settings import decoding_options, load_model
-from engine.cli.terminal import complain, say
+from engine.cli.live import add_stream_options, open_stream, show_stream
+from engine.cli.terminal import complain
+from engine.errors import OptionError
+
+SAMPLE_BYTES: Final = 2
+PURPOSE: Final = "raw 16-bit mono samples on standard input to German or English text as it arrives"
+
+
+def add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Options of the command."""
+    from engine.cli.parser import _chunk, _positive
+
+    parser = commands.add_parser("stream", help=PURPOSE, description=PURPOSE)
+    parser.add_argument("--sample_rate", type=_positive, default=16_000, metavar="HZ")
+    parser.add_argument(
+        "--chunk_s", type=_chunk, default=0.1, metavar="S", help="seconds read at a time, at most"
+    )
+    add_stream_options(parser)
+    parser.set_defaults(run=run_stream)
 
 
 def run_stream(options: argparse.Namespace) -> int:
-    """Print text that will not change any more; on a terminal also the tentative tail."""
-    translator = load_model(options)
-    chunks = _read_chunks(max(1, round(options.chunk_s * options.sample_rate)))
-    printed = ""
-    live = sys.stderr.isatty()
-    for partial in translator.stream(chunks, options.sample_rate, options=decoding_options(options)):
-        fresh = partial.stable_text[len(printed) :].strip()
-        if fresh:
-            say(fresh)
-            printed = partial.stable_text
-        if live:
-            complain(f"\r\033[K… {partial.tentative_text[-100:]}", end="")
-    if live:
-        complain("\r\033[K", end="")
+    """Print text that will not change any more; on a terminal also the guess of the moment."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise OptionError(
+            "standard input without audio", "raw 16-bit samples in a pipe",
+            "ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | engine stream; for a microphone: engine listen",
+        )  # fmt: skip
+    stream = open_stream(options, options.sample_rate)
+    source = sys.stdin.buffer
+    show_stream(options, stream, read_samples(source, max(1, round(options.chunk_s * options.sample_rate))))
     return 0
 
 
-def _read_chunks(n_samples: int) -> Iterator[NDArray[Any]]:
+def read_samples(source: io.BufferedIOBase | Any, most: int) -> Iterator[NDArray[Any]]:
+    """Samples as they come, int16 [n_samples], at most so many at a time."""
     left = b""
-    while block := _read(2 * n_samples - len(left)):
+    while block := source.read1(SAMPLE_BYTES * most - len(left)):
         block = left + block
-        whole = len(block) // 2 * 2
+        whole = len(block) // SAMPLE_BYTES * SAMPLE_BYTES
         left = block[whole:]
-        yield np.frombuffer(block[:whole], dtype="<i2")
-
-
-def _read(n_bytes: int) -> bytes:
-    try:
-        return sys.stdin.buffer.read(n_bytes)
-    except KeyboardInterrupt:  # how a live stream is ended; what was said until then still counts
-        return b""
+        if whole:
+            yield np.frombuffer(block[:whole], dtype="<i2")
+    if left:
+        complain("engine: warning: the audio ended in the middle of a sample; are these 16-bit samples?")

@@ -54,11 +54,12 @@ class StreamStages:
 class SpeechStream:
     """One stream of audio. Many can be open over one model; each is used by one thread at a time.
 
-    As a context manager it finishes at the end of the block, unless an error leaves it; take_events() has what
-    finish() would have returned.
+    As a context manager it finishes at the end of the block, unless an error leaves it; take_events() has
+    what finish() would have returned.
 
     Attributes:
         sample_rate: Hz of the chunks. finished: whether it takes no more audio.
+        clock: seconds, for lags; a simulation may set another one before the first chunk.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class SpeechStream:
         check_rate(sample_rate, "the stream", AudioLimits())
         self.sample_rate, self.finished = sample_rate, False
         self._drained = False  # whether everything is final
-        self._stages, self._clock = stages, clock
+        self._stages, self.clock = stages, clock
         self._token = cancel if cancel is not None else CancelToken()
         self._options = endpoint or EndpointOptions()
         self._resampler = StreamResampler(sample_rate)
@@ -118,7 +119,7 @@ class SpeechStream:
             self._refuse_after_end()
             self._token.raise_if_cancelled()
             samples = downmix(chunk)
-            self._came_s = self._clock()
+            self._came_s = self.clock()
             self._n_samples += len(samples)
             self._ears.push(self._resampler.push(samples))
             self._advance()
@@ -140,7 +141,7 @@ class SpeechStream:
                 self._ears.push(self._resampler.flush())
             if not self._drained:
                 self._token.raise_if_cancelled()
-                self._came_s = self._clock()
+                self._came_s = self.clock()
                 self._advance()
                 self._ears.end()
                 self._decide()
@@ -281,9 +282,9 @@ class SpeechStream:
         heard, self._guessed = self._guessed, self._ears.samples.end
         if self._spoken is None or (self._partial and heard >= (self._spoken.end + SETTLED_FRAMES) * HOP):
             return  # nothing was said since
-        began_s = self._clock()
+        began_s = self.clock()
         words = self._tentative.guess(self._ears.samples, self._spoken.first * HOP)
-        self._wait_s = max(self._options.partial_interval_s, (self._clock() - began_s) / DECODE_SHARE)
+        self._wait_s = max(self._options.partial_interval_s, (self.clock() - began_s) / DECODE_SHARE)
         heard_s = self._ears.samples.end / SAMPLE_RATE
         if words:
             segment = make_segment(words)
@@ -298,7 +299,7 @@ class SpeechStream:
         segment: Segment | None = None, ends: bool = False,
     ) -> None:  # fmt: skip
         position_s = self.position_s
-        lag_s = max(0.0, position_s - needed_s) + self._clock() - self._came_s
+        lag_s = max(0.0, position_s - needed_s) + self.clock() - self._came_s
         text = segment.text if segment is not None else ""
         self._events.append(
             StreamEvent(kind, text, start_s, end_s, segment, self._n_segments, ends, position_s, lag_s)

@@ -17,6 +17,7 @@ JOBS = {
     "translate": {"sample_rate", "hotwords", "options", "progress", "cancel"},
     "transcribe_batch": {"sample_rate", "hotwords", "options", "progress", "cancel"},
     "translate_batch": {"sample_rate", "hotwords", "options", "progress", "cancel"},
+    "open_stream": {"task", "hotwords", "options", "endpoint", "cancel"},
     "stream": {"sample_rate", "hotwords", "options", "progress", "cancel"},
     "translate_text": {"options", "progress", "cancel"},
     "translate_transcript": {"options", "progress", "cancel"},

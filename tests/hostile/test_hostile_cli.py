@@ -164,8 +164,8 @@ def test_a_live_stream_that_is_interrupted_still_says_its_last_words(monkeypatch
     samples, _ = sf.read(CLIP, dtype="int16")
 
     class Microphone(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if block := super().read(size):
+        def read1(self, size: int | None = -1) -> bytes:
+            if block := super().read1(size):
                 return block
             raise KeyboardInterrupt
 

@@ -11,10 +11,12 @@ from engine import (
     AudioSource,
     CancelToken,
     DecodingOptions,
+    EndpointOptions,
     EngineError,
     Partial,
     SearchOptions,
     SpeechTranslator,
+    StreamEvent,
     Transcript,
     Translation,
 )
@@ -32,6 +34,9 @@ def all_jobs(translator: SpeechTranslator, waveform: np.ndarray) -> list[str]:
     texts = [transcript.text, translation.source.text]
     for result in translator.transcribe_batch(sources, sample_rate=16_000, hotwords=["x"], cancel=token):
         texts.append(str(result) if isinstance(result, EngineError) else result.text)
+    with translator.open_stream(16_000, task="translate", endpoint=EndpointOptions(pause_s=0.5)) as stream:
+        events: list[StreamEvent] = stream.feed(waveform)
+        texts += [event.text for event in [*events, *stream.finish()] if event.kind == "final"]
     for partial in translator.stream([waveform], 16_000, options=options, cancel=token):
         texts.append(heard(partial))
     english: list[str] = translator.translate_text(texts, options, cancel=token)
@@ -61,5 +66,6 @@ def refused(translator: SpeechTranslator) -> None:
     DecodingOptions(beamwidth=3)  # E: call-arg
     DecodingOptions(numbers="roman")  # E: arg-type
     translator.transcribe(3)  # E: arg-type
+    translator.open_stream(task="sing")  # E: arg-type
     translator.transcribe("a.wav", beam_size=3)  # E: call-arg
     print(translator.transcribe("a.wav").txt)  # E: attr-defined

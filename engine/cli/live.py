@@ -1,0 +1,81 @@
+"""What streams show: finals as lines on standard output, the guess of the moment on a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from engine.cli.interrupt import Interrupt
+from engine.cli.settings import decoding_options, load_model
+from engine.cli.terminal import StatusLine, say
+from engine.jobs.endpoints import EndpointOptions
+from engine.jobs.streams import SpeechStream
+from engine.output.events import event_to_dict
+from engine.types import StreamEvent
+
+
+def add_stream_options(parser: argparse.ArgumentParser) -> None:
+    """What `stream` and `listen` share."""
+    from engine.cli.parser import _add_model, _boolean, _seconds
+
+    parser.add_argument(
+        "--task", choices=("transcribe", "translate"), default="transcribe", help="German text, or English"
+    )
+    parser.add_argument(
+        "--output_format",
+        choices=("txt", "jsonl"),
+        default="txt",
+        help="finals as lines, or every event as JSON",
+    )
+    parser.add_argument(
+        "--pause_s", type=_seconds(0.1, 10.0), default=EndpointOptions().pause_s, metavar="S",
+        help="silence that makes text final (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
+    parser.add_argument(
+        "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
+    )
+    parser.add_argument(
+        "--numbers", choices=("words", "digits"), default="words", help="words as spoken, or digits"
+    )
+    _add_model(parser)
+
+
+def open_stream(options: argparse.Namespace, sample_rate: int) -> SpeechStream:
+    """The stream that the command line describes."""
+    usual = EndpointOptions()
+    endpoint = EndpointOptions(
+        options.pause_s, max(usual.max_window_s, 2.5 * options.pause_s), min(usual.pad_s, options.pause_s / 2)
+    )
+    settings = decoding_options(options)
+    return load_model(options).open_stream(
+        sample_rate, task=options.task, options=settings, endpoint=endpoint
+    )
+
+
+def show_stream(options: argparse.Namespace, stream: SpeechStream, chunks: Iterator[NDArray[Any]]) -> None:
+    """Print what a stream says until its audio ends or Ctrl-C; then it is finished, and nothing is lost.
+
+    Raises:
+        OutputError, BrokenPipeError: as say(). Whatever the stream raises. KeyboardInterrupt: again Ctrl-C.
+    """
+    with StatusLine(sys.stderr) as line, Interrupt() as interrupt:
+        for chunk in interrupt.waiting(chunks):
+            _show(options, stream.feed(chunk), line)
+        _show(options, stream.finish(), line)
+
+
+def _show(options: argparse.Namespace, events: list[StreamEvent], line: StatusLine) -> None:
+    wanted = "translation" if options.task == "translate" else "final"
+    for event in events:
+        if event.kind != "speech_end":  # its final comes at once
+            line.show(event.text if event.kind == "partial" else "")
+        if options.output_format == "jsonl":
+            say(json.dumps(event_to_dict(event), ensure_ascii=False))
+        elif event.kind == wanted:
+            say(event.text)
