@@ -22,7 +22,7 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_listen(options: argparse.Namespace) -> int:
     """Print what is said until Ctrl-C."""
-    from engine.audio.microphone import Microphone, list_devices
+    from engine.cli.microphone import Microphone, list_devices
 
     if options.list_microphones:
         for device in list_devices():
@@ -32,5 +32,5 @@ def run_listen(options: argparse.Namespace) -> int:
     microphone = Microphone(options.microphone)  # which says that there is none before a model is loaded
     stream = open_stream(options, microphone.device.sample_rate)
     with microphone:
-        show_stream(options, stream, iter(microphone))
+        show_stream(options, stream, microphone)
     return 0

@@ -6,17 +6,30 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from engine.cli.interrupt import Interrupt
 from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import StatusLine, say
+from engine.errors import DeviceError
 from engine.jobs.endpoints import EndpointOptions
 from engine.jobs.streams import SpeechStream
 from engine.output.events import event_to_dict
 from engine.types import StreamEvent
+
+
+class Audio(Protocol):
+    """Chunks as they come in."""
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Those that come."""
+        ...
+
+    def rest(self) -> Iterator[NDArray[Any]]:
+        """Those that have come and were not taken, when nobody waits for more."""
+        ...
 
 
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
@@ -58,16 +71,25 @@ def open_stream(options: argparse.Namespace, sample_rate: int) -> SpeechStream:
     )
 
 
-def show_stream(options: argparse.Namespace, stream: SpeechStream, chunks: Iterator[NDArray[Any]]) -> None:
+def show_stream(options: argparse.Namespace, stream: SpeechStream, audio: Audio) -> None:
     """Print what a stream says until its audio ends or Ctrl-C; then it is finished, and nothing is lost.
 
     Raises:
-        OutputError, BrokenPipeError: as say(). Whatever the stream raises. KeyboardInterrupt: again Ctrl-C.
+        OutputError, BrokenPipeError: as say(). DeviceError: the microphone is gone; after the last
+            words. Whatever the stream raises. KeyboardInterrupt: again Ctrl-C.
     """
     with StatusLine(sys.stderr) as line, Interrupt() as interrupt:
-        for chunk in interrupt.waiting(chunks):
+        problem = None
+        try:
+            for chunk in interrupt.waiting(iter(audio)):
+                _show(options, stream.feed(chunk), line)
+        except DeviceError as error:  # a microphone that is gone; what it heard counts
+            problem = error
+        for chunk in audio.rest() if interrupt.stopped else ():
             _show(options, stream.feed(chunk), line)
         _show(options, stream.finish(), line)
+    if problem is not None:
+        raise problem
 
 
 def _show(options: argparse.Namespace, events: list[StreamEvent], line: StatusLine) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import io
+import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from engine.cli.terminal import complain
 from engine.errors import OptionError
 
 SAMPLE_BYTES: Final = 2
+PIPE_BYTES: Final = 65_536  # that Linux keeps in a pipe
 PURPOSE: Final = "raw 16-bit mono samples on standard input to German or English text as it arrives"
 
 
@@ -40,19 +41,42 @@ def run_stream(options: argparse.Namespace) -> int:
             "ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | engine stream; for a microphone: engine listen",
         )  # fmt: skip
     stream = open_stream(options, options.sample_rate)
-    source = sys.stdin.buffer
-    show_stream(options, stream, read_samples(source, max(1, round(options.chunk_s * options.sample_rate))))
+    most = max(1, round(options.chunk_s * options.sample_rate))
+    show_stream(options, stream, SampleReader(sys.stdin.buffer, most))
     return 0
 
 
-def read_samples(source: io.BufferedIOBase | Any, most: int) -> Iterator[NDArray[Any]]:
-    """Samples as they come, int16 [n_samples], at most so many at a time."""
-    left = b""
-    while block := source.read1(SAMPLE_BYTES * most - len(left)):
-        block = left + block
+class SampleReader:
+    """16-bit samples out of a pipe, as they come; iterate for int16 [n_samples]."""
+
+    def __init__(self, source: BinaryIO, most: int) -> None:
+        """Read at most so many samples at a time."""
+        self._source, self._n_bytes, self._left = source, SAMPLE_BYTES * most, b""
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Everything until the end of the pipe; says where that is in the middle of a sample."""
+        while block := self._read(self._n_bytes - len(self._left)):
+            yield from self._cut(block)
+        if self._left:
+            complain("engine: warning: the audio ended in the middle of a sample; are these 16-bit samples?")
+
+    def rest(self) -> Iterator[NDArray[Any]]:
+        """What waits in the pipe now."""
+        try:
+            os.set_blocking(self._source.fileno(), False)
+        except (OSError, ValueError):  # no pipe
+            return
+        n_read = 0
+        while n_read < PIPE_BYTES and (block := self._read(self._n_bytes)):
+            n_read += len(block)
+            yield from self._cut(block)
+
+    def _read(self, n_bytes: int) -> bytes:
+        return getattr(self._source, "read1", self._source.read)(n_bytes) or b""
+
+    def _cut(self, block: bytes) -> Iterator[NDArray[Any]]:
+        block = self._left + block
         whole = len(block) // SAMPLE_BYTES * SAMPLE_BYTES
-        left = block[whole:]
+        self._left = block[whole:]
         if whole:
             yield np.frombuffer(block[:whole], dtype="<i2")
-    if left:
-        complain("engine: warning: the audio ended in the middle of a sample; are these 16-bit samples?")

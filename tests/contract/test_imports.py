@@ -27,7 +27,7 @@ ALLOWED = {
 OWNERS = {
     "onnxruntime": {"engine/runtime/onnx_session.py"},
     "soundfile": {"engine/audio/sndfile.py", "engine/audio/parts.py"},
-    "sounddevice": {"engine/audio/microphone.py"},
+    "sounddevice": {"engine/cli/microphone.py"},
     "soxr": {"engine/audio/sink.py"},
     "av": {"engine/audio/media.py"},
     "sentencepiece": {"engine/translation/tokenizer.py"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import io
@@ -17,6 +18,7 @@ import termios
 import threading
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +27,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.audio.load import load_audio
-from engine.audio.microphone import BlockQueue, InputDevice, Microphone, choose_device
 from engine.cli import main
 from engine.cli.interrupt import Interrupt
-from engine.cli.stream import read_samples
+from engine.cli.live import show_stream
+from engine.cli.microphone import BlockQueue, InputDevice, Microphone, choose_device
+from engine.cli.stream import SampleReader
 from engine.cli.terminal import StatusLine, complain, fit_left
 from engine.errors import AudioWarning, DependencyError, DeviceError
+from engine.jobs.streams import SpeechStream, StreamStages
+from tests.reference.tone_speech import recognise, speak
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 40
@@ -175,7 +180,7 @@ def test_samples_are_whole_however_they_come() -> None:
             return super().read1(min(size or 1, 3))
 
     values = np.arange(50, dtype="<i2")
-    assert np.array_equal(np.concatenate(list(read_samples(Drops(values.tobytes()), 20))), values)
+    assert np.array_equal(np.concatenate(list(SampleReader(Drops(values.tobytes()), 20))), values)
 
 
 def test_the_first_interrupt_ends_the_items_and_the_second_one_the_program() -> None:
@@ -235,6 +240,32 @@ def test_a_microphone_is_chosen_by_number_or_name() -> None:
             choose_device(devices, wanted)
     with pytest.raises(DeviceError, match="no microphone"):
         choose_device([], None)
+
+
+def test_a_microphone_that_is_gone_does_not_take_the_last_words_with_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Unplugged:
+        def __iter__(self) -> Iterator[np.ndarray]:
+            yield speak("eins zwei drei")
+            raise DeviceError("it is gone")
+
+        def rest(self) -> Iterator[np.ndarray]:
+            return iter(())
+
+    stages = StreamStages(recognise, recognise, lambda words, paused: list(words))
+    options = argparse.Namespace(task="transcribe", output_format="txt")
+    with pytest.raises(DeviceError, match="gone"):
+        show_stream(options, SpeechStream(stages), Unplugged())
+    assert capsys.readouterr().out == "eins zwei drei\n"
+
+
+def test_what_was_recorded_and_not_taken_is_there_after_the_end() -> None:
+    blocks = BlockQueue(10)
+    blocks.take(block(range(3)), 3, None, None)
+    blocks.take(block(range(3, 5)), 2, None, None)
+    blocks.end()
+    assert np.concatenate(list(blocks)).tolist() == list(range(5))
 
 
 def test_listening_without_a_microphone_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,9 +126,18 @@ class Microphone:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._stopped = True
         if self._stream is not None:
             self._stream.close()
+            self._queue.end()
+
+    def rest(self) -> Iterator[Samples]:
+        """Stop recording; the samples that were recorded and not taken."""
+        self._close()
+        yield from self._queue
 
     def __iter__(self) -> Iterator[Samples]:
         """Samples as they are recorded.
