@@ -136,7 +136,7 @@ setup(
         "bench": BENCH,
         "serve": SERVE,
         "docs": DOCS,
-        "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *DOCS, *TEST],
+        "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *MICROPHONE, *DOCS, *TEST],
     },
     entry_points={
         "console_scripts": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -107,6 +108,9 @@ class LiveStages(Stages):
             AudioLimitError: an impossible sample rate; OptionError, ModelCapabilityError: at the call.
             AudioShapeError, AudioValueError: a bad chunk. CancelledError: cancel was set.
         """
+        warnings.warn(
+            "stream() goes in the next release: use open_stream()", DeprecationWarning, stacklevel=2
+        )
         settings = (options or DecodingOptions()).with_hotwords(hotwords)
         strip = self._finish(settings) if self.choose_passes(settings) == 2 else list
         stages = self._stream_stages(settings, cancel, lambda words, paused: strip(list(words)))
