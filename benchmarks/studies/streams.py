@@ -224,13 +224,14 @@ def _feed(stream: SpeechStream, chunk: Waveform, last: bool) -> list[StreamEvent
 def forced_words(translator: Any, speaker: Speaker) -> Iterator[tuple[float, float, list[Word]]]:
     """Start and end of each clip, and its words where a forced alignment of the reference by CTC puts them.
 
-    Clips with a letter that is not in the vocabulary are left out.
+    Clips with a letter that is not in the vocabulary, or longer than the encoder takes, are left out.
     """
     labels, frame_s = translator.decoder.labels, translator.acoustic.frame_s
     for position, waveform, text in speaker.clips:
         spoken = normalize_text(text).split()
         spelled = [[labels.index.get(letter, -1) for letter in word] for word in spoken]
-        if not spoken or any(-1 in word for word in spelled):
+        duration_s = len(waveform) / SAMPLE_RATE
+        if not spoken or any(-1 in word for word in spelled) or duration_s > translator.acoustic.max_window_s:
             continue
         log_probs = translator.compute_log_probs(translator.compute_features(waveform))
         spans = align_words(log_probs, [[word] for word in spelled], labels.blank_id, labels.delimiter_id)
@@ -239,7 +240,7 @@ def forced_words(translator: Any, speaker: Speaker) -> Iterator[tuple[float, flo
             Word(word, at_s + span.first * frame_s, at_s + span.last * frame_s, span.heard)
             for word, span in zip(spoken, spans, strict=True)
         ]
-        yield at_s, at_s + len(waveform) / SAMPLE_RATE, words
+        yield at_s, at_s + duration_s, words
 
 
 def time_differences(reference: Sequence[Word], words: Sequence[Word]) -> list[float]:

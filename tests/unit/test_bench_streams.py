@@ -32,7 +32,7 @@ class ToneModel:
         )
 
 
-def clips() -> list[Utterance]:
+def utterances() -> list[Utterance]:
     return [Utterance(str(i), Path(str(i)), text) for i, text in enumerate(TEXTS)]
 
 
@@ -54,7 +54,7 @@ def test_cores_work_in_turn_and_count_processor_time() -> None:
 
 
 def test_every_stream_hears_its_own_clips() -> None:
-    speakers = streams.arrange(clips(), 2, ToneModel())
+    speakers = streams.arrange(utterances(), 2, ToneModel())
     assert [speaker.text_de for speaker in speakers] == [f"{TEXTS[0]} {TEXTS[2]}", f"{TEXTS[1]} {TEXTS[3]}"]
     for speaker in speakers:
         for position, waveform, _ in speaker.clips:
@@ -68,7 +68,7 @@ def test_every_stream_hears_its_own_clips() -> None:
         assert max(each.lags("partial")) < 1.0
     assert ended_s >= max(each.start_s + len(each.waveform) / 16_000 for each in speakers)
     with pytest.raises(BenchmarkError, match="lower --streams"):
-        streams.arrange(clips(), 5, ToneModel())
+        streams.arrange(utterances(), 5, ToneModel())
 
 
 def test_times_of_the_same_words_are_compared() -> None:
@@ -84,13 +84,12 @@ def test_words_are_aligned_where_they_are_in_the_stream() -> None:
     probabilities[[0, 1, 5, 6, 7, 8, 9], 0] = probabilities[2:4, 1] = probabilities[4, 2] = 0.98
     model = SimpleNamespace(
         decoder=SimpleNamespace(labels=SimpleNamespace(index={"j": 1, "a": 2}, blank_id=0, delimiter_id=-1)),
-        acoustic=SimpleNamespace(frame_s=0.1),
+        acoustic=SimpleNamespace(frame_s=0.1, max_window_s=1.5),
         compute_features=lambda waveform: waveform,
         compute_log_probs=lambda features: np.log(probabilities),
     )
-    speaker = streams.Speaker(
-        silence(4), "ja nein", ((32_000, silence(1), "Ja!"), (48_000, silence(1), "nein")), 0.0
-    )
+    clips = ((0, silence(2), "ja"), (32_000, silence(1), "Ja!"), (48_000, silence(1), "nein"))
+    speaker = streams.Speaker(silence(4), "ja ja nein", clips, 0.0)
     ((start_s, end_s, words),) = streams.forced_words(model, speaker)
     assert (start_s, end_s) == (2.0, 3.0)
     assert [(word.text, word.start_s, word.end_s) for word in words] == [
