@@ -1,4 +1,4 @@
-"""Proof that an exported decoder still is its checkpoint: log-probabilities and greedy tokens on states."""
+"""Checks that an exported decoder equals its checkpoint: log-probabilities and greedy tokens on states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUCKETS = ("3 s", "6 s", "")  # "": the utterances of a manifest
 MAX_TOKENS = 48  # of a case, the prompt's included
 MAX_SPOKEN = 40
 MIN_AGREEMENT = {"fp32": 0.999, "int8": 0.97}
-MAX_DIVERGENCE = {"fp32": 1e-6, "int8": 0.01}  # nats a token
+MAX_DIVERGENCE = {"fp32": 1e-6, "int8": 0.01}  # nats per token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DecoderCase:
 
     Attributes:
         features: as the encoder reads them. states: float32 [n_frames, hidden_size], of the original encoder.
-        ids: the prompt, and what the original decoder then takes greedily.
+        ids: the prompt, and the original decoder's greedy tokens.
         log_probs: of the original decoder, float32 [len(ids), vocab_size].
     """
 
@@ -46,7 +46,7 @@ class DecoderCase:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderFigures:
-    """How near a decoder is to the original.
+    """How close a decoder is to the original.
 
     Attributes:
         error: L2 error of the log-probabilities relative to their spread over the tokens.
@@ -64,7 +64,7 @@ class DecoderFigures:
 
 
 def build_decoder_cases(source: TwoPassSource, manifest: Path | None = None) -> list[DecoderCase]:
-    """Signals like speech, or a manifest's utterances, with what the original makes of them.
+    """Artificial signals like speech, or a manifest's utterances, with the original's results.
 
     Raises:
         ManifestError: lists every problem of the manifest.
@@ -131,7 +131,7 @@ def _search(runner: DecoderRunner, config: SecondPassConfig, case: DecoderCase) 
 def check_decoder(
     figures: DecoderFigures, precision: str, backend: str, min_agreement: float | None = None
 ) -> None:
-    """Refuse a decoder that is not what its checkpoint was.
+    """Refuse a decoder that differs from its checkpoint.
 
     Raises:
         ExportError: too little agreement, or distributions too far from the original's.
