@@ -173,12 +173,12 @@ def test_a_cut_checkpoint_gives_way_to_the_sound_one_before_it(tmp_path, caplog,
     file.write_bytes(file.read_bytes()[:200])
     run = Regression(tmp_path, max_steps=4, store=stores[kind]())
     assert run.resume() and run.position.step == 2
-    assert "cut or damaged" in caplog.text and "the one before it is used" in caplog.text
+    assert "truncated or damaged" in caplog.text and "the one before it is used" in caplog.text
     sound = stores[kind]().find()
     assert len(sound) == 1  # the damaged one is out of the row, and does not push the sound one out
     sound_file = sound[0] / "state.pt" if sound[0].is_dir() else sound[0]
     sound_file.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="cut or damaged"):
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
         read_newest(stores[kind](), "cpu")
 
 

@@ -1,4 +1,4 @@
-"""What German speakers say for digits, dates, abbreviations and letters, all usual ways of each."""
+"""What German speakers say for digits, dates, abbreviations and letters, in all usual ways."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from num2words import num2words
 
 from engine.text import LETTERS, normalize_text
 
-RARE: Final = 2.0  # nats that a form costs which few readers would choose
+RARE: Final = 2.0  # cost of a form that few readers choose, nats
 SLURRED: Final = 1.0  # ... or that is said quickly and written in full
 MONTHS: Final = (
     "Januar", "Februar", "März", "April", "Mai", "Juni",
@@ -97,7 +97,7 @@ def year_forms(number: int) -> tuple[Form, ...]:
 
 
 def _slur(year: str) -> tuple[Form, ...]:
-    """How quick speakers say "neunzehnhundertdreiundvierzig": neunzehndreinvierzig."""
+    """How fast speakers say "neunzehnhundertdreiundvierzig": neunzehndreinvierzig."""
     head, found, tail = year.partition("hundert")
     if not found or not tail:
         return ()
@@ -107,7 +107,7 @@ def _slur(year: str) -> tuple[Form, ...]:
 
 
 def _with_und(words: str) -> list[str]:
-    """The same number with "und" behind its last hundred or thousand: zweitausendundzwei."""
+    """The same number with "und" after its last hundred or thousand: zweitausendundzwei."""
     for part in ("hundert", "tausend"):
         head, found, tail = words.rpartition(part)
         if found and tail and "und" not in tail:
@@ -116,11 +116,11 @@ def _with_und(words: str) -> list[str]:
 
 
 def ordinal_forms(number: int, before: str = "") -> tuple[Form, ...]:
-    """Ways to say "7.": siebten, siebter, siebte, siebtes; the word before it says which are likely.
+    """Ways to say "7.": siebten, siebter, siebte, siebtes; the word before it decides which are likely.
 
     Args:
         number: at least 0.
-        before: the word in front of it, in lower case.
+        before: the word before it, in lower case.
     """
     stem = spell_number(number, "ordinal")
     if before in INFLECTING:
@@ -158,7 +158,7 @@ def time_forms(hours: int, minutes: int) -> tuple[Form, ...]:
 
 
 def letter_forms(written: str) -> tuple[Form, ...]:
-    """A word with capitals that may be letters (KZ-Friedhof, NSDAP, Q): as it stands and with their names."""
+    """A word with capitals that may be letters (KZ-Friedhof, NSDAP, Q): unchanged, and as names."""
     parts = written.split("-")
     named = [
         " ".join(LETTER_NAMES.get(letter, letter) for letter in part.lower()) if is_acronym(part) else part

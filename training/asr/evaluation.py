@@ -20,7 +20,7 @@ Waveform = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a network made of some clips, in their order.
+    """A network's results for some clips, in their order.
 
     Attributes:
         loss: CTC loss per label.
@@ -41,7 +41,8 @@ def evaluate_ctc(
     """Run a model, in evaluation mode, over clips.
 
     Args:
-        batch_s: padded seconds in a batch. A network that hears its padding gets clips of one length only.
+        batch_s: padded seconds in a batch. A network whose results depend on padding gets clips of equal
+            length only.
     """
     model.eval()
     loss, n_labels, symbols = 0.0, 0, sorted(vocabulary, key=lambda symbol: vocabulary[symbol])
@@ -64,7 +65,7 @@ def evaluate_ctc(
 def group_clips(
     samples: Sequence[Sample], batch_s: float, equal: bool
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
-    """Places and waveforms of clips of similar, or of equal, length."""
+    """Indices and waveforms of clips of similar, or of equal, length."""
     places: list[int] = []
     waveforms: list[Waveform] = []
     for place in sorted(range(len(samples)), key=lambda place: samples[place].duration_s):

@@ -1,4 +1,4 @@
-"""The configuration of translation training: one dataclass a section, read from YAML without surprises."""
+"""The configuration of translation training: one dataclass per section, read from YAML."""
 
 from __future__ import annotations
 
