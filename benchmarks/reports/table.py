@@ -220,9 +220,12 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def render_cascade(cascade: Mapping[str, Any]) -> str:
-    """BLEU of every variant, and what recognition costs."""
-    rows = [
+CASCADE_COLUMNS = ("WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned")
+
+
+def cascade_rows(cascade: Mapping[str, Any]) -> list[list[str]]:
+    """The name of every variant of a cascade, and its figures in CASCADE_COLUMNS."""
+    return [
         [
             row["name"],
             percent(row["wer"]),
@@ -233,8 +236,12 @@ def render_cascade(cascade: Mapping[str, Any]) -> str:
         ]
         for row in cascade["variants"]
     ]
+
+
+def render_cascade(cascade: Mapping[str, Any]) -> str:
+    """BLEU of every variant, and what recognition costs."""
     cost = cascade["cost_of_recognition"]
-    table = align(rows, ["cascade", "WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned"])
+    table = align(cascade_rows(cascade), ["cascade", *CASCADE_COLUMNS])
     return f"{table}\nrecognition costs {cost['value']:.1f} BLEU {span(cost['interval'], 1)}"
 
 

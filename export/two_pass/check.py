@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from engine.bundle.folder import FILE_NAMES
 from engine.bundle.schema import SecondPassConfig
-from engine.errors import LayoutError
-from engine.kernels.vector.levels import has_vector_kernels
-from engine.runtime.onnx_session import open_session
-from engine.two_pass.runners import DecoderRunner, KernelRunner, SessionRunner
+from engine.two_pass.runners import ROLES, DecoderRunner, KernelRunner, SessionRunner
 from export.errors import ExportError
 from export.graph.linear import FloatArray
-from export.layout.describe import ensure_layout
 from export.two_pass.checkpoint import TwoPassSource
 from export.verification.audio_cases import build_cases
-from export.verification.verify import CPU
+from export.verification.graph_pair import open_pair_kernels, open_pair_sessions
 
 BUCKETS = ("3 s", "6 s", "")  # "": the utterances of a manifest
 MAX_TOKENS = 48  # of a case, the prompt's included
@@ -154,23 +151,10 @@ def check_decoder(
 
 
 def open_decoder_sessions(folder: Path, config: SecondPassConfig) -> SessionRunner:
-    """An export's graphs by onnxruntime, on one CPU thread."""
-    memory, decoder = (
-        open_session(folder / FILE_NAMES[role], CPU, threads=1) for role in ("asr_memory", "asr_decoder")
-    )
-    return SessionRunner(memory, decoder, config)
+    """An export's graphs with onnxruntime, on one CPU thread."""
+    return SessionRunner(*open_pair_sessions(folder, FILE_NAMES, ROLES), config)
 
 
 def open_decoder_kernels(folder: Path, config: SecondPassConfig) -> KernelRunner | None:
-    """An int8 export's graphs by the engine's own kernels; None where they do not compute this model here."""
-    if not has_vector_kernels():
-        return None
-    tables = {FILE_NAMES["asr_embeddings"]: (folder / FILE_NAMES["asr_embeddings"]).read_bytes()}
-    memory, decoder = (
-        ensure_layout((folder / FILE_NAMES[role]).read_bytes(), role, tables)
-        for role in ("asr_memory", "asr_decoder")
-    )
-    try:
-        return KernelRunner(memory, decoder, tables, config)
-    except LayoutError:
-        return None
+    """An int8 export's graphs with the engine's own kernels; None where they do not compute it here."""
+    return open_pair_kernels(folder, FILE_NAMES, ROLES, partial(KernelRunner, config=config))
