@@ -113,7 +113,7 @@ def _plots(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if earlier:
         images.append(("History", plots.plot_history([*earlier, result])))
     left_out = len(results) - 1 - len(earlier)
-    note = [f"<p>{left_out} earlier results are of other data or another task.</p>"] if left_out else []
+    note = [f"<p>{left_out} earlier results have other data or another task.</p>"] if left_out else []
     return [_image(*image) for image in images] + note
 
 

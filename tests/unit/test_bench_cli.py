@@ -243,7 +243,7 @@ def test_an_interrupted_run_keeps_what_it_measured_and_resumes(
 
     monkeypatch.setattr(stages, "measure_one", stop_at_the_fifth)
     assert bench(tmp_path, "--warmup", "0") == (130, {})
-    assert "goes on from there" in capsys.readouterr().err
+    assert "continues from there" in capsys.readouterr().err
     partial = tmp_path / "out.json.partial.jsonl"
     assert len(partial.read_text(encoding="utf-8").splitlines()) == 5
     with partial.open("a") as file:

@@ -111,7 +111,7 @@ def test_a_peer_in_its_own_process(tmp_path: Path, models: dict[str | None, Fake
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
-    [("broken", "exit code 3"), ("noise", "a JSON object a line"), ("silent", "gave no text_de")],
+    [("broken", "exit code 3"), ("noise", "one JSON object per line"), ("silent", "gave no text_de")],
 )
 def test_a_peer_that_misbehaves_says_how(tmp_path: Path, mode: str, expected: str) -> None:
     script = tmp_path / "parrot.py"

@@ -144,7 +144,7 @@ def test_other_arithmetic_on_another_processor_is_no_regression_and_no_pass() ->
     names = {"signature": "model:x|acoustic:int8,onnxruntime|cpu:b", "environment": {"cpu": "b"}}
     findings = judge(result(errors, 3 * timed(random), **names), base)
     assert verdict_of(findings) == "undecided"
-    assert findings[-1].change == "the model runs in other arithmetic on this processor"
+    assert findings[-1].change == "the model uses other arithmetic on this processor"
     same_cpu = result(errors, 3 * timed(random), signature=names["signature"])
     assert verdict_of(judge(same_cpu, base)) == "regression"  # kernels that are off by mistake are caught
 
