@@ -199,7 +199,7 @@ def test_wall_time_is_not_judged_where_others_had_the_core() -> None:
         row["reference_wall_s"] = {name: [2 * v for v in t] for name, t in row["reference_wall_s"].items()}
     findings = judge(now, base)
     assert [finding.verdict for finding in findings[-2:]] == ["pass", "undecided"]
-    assert "others took the core for 100 % of the time" in findings[-1].change
+    assert "other programs had the core for 100 % of the time" in findings[-1].change
     assert verdict_of(findings) == "pass"
 
 

@@ -187,7 +187,7 @@ def test_another_seed_or_model_is_refused_and_another_rate_is_said(tmp_path, cap
     Regression(tmp_path, max_steps=2).run()
     with pytest.raises(CheckpointError, match="seed was 0, is 1"):
         Regression(tmp_path, seed=1).resume()
-    with pytest.raises(CheckpointError, match=r"7 tensors of other sizes: 0\.bias was \(4,\), is \(5,\)"):
+    with pytest.raises(CheckpointError, match=r"7 tensors have other sizes: 0\.bias was \(4,\), is \(5,\)"):
         Regression(tmp_path, width=5).resume()
     assert Regression(tmp_path, rate=0.01).resume()
     assert "learning_rate was 0.05, is 0.01" in caplog.text
