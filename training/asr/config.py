@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from training.common.config import (
-    ConfigError,
     build_config,
     check_choice,
     check_not_negative,
     check_positive,
+    check_share,
+    raise_problems,
     read_tree,
 )
 
@@ -120,13 +121,7 @@ class AsrConfig:
         if self.min_s >= self.max_s:
             problems.append(f"min_s: got {self.min_s}, want less than max_s, {self.max_s}")
         problems += check_positive(self, POSITIVE) + check_not_negative(self, NOT_NEGATIVE)
-        problems += [
-            f"{name}: got {getattr(self, name)}, want 0 to 1"
-            for name in ("mask_time", "augment")
-            if not 0.0 <= getattr(self, name) <= 1.0
-        ]
-        if problems:
-            raise ConfigError("; ".join(problems), problems=problems)
+        raise_problems(problems + check_share(self, ("mask_time", "augment")))
 
     def _check_networks(self) -> list[str]:
         problems = []

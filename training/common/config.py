@@ -226,3 +226,18 @@ def check_not_negative(config: Any, names: Sequence[str]) -> list[str]:
         for name in names
         if not getattr(config, name) >= 0
     ]
+
+
+def check_share(config: Any, names: Sequence[str]) -> list[str]:
+    """The problems of fields that must be from 0 to 1."""
+    return [
+        f"{name}: got {getattr(config, name)}, want 0 to 1"
+        for name in names
+        if not 0.0 <= getattr(config, name) <= 1.0
+    ]
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raise one ConfigError with all problems, if there are any."""
+    if problems:
+        raise ConfigError("; ".join(problems), problems=problems)
