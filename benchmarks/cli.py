@@ -36,7 +36,11 @@ SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
     ),
     "text": ("BLEU and chrF of the translator on text alone", text.configure, text.run),
     "non-speech": ("words invented in sound without speech", non_speech.configure, non_speech.run),
-    "confidence": ("are words right as often as they claim", calibration.configure, calibration.run),
+    "confidence": (
+        "are words right as often as their confidence says",
+        calibration.configure,
+        calibration.run,
+    ),
     "report": ("one HTML page from result files", commands.configure_report, commands.report),
 }
 
@@ -74,8 +78,8 @@ def _parser(name: str, purpose: str) -> argparse.ArgumentParser:
 def _interrupted(options: Any) -> str:
     if getattr(options, "json", None):
         kept = f"{options.json}{PARTIAL_SUFFIX}"
-        return f"interrupted; what was measured is in {kept}, and the same command goes on from there"
-    return "interrupted; nothing was kept (with --json OUT it would have been)"
+        return f"interrupted; what was measured is in {kept}; the same command continues from there"
+    return "interrupted; nothing was saved (use --json OUT to save finished records)"
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compare", metavar="MODEL2", help="take turns with a second model")
     parser.add_argument("--against", metavar="PEER", help="take turns with a peer (benchmarks/peers)")
-    parser.add_argument("--both_passes", action="store_true", help="take turns with the first pass alone")
+    parser.add_argument("--both_passes", action="store_true", help="take turns with the first pass only")
     parser.add_argument(
         "--peer_python", default=sys.executable, metavar="PATH", help="interpreter of the peer"
     )
@@ -94,11 +94,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _others(options: argparse.Namespace, first: EngineSystem) -> list[System]:
-    """What takes turns with the engine: its first pass alone, then a second model or a peer."""
+    """The systems that take turns with the engine: its first pass only, then a second model or a peer."""
     found: list[System] = []
     if options.both_passes:
         if first.translator.choose_passes(first.options) == 1:
-            raise BenchmarkError("--both_passes with one pass", "a model of two, and no --passes 1")
+            raise BenchmarkError("--both_passes with one pass", "a model with two passes, without --passes 1")
         found.append(load_engine(replace(settings_of(options), task=first.task, passes=1), ()))
     if options.compare:
         found.append(_second_model(options, first))
@@ -137,7 +137,7 @@ def _cascade(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _publish(result: dict[str, Any], options: argparse.Namespace) -> None:
-    """JSON first: a plot that fails must not cost the measurement."""
+    """JSON first: if a plot fails, the measurement must not be lost."""
     if options.json:
         write_json(result, Path(options.json))
     print(render_result(result))
@@ -161,7 +161,7 @@ def configure_gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", required=True, metavar="JSON", help="result file to compare with")
     parser.add_argument("--current", metavar="JSON", help="judge this result file instead of measuring")
     parser.add_argument(
-        "--update", action="store_true", help="measure and write the baseline; judges nothing"
+        "--update", action="store_true", help="measure and write the baseline, without a comparison"
     )
     parser.add_argument(
         "--max-wer-increase",

@@ -1,4 +1,4 @@
-"""Options that measuring subcommands share, and how they become one measured run."""
+"""Options of all measuring subcommands, and how they become one measured run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
-    """How it is measured, and where the figures go."""
+    """How it is measured, and where the figures are written."""
     default = RunSettings()
     parser.add_argument(
         "--warmup", type=natural, metavar="N", help=f"utterances before the clock counts ({default.warmup})"
@@ -107,7 +107,7 @@ def settings_of(options: argparse.Namespace, **defaults: Any) -> RunSettings:
 
 
 class Progress:
-    """tqdm bars on standard error, one after the other; on terminals only."""
+    """tqdm bars on standard error, one after another; only on terminals."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -130,7 +130,7 @@ class Progress:
 def measure_engine(
     options: argparse.Namespace, settings: RunSettings, others: Others | None = None
 ) -> list[dict[str, Any]]:
-    """Read, load, measure and score: the engine first, then whatever takes turns with it.
+    """Read, load, measure and score: the engine, and the systems that take turns with it.
 
     Args:
         others: makes the further systems, once the engine is loaded.

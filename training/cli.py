@@ -1,4 +1,4 @@
-"""`engine-train`: one command for everything that makes or judges a checkpoint."""
+"""`engine-train`: one command for everything that makes or evaluates a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ COMMANDS = {
     "synthesize": ("training.synthesis.synthesize", "make a corpus of synthetic speech from text"),
     "align": ("training.alignment.command", "cut long recordings with approximate text into utterances"),
     "mt": ("training.mt.command", "train a Marian translation model"),
-    "punctuation": ("training.punctuation.command", "train the tagger that restores capitals and marks"),
+    "punctuation": (
+        "training.punctuation.command",
+        "train the tagger that restores capitals and punctuation",
+    ),
     "language-model": ("training.lm.language_model", "build the KenLM model of the beam decoder"),
-    "evaluate": ("training.asr.evaluate", "word and character error rates of checkpoints, side by side"),
+    "evaluate": ("training.asr.evaluate", "compare word and character error rates of checkpoints"),
 }
 
 

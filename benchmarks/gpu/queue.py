@@ -1,4 +1,4 @@
-"""What waits for a machine with an NVIDIA GPU: each command ends within ten minutes and prints a short table.
+"""Commands for a machine with an NVIDIA GPU: each ends within ten minutes and prints a short table.
 
     python -m benchmarks.gpu.queue encoder --wheel-dir wheels --out out       parity and speed of the encoder
     python -m benchmarks.gpu.queue mt --out out -- --set data.train=[x.tsv]   the translation model, full size
@@ -6,8 +6,8 @@
     python -m benchmarks.gpu.queue asr --out out -- --config X.yaml           an acoustic model, full size
     python -m benchmarks.gpu.queue encoder --device cpu --tiny                a dry run anywhere
 
-What follows "--" goes to `python -m training`. The training commands leave their weights in OUT/parts as
-float16 in parts (`benchmarks.gpu.parts join` undoes it).
+Arguments after "--" are passed to `python -m training`. The training commands write their weights to
+OUT/parts as float16 in parts (`benchmarks.gpu.parts join` joins them).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NO_GPU
     options.out.mkdir(parents=True, exist_ok=True)
     if options.wheel_dir and os.environ.get(CARRIED) != str(options.wheel_dir):
-        # A new process, since the packages must be found before anything of theirs is imported.
+        # A new process: the packages must be found before any of their modules is imported.
         site = install(options.wheel_dir, Path(tempfile.mkdtemp(prefix="site-")))
         environment = {
             **os.environ,
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def gpu_name() -> str:
-    """What nvidia-smi calls the first GPU; "" where there is none."""
+    """The first GPU's name by nvidia-smi; "" where there is none."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -119,7 +119,7 @@ def run_encoder(options: argparse.Namespace) -> int:
 
 
 def run_training(options: argparse.Namespace, more: Sequence[str]) -> int:
-    """Train for the given minutes and bring the weights out in parts."""
+    """Train for the given minutes and write the weights in parts."""
     run_dir = options.out / f"{options.command}_run"
     command = [sys.executable, "-m", "training", options.command, *more]
     if options.command in CONFIGS and "--config" not in more:

@@ -1,4 +1,4 @@
-"""Packages that a machine without a network lacks, from a folder that was carried there."""
+"""Packages for a machine without a network, from a folder that was copied there."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def install(wheel_dir: Path, site: Path) -> Path:
         with tarfile.open(joined) as archive:
             archive.extractall(site, filter="data")
         joined.unlink()
-    # The machine may have plain onnxruntime, which this package hides. Two names of one package would look to
-    # the engine as if one had overwritten the other.
+    # The machine may have plain onnxruntime, which this package hides. With both names installed, the engine
+    # would report that one has overwritten the other.
     for folder in site.glob("onnxruntime_gpu-*.dist-info"):
         rmtree(folder)
     return site

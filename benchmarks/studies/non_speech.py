@@ -1,7 +1,7 @@
 """`engine-bench non-speech`: how many words a recogniser invents where nobody speaks.
 
-Silence, noise, hum and music-like tones are made here, the same in every run; recordings of rooms are
-added with --data. Each passes through the whole recogniser, with and without the speech detector in front.
+Silence, noise, hum and music-like tones are generated, the same in every run; --data adds recordings of
+rooms. Each runs through the whole recogniser, with and without the speech detector.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.audio.load import load_audio
 from engine.types import DecodingOptions, Passes
 
 SAMPLE_RATE = 16_000
-WINDOW_S = 12.0  # of recordings, and length of every made sound
+WINDOW_S = 12.0  # of recordings, and length of every generated sound
 LEVELS_DB = (-50.0, -35.0, -20.0)  # RMS, re full scale
 AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 Waveform = NDArray[np.float32]
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 def measure(
     translator: Any, sounds: Sequence[tuple[str, Waveform]], settings: DecodingOptions, tick: Any
 ) -> dict[str, Any]:
-    """Words, by kind of sound and for each minute and hour of all of it."""
+    """Words by kind of sound, and per minute and hour of all sound."""
     words: dict[str, list[str]] = {}
     seconds = 0.0
     for kind, waveform in sounds:
@@ -116,7 +116,7 @@ def _coloured(n_samples: int, slope: float, rng: np.random.Generator) -> NDArray
 
 
 def _tones(times: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Chords of a pentatonic scale, each note struck and dying away."""
+    """Chords of a pentatonic scale, each note struck and decaying."""
     out, start = np.zeros(times.size), 0.0
     scale = 220.0 * 2.0 ** (np.array([0, 2, 4, 7, 9, 12, 14, 16]) / 12.0)
     while start < times[-1]:

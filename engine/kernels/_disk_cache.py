@@ -1,11 +1,11 @@
 """Compiled kernels on disk: a folder for each state of the sources and each target, which may be read-only.
 
-numba's own cache looks at the time of a function's file only. It keeps code whose callees in other
-files have changed, which would then read outside of arrays with a new layout; and it needs a folder
-that can be written, so that kernels compiled into a container's image were of no use there.
+numba's own cache compares only the time of a function's file. It would load code after functions that it
+calls in other files have changed, which may then read outside of arrays with a new layout; and it needs a
+folder that can be written, which a container's image may not have.
 
-A package may carry compiled kernels (engine.kernels.shipped). They are read first; what they do not hold
-is compiled into a folder that can be written.
+A package may contain compiled kernels (in the folder `compiled`). They are read first; others are compiled
+into a folder that can be written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Places(NamedTuple):
 
     Attributes:
         shipped: comes with the package; None where it has nothing for this state.
-        own: what is compiled here is kept there; None where no folder can hold it.
+        own: for what is compiled here; None where no folder can be written.
     """
 
     shipped: Path | None
@@ -53,7 +53,7 @@ def digest_sources(sources: Path) -> str:
 
 
 def name_target(level: Level) -> str:
-    """A name for what code is compiled for: the level, and 8 hexadecimal digits of its exact form."""
+    """A name for the target of the compiler: the level, and 8 hexadecimal digits of its exact features."""
     if level.name == NONE:
         name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
         features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ def find_folder(places: Sequence[Path], state: str) -> Path | None:
     """The first folder that holds kernels of this state, else the first that can be written.
 
     Args:
-        places: folders that the cache's own may lie in.
+        places: parent folders of the cache, best first.
         state: digests of sources and processor.
     Returns:
         None where nothing is compiled and nothing can be written.
@@ -111,13 +111,13 @@ def name_state(level: Level) -> str:
 
 
 def folder_of(place: Path, level: Level) -> Path:
-    """Where a place holds the kernels of these sources for a level."""
+    """The folder in a place for the kernels of these sources and a level."""
     return place / f"{_PREFIX}{name_state(level)}"
 
 
 @cache
 def find_cache() -> Places:
-    """Where the kernels of this process are kept."""
+    """Where the kernels of this process are stored."""
     state = name_state(active())
     shipped = folder_of(SHIPPED, active())
     own = find_folder(list_places(_SOURCES), state)
@@ -127,7 +127,7 @@ def find_cache() -> Places:
 
 
 class _Locator:
-    """What numba asks where a function's code is kept; _Implementation sets the folder."""
+    """Tells numba where a function's code is stored; _Implementation sets the folder."""
 
     def __init__(self, function: Callable[..., Any], path: str) -> None:
         self._py_file = path
@@ -161,17 +161,17 @@ class _Implementation(CompileResultCacheImpl):
 
 
 class _Index(IndexDataCacheFile):
-    """numba's list of a function's compiled signatures; a damaged one lists nothing and is written anew."""
+    """numba's list of a function's compiled signatures; a damaged list is empty and is written again."""
 
     def _load_index(self) -> Any:
         try:
             return super()._load_index()  # type: ignore[no-untyped-call]
-        except Exception:  # a cut pickle raises anything
+        except Exception:  # a truncated pickle may raise any exception
             return {}
 
 
 class _FolderCache(FunctionCache):
-    """numba's cache of one function in one folder. What cannot be read is not there."""
+    """numba's cache of one function in one folder. What cannot be read counts as missing."""
 
     _impl_class = _Implementation
 
@@ -185,12 +185,12 @@ class _FolderCache(FunctionCache):
         """The code of one signature, or None."""
         try:
             return super().load_overload(signature, target_context)  # type: ignore[no-untyped-call]
-        except Exception:  # damaged code raises anything
+        except Exception:  # damaged code may raise any exception
             return None
 
 
 class KernelCache:
-    """numba's cache of one function in two places. What cannot be read or written is compiled anew."""
+    """numba's cache of one function in two places. What cannot be read or written is compiled again."""
 
     def __init__(self, function: Callable[..., Any], places: Places) -> None:
         self._shipped, self._own = (

@@ -1,8 +1,8 @@
 """Compile kernels before they are needed, also for levels that this processor lacks.
 
 What the embedded bundle and Wav2Vec2 models call is listed in signatures.json, which
-tests/reference/record_kernels.py writes. Code goes to a folder for each level; engine.kernels looks into
-those of its own folder `compiled` first. Every level is compiled by a process of its own.
+tests/reference/record_kernels.py writes. Code is written to one folder for each level; engine.kernels first
+looks in its own folder `compiled`. Each level is compiled by separate processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 
 class _Listed:
-    """A cache that keeps the listed signatures only: what they call is a part of their code."""
+    """A cache that stores the listed signatures only: their code contains what they call."""
 
     def __init__(self, cache: KernelCache, signatures: set[Signature]) -> None:
         self._cache, self._signatures = cache, signatures
@@ -58,12 +58,12 @@ def read_list() -> dict[str, list[Signature]]:
 
 
 def compile_level(level: levels.Level, folder: Path, part: int = 0, n_parts: int = 1) -> Iterator[None]:
-    """Compile what is listed, in a process that serves nothing else; yields after each signature.
+    """Compile what is listed, in a process used for nothing else; yields after each signature.
 
-    What the folder holds already is not compiled again.
+    What is in the folder already is not compiled again.
 
     Args:
-        folder: the code of the level goes to a folder of its own in it.
+        folder: the parent of the level's folder.
         part, n_parts: which of the listed kernels, when several processes share them.
     """
     levels.force(level)
@@ -91,11 +91,11 @@ def run_level(folder: str, name: str, part: str = "0", n_parts: str = "1") -> No
 
 
 def compile_ahead(folder: Path, names: Sequence[str], n_parts: int, progress: Progress | None = None) -> None:
-    """Compile everything that is listed for some levels, a level after the other.
+    """Compile everything that is listed for some levels, one level after another.
 
     Args:
-        folder: what engine.kernels is to find belongs into its own folder `compiled`, or where
-            NUMBA_CACHE_DIR points.
+        folder: engine.kernels finds the code in its own folder `compiled`, or where NUMBA_CACHE_DIR
+            points.
         names: of levels; the processor may lack them.
         n_parts: processes that share a level.
         progress: called with the signatures that are done and all of them.

@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, how: signal.Signals) 
     first.send_signal(how)
     message = first.communicate(timeout=30)[1]
     assert first.returncode == (130 if how == signal.SIGINT else -how)
-    assert ("goes on from there" in message) is (how == signal.SIGINT)
+    assert ("continues from there" in message) is (how == signal.SIGINT)
     assert not bench.out.exists()
     kept = bench.kept()
     assert 3 <= len(kept) < 12

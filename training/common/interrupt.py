@@ -1,4 +1,4 @@
-"""Ctrl-C in a long run: the step is finished, the state saved, then the run ends."""
+"""Ctrl-C in a long run: the step is finished, the state is saved, then the run ends."""
 
 from __future__ import annotations
 

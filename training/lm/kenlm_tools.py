@@ -47,7 +47,7 @@ def find_boost() -> Path:
     """The folder that holds boost's include/boost and libraries.
 
     Raises:
-        KenlmBuildError: $BOOST_ROOT holds none, or none of the usual places does, or its libraries lack.
+        KenlmBuildError: boost is not in $BOOST_ROOT or the usual places, or its libraries are missing.
     """
     given = os.environ.get("BOOST_ROOT")
     around = [os.environ.get("CONDA_PREFIX", ""), sys.prefix]
@@ -120,7 +120,7 @@ def _build_step(command: list[str]) -> None:
 
 
 def estimate(text: Path, arpa: Path, order: int, prune: str, vocabulary: Path, memory: str) -> None:
-    """Run lmplz: modified Kneser-Ney over one sentence a line, limited to a vocabulary."""
+    """Run lmplz: modified Kneser-Ney over one sentence per line, limited to a vocabulary."""
     command = [
         find_tool("lmplz"), "-o", str(order), "--prune", *prune.split(), "--discount_fallback",
         "--limit_vocab_file", str(vocabulary), "-S", memory, "-T", str(arpa.parent / "lmplz"),

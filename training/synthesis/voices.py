@@ -17,7 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
-PICO_F0_HZ = 195.0  # what the German voice speaks at pitch level 100
+PICO_F0_HZ = 195.0  # of the German voice at pitch level 100
 ESPEAK_VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5",
                    "klatt2", "klatt4", "Andy", "Annie", "Michael", "Alicia")  # fmt: skip
 
@@ -31,9 +31,9 @@ class Voice:
         engine: "pico" or "espeak".
         variant: espeak-ng's voice variant; empty for Pico.
         f0_hz: mean pitch.
-        formant: factor on all resonances; under 1 is a longer vocal tract.
+        formant: factor on all resonances; below 1 is a longer vocal tract.
         tempo: factor on the engine's speaking rate.
-        held_out: kept for evaluation, never for training.
+        held_out: only for evaluation, never for training.
     """
 
     name: str
@@ -108,9 +108,9 @@ class PicoEngine:
 def pico_markup(text: str, voice: Voice, generator: random.Random) -> str:
     """Wrap a text in Pico's pitch and speed tags.
 
-    The levels undo what `shift_formants` will do, so that pitch and rate land where the voice
-    wants them. Two sentences in three get a melody of their own: single words raised, lowered,
-    stressed by lengthening or hurried, as people do and the engine alone does not.
+    The levels compensate `shift_formants`, so that the result has the voice's pitch and rate. Two of
+    three sentences get a random melody: single words are higher, lower, longer or faster, as people
+    speak and the engine does not.
     """
     pitch = 100.0 * voice.f0_hz / voice.formant / PICO_F0_HZ * generator.uniform(0.87, 1.15)
     speed = 100.0 * voice.tempo / voice.formant * generator.uniform(0.85, 1.18)

@@ -1,7 +1,7 @@
-"""Linear layers over rows: quantise the rows as they come, multiply, and bring the sums back to float32.
+"""Linear layers over rows: quantise each row, multiply, and convert the sums to float32.
 
-Every row has a scale of its own (its smallest and largest value are mapped to 0 and 255), so a row's
-result depends on nothing but that row: the same in any batch, at any place.
+Every row has its own scale (its smallest and largest value are mapped to 0 and 255), so a row's result
+depends only on that row: it is the same in any batch, at any place.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ U8Array = NDArray[np.uint8]
 
 
 class DenseFields(NamedTuple):
-    """The fields of a packed layer: plain numbers, which cost a call nothing to hand over.
+    """The fields of a packed layer: plain numbers, which cost a call nothing to pass.
 
     Attributes:
         kind: INT8 or BF16.
@@ -125,7 +125,7 @@ def prepare_rows(
     kind: int, source: int, stride: int, n_rows: int, n_in: int,
     target: int, scale: F32Array, offset: F32Array,
 ) -> None:  # fmt: skip
-    """Rows of floats to what a tile reads: bytes with scale and offset, or bfloat16.
+    """Convert rows of floats to what a tile reads: bytes with scale and offset, or bfloat16.
 
     Args:
         source: address of float32 rows, stride bytes apart.
@@ -147,7 +147,7 @@ def multiply_rows(
     """Multiply prepared rows by a packed layer.
 
     Args:
-        rows: address of the rows, row_stride bytes apart (they may overlap); memory behind them is read
+        rows: address of the rows, row_stride bytes apart (they may overlap); memory after them is read
             up to a multiple of 12 rows.
         out: address of float32 rows, out_stride bytes apart; written up to a multiple of 12 rows and
             layer.padded columns.
