@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(command: Command, options: argparse.Namespace) -> int:
     try:
         return command(options)
-    except EngineError as error:
+    except (EngineError, OSError) as error:
         print(f"engine-bench: {error}", file=sys.stderr)
         return EXIT_UNMEASURED
 

@@ -33,7 +33,7 @@ def _guarded(arguments: list[str]) -> int:
         )
         print(f"engine-export: {missing}", file=sys.stderr)
         return EXIT_FAILED
-    except EngineError as error:
+    except (EngineError, OSError) as error:
         print(f"engine-export: {error}", file=sys.stderr)
         return EXIT_FAILED
 

@@ -34,6 +34,34 @@ class Inputs:
         """The input that a path leads to, also by a link, a hard link or a name in another case."""
         return self._names.get(_identity(path))
 
+    def find_inside(self, folder: Name) -> str | None:
+        """An input that lies in a folder."""
+        real = os.path.realpath(folder)
+        return next((n for n in self._names.values() if Path(os.path.realpath(n)).is_relative_to(real)), None)
+
+    def refuse(self, path: Name) -> None:
+        """Raise OutputError for an output that is one of them."""
+        if (same := self.find(path)) is not None:
+            shown = repr(os.fspath(path))
+            raise OutputError(f"{shown} is also the input {same!r}", "an output apart from it", FIX)
+
+
+def check_apart(outputs: Iterable[Name], inputs: Iterable[Name]) -> None:
+    """Refuse a run that would replace what it reads.
+
+    Args:
+        outputs: files, and folders that are replaced with all that they hold.
+        inputs: files and folders; those that do not exist do not count.
+    Raises:
+        OutputError: an input is an output, or lies in one.
+    """
+    known = Inputs(path for path in inputs if Path(path).exists())
+    for output in outputs:
+        known.refuse(output)
+        if (inside := known.find_inside(output)) is not None:
+            shown = repr(os.fspath(output))
+            raise OutputError(f"{shown} is written anew and holds the input {inside!r}", "them apart", FIX)
+
 
 def check_target(path: Name, inputs: Inputs | None = None, *, derived: bool = False) -> None:
     """Refuse a path that cannot be written, or that would replace what is read.
@@ -49,8 +77,8 @@ def check_target(path: Name, inputs: Inputs | None = None, *, derived: bool = Fa
     """
     target = Path(path)
     shown = repr(os.fspath(path))
-    if inputs is not None and (same := inputs.find(path)) is not None:
-        raise OutputError(f"{shown} is also the input {same!r}", "an output apart from it", FIX)
+    if inputs is not None:
+        inputs.refuse(path)
     if target.is_dir():
         raise OutputError(f"{shown} is a folder", "the path of a file", FIX)
     if derived and target.is_symlink():
