@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 MAX_LINKS = 40
+ALL_USERS = ["0", "0", "4294967295"]  # the map of a process outside of user namespaces
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -33,7 +35,7 @@ def find_distrusted(folder: Path, inside: Path | None = None) -> Path | None:
         if measure is not None and _is_like(status, measure):
             continue
         sticky = bool(status.st_mode & stat.S_ISVTX) and path != folder
-        if status.st_uid not in (0, os.geteuid()):
+        if status.st_uid not in _owners():
             return path
         if not stat.S_ISLNK(status.st_mode) and not sticky and _others_write(status):
             return path
@@ -54,6 +56,14 @@ def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             n_links += 1
             todo += path.readlink().parts[::-1]
             path = path.parent
+
+
+def _owners() -> tuple[int, ...]:
+    """This user and root; in a user namespace, as of a rootless container, root has another number."""
+    with suppress(OSError, ValueError):
+        if Path("/proc/self/uid_map").read_text(encoding="ascii").split() != ALL_USERS:
+            return 0, os.geteuid(), int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+    return 0, os.geteuid()
 
 
 def _is_like(status: os.stat_result, measure: os.stat_result) -> bool:

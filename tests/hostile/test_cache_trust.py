@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.kernels._disk_cache import find_folder, is_trusted, make_folder
-from engine.kernels._trust import find_distrusted
+from engine.kernels._trust import _owners, find_distrusted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has no such rights")
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +73,12 @@ def test_a_link_that_leads_through_a_folder_of_others(home: Path) -> None:
     loop = home / "loop"
     loop.symlink_to(loop)
     find_distrusted(loop)  # ends
+
+
+def test_root_has_another_number_in_a_rootless_container(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.kernels._trust.ALL_USERS", ["a map that this process has not"])
+    assert len(_owners()) == 3 and _owners()[2] >= 65_534
+    assert find_distrusted(home) is None
 
 
 def test_within_the_package_its_own_rights_count(home: Path) -> None:
