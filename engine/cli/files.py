@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from engine.cli.outputs import Delivery, plan_outputs
 from engine.cli.settings import decoding_options, load_model
-from engine.cli.terminal import complain, progress_bar, say
-from engine.errors import EngineError, OptionError, OutputError
-from engine.output.formats import FORMATS, render, write
+from engine.cli.terminal import complain, progress_bar
+from engine.errors import EngineError, OptionError
 from engine.types import DecodingOptions, Transcript, Translation
 
 if TYPE_CHECKING:
@@ -29,53 +28,20 @@ def run_files(options: argparse.Namespace) -> int:
         raise OptionError("no input", "audio files, or --text_file", "name at least one file")
     if options.task == "translate" and options.output:
         raise OptionError("--output without --text_file", "--output_dir for audio", "add --output_dir DIR")
-    outputs = plan_outputs(options.files, options.output_dir, options.output_format)
+    plan = plan_outputs(options.files, options.output_dir, options.output_format)
     translator = load_model(options)
+    delivery = Delivery(options, plan)
     failures = 0
     for source, result in zip(options.files, _results(translator, options), strict=True):
         try:
             if isinstance(result, EngineError):
                 raise result
-            _deliver(source, result, outputs.get(source, ()), options)
+            delivery.add(source, result)
         except EngineError as error:
             failures += 1
             complain(f"engine: error: {source}: {error}")
+    delivery.close()
     return 1 if failures else 0
-
-
-def plan_outputs(
-    files: Sequence[str], output_dir: str | None, output_format: str | None
-) -> dict[str, tuple[Path, ...]]:
-    """Name every output file before any work is done.
-
-    Args:
-        files: inputs. output_dir: None prints instead. output_format: "all", or one format.
-    Returns:
-        Input to its output paths: the input's stem with the format's suffix, or its whole name
-        where two inputs share a stem.
-    Raises:
-        OptionError: the same input twice. OutputError: the folder cannot be made.
-    """
-    if output_dir is None:
-        if output_format == "all":
-            raise OptionError("--output_format all without --output_dir", "a folder", "add --output_dir DIR")
-        return {}
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make {str(folder)!r} ({error.strerror})", "a writable folder") from error
-    stems = [Path(file).stem for file in files]
-    names = [
-        stem if stems.count(stem) == 1 else Path(file).name for file, stem in zip(files, stems, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        raise OptionError("two inputs share a file name", "distinct names", "use one --output_dir for each")
-    formats = FORMATS if output_format in (None, "all") else (output_format,)
-    return {
-        file: tuple(folder / f"{name}.{suffix}" for suffix in formats)
-        for file, name in zip(files, names, strict=True)
-    }
 
 
 def _results(translator: SpeechTranslator, options: argparse.Namespace) -> Iterator[Result | EngineError]:
@@ -104,27 +70,3 @@ def _one_with_progress(
             return call(source, options=settings, progress=advance)
         except EngineError as error:
             return error
-
-
-def _deliver(source: str, result: Result, paths: Sequence[Path], options: argparse.Namespace) -> None:
-    words, both = options.word_timestamps, getattr(options, "bilingual", False)
-    for path in paths:
-        write(result, path, word_timestamps=words, bilingual=both)
-    printed = not paths and (options.output_format is not None or not options.verbose)
-    if options.verbose:
-        (complain if printed else say)(describe(source, result))
-    if printed:
-        text = render(result, options.output_format or "txt", word_timestamps=words, bilingual=both)
-        say(text.rstrip("\n"))
-
-
-def describe(source: str, result: Result) -> str:
-    """A few lines for a person: what was said, its translation, and where the time went."""
-    transcript = result.source if isinstance(result, Translation) else result
-    lines = [f"{source} ({result.duration_s:.1f} s)", f"  de  {transcript.text or '(no speech)'}"]
-    if isinstance(result, Translation):
-        lines.append(f"  en  {result.text}")
-    stages = " | ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in result.stages_s.items())
-    total_s = sum(result.stages_s.values())
-    rtfx = f" | {result.duration_s / total_s:.0f}x real time" if total_s else ""
-    return "\n".join([*lines, f"      {stages}{rtfx}"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.output.targets import check_apart
 from engine.text import VOCABULARY
 from training.asr.config import AsrConfig, load_config
 from training.asr.doctor import SampleLimits, describe_problems, examine
@@ -33,6 +34,7 @@ from training.common.data import (
 )
 
 LOGGER = logging.getLogger("training.asr.command")
+WRITTEN = ("model", "checkpoint", "overfit", "table.tsv")  # what a run replaces in its output_dir
 OVERFIT_CER = 10.0  # per cent; below it the clips count as memorised
 
 
@@ -63,6 +65,9 @@ def run(options: argparse.Namespace) -> int:
             return estimate(config)
         samples = [sample for source in config.train for sample in read_manifest(source)]
         evaluation = [sample for source in config.eval for sample in read_manifest(source)]
+        read = [*config.train, *config.eval, *(one.path for one in (*samples, *evaluation))]
+        read += [Path(config.model)] if config.model else []
+        check_apart([config.output_dir / name for name in WRITTEN], read)
     except (ConfigError, ManifestError) as error:
         LOGGER.error("%s", error)
         return 2
