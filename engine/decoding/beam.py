@@ -22,6 +22,7 @@ from engine.decoding.labels import (
 )
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
+from engine.decoding.phrases import spell_phrase
 from engine.decoding.settings import (
     HOTWORD_WEIGHT,
     MAX_BEAM_WIDTH,
@@ -196,8 +197,10 @@ class CtcBeamDecoder:
             logits: the values are raw model output; log-softmax is applied.
         Returns:
             Hypotheses, best first, with different texts; at least one (which may be empty).
+        Warns:
+            HotwordWarning: hotwords that the labels cannot spell, when they are first used.
         Raises:
-            DecodingError: emissions, hotwords or options that cannot be used, or another decoder's state.
+            DecodingError: emissions or options that cannot be used, or another decoder's state.
         """
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
@@ -309,6 +312,10 @@ class CtcBeamDecoder:
             float(self.settings.frame_s),
         )
         return read_hypotheses(found, state.words, self.labels)
+
+    def find_unspelled(self, phrases: Iterable[str]) -> list[str]:
+        """Those of some hotwords that the labels cannot spell; decoding leaves them out, and warns."""
+        return [phrase for phrase in phrases if not spell_phrase(self.labels, phrase)]
 
     def prepare(
         self, hotwords: Phrases | None = (), hotword_weight: float = HOTWORD_WEIGHT, **weights: Any
