@@ -38,7 +38,9 @@ from engine.errors import (
     UnsupportedBlockError,
 )
 from engine.options import (
+    AudioOptions,
     Backend,
+    Channels,
     ComputeType,
     DecodingOptions,
     Device,
@@ -77,6 +79,7 @@ __all__ = [
     "AudioLimitError",
     "AudioLimits",
     "AudioNotFoundError",
+    "AudioOptions",
     "AudioShapeError",
     "AudioSource",
     "AudioTooShortError",
@@ -89,6 +92,7 @@ __all__ = [
     "BundleSchemaError",
     "CancelToken",
     "CancelledError",
+    "Channels",
     "ComputeType",
     "DecodingError",
     "DecodingOptions",

@@ -18,7 +18,8 @@ from engine.audio.load import AudioSource
 from engine.bundle.folder import Bundle
 from engine.bundle.signature import bundle_digest, describe, environment
 from engine.decoding.bundled import decode_best, load_decoder
-from engine.errors import ModelCapabilityError
+from engine.decoding.phrases import describe_unspelled
+from engine.errors import HotwordWarning, ModelCapabilityError
 from engine.jobs.warmup import (
     compile_beside,
     warm_up_acoustic,
@@ -29,6 +30,7 @@ from engine.jobs.warmup import (
 from engine.output.punctuation import Punctuator
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
+from engine.runtime.notices import warn_caller
 from engine.translation.translator import Translator
 from engine.types import (
     DecodingOptions,
@@ -147,7 +149,9 @@ class Stages:
             AudioError and its kinds: audio that cannot be used, or beyond the object's limits.
             CancelledError: cancel was set.
         """
-        return audio.load_audio(source, sample_rate, limits=self.limits, cancel=cancel)
+        found = audio.read_audio(source, sample_rate, limits=self.limits, cancel=cancel)
+        found.warn()
+        return found.waveforms[0]
 
     def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
         """Find speech in float32 [n_samples] as [(start_s, end_s)], none longer than the encoder's window."""
@@ -263,3 +267,16 @@ class Stages:
             cancel=cancel,
         )
         return [(result.text, result.confidence) for result in results]
+
+    def _settings(
+        self, options: DecodingOptions | None, hotwords: Sequence[str]
+    ) -> tuple[DecodingOptions, tuple[str, ...]]:
+        """The settings without hotwords that cannot be spelled, and a note on these; warns of them too."""
+        settings = (options or DecodingOptions()).with_hotwords(hotwords)
+        unspelled = self.decoder.find_unspelled(settings.hotwords)
+        if not unspelled:
+            return settings, ()
+        note = describe_unspelled(unspelled)
+        warn_caller(HotwordWarning(note), depth=1)
+        kept = [word for word in settings.hotwords if word not in unspelled]
+        return settings.replace(hotwords=kept), (note,)

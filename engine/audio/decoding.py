@@ -69,3 +69,12 @@ def damaged(name: str, container: str, error: object) -> AudioDecodeError:
         f"a complete and undamaged {container} file",
         "copy, download or record it again",
     )
+
+
+def no_such_track(name: str, track: int, n_tracks: int) -> AudioDecodeError:
+    """The error for an audio track that a file does not have; tracks count from 1."""
+    return AudioDecodeError(
+        f"audio track {track} was asked for, and {name} has {n_tracks}",
+        "1" if n_tracks == 1 else f"1 to {n_tracks}",
+        "choose another, or leave it out for the first that speaks",
+    )

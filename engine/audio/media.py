@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 from engine._distribution import install_command
 from engine.audio.container_clock import ContainerClock
-from engine.audio.decoding import Job, Output, damaged
+from engine.audio.decoding import Job, Output, damaged, no_such_track
 from engine.audio.extent import find_extent
 from engine.errors import AudioDecodeError, DependencyError, EngineError
 
@@ -64,7 +64,9 @@ def _decode_file(av: Any, stream: Any, job: Job, out: Output, last: bool) -> int
     try:
         with av.open(stream, "r", format=job.demuxer, options=options, metadata_errors="replace") as file:
             tracks = [track for track in file.streams.audio if track.codec_context]
-            if job.track >= len(tracks):
+            if 0 < len(tracks) <= job.track:
+                raise no_such_track(job.name, job.track + 1, len(tracks))
+            if not tracks:
                 raise AudioDecodeError(
                     f"{job.name} has no readable audio track", "sound", "pass another file"
                 )

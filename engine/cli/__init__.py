@@ -10,8 +10,9 @@ from typing import TextIO
 
 from engine.cli.parser import build_parser
 from engine.cli.terminal import complain
-from engine.errors import AudioWarning, EngineError
+from engine.errors import AudioWarning, EngineError, HotwordWarning
 
+OF_INPUT = (AudioWarning, HotwordWarning)  # warnings about what the user gave, not about the program
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", AudioWarning)
+            for kind in OF_INPUT:
+                warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             return int(options.run(options))
     except EngineError as error:
@@ -49,5 +51,5 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    where = "" if issubclass(category, AudioWarning) else f"{filename}:{lineno}: {category.__name__}: "
+    where = "" if issubclass(category, OF_INPUT) else f"{filename}:{lineno}: {category.__name__}: "
     complain(f"engine: warning: {where}{message}")

@@ -35,4 +35,6 @@ def decoding_options(options: argparse.Namespace) -> DecodingOptions:
         punctuation=getattr(options, "punctuation", True),
         passes=options.passes,
         numbers=getattr(options, "numbers", "words"),
+        channels=getattr(options, "channels", "mix"),
+        audio_track=getattr(options, "audio_track", None),
     )

@@ -51,8 +51,8 @@ class ArpaModel:
 def load_arpa(path: Path) -> ArpaModel:
     """Read an ARPA file of order 2 to 6, plain or compressed by gzip, bzip2 or xz.
 
-    Words are compared as Unicode's composed form (NFC). N-grams whose shorter ending was pruned away get it back with its backed-off probability,
-    so that every model scores as the ARPA format defines.
+    Words are compared in Unicode's composed form (NFC). N-grams whose shorter ending was pruned away
+    get it back with its backed-off probability, so that every model scores as the ARPA format defines.
 
     Raises:
         LanguageModelError: not an ARPA file, cut off, or with malformed lines.
@@ -82,7 +82,9 @@ def _read_text(path: Path) -> str:
         with opener(path) as file:
             content: bytes = file.read(MAX_TEXT_BYTES + 1)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise LanguageModelError(f"{path} cannot be unpacked ({error})", "a whole file", "copy it again") from error
+        raise LanguageModelError(
+            f"{path} cannot be unpacked ({error})", "a whole file", "copy it again"
+        ) from error
     if len(content) > MAX_TEXT_BYTES:
         raise LanguageModelError(
             f"{path} unpacks to more than {MAX_TEXT_BYTES >> 30} GiB", "less", "convert it with build_binary"
@@ -108,7 +110,8 @@ def _parse(lines: list[str], words: dict[str, int], path: Path) -> list[Table]:
             raise LanguageModelError(
                 f"line {number} of {path}: {line[:80]!r}", f"log10 probability, {size} known words, backoff"
             ) from None
-        tables[size - 1][ids] = max(values, tables[size - 1].get(ids, values))  # spelled in two ways
+        known = tables[size - 1].get(ids, values)  # composed in one line, and not in another
+        tables[size - 1][ids] = max(values, known)
         counts[size - 1] += 1
     if counts != promised:
         raise LanguageModelError(

@@ -73,7 +73,7 @@ class Labels:
     def encode(self, word: str) -> list[int] | None:
         """Token ids of one word by single characters, composed or not; None if a character has no label."""
         for form in ("NFC", "NFD") if self.combining else ("NFC",):
-            spelled = unicodedata.normalize(form, word)  # type: ignore[arg-type]
+            spelled = unicodedata.normalize(form, word)
             ids = [self.index.get(char, NO_TOKEN) for char in spelled]
             if ids and NO_TOKEN not in ids:
                 return ids

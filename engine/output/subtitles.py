@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final
 
 from engine.types import Segment, Word
@@ -22,12 +23,14 @@ class Cue:
         lines: one or two, none empty.
         start_s, end_s: seconds; a cue ends before the next one starts.
         words: those of each line, with their times; empty where the segment has none.
+        speaker: who says it, "Speaker 1"; empty where that is not known.
     """
 
     lines: tuple[str, ...]
     start_s: float
     end_s: float
     words: tuple[tuple[Word, ...], ...] = ()
+    speaker: str = ""
 
     @property
     def text(self) -> str:
@@ -43,13 +46,10 @@ def compute_cues(segments: Sequence[Segment]) -> list[Cue]:
             proportion to their letters.
     Returns:
         Cues in order, which hold every word exactly once. A word longer than a line has a line
-        of its own.
+        of its own. Only those of different channels may overlap.
     """
-    cues: list[Cue] = []
-    for segment in segments:
-        words = segment.words or spread_words(segment)
-        cues.extend(_fill_cues(words, timed=bool(segment.words)))
-    return _readable(cues)
+    laid_out = [_readable(_cues_of(spoken)) for spoken in _by_channel(segments)]
+    return sorted(chain.from_iterable(laid_out), key=lambda cue: cue.start_s)
 
 
 def word_cues(segments: Sequence[Segment]) -> list[Cue]:
@@ -57,9 +57,29 @@ def word_cues(segments: Sequence[Segment]) -> list[Cue]:
     cues: list[Cue] = []
     for segment in segments:
         if segment.words:
-            cues.extend(Cue((word.text,), word.start_s, word.end_s, ((word,),)) for word in segment.words)
+            cues.extend(
+                Cue((word.text,), word.start_s, word.end_s, ((word,),), segment.speaker)
+                for word in segment.words
+            )
         else:
-            cues.extend(_fill_cues(spread_words(segment), timed=False))
+            cues.extend(_cues_of([segment]))
+    return sorted(cues, key=lambda cue: cue.start_s)
+
+
+def _by_channel(segments: Sequence[Segment]) -> list[list[Segment]]:
+    channels: dict[int | None, list[Segment]] = {}
+    for segment in segments:
+        channels.setdefault(segment.channel, []).append(segment)
+    return list(channels.values())
+
+
+def _cues_of(segments: Sequence[Segment]) -> list[Cue]:
+    cues: list[Cue] = []
+    for segment in segments:
+        words = segment.words or spread_words(segment)
+        label_chars = len(segment.speaker) + 2 if segment.speaker else 0
+        filled = _fill_cues(words, timed=bool(segment.words), width=LINE_CHARS - label_chars)
+        cues.extend(replace(cue, speaker=segment.speaker) for cue in filled)
     return cues
 
 
@@ -102,10 +122,10 @@ def _greedy(tokens: Sequence[str], width: int) -> list[int]:
     return counts
 
 
-def _fill_cues(words: Sequence[Word], timed: bool) -> list[Cue]:
+def _fill_cues(words: Sequence[Word], timed: bool, width: int) -> list[Cue]:
     lines: list[Sequence[Word]] = []
     done = 0
-    for count in wrap([word.text for word in words]):
+    for count in wrap([word.text for word in words], width):
         lines.append(words[done : done + count])
         done += count
     cues: list[Cue] = []
