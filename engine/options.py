@@ -18,6 +18,7 @@ Channels = Literal["mix", "separate"]
 
 MAX_BEAM_WIDTH: Final = 4096
 MAX_LENGTH_PENALTY: Final = 5.0
+DETECTORS: Final = ("energy", "silero")
 MAX_TRACK: Final = 1000
 MAX_WEIGHT: Final = 1000.0  # natural log; beyond it one weight is all that counts
 
@@ -50,17 +51,22 @@ class SearchOptions:
         passes: 1 is CTC beam search alone, 2 adds the attention decoder; None takes the second pass where
             the bundle has one.
         vad_filter: cut at pauses and skip what holds no speech.
+        vad: what finds speech: "energy", our own; "silero", where its ONNX file is installed; or the path of
+            that file.
     """
 
     beam_width: int | None = None
     passes: Passes | None = None
     vad_filter: bool = True
+    vad: str = "energy"
 
     def __post_init__(self) -> None:
         _set(self, beam_width=check_count("beam_width", self.beam_width, MAX_BEAM_WIDTH))
         if self.passes is not None:
             check_one_of("passes", self.passes, get_args(Passes), "leave it out for the model's best")
         check_boolean("vad_filter", self.vad_filter)
+        if not isinstance(self.vad, str) or not (self.vad in DETECTORS or self.vad.endswith(".onnx")):
+            raise OptionError(f"vad {self.vad!r}", "energy, silero or the path of an .onnx file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,7 @@ class FlatOptions(TypedDict, total=False):
     beam_width: int | None
     passes: Passes | None
     vad_filter: bool
+    vad: str
     lm_alpha: float | None
     lm_beta: float | None
     hotwords: Sequence[str]
@@ -172,6 +179,7 @@ _FLAT: Final = {
     "beam_width": ("search", "beam_width"),
     "passes": ("search", "passes"),
     "vad_filter": ("search", "vad_filter"),
+    "vad": ("search", "vad"),
     "lm_alpha": ("language_model", "alpha"),
     "lm_beta": ("language_model", "beta"),
     "hotwords": ("biasing", "words"),
@@ -211,7 +219,7 @@ class DecodingOptions:
 
         Args:
             given: parts by their names, and values by their flat names (channels, audio_track,
-                beam_width, passes, vad_filter, lm_alpha, lm_beta, hotwords, hotword_weight,
+                beam_width, passes, vad_filter, vad, lm_alpha, lm_beta, hotwords, hotword_weight,
                 translation_beam_size, length_penalty, punctuation, numbers); a flat value counts more
                 than the part that is given beside it.
         Raises:
@@ -271,6 +279,11 @@ class DecodingOptions:
     def vad_filter(self) -> bool:
         """search.vad_filter."""
         return self.search.vad_filter
+
+    @property
+    def vad(self) -> str:
+        """search.vad."""
+        return self.search.vad
 
     @property
     def lm_alpha(self) -> float | None:

@@ -203,9 +203,9 @@ class SpeechTranslator(Stages):
             AudioShapeError, AudioValueError: a bad chunk. CancelledError: cancel was set.
         """
         settings, _ = self._settings(options, hotwords)
-        if settings.audio != AudioOptions():
+        if settings.audio != AudioOptions() or settings.vad != "energy":
             raise OptionError(
-                "channels or audio_track for a stream", "neither of them", "pass chunks of one channel"
+                "channels, audio_track or vad for a stream", "none of them", "pass chunks of one channel"
             )
         strip = self._finish(settings) if self.choose_passes(settings) == 2 else list
         rate = sample_rate or self.acoustic.sample_rate
@@ -324,10 +324,10 @@ class SpeechTranslator(Stages):
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
         self.acoustic.check_length(waveform)
-        if options.vad_filter and self.choose_passes(options) == 2:
-            return vad.join_regions(self.detect_speech(waveform), JOINED_S, JOINED_PAUSE_S)
         if options.vad_filter:
-            return self.detect_speech(waveform)
+            found = self.detect_speech(waveform, options.vad)
+            two = self.choose_passes(options) == 2
+            return vad.join_regions(found, JOINED_S, JOINED_PAUSE_S) if two else found
         return longform.fixed_windows(
             len(waveform) / self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
         )

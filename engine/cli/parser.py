@@ -59,6 +59,9 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
     )
     parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
     parser.add_argument(
+        "--vad", default="energy", metavar="NAME", help="what finds speech: energy, silero or its .onnx file"
+    )
+    parser.add_argument(
         "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
     )
     parser.add_argument(

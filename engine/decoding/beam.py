@@ -22,7 +22,6 @@ from engine.decoding.labels import (
 )
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
-from engine.decoding.phrases import spell_phrase
 from engine.decoding.settings import (
     HOTWORD_WEIGHT,
     MAX_BEAM_WIDTH,
@@ -312,10 +311,6 @@ class CtcBeamDecoder:
             float(self.settings.frame_s),
         )
         return read_hypotheses(found, state.words, self.labels)
-
-    def find_unspelled(self, phrases: Iterable[str]) -> list[str]:
-        """Those of some hotwords that the labels cannot spell; decoding leaves them out, and warns."""
-        return [phrase for phrase in phrases if not spell_phrase(self.labels, phrase)]
 
     def prepare(
         self, hotwords: Phrases | None = (), hotword_weight: float = HOTWORD_WEIGHT, **weights: Any

@@ -41,6 +41,11 @@ def spell_phrase(labels: Labels, phrase: str) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(way for way in ways if way is not None))
 
 
+def find_unspelled(labels: Labels, phrases: Sequence[str]) -> list[str]:
+    """Those of some hotwords that the labels cannot spell."""
+    return [phrase for phrase in phrases if not spell_phrase(labels, phrase)]
+
+
 def describe_unspelled(phrases: Sequence[str]) -> str:
     """The text of the warning about hotwords that count for nothing."""
     named = ", ".join(map(repr, phrases[:MAX_NAMED]))
