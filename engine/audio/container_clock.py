@@ -12,7 +12,8 @@ DISCONTINUITY_S: Final = 10.0  # a broadcast clock that jumps further ahead was 
 NOTED_S: Final = 1.0  # shorter gaps are pauses in which some encoders send nothing
 MAX_NOTES: Final = 4
 FROM_ZERO: Final = frozenset({"matroska", "mov"})
-FROM_START: Final = frozenset({"asf", "avi", "flv", "mpeg", "mpegts", "ogg"})
+# Not "avi": its times of audio are made from bytes and a stated rate, which may be wrong.
+FROM_START: Final = frozenset({"asf", "flv", "mpeg", "mpegts", "ogg"})
 BROADCAST: Final = frozenset({"mpeg", "mpegts", "ogg"})
 
 

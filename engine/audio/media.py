@@ -164,6 +164,9 @@ class _Track:
             fresh.layout = {1: "mono", 2: "stereo"}.get(n_channels, f"{n_channels} channels")
             return fresh
         context.thread_type = "NONE"
+        if self._job.demuxer == "caf" and context.name == "alac":
+            # The last frame knows how short it is; FFmpeg would cut it by that much once more.
+            context.options = {"flags2": "skip_manual"}
         return context
 
     def _packets(self) -> Iterator[Any]:
