@@ -30,7 +30,7 @@ FRAME_S = 0.15  # two frames of AAC at 16 kHz: what an encoder puts in front, an
 PAUSE_S = 1.5  # between what is joined: a region each
 LOUD = 0.01  # a peak above it is worth finding again
 LEFT_BY_CODECS = 0.7  # of the words of the first pass, at least
-SIMILAR = 0.8  # the correlation of what a lossy codec leaves, at least
+SIMILAR = 0.5  # the correlation with what a lossy codec leaves, at least
 CLOCK_S = 0.02  # of containers that count in milliseconds
 
 
