@@ -28,7 +28,7 @@ ONE_PASS = DecodingOptions(passes=1, punctuation=False)
 HOP = 320  # samples of one row of the first pass
 FRAME_S = 0.15  # two frames of AAC at 16 kHz: what an encoder puts in front, and not every container tells
 PAUSE_S = 1.5  # between what is joined: a region each
-LOUD = 0.01  # a peak above it is worth finding again
+QUIET = 0.1  # of the mean power: less is a pause, of which codecs leave nothing to find
 LEFT_BY_CODECS = 0.7  # of the words of the first pass, at least
 SIMILAR = 0.5  # the correlation with what a lossy codec leaves, at least
 CLOCK_S = 0.02  # of containers that count in milliseconds
@@ -163,7 +163,7 @@ def compare_samples(case: Case) -> str:
     size, margin = len(case.samples) // case.n_parts, round((case.tolerance_s + CLOCK_S) * RATE)
     for first in range(0, size * case.n_parts, size):
         part, before = case.samples[first : first + size], min(first, margin)
-        if not np.abs(part).max() > LOUD:
+        if np.square(part).mean() < QUIET * np.square(case.samples).mean():
             continue
         at, similarity = find_offset(waveform[first - before : first + size + margin], part)
         if similarity < SIMILAR or abs(at - before) / RATE > case.tolerance_s:
