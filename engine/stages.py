@@ -41,7 +41,7 @@ from engine.types import (
 )
 
 if TYPE_CHECKING:
-    from engine.audio.silero import SileroDetector
+    from engine.acoustic.silero import SileroDetector
     from engine.two_pass.second_pass import SecondPass
 
 
@@ -171,7 +171,7 @@ class Stages:
         )
 
     def _silero(self, wanted: str) -> SileroDetector:
-        from engine.audio.silero import SileroDetector, find_model
+        from engine.acoustic.silero import SileroDetector, find_model
 
         with self._detectors_lock:
             if wanted not in self._detectors:

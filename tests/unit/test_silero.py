@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.acoustic.silero import FRAME_SAMPLES, SileroDetector, find_model
 from engine.audio import vad
-from engine.audio.silero import FRAME_SAMPLES, SileroDetector, find_model
 from engine.errors import DependencyError, OptionError
 from engine.options import DecodingOptions
 
@@ -91,7 +91,7 @@ def test_the_file_of_a_package_is_found_and_the_package_never_imported(
 
 
 def test_what_is_no_silero_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.audio.silero.PACKAGES", {"no_such_package_here": ("x.onnx",)})
+    monkeypatch.setattr("engine.acoustic.silero.PACKAGES", {"no_such_package_here": ("x.onnx",)})
     with pytest.raises(DependencyError, match="pip install --no-deps silero-vad"):
         find_model()
     with pytest.raises(OptionError, match="check the path"):
