@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 from engine._distribution import install_command
 from engine.audio.container_clock import ContainerClock
-from engine.audio.decoding import Job, Output, damaged, no_such_track
+from engine.audio.decoding import Job, Output, damaged, decode_each, no_such_track
 from engine.audio.extent import find_extent
 from engine.errors import AudioDecodeError, DependencyError, EngineError
 
@@ -46,15 +46,12 @@ def decode_media(stream: BinaryIO, job: Job, out: Output) -> int:
     extent = find_extent(stream, job.demuxer)
     if extent.cut_off:
         out.note("it ends in the middle, as when recording is interrupted; all that is there is used")
-    n_tracks = _decode_file(av, _Span(stream, extent.starts, 0), job, out, last=len(extent.starts) == 1)
-    for number in range(1, len(extent.starts)):
-        try:
-            _decode_file(
-                av, _Span(stream, extent.starts, number), job, out, last=number == len(extent.starts) - 1
-            )
-        except AudioDecodeError as error:
-            out.note(f"recording {number + 1} of those joined in it is left out ({error.got})")
-    return n_tracks
+    numbers, last = range(len(extent.starts)), len(extent.starts) - 1
+    return decode_each(
+        numbers,
+        lambda number: _decode_file(av, _Span(stream, extent.starts, number), job, out, number == last),
+        out,
+    )[0]
 
 
 def _decode_file(av: Any, stream: Any, job: Job, out: Output, last: bool) -> int:

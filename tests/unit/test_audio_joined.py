@@ -107,6 +107,22 @@ def test_a_second_recording_that_is_damaged_is_said() -> None:
     assert_holds(waveform, [(FIRST, 0.0)])
 
 
+@pytest.mark.parametrize(("form", "damage_at"), [("FLAC", 0.5), ("OGG", 0.01)])
+@pytest.mark.parametrize("bad_idx", [0, 1, 2])
+def test_a_bad_recording_costs_none_that_it_is_joined_to(form: str, damage_at: float, bad_idx: int) -> None:
+    parts = [FIRST, SECOND, noise(1.2, 9)]
+    contents = [bytearray(encoded(part, form)) for part in parts]
+    at = 58 + int(damage_at * len(contents[bad_idx]))
+    contents[bad_idx][at : at + 300] = np.random.default_rng(1).bytes(300)
+    with pytest.raises(AudioDecodeError):
+        load_audio(bytes(contents[bad_idx]))
+    waveform = load_warned(b"".join(contents), f"recording {bad_idx + 1} of those joined in it is left out")
+    for number, part in enumerate(parts):
+        if number != bad_idx:
+            _, similarity = find_offset(waveform, part[len(part) // 4 : -len(part) // 4])
+            assert similarity > 0.9
+
+
 APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 64, 1, 0xA0000000) + b"x" * 64
 UNFINISHED = [
     ("WAV", b"data", "<I", 4),
