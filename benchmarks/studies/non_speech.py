@@ -1,7 +1,8 @@
 """`engine-bench non-speech`: how many words a recogniser invents where nobody speaks.
 
 Silence, noise that is steady or pulses, hum and music-like tones are made here, the same in every run;
-recordings of rooms are added with --data. Each passes through the whole recogniser, with and without the speech detector in front.
+recordings of rooms are added with --data. Each passes through the whole recogniser, with and without the
+speech detector in front.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def render(result: Mapping[str, Any]) -> str:
     """A table, and every invented word."""
     rows = [
         [str(row["passes"]), row.get("vad", "energy") if row["vad_filter"] else "no",
-         number(row["minutes"], 1), str(row["words"]), number(row["words_per_minute"], 2), number(row["words_per_hour"], 1)]
+         number(row["minutes"], 1), str(row["words"]), number(row["words_per_minute"], 2),
+         number(row["words_per_hour"], 1)]
         for row in result["rows"]
     ]  # fmt: skip
     head = ["passes", "speech detector", "minutes", "words", "a minute", "an hour"]
