@@ -64,6 +64,10 @@ class AudioWarning(UserWarning):
     """Audio that was read, although something in it is missing, damaged or was chosen among several."""
 
 
+class HotwordWarning(UserWarning):
+    """Hotwords that the model's letters cannot spell, and that are left out."""
+
+
 class BundleError(EngineError, ValueError):
     """A model folder that is not a usable bundle."""
 
@@ -109,7 +113,7 @@ class OptionError(EngineError, ValueError):
 
 
 class DecodingError(EngineError, ValueError):
-    """Emissions, a vocabulary or hotwords that the decoder cannot work with."""
+    """Emissions, a vocabulary, weights or settings that the decoder cannot work with."""
 
 
 class LanguageModelError(EngineError, ValueError):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from engine.audio import vad
 from engine.audio.limits import Waveform
-from engine.audio.load import AudioSource
+from engine.audio.load import AudioSource, read_audio
 from engine.bundle.folder import open_bundle
-from engine.errors import EngineError
-from engine.jobs import groups, longform
+from engine.errors import EngineError, OptionError
+from engine.jobs import channels, groups, longform
 from engine.jobs.groups import Recording
 from engine.jobs.streaming import Partial, StreamingTranscriber
 from engine.output.capitals import capitalise_first
@@ -25,6 +25,7 @@ from engine.runtime.clock import StageClock
 from engine.stages import Stages
 from engine.text import strip_words
 from engine.types import (
+    AudioOptions,
     Backend,
     ComputeType,
     DecodingOptions,
@@ -58,19 +59,21 @@ class SpeechTranslator(Stages):
         Args:
             source: path, bytes, binary file, or array [n_samples] or [n_samples, n_channels].
             sample_rate: Hz of an array (16,000 when not given); ignored for files.
-            hotwords: words or phrases to favour, in addition to those of the options.
+            hotwords: words or phrases to favour, as people write them, in addition to those of the options.
             options: decoding settings; the bundle's own where None.
             progress: called with (done_s, total_s), seconds of audio.
             cancel: ends the call from another thread.
         Returns:
-            Transcript; empty (no segments) where there is no speech.
+            Transcript; empty (no segments) where there is no speech. Its warnings say what is not as it
+            should be; they are also given as AudioWarning and HotwordWarning.
         Raises:
             AudioError and its kinds: audio that cannot be used.
-            OptionError, DecodingError: an option or hotword that cannot be used.
+            OptionError, DecodingError: an option or weight that cannot be used.
             ModelCapabilityError: two passes asked of a bundle with one. CancelledError: cancel was set.
         """
-        settings = _settings(options, hotwords)
-        return self._transcribe(source, sample_rate, settings, self.threads, progress, cancel)
+        settings, notes = self._settings(options, hotwords)
+        found = self._transcribe(source, sample_rate, settings, self.threads, progress, cancel)
+        return _noted(found, notes)
 
     def translate(
         self,
@@ -139,8 +142,9 @@ class SpeechTranslator(Stages):
         Raises:
             CancelledError: cancel was set. OptionError, ModelCapabilityError: at the call, before any work.
         """
-        settings = _settings(options, hotwords)
-        return _counted(self._transcribe_all(sources, sample_rate, settings, cancel), sources, progress)
+        settings, notes = self._settings(options, hotwords)
+        results = self._transcribe_all(sources, sample_rate, settings, notes, cancel)
+        return _counted(results, sources, progress)
 
     def translate_batch(
         self,
@@ -163,9 +167,9 @@ class SpeechTranslator(Stages):
             ModelCapabilityError: the bundle holds no translator. Whatever transcribe_batch raises.
         """
         self.translator  # noqa: B018  - fail before the first recording
-        settings = _settings(options, hotwords)
+        settings, notes = self._settings(options, hotwords)
         results = groups.run_groups(
-            self._transcribe_all(sources, sample_rate, settings, cancel),
+            self._transcribe_all(sources, sample_rate, settings, notes, cancel),
             lambda transcripts: self._translate_together(transcripts, settings, None, cancel),
             lambda transcript: transcript.duration_s,
             max_s=groups.MAX_TRANSLATED_S,
@@ -198,7 +202,11 @@ class SpeechTranslator(Stages):
             AudioLimitError: an impossible sample rate; OptionError, ModelCapabilityError: at the call.
             AudioShapeError, AudioValueError: a bad chunk. CancelledError: cancel was set.
         """
-        settings = _settings(options, hotwords)
+        settings, _ = self._settings(options, hotwords)
+        if settings.audio != AudioOptions() or settings.vad != "energy":
+            raise OptionError(
+                "channels, audio_track or vad for a stream", "none of them", "pass chunks of one channel"
+            )
         strip = self._finish(settings) if self.choose_passes(settings) == 2 else list
         rate = sample_rate or self.acoustic.sample_rate
 
@@ -215,38 +223,43 @@ class SpeechTranslator(Stages):
         return transcriber.run(chunks, progress, cancel)
 
     def _transcribe_all(
-        self,
-        sources: Iterable[AudioSource],
-        sample_rate: int | None,
-        options: DecodingOptions,
-        cancel: CancelToken | None,
-    ) -> Iterator[Transcript | EngineError]:
-        if self.choose_passes(options) == 1 and self.acoustic.batches:
+        self, sources: Iterable[AudioSource], sample_rate: int | None, options: DecodingOptions,
+        notes: tuple[str, ...], cancel: CancelToken | None,
+    ) -> Iterator[Transcript | EngineError]:  # fmt: skip
+        grouped = self.acoustic.batches and options.channels == "mix"
+        if self.choose_passes(options) == 1 and grouped:
             opened = longform.run_ordered(
-                lambda source: self._open(source, sample_rate, options),
+                lambda source: self._open(source, sample_rate, options)[0],
                 sources, threads=self.threads, cancel=cancel,
             )  # fmt: skip
-            return groups.run_groups(
+            results = groups.run_groups(
                 opened,
                 lambda recordings: self._transcribe_together(recordings, options, self.threads, None, cancel),
                 lambda recording: recording.duration_s,
                 max_s=groups.MAX_ENCODED_S,
             )
-        return longform.run_ordered(
-            lambda source: self._transcribe(source, sample_rate, options, 1, None, cancel),
-            sources, threads=self.threads, cancel=cancel,
-        )  # fmt: skip
+        else:
+            results = longform.run_ordered(
+                lambda source: self._transcribe(source, sample_rate, options, 1, None, cancel),
+                sources, threads=self.threads, cancel=cancel,
+            )  # fmt: skip
+        return (each if isinstance(each, EngineError) else _noted(each, notes) for each in results)
 
     def _transcribe(
-        self,
-        source: AudioSource,
-        sample_rate: int | None,
-        options: DecodingOptions,
-        threads: int,
-        progress: Progress | None = None,
-        cancel: CancelToken | None = None,
-    ) -> Transcript:
-        recording = self._open(source, sample_rate, options, cancel)
+        self, source: AudioSource, sample_rate: int | None, options: DecodingOptions, threads: int,
+        progress: Progress | None = None, cancel: CancelToken | None = None,
+    ) -> Transcript:  # fmt: skip
+        recordings = self._open(source, sample_rate, options, cancel)
+        return channels.transcribe_channels(
+            recordings,
+            lambda recording, part: self._transcribe_one(recording, options, threads, part, cancel),
+            progress,
+        )
+
+    def _transcribe_one(
+        self, recording: Recording, options: DecodingOptions, threads: int,
+        progress: Progress | None = None, cancel: CancelToken | None = None,
+    ) -> Transcript:  # fmt: skip
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
             return self._transcribe_together([recording], options, threads, progress, cancel)[0]
@@ -261,21 +274,22 @@ class SpeechTranslator(Stages):
             progress=progress,
             cancel=cancel,
         )
-        return Transcript(segments, recording.duration_s, stages_s=clock.seconds())
+        return Transcript(segments, recording.duration_s, "de", clock.seconds(), recording.notes)
 
     def _open(
-        self,
-        source: AudioSource,
-        sample_rate: int | None,
-        options: DecodingOptions,
+        self, source: AudioSource, sample_rate: int | None, options: DecodingOptions,
         cancel: CancelToken | None = None,
-    ) -> Recording:
-        clock = StageClock()
+    ) -> list[Recording]:  # fmt: skip
+        """The recording, or one for each channel."""
+        clock, separate = StageClock(), options.channels == "separate"
         with clock.time("audio"):
-            waveform = self.load_audio(source, sample_rate, cancel)
-            self.acoustic.check_length(waveform)
-            regions = self._regions(waveform, options)
-        return Recording(waveform, regions, len(waveform) / self.acoustic.sample_rate, clock)
+            found = read_audio(
+                source, sample_rate, limits=self.limits, cancel=cancel,
+                channels=options.channels, track=options.audio_track,
+            )  # fmt: skip
+            found = found.without_copies() if separate else found
+        found.warn()
+        return channels.open_recordings(found, lambda each: self._regions(each, options), clock, separate)
 
     def _transcribe_together(
         self, recordings: Sequence[Recording], options: DecodingOptions, threads: int,
@@ -309,10 +323,11 @@ class SpeechTranslator(Stages):
         return self._punctuator.punctuate_words if options.punctuation and self._punctuator else list
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
-        if options.vad_filter and self.choose_passes(options) == 2:
-            return vad.join_regions(self.detect_speech(waveform), JOINED_S, JOINED_PAUSE_S)
+        self.acoustic.check_length(waveform)
         if options.vad_filter:
-            return self.detect_speech(waveform)
+            found = self.detect_speech(waveform, options.vad)
+            two = self.choose_passes(options) == 2
+            return vad.join_regions(found, JOINED_S, JOINED_PAUSE_S) if two else found
         return longform.fixed_windows(
             len(waveform) / self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
         )
@@ -338,8 +353,8 @@ class SpeechTranslator(Stages):
             return self.decode_joint(log_probs, states, options, cancel=cancel)[0]
 
 
-def _settings(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
-    return (options or DecodingOptions()).with_hotwords(hotwords)
+def _noted(transcript: Transcript, notes: tuple[str, ...]) -> Transcript:
+    return replace(transcript, warnings=(*notes, *transcript.warnings)) if notes else transcript
 
 
 def _counted(results: Iterator[Result], items: Iterable[Any], progress: Progress | None) -> Iterator[Result]:

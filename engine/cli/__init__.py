@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from engine.cli.terminal import complain
-from engine.errors import AudioWarning, EngineError, OptionError
+from engine.errors import AudioWarning, EngineError, HotwordWarning, OptionError
 from engine.runtime.interrupts import run_program
 
+OF_INPUT = (AudioWarning, HotwordWarning)  # warnings about what the user gave, not about the program
 EXIT_OK, EXIT_FAILED = 0, 1
 
 
@@ -35,7 +36,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
         options = build_parser().parse_args(arguments)
         with warnings.catch_warnings():
-            warnings.simplefilter("always", AudioWarning)
+            for kind in OF_INPUT:
+                warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             return int(options.run(options))
     except EngineError as error:
@@ -69,5 +71,5 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    where = "" if issubclass(category, AudioWarning) else f"{filename}:{lineno}: {category.__name__}: "
+    where = "" if issubclass(category, OF_INPUT) else f"{filename}:{lineno}: {category.__name__}: "
     complain(f"engine: warning: {where}{message}")

@@ -135,8 +135,15 @@ class Delivery:
 def describe(source: str, result: Result) -> str:
     """A few lines for a person: what was said, its translation, and where the time went."""
     transcript = result.source if isinstance(result, Translation) else result
-    lines = [f"{source} ({result.duration_s:.1f} s)", f"  de  {transcript.text or '(no speech)'}"]
+    lines = [f"{source} ({result.duration_s:.1f} s)", *_spoken("de", transcript)]
     if isinstance(result, Translation):
-        lines.append(f"  en  {result.text}")
+        lines += _spoken("en", result)
     stages = " | ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in result.stages_s.items())
     return "\n".join([*lines, f"      {stages} (of all threads together)"])
+
+
+def _spoken(language: str, result: Result) -> list[str]:
+    """What was said: one line, or one for each segment where speakers are known."""
+    if any(segment.channel for segment in result.segments):
+        return [f"  {language}  {segment.speaker}: {segment.text}" for segment in result.segments]
+    return [f"  {language}  {result.text or '(no speech)'}"]

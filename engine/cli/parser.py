@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from engine import __version__
-from engine.options import MAX_BEAM_WIDTH, MAX_THREADS
+from engine.options import MAX_BEAM_WIDTH, MAX_THREADS, MAX_TRACK
 from engine.output.formats import FORMATS
 
 LARGEST = 10**9
@@ -53,7 +53,19 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
         help="times of single words in srt, vtt and tsv; json always has them",
     )
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
+    parser.add_argument(
+        "--channels",
+        choices=("mix", "separate"),
+        default="mix",
+        help="separate: a speaker on each channel, as in calls; each is recognised by itself and named",
+    )
+    parser.add_argument(
+        "--audio_track", type=_track, metavar="N", help="of a video, from 1 (the first that speaks)"
+    )
     parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
+    parser.add_argument(
+        "--vad", default="energy", metavar="NAME", help="what finds speech: energy, silero or its .onnx file"
+    )
     parser.add_argument(
         "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
     )
@@ -156,6 +168,10 @@ def _beams(text: str) -> int:
 
 def _positive(text: str) -> int:
     return _integer(text, 1)
+
+
+def _track(text: str) -> int:
+    return _integer(text, 1, MAX_TRACK)
 
 
 def _port(text: str) -> int:

@@ -197,8 +197,10 @@ class CtcBeamDecoder:
             logits: the values are raw model output; log-softmax is applied.
         Returns:
             Hypotheses, best first, with different texts; at least one (which may be empty).
+        Warns:
+            HotwordWarning: hotwords that the labels cannot spell, when they are first used.
         Raises:
-            DecodingError: emissions, hotwords or options that cannot be used, or another decoder's state.
+            DecodingError: emissions or options that cannot be used, or another decoder's state.
         """
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.decoding.labels import Labels
+from engine.decoding.labels import Labels, compose
 from engine.decoding.ngram import SPECIAL_WORDS, NgramModel
 from engine.errors import LanguageModelError
 from engine.kernels.ctc import lexicon as kernels
@@ -96,7 +97,7 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
     """
     arrays, n_lm_words = _read_arrays(Path(path)), model.n_words
     vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "replace").split("\0")
-    if tuple(vocabulary) != labels.vocabulary:
+    if tuple(map(compose, vocabulary)) != labels.vocabulary:
         raise LanguageModelError(
             f"a lexicon made for {len(vocabulary)} other labels in {path}", "the acoustic model's vocabulary"
         )
@@ -118,7 +119,8 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
             "the one written with this very file",
             "build it again: probing and trie files number the words of one model differently",
         )
-    return WordTrie(first, label, word, np.ascontiguousarray(arrays["lookahead"]), vocabulary, n_lm_words)
+    lookahead = np.ascontiguousarray(arrays["lookahead"])
+    return WordTrie(first, label, word, lookahead, labels.vocabulary, n_lm_words)
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -219,12 +221,20 @@ def _list_words(model: NgramModel | None, unigrams: Iterable[str] | None) -> lis
             raise LanguageModelError(
                 f"{model.path} was built without its list of words", "the words", "pass unigrams= or lexicon="
             )
-    words = {word for word in unigrams or () if word not in SPECIAL_WORDS and "\n" not in word}
+    words = {compose(word) for word in unigrams or () if word not in SPECIAL_WORDS and "\n" not in word}
     return sorted(words)
 
 
 def _encode(labels: Labels, words: list[str]) -> list[str]:
     """Each word as a string of token ids (shifted by _PRIVATE); "" if a letter has no label."""
+    encoded = _encode_exactly(labels, words)
+    if labels.combining:
+        apart = _encode_exactly(labels, [unicodedata.normalize("NFD", word) for word in words])
+        encoded = [first or second for first, second in zip(encoded, apart, strict=True)]
+    return encoded
+
+
+def _encode_exactly(labels: Labels, words: list[str]) -> list[str]:
     table = {ord(label): chr(_PRIVATE + token) for label, token in labels.index.items() if len(label) == 1}
     text = "\n".join(words)
     unknown = {ord(char): "\0" for char in set(text) - {"\n"} if ord(char) not in table}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import unicodedata
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -31,8 +32,9 @@ class NgramModel:
 
     Args:
         path: a KenLM binary (probing or trie, quantised or not, with or without array
-            pointers) of order 2 to 6, or an ARPA file. A binary of more than 256 MiB is mapped, so that
-            processes share it; it must stay as it is while it is used.
+            pointers) of order 2 to 6; or an ARPA file, which may be compressed by gzip, bzip2 or xz. A
+            binary of more than 256 MiB is mapped, so that processes share it; it must stay as it is while
+            it is used.
     Raises:
         LanguageModelError: the file is missing, truncated, foreign or of an unsupported kind.
     Attributes:
@@ -105,8 +107,17 @@ class NgramModel:
         return bool(self.find_words([word])[0])
 
     def find_words(self, words: Iterable[str]) -> npt.NDArray[np.int32]:
-        """Ids of words: int32; 0 for those outside the vocabulary."""
+        """Ids of words: int32; 0 for those outside the vocabulary. Composed or not (NFC, NFD) is the same."""
         self.check_unchanged()
+        words = list(words)
+        ids = self._find_exact(words)
+        for i in np.flatnonzero(ids == 0).tolist():
+            if not words[i].isascii():
+                forms = [unicodedata.normalize(form, words[i]) for form in ("NFC", "NFD")]
+                ids[i] = self._find_exact(forms).max()
+        return ids
+
+    def _find_exact(self, words: Sequence[str]) -> npt.NDArray[np.int32]:
         encoded = [word.encode() for word in words]
         text = np.frombuffer(b"".join(encoded) or b"\0", dtype=np.uint8)
         ends = np.cumsum([len(word) for word in encoded], dtype=np.int64)

@@ -36,12 +36,15 @@ class Recording:
     Attributes:
         waveform: float32 [n_samples]. regions: [(start_s, end_s)] of speech.
         clock: what reading it took.
+        notes: what is wrong with it, or was chosen. channel: its number, from 1; None where all are mixed.
     """
 
     waveform: NDArray[np.float32]
     regions: list[tuple[float, float]]
     duration_s: float
     clock: StageClock
+    notes: tuple[str, ...] = ()
+    channel: int | None = None
 
 
 def run_groups(
@@ -124,7 +127,7 @@ def transcribe_together(
     results = []
     for recording, segments in zip(recordings, found, strict=True):
         stages = {**recording.clock.seconds(), **clock.seconds(recording.duration_s / total_s)}
-        results.append(Transcript(segments, recording.duration_s, stages_s=stages))
+        results.append(Transcript(segments, recording.duration_s, stages_s=stages, warnings=recording.notes))
     return results
 
 
@@ -153,4 +156,4 @@ def translate_together(
 
 
 def _in_english(segment: Segment, text: str, confidence: float) -> Segment:
-    return Segment(text, segment.start_s, segment.end_s, (), confidence)
+    return Segment(text, segment.start_s, segment.end_s, (), confidence, segment.channel)

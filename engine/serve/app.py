@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -15,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from engine import __version__
 from engine._distribution import NAME
-from engine.audio.load import SAMPLE_RATE, AudioLimits, load_audio
+from engine.audio.load import SAMPLE_RATE, AudioLimits, read_audio
 from engine.errors import EngineError
 from engine.runtime.cancel import CancelToken
 from engine.serve import responses
@@ -48,6 +50,8 @@ FORM: Final[dict[str, Any]] = {
                         "hotwords": {"type": "string", "description": "separated by commas"},
                         "passes": {"type": "string", "enum": ["1", "2"], "description": "1 is faster"},
                         "numbers": {"type": "string", "enum": ["words", "digits"]},
+                        "channels": {"type": "string", "enum": ["mix", "separate"]},
+                        "audio_track": {"type": "integer", "minimum": 1},
                     },
                 }
             }
@@ -103,14 +107,33 @@ def _job(
     call: Call, wanted: AudioRequest, settings: ServeSettings
 ) -> Callable[[CancelToken], Transcript | Translation]:
     def job(cancel: CancelToken) -> Transcript | Translation:
-        limits = AudioLimits(max_duration_s=settings.max_duration_s)
-        waveform = load_audio(wanted.audio, limits=limits, cancel=cancel)
-        cancel.raise_if_cancelled()
         usual = settings.decoding
-        options = usual.replace(passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers)
-        return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=options, cancel=cancel)
+        options = usual.replace(
+            passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers,
+            channels=wanted.channels or usual.channels, audio_track=wanted.audio_track or usual.audio_track,
+        )  # fmt: skip
+        limits = AudioLimits(max_duration_s=settings.max_duration_s)
+        audio = read_audio(
+            wanted.audio, limits=limits, cancel=cancel, channels=options.channels, track=options.audio_track
+        )
+        audio.warn()
+        cancel.raise_if_cancelled()
+        separate = options.channels == "separate"
+        waveform = np.stack(audio.waveforms, axis=1) if separate else audio.waveforms[0]
+        result = call(
+            waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=options.replace(audio_track=None),
+            cancel=cancel,
+        )  # fmt: skip
+        return _noted(result, audio.notes)
 
     return job
+
+
+def _noted(result: Transcript | Translation, notes: tuple[str, ...]) -> Transcript | Translation:
+    if isinstance(result, Translation):
+        noted = replace(result.source, warnings=(*notes, *result.warnings))
+        return replace(result, source=noted)
+    return replace(result, warnings=(*notes, *result.warnings))
 
 
 def _add_status(app: FastAPI, health: HealthCheck, model_name: str) -> None:

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from engine.errors import AudioLimitError, OptionError
+from engine.options import MAX_TRACK
 from engine.serve.settings import ServeSettings
-from engine.types import Numbers, Passes
+from engine.types import Channels, Numbers, Passes
 
 RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES: Final = ("segment", "word")
@@ -33,7 +34,8 @@ class AudioRequest:
         response_format: one of RESPONSE_FORMATS.
         granularities: subset of GRANULARITIES.
         hotwords: from the extension field `hotwords`, separated by commas.
-        passes, numbers: from the extension fields of these names; None: as the service was started.
+        passes, numbers, channels: from the extension fields of these names; None: as the service was started.
+        audio_track: from the extension field; None: the first that speaks.
     """
 
     audio: bytes
@@ -42,6 +44,8 @@ class AudioRequest:
     hotwords: tuple[str, ...]
     passes: Passes | None = None
     numbers: Numbers | None = None
+    channels: Channels | None = None
+    audio_track: int | None = None
 
 
 async def read_request(request: Request, settings: ServeSettings) -> AudioRequest:
@@ -101,8 +105,17 @@ async def _checked(form: FormData) -> AudioRequest:
     hotwords = tuple(word.strip() for word in _text(form, "hotwords").split(",") if word.strip())
     passes: Any = int(_one_of(form, "passes", ("", "1", "2"), "") or 0) or None
     numbers: Any = _one_of(form, "numbers", ("", "words", "digits"), "") or None
+    channels: Any = _one_of(form, "channels", ("", "mix", "separate"), "") or None
+    track = _track(form)
     audio, wanted = await upload.read(), _granularities(form)
-    return AudioRequest(audio, response_format, wanted, hotwords, passes, numbers)
+    return AudioRequest(audio, response_format, wanted, hotwords, passes, numbers, channels, track)
+
+
+def _track(form: FormData) -> int | None:
+    text = _text(form, "audio_track")
+    if text and not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_TRACK):
+        raise OptionError(f"audio_track {text[:40]!r}", f"a whole number, 1 to {MAX_TRACK}", "leave it out")
+    return int(text) if text else None
 
 
 def _granularities(form: FormData) -> frozenset[str]:

@@ -18,7 +18,7 @@ from engine.errors import (
     OptionError,
     TranslationError,
 )
-from engine.output.formats import render
+from engine.output.formats import channel_dict, render
 from engine.serve.requests import AudioRequest, UploadTimeoutError
 from engine.serve.work import BusyError
 from engine.types import Segment, Transcript, Translation
@@ -68,6 +68,7 @@ def verbose_json(result: Transcript | Translation, granularities: frozenset[str]
             {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
             for word in result.words
         ]
+    content["warnings"] = list(result.warnings)
     return content
 
 
@@ -83,6 +84,7 @@ def _segment(index: int, segment: Segment) -> dict[str, Any]:
         "avg_logprob": round(math.log(max(segment.confidence, 1e-6)), 4),
         "compression_ratio": 1.0,
         "no_speech_prob": 0.0,
+        **channel_dict(segment),
     }
 
 

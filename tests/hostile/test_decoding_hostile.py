@@ -10,7 +10,7 @@ import pytest
 
 from engine.decoding import CtcBeamDecoder, decode_greedy
 from engine.decoding.ngram import NgramModel
-from engine.errors import DecodingError, LanguageModelError
+from engine.errors import DecodingError, HotwordWarning, LanguageModelError
 from engine.kernels.ctc.batch import search_several
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
@@ -76,11 +76,19 @@ def test_settings_that_cannot_be(vocabulary, options, message):
         CtcBeamDecoder(vocabulary, **options)
 
 
-@pytest.mark.parametrize("phrase", ["straße 7", "", "   ", "c", "ab\tc", 5])
-def test_hotwords_that_cannot_be_spelled_are_named(phrase):
-    with pytest.raises(DecodingError) as caught:
-        CtcBeamDecoder(LABELS).decode(GOOD, hotwords=["ab", phrase])
-    assert repr(phrase) in str(caught.value) and "'ab'" not in str(caught.value)
+@pytest.mark.parametrize("phrase", ["straße 7", "", "   ", "c", "ab\tc"])
+def test_hotwords_that_cannot_be_spelled_are_named_and_left_out(phrase):
+    decoder = CtcBeamDecoder(LABELS)
+    with pytest.warns(HotwordWarning) as caught:
+        found = decoder.decode(GOOD, hotwords=["ab", phrase])
+    (warning,) = caught
+    assert repr(phrase) in str(warning.message) and "'ab'" not in str(warning.message)
+    assert found == decoder.decode(GOOD, hotwords=["ab"])
+
+
+def test_a_hotword_that_is_no_string_is_an_error():
+    with pytest.raises(DecodingError, match="cannot be used: 5"):
+        CtcBeamDecoder(LABELS).decode(GOOD, hotwords=["ab", 5])
 
 
 def test_hotwords_of_wrong_kind():
