@@ -46,7 +46,7 @@ TRAIN = [
 # tabulate (a table, 10 lines), datasets (we read local Arrow files, and open no network).
 BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]
-SERVE = ["fastapi>=0.115,<1", "python-multipart>=0.0.20,<0.1", "uvicorn>=0.34,<1"]
+SERVE = ["fastapi>=0.115,<1", "h11>=0.14,<1", "python-multipart>=0.0.28,<0.1", "uvicorn>=0.34,<1"]
 TEST = [
     "httpx>=0.27,<1",
     "hypothesis>=6.120,<7",

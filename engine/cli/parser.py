@@ -8,6 +8,7 @@ from engine import __version__
 from engine.output.formats import FORMATS
 
 SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
+LONGEST_DRAIN_S = 3600.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -129,6 +130,10 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--max_pending", type=_positive, default=32, metavar="N", help="requests waiting; more get 503"
     )
+    parser.add_argument(
+        "--drain_s", type=_seconds, default=8.0, metavar="S", help="for requests in work when told to end"
+    )
+    parser.add_argument("--log_format", choices=("text", "json"), default="text")
     _add_model(parser)
     parser.set_defaults(run=run_serve)
 
@@ -161,6 +166,16 @@ def _chunk(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!r}; expected seconds, {SHORTEST_CHUNK_S:g} to {LONGEST_CHUNK_S:g}"
         )
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= LONGEST_DRAIN_S:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected seconds, 0 to {LONGEST_DRAIN_S:g}")
     return value
 
 

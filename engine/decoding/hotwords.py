@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.labels import Labels
-from engine.errors import DecodingError
+from engine.errors import MAX_LISTED, DecodingError
 from engine.kernels.ctc.state import Hotwords
 
 Phrases = Sequence[str] | Mapping[str, float]
@@ -81,8 +81,8 @@ def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excu
             node = children[node][token]
             credit[node] = max(credit[node], weight * depth / len(tokens))
         own[node] = weight
-    if len(children) > MAX_NODES:
-        raise DecodingError(f"hotwords of {len(children)} letters in all", f"at most {MAX_NODES}")
+        if len(children) > MAX_NODES:
+            raise _too_many_letters()
     return _link(labels, children, own, credit, excuse)
 
 
@@ -125,8 +125,14 @@ def _link(
     return Hotwords(follow, factors, complete, ends_word, highest)
 
 
+def _too_many_letters() -> DecodingError:
+    return DecodingError(f"hotwords of more than {MAX_NODES} letters in all", "fewer", "leave some out")
+
+
 def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[tuple[int, ...], float]]:
     spelled, problems = [], []
+    if any(len(phrase) > MAX_NODES for phrase, _ in phrases if isinstance(phrase, str)):
+        raise _too_many_letters()
     for phrase, weight in phrases:
         tokens = _spell(labels, phrase) if isinstance(phrase, str) else None
         if tokens is None:
@@ -136,8 +142,9 @@ def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tup
         else:
             spelled.append((tuple(tokens), weight))
     if problems:
+        more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         raise DecodingError(
-            "hotwords that cannot be used: " + ", ".join(problems),
+            "hotwords that cannot be used: " + ", ".join(problems[:MAX_LISTED]) + more,
             f"words of the vocabulary's letters, weights between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}",
             "write out digits and symbols",
         )

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
-from engine.errors import AudioLimitError, OptionError
+from engine.errors import OptionError
+from engine.serve.errors import BusyError, RequestError
 from engine.serve.settings import ServeSettings
+from engine.serve.uploads import Uploads, check_size
 from engine.types import Numbers, Passes
 
 RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES: Final = ("segment", "word")
 LANGUAGES: Final = ("", "de", "de-de", "german")
 MAX_FIELDS: Final = 64
-
-
-class UploadTimeoutError(OptionError):
-    """The body did not arrive in time."""
+MAX_FIELD_BYTES: Final = 128 << 10
+SPOOL_BYTES: Final = 64 << 10  # of a file in memory; the rest is on disk
+SHOWN: Final = 40  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +31,14 @@ class AudioRequest:
     """One upload and what is wanted of it.
 
     Attributes:
-        audio: the file's bytes.
+        audio: the file, at its start; on disk where it is large. Whoever takes the request closes it.
         response_format: one of RESPONSE_FORMATS.
         granularities: subset of GRANULARITIES.
         hotwords: from the extension field `hotwords`, separated by commas.
         passes, numbers: from the extension fields of these names; None: as the service was started.
     """
 
-    audio: bytes
+    audio: BinaryIO
     response_format: str
     granularities: frozenset[str]
     hotwords: tuple[str, ...]
@@ -44,51 +46,48 @@ class AudioRequest:
     numbers: Numbers | None = None
 
 
-async def read_request(request: Request, settings: ServeSettings) -> AudioRequest:
+async def read_request(request: Request, uploads: Uploads, settings: ServeSettings) -> AudioRequest:
     """Read and check a form. `model`, `prompt` and `temperature` are taken and have no effect.
 
     Raises:
-        AudioLimitError: too many bytes. OptionError: a missing or impossible field.
-        UploadTimeoutError: the client is too slow.
+        RequestError: no form. AudioLimitError: too many bytes. OptionError: a missing or impossible field.
+        UploadTimeoutError: the client is too slow. BusyError: others had to make room.
     """
     stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > settings.max_upload_bytes:
-        raise _too_large(settings)
-    bounded = Request(request.scope, _bounded(request.receive, settings))
+    if stated.isdecimal():
+        check_size(int(stated[:20]), settings)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise RequestError("a body that is no form", "multipart/form-data with a file", "send a form")
     try:
-        async with asyncio.timeout(settings.upload_timeout_s):
-            async with bounded.form(max_files=1, max_fields=MAX_FIELDS) as form:
-                return await _checked(form)
-    except TimeoutError as error:
-        raise UploadTimeoutError(
-            f"an upload that took more than {settings.upload_timeout_s:g} s", "a faster one", "send less"
-        ) from error
+        async with uploads.bounded(request.receive) as receive:
+            form = await _parse(request, receive)
+    except OSError as error:
+        raise BusyError(f"an upload that cannot be stored ({error.strerror})", "", "try again") from error
+    try:
+        return _checked(form, settings)
+    except BaseException:
+        await form.close()
+        raise
 
 
-def _bounded(receive: Receive, settings: ServeSettings) -> Receive:
-    """Count what arrives: the stated length may be missing or wrong."""
-    n_bytes = 0
-
-    async def counted() -> Message:
-        nonlocal n_bytes
-        message = await receive()
-        n_bytes += len(message.get("body", b""))
-        if n_bytes > settings.max_upload_bytes:
-            raise _too_large(settings)
-        return message
-
-    return counted
-
-
-def _too_large(settings: ServeSettings) -> AudioLimitError:
-    return AudioLimitError(
-        "a request larger than this service takes",
-        f"at most {settings.max_upload_bytes} bytes",
-        "send a compressed or shorter recording",
+async def _parse(request: Request, receive: Receive) -> FormData:
+    stream = Request(request.scope, receive).stream()
+    parser = MultiPartParser(
+        request.headers, stream, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
     )
+    parser.spool_max_size = SPOOL_BYTES
+    try:
+        return await parser.parse()
+    except (MultiPartException, UnicodeError) as error:
+        message = error.message if isinstance(error, MultiPartException) else "Invalid multipart data."
+        raise RequestError(message.rstrip("."), "a form with one file", "check how it is made") from error
+    except HTTPException as error:
+        raise RequestError(str(error.detail)) from error
+    finally:
+        await stream.aclose()
 
 
-async def _checked(form: FormData) -> AudioRequest:
+def _checked(form: FormData, settings: ServeSettings) -> AudioRequest:
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise OptionError(
@@ -98,25 +97,50 @@ async def _checked(form: FormData) -> AudioRequest:
     _one_of(form, "language", LANGUAGES, "")
     if _text(form, "stream").lower() in ("true", "1"):
         raise OptionError("stream=true", "stream=false", "leave it out and wait for the whole answer")
-    hotwords = tuple(word.strip() for word in _text(form, "hotwords").split(",") if word.strip())
     passes: Any = int(_one_of(form, "passes", ("", "1", "2"), "") or 0) or None
     numbers: Any = _one_of(form, "numbers", ("", "words", "digits"), "") or None
-    audio, wanted = await upload.read(), _granularities(form)
-    return AudioRequest(audio, response_format, wanted, hotwords, passes, numbers)
+    hotwords = read_hotwords(_text(form, "hotwords"), settings)
+    audio: BinaryIO = upload.file
+    return AudioRequest(audio, response_format, _granularities(form), hotwords, passes, numbers)
+
+
+def read_hotwords(text: str, settings: ServeSettings) -> tuple[str, ...]:
+    """Words and phrases separated by commas; bounded before anything is built of them.
+
+    Raises:
+        OptionError: too many, or one that is too long.
+    """
+    if text.count(",") > 2 * settings.max_hotwords:
+        raise _too_many_hotwords(text.count(",") + 1, settings)
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if len(words) > settings.max_hotwords:
+        raise _too_many_hotwords(len(words), settings)
+    if long := [word for word in words if len(word) > settings.max_hotword_chars]:
+        raise OptionError(
+            f"a hotword of {len(long[0])} characters ({long[0][:SHOWN]!r}...)",
+            f"at most {settings.max_hotword_chars}",
+            "separate words by commas",
+        )
+    return words
+
+
+def _too_many_hotwords(n_words: int, settings: ServeSettings) -> OptionError:
+    return OptionError(f"{n_words} hotwords", f"at most {settings.max_hotwords}", "send the rarest of them")
 
 
 def _granularities(form: FormData) -> frozenset[str]:
     values: list[Any] = form.getlist("timestamp_granularities[]") + form.getlist("timestamp_granularities")
     for value in values:
         if value not in GRANULARITIES:
-            raise OptionError(f"timestamp granularity {value!r}", "word or segment", "name one of these")
+            shown = str(value)[:SHOWN]
+            raise OptionError(f"timestamp granularity {shown!r}", "word or segment", "name one of these")
     return frozenset(values or ["segment"])
 
 
 def _one_of(form: FormData, field: str, known: tuple[str, ...], default: str) -> str:
     value = (_text(form, field) or default).lower()
     if value not in known:
-        raise OptionError(f"{field} {value[:40]!r}", ", ".join(filter(None, known)), "name one of these")
+        raise OptionError(f"{field} {value[:SHOWN]!r}", ", ".join(filter(None, known)), "name one of these")
     return value
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import uuid
+from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -19,16 +22,18 @@ from engine.errors import (
     TranslationError,
 )
 from engine.output.formats import render
-from engine.serve.requests import AudioRequest, UploadTimeoutError
-from engine.serve.work import BusyError
+from engine.serve.errors import BusyError, ShuttingDownError, UploadTimeoutError
+from engine.serve.requests import AudioRequest
 from engine.types import Segment, Transcript, Translation
 
 CLIENT_LEFT: Final = 499
 LANGUAGE_NAMES: Final = {"de": "german", "en": "english"}
 RETRY_AFTER_S: Final = 2
+MAX_MESSAGE: Final = 2000  # characters of an error
 # The first kind that matches counts.
 STATUS: Final[tuple[tuple[type[EngineError], int], ...]] = (
     (BusyError, 503),
+    (ShuttingDownError, 503),
     (CancelledError, CLIENT_LEFT),
     (UploadTimeoutError, 408),
     (AudioLimitError, 413),
@@ -97,6 +102,29 @@ def error_response(
     status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with OpenAI's error object."""
+    return JSONResponse(error_object(status, message, code), status, headers)
+
+
+def error_object(status: int, message: str, code: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    content = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return JSONResponse(content, status, headers)
+    if len(message) > MAX_MESSAGE:
+        message = message[:MAX_MESSAGE] + " ..."
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def raw_response(status: int, message: str, code: str | None = None) -> bytes:
+    """A whole answer as it is sent, for connections without a request; the connection is closed after it."""
+    content = json.dumps(error_object(status, message, code)).encode()
+    retry = f"Retry-After: {RETRY_AFTER_S}\r\n" if status == 503 else ""
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n{retry}X-Request-ID: {new_request_id()}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + content
+
+
+def new_request_id() -> str:
+    """A name for one request."""
+    return uuid.uuid4().hex
