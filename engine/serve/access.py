@@ -11,7 +11,8 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.serve.responses import error_response, new_request_id
+from engine.serve.metrics import NoMetrics
+from engine.serve.responses import INTERNAL, error_response, new_request_id
 
 HEADER: Final = "x-request-id"
 ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -28,8 +29,8 @@ _errors = logging.getLogger("engine.serve")
 class Access:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, metrics: NoMetrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -55,12 +56,15 @@ class Access:
                 await self._app(scope, receive, tagged)
         except Exception:
             _errors.exception("a request failed")
+            self._metrics.count_error("InternalError")
             if status:
                 raise  # the answer has begun: only a broken connection says that it has not ended
-            answer = error_response(500, "internal error; see the server's log")
+            answer = error_response(500, INTERNAL)
             await answer(scope, receive, tagged)
         finally:
-            _write_line(scope, status, time.perf_counter() - began_s)
+            seconds = time.perf_counter() - began_s
+            self._metrics.observe_request(scope["path"], status, seconds)
+            _write_line(scope, status, seconds)
 
 
 def _write_line(scope: Scope, status: int, seconds: float) -> None:

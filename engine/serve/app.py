@@ -1,4 +1,4 @@
-"""The HTTP service: OpenAI's audio endpoints, a model list and an honest health check."""
+"""The HTTP service: OpenAI's audio endpoints, a model list, and what it says about itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -18,6 +19,9 @@ from engine.errors import EngineError
 from engine.serve import responses
 from engine.serve.access import Access
 from engine.serve.audio import add_audio
+from engine.serve.keys import BearerKeys, check_keys
+from engine.serve.models import add_models
+from engine.serve.origins import check_origins, cors_options
 from engine.serve.service import Service
 from engine.serve.settings import Recogniser, ServeSettings
 from engine.serve.status import add_status
@@ -32,6 +36,8 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
     Returns:
         The application, for engine.serve.server or any other ASGI server. Bounds on connections are the
         server's.
+    Raises:
+        OptionError: keys or origins that cannot be used.
     """
     service = Service(recogniser, settings or ServeSettings())
 
@@ -42,27 +48,42 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
         service.queue.close()
 
     app = FastAPI(
-        title="Speech engine", version=__version__, lifespan=lifespan, middleware=[Middleware(Access)]
+        title="Speech engine", version=__version__, lifespan=lifespan, middleware=_middleware(service)
     )
     app.state.service = service
-    _add_errors(app)
-    add_audio(app, service)
-    add_status(app, service)
+    _add_errors(app, service)
+    for add in (add_audio, add_models, add_status):
+        add(app, service)
     return app
 
 
-def _add_errors(app: FastAPI) -> None:
+def _middleware(service: Service) -> list[Middleware]:
+    """The outermost first. A browser asks for permission without a key, so keys are inside."""
+    keys, origins = check_keys(service.settings.api_keys), check_origins(service.settings.cors_origins)
+    layers = [Middleware(Access, metrics=service.metrics)]
+    if origins:
+        layers.append(Middleware(CORSMiddleware, **cors_options(origins)))
+    if keys:
+        layers.append(Middleware(BearerKeys, keys=keys))
+    return layers
+
+
+def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(EngineError)
     async def engine_error(_: Request, error: EngineError) -> Response:
+        service.metrics.count_error(type(error).__name__)
         return responses.engine_error_response(error)
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(_: Request, error: ClientDisconnect) -> Response:
+        service.metrics.count_error("ClientDisconnect")
         return responses.error_response(responses.CLIENT_LEFT, "the client left")
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return responses.error_response(error.status_code, str(error.detail))
+        return responses.error_response(
+            error.status_code, str(error.detail), headers=dict(error.headers or {})
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

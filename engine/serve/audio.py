@@ -2,85 +2,90 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from engine.audio.load import SAMPLE_RATE, AudioLimits, load_audio
+from engine.errors import OptionError
 from engine.runtime.cancel import CancelToken
 from engine.serve import responses
-from engine.serve.requests import GRANULARITIES, RESPONSE_FORMATS, AudioRequest, read_request
+from engine.serve.events import Partial, stream_text
+from engine.serve.fields import FORM
+from engine.serve.requests import AudioRequest, read_request
 from engine.serve.service import Service
-from engine.serve.settings import ServeSettings
 from engine.types import Transcript, Translation
 
-Call = Callable[..., Transcript | Translation]
-
-FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "model": {"type": "string"},
-                        "language": {"type": "string", "enum": ["de"]},
-                        "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
-                        "timestamp_granularities[]": {
-                            "type": "array",
-                            "items": {"type": "string", "enum": list(GRANULARITIES)},
-                        },
-                        "hotwords": {"type": "string", "description": "separated by commas"},
-                        "passes": {"type": "string", "enum": ["1", "2"], "description": "1 is faster"},
-                        "numbers": {"type": "string", "enum": ["words", "digits"]},
-                    },
-                }
-            }
-        },
-    }
-}
+Call = Callable[..., Any]
 
 
 def add_audio(app: FastAPI, service: Service) -> None:
     """Add the two endpoints."""
 
-    async def answer(request: Request, call: Call) -> Response:
-        service.check_open()
-        wanted = await read_request(request, service.uploads, service.settings)
-        try:
-            with service.queue.admit():
-                job = _job(call, wanted, service.settings)
-                result = await service.queue.run(job, request.is_disconnected, wanted.audio.close)
-        except BaseException:
-            wanted.audio.close()
-            raise
-        return responses.result_response(result, wanted)
-
     @app.post("/v1/audio/transcriptions", openapi_extra=FORM)
     async def transcriptions(request: Request) -> Response:
         """German speech to German text."""
-        return await answer(request, service.recogniser.transcribe)
+        wanted = await _read(request, service)
+        if not wanted.stream:
+            return responses.result_response(await _work(request, service, wanted, "transcribe"), wanted)
+
+        async def work(partial: Partial) -> Transcript:
+            result = await _work(request, service, wanted, "transcribe", partial=partial)
+            assert isinstance(result, Transcript)
+            return result
+
+        return await stream_text(work, wanted.logprobs)
 
     @app.post("/v1/audio/translations", openapi_extra=FORM)
     async def translations(request: Request) -> Response:
         """German speech to English text."""
-        return await answer(request, service.recogniser.translate)
+        wanted = await _read(request, service)
+        if wanted.stream or wanted.logprobs:
+            wanted.audio.close()
+            field = "stream=true" if wanted.stream else "include[]=logprobs"
+            raise OptionError(f"{field} for a translation", "", "leave it out, or ask for a transcription")
+        return responses.result_response(await _work(request, service, wanted, "translate"), wanted)
 
 
-def _job(
-    call: Call, wanted: AudioRequest, settings: ServeSettings
-) -> Callable[[CancelToken], Transcript | Translation]:
+async def _read(request: Request, service: Service) -> AudioRequest:
+    service.check_open()
+    began_s = time.perf_counter()
+    wanted = await read_request(request, service.uploads, service.settings)
+    service.metrics.observe_stage("upload", time.perf_counter() - began_s)
+    return wanted
+
+
+async def _work(
+    request: Request, service: Service, wanted: AudioRequest, task: str, **options: Any
+) -> Transcript | Translation:
+    """Wait for a thread, recognise there, and count what it cost. The file is closed, whatever happens."""
+    call: Call = getattr(service.recogniser, task)
+    complete_s = time.perf_counter()
+
     def job(cancel: CancelToken) -> Transcript | Translation:
-        limits = AudioLimits(max_duration_s=settings.max_duration_s)
-        waveform = load_audio(wanted.audio.read(), limits=limits, cancel=cancel)
-        cancel.raise_if_cancelled()
-        usual = settings.decoding
-        options = usual.replace(passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers)
-        return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=options, cancel=cancel)
+        service.metrics.observe_stage("queue", time.perf_counter() - complete_s)
+        result: Transcript | Translation = _recognise(call, wanted, service, cancel, options)
+        service.metrics.observe_result(task, result)
+        return result
 
-    return job
+    try:
+        with service.queue.admit():
+            return await service.queue.run(job, request.is_disconnected, wanted.audio.close)
+    except BaseException:
+        wanted.audio.close()
+        raise
+
+
+def _recognise(
+    call: Call, wanted: AudioRequest, service: Service, cancel: CancelToken, options: dict[str, Any]
+) -> Any:
+    settings = service.settings
+    limits = AudioLimits(max_duration_s=settings.max_duration_s)
+    waveform = load_audio(wanted.audio.read(), limits=limits, cancel=cancel)
+    cancel.raise_if_cancelled()
+    usual = settings.decoding
+    decoding = usual.replace(passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers)
+    return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=decoding, cancel=cancel, **options)

@@ -16,6 +16,10 @@ class ShuttingDownError(EngineError, RuntimeError):
         super().__init__("the service is ending", "", "send the request again, to another instance or later")
 
 
+class RequestTimeoutError(EngineError, RuntimeError):
+    """A complete request was not finished in time."""
+
+
 class UploadTimeoutError(OptionError):
     """The body did not arrive in time."""
 

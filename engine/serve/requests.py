@@ -12,18 +12,15 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from engine.errors import OptionError
+from engine.serve import fields
 from engine.serve.errors import BusyError, RequestError
 from engine.serve.settings import ServeSettings
 from engine.serve.uploads import Uploads, check_size
 from engine.types import Numbers, Passes
 
-RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
-GRANULARITIES: Final = ("segment", "word")
-LANGUAGES: Final = ("", "de", "de-de", "german")
-MAX_FIELDS: Final = 64
+MAX_FIELDS: Final = 1064  # keywords may be one field each
 MAX_FIELD_BYTES: Final = 128 << 10
 SPOOL_BYTES: Final = 64 << 10  # of a file in memory; the rest is on disk
-SHOWN: Final = 40  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +29,11 @@ class AudioRequest:
 
     Attributes:
         audio: the file, at its start; on disk where it is large. Whoever takes the request closes it.
-        response_format: one of RESPONSE_FORMATS.
-        granularities: subset of GRANULARITIES.
-        hotwords: from the extension field `hotwords`, separated by commas.
+        response_format: one of fields.RESPONSE_FORMATS.
+        granularities: subset of fields.GRANULARITIES.
+        hotwords: of the fields hotwords, keywords[] and prompt.
+        logprobs: the answer holds the words' log probabilities.
+        stream: the answer comes in events.
         passes, numbers: from the extension fields of these names; None: as the service was started.
     """
 
@@ -42,12 +41,14 @@ class AudioRequest:
     response_format: str
     granularities: frozenset[str]
     hotwords: tuple[str, ...]
+    logprobs: bool = False
+    stream: bool = False
     passes: Passes | None = None
     numbers: Numbers | None = None
 
 
 async def read_request(request: Request, uploads: Uploads, settings: ServeSettings) -> AudioRequest:
-    """Read and check a form. `model`, `prompt` and `temperature` are taken and have no effect.
+    """Read and check a form.
 
     Raises:
         RequestError: no form. AudioLimitError: too many bytes. OptionError: a missing or impossible field.
@@ -93,57 +94,32 @@ def _checked(form: FormData, settings: ServeSettings) -> AudioRequest:
         raise OptionError(
             "a request without the form field file", "multipart/form-data with a file", "add it"
         )
-    response_format = _one_of(form, "response_format", RESPONSE_FORMATS, "json")
-    _one_of(form, "language", LANGUAGES, "")
-    if _text(form, "stream").lower() in ("true", "1"):
-        raise OptionError("stream=true", "stream=false", "leave it out and wait for the whole answer")
-    passes: Any = int(_one_of(form, "passes", ("", "1", "2"), "") or 0) or None
-    numbers: Any = _one_of(form, "numbers", ("", "words", "digits"), "") or None
-    hotwords = read_hotwords(_text(form, "hotwords"), settings)
+    fields.check_names(form)
+    fields.check_language(form)
+    fields.check_temperature(form)
+    fields.one_of(form, "chunking_strategy", ("", "auto"), "")
+    passes: Any = int(fields.one_of(form, "passes", ("", "1", "2"), "") or 0) or None
+    numbers: Any = fields.one_of(form, "numbers", ("", "words", "digits"), "") or None
     audio: BinaryIO = upload.file
-    return AudioRequest(audio, response_format, _granularities(form), hotwords, passes, numbers)
-
-
-def read_hotwords(text: str, settings: ServeSettings) -> tuple[str, ...]:
-    """Words and phrases separated by commas; bounded before anything is built of them.
-
-    Raises:
-        OptionError: too many, or one that is too long.
-    """
-    if text.count(",") > 2 * settings.max_hotwords:
-        raise _too_many_hotwords(text.count(",") + 1, settings)
-    words = tuple(word.strip() for word in text.split(",") if word.strip())
-    if len(words) > settings.max_hotwords:
-        raise _too_many_hotwords(len(words), settings)
-    if long := [word for word in words if len(word) > settings.max_hotword_chars]:
-        raise OptionError(
-            f"a hotword of {len(long[0])} characters ({long[0][:SHOWN]!r}...)",
-            f"at most {settings.max_hotword_chars}",
-            "separate words by commas",
+    return _compatible(
+        AudioRequest(
+            audio,
+            fields.one_of(form, "response_format", fields.RESPONSE_FORMATS, "json"),
+            fields.some_of(form, "timestamp_granularities", fields.GRANULARITIES) or frozenset(["segment"]),
+            fields.read_hotwords(form, settings),
+            bool(fields.some_of(form, "include", ("logprobs",))),
+            fields.one_of(form, "stream", fields.TRUE + fields.FALSE, "") in fields.TRUE,
+            passes,
+            numbers,
         )
-    return words
+    )
 
 
-def _too_many_hotwords(n_words: int, settings: ServeSettings) -> OptionError:
-    return OptionError(f"{n_words} hotwords", f"at most {settings.max_hotwords}", "send the rarest of them")
-
-
-def _granularities(form: FormData) -> frozenset[str]:
-    values: list[Any] = form.getlist("timestamp_granularities[]") + form.getlist("timestamp_granularities")
-    for value in values:
-        if value not in GRANULARITIES:
-            shown = str(value)[:SHOWN]
-            raise OptionError(f"timestamp granularity {shown!r}", "word or segment", "name one of these")
-    return frozenset(values or ["segment"])
-
-
-def _one_of(form: FormData, field: str, known: tuple[str, ...], default: str) -> str:
-    value = (_text(form, field) or default).lower()
-    if value not in known:
-        raise OptionError(f"{field} {value[:SHOWN]!r}", ", ".join(filter(None, known)), "name one of these")
-    return value
-
-
-def _text(form: FormData, field: str) -> str:
-    value = form.get(field, "")
-    return value.strip() if isinstance(value, str) else ""
+def _compatible(wanted: AudioRequest) -> AudioRequest:
+    """The same, unless its fields exclude each other."""
+    chosen = f"with response_format {wanted.response_format}"
+    if wanted.stream and wanted.response_format not in fields.STREAMED_FORMATS:
+        raise OptionError(f"stream=true {chosen}", "json or text", "leave one of the two out")
+    if wanted.logprobs and wanted.response_format != "json":
+        raise OptionError(f"include[]=logprobs {chosen}", "json", "leave one of the two out")
+    return wanted

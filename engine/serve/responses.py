@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import uuid
 from http import HTTPStatus
@@ -22,18 +23,21 @@ from engine.errors import (
     TranslationError,
 )
 from engine.output.formats import render
-from engine.serve.errors import BusyError, ShuttingDownError, UploadTimeoutError
+from engine.serve.errors import BusyError, RequestTimeoutError, ShuttingDownError, UploadTimeoutError
 from engine.serve.requests import AudioRequest
 from engine.types import Segment, Transcript, Translation
 
 CLIENT_LEFT: Final = 499
 LANGUAGE_NAMES: Final = {"de": "german", "en": "english"}
 RETRY_AFTER_S: Final = 2
+INTERNAL: Final = "internal error; see the server's log"
+_log = logging.getLogger("engine.serve")
 MAX_MESSAGE: Final = 2000  # characters of an error
 # The first kind that matches counts.
 STATUS: Final[tuple[tuple[type[EngineError], int], ...]] = (
     (BusyError, 503),
     (ShuttingDownError, 503),
+    (RequestTimeoutError, 504),
     (CancelledError, CLIENT_LEFT),
     (UploadTimeoutError, 408),
     (AudioLimitError, 413),
@@ -50,7 +54,8 @@ def result_response(result: Transcript | Translation, request: AudioRequest) -> 
     """Answer with a result in the format that was asked for."""
     wanted = request.response_format
     if wanted == "json":
-        return JSONResponse({"text": result.text})
+        logprobs = {"logprobs": word_logprobs(result)} if request.logprobs else {}
+        return JSONResponse({"text": result.text, **logprobs})
     if wanted == "verbose_json":
         return JSONResponse(verbose_json(result, request.granularities))
     output_format = "txt" if wanted == "text" else wanted
@@ -76,6 +81,20 @@ def verbose_json(result: Transcript | Translation, granularities: frozenset[str]
     return content
 
 
+def word_logprobs(result: Transcript | Translation) -> list[dict[str, Any]]:
+    """OpenAI's log probabilities, one for each word; the tokens joined are the text."""
+    words = result.words if isinstance(result, Transcript) else ()
+    tokens = [f" {word.text}" if i else word.text for i, word in enumerate(words)]
+    return [
+        {"token": token, "logprob": _log(word.confidence), "bytes": list(token.encode())}
+        for token, word in zip(tokens, words, strict=True)
+    ]
+
+
+def _log(probability: float) -> float:
+    return round(math.log(max(probability, 1e-6)), 4)
+
+
 def _segment(index: int, segment: Segment) -> dict[str, Any]:
     return {
         "id": index,
@@ -85,7 +104,7 @@ def _segment(index: int, segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "tokens": [],
         "temperature": 0.0,
-        "avg_logprob": round(math.log(max(segment.confidence, 1e-6)), 4),
+        "avg_logprob": _log(segment.confidence),
         "compression_ratio": 1.0,
         "no_speech_prob": 0.0,
     }
@@ -93,9 +112,17 @@ def _segment(index: int, segment: Segment) -> dict[str, Any]:
 
 def engine_error_response(error: EngineError) -> Response:
     """Answer with an error of the engine: the client's fault as 4xx, ours as 500."""
-    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+    status = status_of(error)
+    if status == 500:  # our fault, and its message may name paths
+        _log.error("a request failed", exc_info=error)
+        return error_response(status, INTERNAL, type(error).__name__)
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
     return error_response(status, str(error), type(error).__name__, headers)
+
+
+def status_of(error: EngineError) -> int:
+    """The status that an error of the engine is answered with."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
 def error_response(

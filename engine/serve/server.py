@@ -111,9 +111,10 @@ def build_server(app: FastAPI, limits: ConnectionLimits | None = None, **options
         backlog=ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=cast(int, connections.limits.keep_alive_s),
-        timeout_graceful_shutdown=cast(int, service.settings.drain_s),
+        timeout_graceful_shutdown=cast(int, max(service.settings.drain_s, LAST_S)),
         **options,
     )
+    service.n_connections = lambda: connections.n_open
     return Server(config, service, connections)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from engine.serve.errors import ShuttingDownError
+from engine.serve.metrics import create_metrics
 from engine.serve.settings import Recogniser, ServeSettings, model_name_of, threads_of
 from engine.serve.uploads import Uploads
 from engine.serve.work import WorkQueue
@@ -18,6 +21,9 @@ class Service:
         queue: complete requests.
         uploads: those that are arriving.
         draining: requests in work are finished, and no more are taken.
+        created_s: when it was loaded, in seconds since 1970.
+        n_connections: open connections; set by the server.
+        metrics: what /metrics says.
         loop: the event loop that it runs on, once it does.
     """
 
@@ -26,9 +32,14 @@ class Service:
     def __init__(self, recogniser: Recogniser, settings: ServeSettings) -> None:
         self.recogniser, self.settings = recogniser, settings
         self.model_name = model_name_of(recogniser, settings)
-        self.queue = WorkQueue(threads_of(recogniser, settings), settings.max_pending)
+        self.queue = WorkQueue(
+            threads_of(recogniser, settings), settings.max_pending, settings.request_timeout_s
+        )
         self.uploads = Uploads(settings)
         self.draining = False
+        self.created_s = int(time.time())
+        self.n_connections: Callable[[], int] = lambda: 0
+        self.metrics = create_metrics(self)
 
     def check_open(self) -> None:
         """Refuse a request before its body is read.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,7 +51,10 @@ class ServeSettings:
         max_hotword_chars: of one hotword.
         health_deadline_s: for the tiny inference of /health.
         stuck_after_s: a request that runs longer makes /health fail.
+        request_timeout_s: for a complete request to wait and be recognised; then it gets 504.
         drain_s: for requests in work when the service is told to end.
+        api_keys: any of them must come with a request; none: everybody may use the service.
+        cors_origins: web pages of these origins may use the service; * for all.
         connections: limits below the level of requests; engine.serve.server enforces them.
         decoding: how every request is decoded, but for its own hotwords.
     """
@@ -69,7 +72,10 @@ class ServeSettings:
     max_hotword_chars: int = 100
     health_deadline_s: float = 10.0
     stuck_after_s: float = 900.0
+    request_timeout_s: float = 1800.0
     drain_s: float = 8.0
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    cors_origins: tuple[str, ...] = ()
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
@@ -84,9 +90,10 @@ class Recogniser(Protocol):
         *,
         hotwords: Sequence[str] = (),
         options: DecodingOptions | None = None,
+        partial: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Transcript:
-        """German speech to German text."""
+        """German speech to German text; partial is called with the text so far."""
         ...
 
     def translate(

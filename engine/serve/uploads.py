@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.types import Message, Receive
 
 from engine.errors import AudioLimitError, EngineError
 from engine.serve.errors import BusyError, UploadTimeoutError
 from engine.serve.settings import ServeSettings
+
+NEW_S: Final = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +32,11 @@ class Upload:
     began_s: float
     n_bytes: int = 0
     error: EngineError | None = None
+
+    def pace(self, now_s: float) -> tuple[bool, float]:
+        """What orders uploads: new ones, which nothing is known of, come last; then bytes a second."""
+        age_s = now_s - self.began_s
+        return age_s < NEW_S, self.n_bytes / max(age_s, NEW_S)
 
     def end(self, error: EngineError) -> None:
         """Make its reader raise."""
@@ -103,7 +111,7 @@ class Uploads:
         now_s = asyncio.get_running_loop().time()
         under_way = [upload for upload in self._uploads if upload.error is None]
         if under_way:
-            slowest = min(under_way, key=lambda upload: upload.n_bytes / max(now_s - upload.began_s, 0.5))
+            slowest = min(under_way, key=lambda upload: upload.pace(now_s))
             slowest.end(
                 BusyError(
                     "as many uploads as this service takes, of which this was the slowest",

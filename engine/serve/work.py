@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from engine.errors import CancelledError, EngineError
 from engine.runtime.cancel import CancelToken
-from engine.serve.errors import BusyError
+from engine.serve.errors import BusyError, RequestTimeoutError
 
 DISCONNECT_POLL_S: Final = 0.1
 Result = TypeVar("Result")
@@ -22,7 +23,8 @@ Result = TypeVar("Result")
 class WorkQueue:
     """Runs jobs on a few threads and refuses what would wait too long."""
 
-    def __init__(self, max_running: int, max_pending: int) -> None:
+    def __init__(self, max_running: int, max_pending: int, timeout_s: float = math.inf) -> None:
+        self._timeout_s = timeout_s
         self.max_pending = max(max_pending, 1)
         self.pending = 0  # touched on the event loop only
         self._pool = ThreadPoolExecutor(max_running, thread_name_prefix="engine-serve")
@@ -72,15 +74,22 @@ class WorkQueue:
             is_disconnected: whether the client has left.
             at_end: called once, when the job has ended or will never begin.
         Raises:
-            CancelledError: the client left. Whatever the job raises, or end_all was given.
+            CancelledError: the client left. RequestTimeoutError: it waited and ran too long.
+            Whatever the job raises, or end_all was given.
         """
-        token = CancelToken()
+        token, last_s = CancelToken(), time.monotonic() + self._timeout_s
         future = self._pool.submit(contextvars.copy_context().run, self._timed, job, token)
         future.add_done_callback(lambda _: at_end())
         waiting = asyncio.wrap_future(future)
         waiting.add_done_callback(_look_at)
         try:
             while not (await asyncio.wait({waiting}, timeout=DISCONNECT_POLL_S))[0]:
+                if time.monotonic() > last_s:
+                    raise RequestTimeoutError(
+                        "a request that was not finished in time",
+                        f"at most {self._timeout_s:g} s",
+                        "send less",
+                    )
                 await self._check(token, future, is_disconnected)
             if self._ended is not None and isinstance(waiting.exception(), CancelledError):
                 raise self._ended

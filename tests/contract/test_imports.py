@@ -33,6 +33,8 @@ OWNERS = {
     "num2words": {"engine/text.py"},
     "text_to_num": {"engine/output/numbers.py"},
     "tqdm": {"engine/cli/terminal.py"},
+    "uvicorn": {"engine/serve/server.py", "engine/serve/connections.py"},
+    "prometheus_client": {"engine/serve/metrics.py"},
 }
 
 

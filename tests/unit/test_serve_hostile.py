@@ -42,8 +42,8 @@ import httpx
 
 from engine.errors import OptionError
 from engine.serve import ServeSettings
+from engine.serve.fields import check_hotwords, split_hotwords
 from engine.serve.logs import MOST_IN_WINDOW, Bounded, JsonFormatter, TextFormatter
-from engine.serve.requests import read_hotwords
 from engine.serve.settings import ConnectionLimits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,11 +253,11 @@ def test_forms_that_are_too_much(quick: Running, body: bytes) -> None:
 
 def test_hotwords_are_bounded_before_any_work() -> None:
     settings = ServeSettings()
-    assert read_hotwords(" Rothenburg, ob der Tauber ,,", settings) == ("Rothenburg", "ob der Tauber")
+    assert split_hotwords(" Rothenburg, ob der Tauber ,,", settings) == ("Rothenburg", "ob der Tauber")
     began_s = time.perf_counter()
     for text in (",".join(f"wort{i}" for i in range(180_000)), "a" * 1_000_000, "," * 1_000_000):
         with pytest.raises(OptionError, match="at most") as error:
-            read_hotwords(text, settings)
+            check_hotwords(split_hotwords(text, settings), settings)
         assert len(str(error.value)) < 200
     assert time.perf_counter() - began_s < 0.5
 

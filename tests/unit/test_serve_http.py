@@ -111,6 +111,7 @@ def test_the_settings_say_how_requests_are_decoded(translator: ToneTranslator) -
 def test_the_command_hands_its_options_on(translator: ToneTranslator, monkeypatch: Any) -> None:
     served: list[Any] = []
     monkeypatch.setattr("engine.cli.serve.load_model", lambda options: translator)
+    monkeypatch.setattr("engine.cli.serve._load_all", lambda *given: None)
     monkeypatch.setattr("engine.serve.logs.configure_logs", lambda log_format: None)
     monkeypatch.setattr("engine.serve.server.run_server", lambda *given: served.extend(given))
     assert main(["serve", "--beam_size", "3", "--max_duration_s", "20000", "--port", "0"]) == 0
@@ -126,8 +127,18 @@ def test_the_command_hands_its_options_on(translator: ToneTranslator, monkeypatc
     [
         ({"response_format": "docx"}, "verbose_json"),
         ({"language": "fr"}, "german"),
-        ({"timestamp_granularities[]": "phoneme"}, "word or segment"),
-        ({"stream": "true"}, "stream=false"),
+        ({"timestamp_granularities[]": "phoneme"}, "segment or word"),
+        ({"stream": "maybe"}, "true"),
+        ({"stream": "true", "response_format": "srt"}, "json or text"),
+        ({"include[]": "logprobs", "response_format": "verbose_json"}, "json"),
+        ({"include[]": "item"}, "logprobs"),
+        ({"temperature": "hot"}, "0 to 1"),
+        ({"chunking_strategy": "server_vad"}, "auto"),
+        ({"known_speaker_names[]": "Anna"}, "not told apart"),
+        ({"hotword": "Anna"}, "hotwords"),
+        ({"keywords[]": ["Anna"] * 1001 + [f"a{i}" for i in range(1001)]}, "Maximum number"),
+        ({"keywords[]": "a" * 101}, "at most 100"),
+        ({"prompt": "a" * 10_001}, "at most 10000"),
     ],
 )
 def test_impossible_fields(client: TestClient, fields: dict[str, str], word: str) -> None:

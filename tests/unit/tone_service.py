@@ -18,6 +18,7 @@ from engine.audio.load import AudioLimits
 from engine.audio.vad import detect_speech
 from engine.errors import CancelledError
 from engine.jobs.longform import transcribe_regions
+from engine.jobs.partials import PartialTexts
 from engine.types import Segment, Transcript, Translation
 from tests.reference.tone_speech import recognise, silence, speak
 
@@ -37,6 +38,7 @@ class ToneTranslator:
         self.options: Any = None
         self.limits = AudioLimits()
         self.error: Exception | None = None
+        self.late_error: Exception | None = None  # after all partial texts
 
     def transcribe(
         self,
@@ -45,6 +47,7 @@ class ToneTranslator:
         *,
         hotwords: Any = (),
         options: Any = None,
+        partial: Any = None,
         cancel: Any = None,
     ) -> Transcript:
         self.hotwords, self.options = tuple(hotwords), options
@@ -55,7 +58,10 @@ class ToneTranslator:
             if cancel is not None and cancel.cancelled:
                 self.cancelled.set()
                 raise CancelledError("the call was cancelled")
-        segments = transcribe_regions(source, detect_speech(source), recognise, cancel=cancel)
+        told = PartialTexts(list, partial) if partial else None
+        segments = transcribe_regions(source, detect_speech(source), recognise, partial=told, cancel=cancel)
+        if self.late_error:
+            raise self.late_error
         return Transcript(segments, len(source) / 16_000)
 
     def translate(self, source: np.ndarray, sample_rate: int | None = None, **options: Any) -> Translation:
