@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE: Final = "ENGINE_API_KEY"
 LOCAL: Final = ("127.0.0.1", "::1", "localhost")
+EXIT_INTERRUPTED: Final = 130
+LAST_S: Final = 1.0  # for cancelled work to notice
 _log = logging.getLogger("engine.serve")
 
 
 def run_serve(options: argparse.Namespace) -> int:
     """Load a model and serve it until told to end."""
     try:
-        from engine.serve import ConnectionLimits, ServeSettings, create_app, server
-        from engine.serve.keys import check_keys
+        from engine.serve import ConnectionLimits, ServeSettings, create_app
         from engine.serve.logs import configure_logs
-        from engine.serve.origins import check_origins
+        from engine.serve.middleware.keys import check_keys
+        from engine.serve.middleware.origins import check_origins
+        from engine.serve.transport import server
     except ImportError as error:
         raise DependencyError(
             f"serving needs a package that is missing ({error.name})",
@@ -61,7 +64,7 @@ def run_serve(options: argparse.Namespace) -> int:
     gc.freeze()  # a look of the collector through all that was imported stops every request for 0.1 s
     app = create_app(translator, settings)
     interrupted = server.run_server(server.build_server(app, limits), sockets)
-    server.leave_threads(app.state.service, 1.0)
+    server.leave_threads(app.state.service, LAST_S, EXIT_INTERRUPTED if interrupted else 0)
     if interrupted:
         raise KeyboardInterrupt
     return 0

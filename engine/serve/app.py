@@ -17,14 +17,14 @@ from starlette.responses import Response
 from engine import __version__
 from engine.errors import EngineError
 from engine.serve import responses
-from engine.serve.access import Access
-from engine.serve.audio import add_audio
-from engine.serve.keys import BearerKeys, check_keys
-from engine.serve.models import add_models
-from engine.serve.origins import check_origins, cors_options
+from engine.serve.middleware.access import Access
+from engine.serve.middleware.keys import BearerKeys, check_keys
+from engine.serve.middleware.origins import check_origins, cors_options
+from engine.serve.routes.audio import add_audio
+from engine.serve.routes.models import add_models
+from engine.serve.routes.status import add_status
 from engine.serve.service import Service
 from engine.serve.settings import Recogniser, ServeSettings
-from engine.serve.status import add_status
 
 
 def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) -> FastAPI:
@@ -34,8 +34,8 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
         recogniser: a SpeechTranslator; shared by all requests.
         settings: bounds; the defaults when None.
     Returns:
-        The application, for engine.serve.server or any other ASGI server. Bounds on connections are the
-        server's.
+        The application, for engine.serve.transport.server, which bounds connections, or any other ASGI
+        server.
     Raises:
         OptionError: keys or origins that cannot be used.
     """

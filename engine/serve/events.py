@@ -67,7 +67,7 @@ class EventStream(Response):
         """Send events until the task has none any more."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
-            event = self._first or b": recognising\n\n"
+            event: bytes | None = self._first or b": recognising\n\n"
             while event is not None:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
                 event = await _next(self._events, ALIVE_S, b": recognising\n\n")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 import warnings
 from typing import Any, Final
 
-from engine.serve.access import request_id
+from engine.serve.middleware.access import request_id
 
 WINDOW_S: Final = 10.0
 MOST_IN_WINDOW: Final = 100  # lines of one kind
@@ -26,9 +27,14 @@ class Bounded(logging.Filter):
         super().__init__()
         self._counts: dict[tuple[Any, ...], int] = {}
         self._began_s = time.monotonic()
+        self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write a line."""
+        with self._lock:
+            return self._count(record)
+
+    def _count(self, record: logging.LogRecord) -> bool:
         if time.monotonic() - self._began_s > WINDOW_S:
             self._report(record)
         fields = getattr(record, "fields", {})

@@ -86,12 +86,12 @@ def word_logprobs(result: Transcript | Translation) -> list[dict[str, Any]]:
     words = result.words if isinstance(result, Transcript) else ()
     tokens = [f" {word.text}" if i else word.text for i, word in enumerate(words)]
     return [
-        {"token": token, "logprob": _log(word.confidence), "bytes": list(token.encode())}
+        {"token": token, "logprob": _logprob(word.confidence), "bytes": list(token.encode())}
         for token, word in zip(tokens, words, strict=True)
     ]
 
 
-def _log(probability: float) -> float:
+def _logprob(probability: float) -> float:
     return round(math.log(max(probability, 1e-6)), 4)
 
 
@@ -104,7 +104,7 @@ def _segment(index: int, segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "tokens": [],
         "temperature": 0.0,
-        "avg_logprob": _log(segment.confidence),
+        "avg_logprob": _logprob(segment.confidence),
         "compression_ratio": 1.0,
         "no_speech_prob": 0.0,
     }

@@ -55,7 +55,7 @@ class ServeSettings:
         drain_s: for requests in work when the service is told to end.
         api_keys: any of them must come with a request; none: everybody may use the service.
         cors_origins: web pages of these origins may use the service; * for all.
-        connections: limits below the level of requests; engine.serve.server enforces them.
+        connections: limits below the level of requests; engine.serve.transport.server enforces them.
         decoding: how every request is decoded, but for its own hotwords.
     """
 

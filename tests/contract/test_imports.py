@@ -33,7 +33,7 @@ OWNERS = {
     "num2words": {"engine/text.py"},
     "text_to_num": {"engine/output/numbers.py"},
     "tqdm": {"engine/cli/terminal.py"},
-    "uvicorn": {"engine/serve/server.py", "engine/serve/connections.py"},
+    "uvicorn": {"engine/serve/transport/server.py", "engine/serve/transport/connections.py"},
     "prometheus_client": {"engine/serve/metrics.py"},
 }
 

@@ -292,10 +292,10 @@ def test_metrics_without_the_package(tones: ToneTranslator, monkeypatch: pytest.
 
 
 def test_a_line_of_the_log_names_the_request(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "engine.serve.access"):
+    with caplog.at_level(logging.INFO, "engine.serve.middleware.access"):
         client.get("/v1/models", headers={"X-Request-ID": "mine"})
         client.get("/ready")
-    (line,) = [record for record in caplog.records if record.name == "engine.serve.access"]
+    (line,) = [record for record in caplog.records if record.name == "engine.serve.middleware.access"]
     assert line.fields["status"] == 200
     assert line.fields["path"] == "/v1/models"
 

@@ -40,7 +40,7 @@ pytest.importorskip("httpx", reason="needs httpx")
 
 import httpx
 
-from engine.errors import OptionError
+from engine.errors import BundleError, OptionError
 from engine.serve import ServeSettings
 from engine.serve.fields import check_hotwords, split_hotwords
 from engine.serve.logs import MOST_IN_WINDOW, Bounded, JsonFormatter, TextFormatter
@@ -200,6 +200,19 @@ def test_a_client_that_sends_on_sees_why_it_was_refused(quick: Running, connecti
             assert read_answer(sock)[0] == 200
 
 
+def test_a_client_that_does_not_read_its_answers_is_cut() -> None:
+    bounds = ServeSettings(connections=replace(QUICK, write_timeout_s=0.4))
+    with running_server(ToneTranslator(), bounds) as running:
+        sock = running.connect(timeout=0.3)
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+        connections = running.server._connections
+        wait_for(lambda: connections.n_open == 0, 5)
+        sock.close()
+        assert httpx.get(running.url + "/v1/models").status_code == 200
+
+
 def test_http_1_0_and_pipelining(quick: Running) -> None:
     with quick.connect(head(len(BODY), version="1.0") + BODY) as sock:
         assert read_answer(sock)[0] == 200
@@ -280,9 +293,12 @@ def test_every_answer_has_a_request_id_and_none_a_traceback(quick: Running) -> N
         assert error_of(body)["type"] == "invalid_request_error"
 
 
-def test_an_unexpected_error_says_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("secret detail"), BundleError("/secret detail")])
+def test_an_error_of_ours_says_nothing_of_the_inside(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     translator = ToneTranslator()
-    translator.error = ZeroDivisionError("secret detail")
+    translator.error = error
     with running_server(translator) as running, running.connect(head(len(BODY)) + BODY) as sock:
         status, headers, body = read_answer(sock)
     assert (status, error_of(body)["message"]) == (500, "internal error; see the server's log")
@@ -347,10 +363,17 @@ def test_the_log_is_bounded_and_no_client_writes_its_lines() -> None:
 def test_the_command_ends_in_time_with_few_descriptors_and_a_short_log(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
-        "from engine.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+sys.path.insert(0, "tests/unit")
+import engine.cli.serve
+from engine.cli import main
+from tone_service import ToneTranslator
+engine.cli.serve.load_model = lambda options: ToneTranslator()
+engine.cli.serve._load_all = lambda *_: None  # the real models load in other tests, and take seconds
+sys.exit(main(sys.argv[1:]))
+"""
     options = ["--port", str(port), "--drain_s", "2", "--threads", "1", "--log_format", "json"]
     log = tmp_path / "log"
     with log.open("w") as file:
@@ -376,6 +399,38 @@ def test_the_command_ends_in_time_with_few_descriptors_and_a_short_log(tmp_path:
     lines = log.read_text().splitlines()
     assert len(lines) < 40
     assert all(json.loads(line)["level"] for line in lines)
+
+
+STUCK = """
+import sys, time
+sys.path.insert(0, "tests/unit")
+from tone_service import ToneTranslator
+from engine.serve import ServeSettings, create_app
+from engine.serve.transport import server
+translator = ToneTranslator()
+translator.transcribe = lambda *_, **__: time.sleep(600)
+sockets = server.listen("127.0.0.1", 0)
+print(sockets[0].getsockname()[1], flush=True)
+app = create_app(translator, ServeSettings(drain_s=1.0))
+server.run_server(server.build_server(app), sockets)
+server.leave_threads(app.state.service, 0.5, 7)
+"""
+
+
+def test_a_job_that_does_not_notice_its_end_does_not_keep_the_process() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}"), 60)
+        with Running(None, port).connect(head(len(BODY)) + BODY) as sock:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            assert read_answer(sock)[0] == 503
+            assert process.wait(5) == 7
+    finally:
+        process.kill()
+        process.wait()
 
 
 def answers(url: str) -> bool:

@@ -113,7 +113,7 @@ def test_the_command_hands_its_options_on(translator: ToneTranslator, monkeypatc
     monkeypatch.setattr("engine.cli.serve.load_model", lambda options: translator)
     monkeypatch.setattr("engine.cli.serve._load_all", lambda *given: None)
     monkeypatch.setattr("engine.serve.logs.configure_logs", lambda log_format: None)
-    monkeypatch.setattr("engine.serve.server.run_server", lambda *given: served.extend(given))
+    monkeypatch.setattr("engine.serve.transport.server.run_server", lambda *given: served.extend(given))
     assert main(["serve", "--beam_size", "3", "--max_duration_s", "20000", "--port", "0"]) == 0
     server, (sock,) = served
     settings = server.config.app.state.service.settings

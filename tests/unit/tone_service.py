@@ -114,7 +114,8 @@ class Running:
 @contextmanager
 def running_server(translator: Any, settings: Any = None) -> Iterator[Running]:
     """A real server on a free port of this machine."""
-    from engine.serve import create_app, server
+    from engine.serve import create_app
+    from engine.serve.transport import server
 
     (sock,) = server.listen("127.0.0.1", 0)
     port = sock.getsockname()[1]

@@ -19,9 +19,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from engine.errors import OptionError
-from engine.serve.connections import BoundedProtocol, Connections
 from engine.serve.service import Service
 from engine.serve.settings import ConnectionLimits, ServeSettings
+from engine.serve.transport.connections import BoundedProtocol, Connections
 
 BACKLOG: Final = 1024
 ACCEPTED_AT_ONCE: Final = 64  # before those that wait are looked at
@@ -179,9 +179,9 @@ def raise_descriptors(settings: ServeSettings) -> ConnectionLimits:
     return limits
 
 
-def leave_threads(service: Service, seconds: float) -> None:
+def leave_threads(service: Service, seconds: float, exit_code: int) -> None:
     """Wait for jobs that were cancelled; end the process without them where they do not notice."""
     if not service.queue.wait(seconds):
         _log.warning("a request did not end in time; the process ends without it")
         logging.shutdown()
-        os._exit(0)
+        os._exit(exit_code)

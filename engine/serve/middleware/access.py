@@ -22,7 +22,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 TWO_LENGTHS: Final = error_response(
     400, "Content-Length and Transfer-Encoding together", None, {"Connection": "close"}
 )
-_log = logging.getLogger("engine.serve.access")
+_log = logging.getLogger("engine.serve.middleware.access")
 _errors = logging.getLogger("engine.serve")
 
 
