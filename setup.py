@@ -47,10 +47,11 @@ TRAIN = [
 BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]
 SERVE = [
-    "fastapi>=0.115,<1",
+    "fastapi>=0.115.12,<1",
     "h11>=0.14,<1",
     "prometheus-client>=0.20,<1",
-    "python-multipart>=0.0.28,<0.1",
+    "python-multipart>=0.0.28,<0.1",  # from here on it bounds the headers of parts
+    "starlette>=0.46,<2",
     "uvicorn>=0.34,<1",
 ]
 TEST = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -79,7 +80,7 @@ async def _parse(request: Request, receive: Receive) -> FormData:
     parser.spool_max_size = SPOOL_BYTES
     try:
         return await parser.parse()
-    except (MultiPartException, UnicodeError) as error:
+    except (MultiPartException, FormParserError, UnicodeError) as error:
         message = error.message if isinstance(error, MultiPartException) else "Invalid multipart data."
         raise RequestError(message.rstrip("."), "a form with one file", "check how it is made") from error
     except HTTPException as error:

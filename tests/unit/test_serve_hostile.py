@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -211,6 +212,31 @@ def test_a_client_that_does_not_read_its_answers_is_cut() -> None:
         wait_for(lambda: connections.n_open == 0, 5)
         sock.close()
         assert httpx.get(running.url + "/v1/models").status_code == 200
+
+
+class Upgraded(asyncio.Protocol):
+    """Stands for a WebSocket protocol: sends back what arrives."""
+
+    def __init__(self, **_: Any) -> None:
+        self.sink: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.sink = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.sink.write(data)
+
+
+def test_a_connection_that_becomes_another_protocol_keeps_no_deadline() -> None:
+    upgrade = b"GET /x HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    with running_server(ToneTranslator(), ServeSettings(connections=QUICK), ws=Upgraded) as running:
+        with running.connect(upgrade) as sock:
+            assert sock.recv(len(upgrade)) == upgrade
+            wait_for(lambda: running.server._connections.n_open == 0)
+            time.sleep(0.6)  # longer than every deadline
+            sock.sendall(b"more")
+            assert sock.recv(4) == b"more"
+        assert running.server._connections.n_open == 0
 
 
 def test_http_1_0_and_pipelining(quick: Running) -> None:

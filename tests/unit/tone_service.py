@@ -112,14 +112,14 @@ class Running:
 
 
 @contextmanager
-def running_server(translator: Any, settings: Any = None) -> Iterator[Running]:
+def running_server(translator: Any, settings: Any = None, **options: Any) -> Iterator[Running]:
     """A real server on a free port of this machine."""
     from engine.serve import create_app
     from engine.serve.transport import server
 
     (sock,) = server.listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    running = Running(server.build_server(create_app(translator, settings)), port)
+    running = Running(server.build_server(create_app(translator, settings), **options), port)
     thread = threading.Thread(target=server.run_server, args=(running.server, [sock]))
     thread.start()
     wait_for(lambda: running.server.started)

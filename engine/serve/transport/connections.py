@@ -120,6 +120,13 @@ class BoundedProtocol(H11Protocol):
             self._set_write_timer(True)
         self._watch()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection on to a protocol with deadlines of its own."""
+        self._all.leave(self)
+        self._set_timer("", 0.0)
+        self.transport = self.transport.inner  # type: ignore[attr-defined]
+        super().handle_websocket_upgrade(event)
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, as every other error is answered."""
         error = sys.exception()
@@ -173,7 +180,7 @@ class BoundedProtocol(H11Protocol):
 
     def _watch(self) -> None:
         """Choose the deadline by what the connection waits for."""
-        if self.dropping or self.transport.is_closing():
+        if self.dropping or self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
         state = self._state()
         self._all.wait(self, state in ("head", "idle"))
@@ -206,22 +213,22 @@ class LingeringTransport:
     """A transport whose close() first lets a client that still sends read its answer."""
 
     def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
-        self._transport, self._protocol, self._closing = transport, protocol, False
+        self.inner, self._protocol, self._closing = transport, protocol, False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.inner, name)
 
     def is_closing(self) -> bool:
         """Whether close() was called, though it may still read."""
-        return self._closing or self._transport.is_closing()
+        return self._closing or self.inner.is_closing()
 
     def close(self) -> None:
         """Close, at once or after a while in which what arrives is dropped."""
-        if self._closing or self._transport.is_closing():
+        if self._closing or self.inner.is_closing():
             return
         self._closing = True
-        if self._protocol.linger() and self._transport.can_write_eof():
-            self._transport.resume_reading()
-            self._transport.write_eof()
+        if self._protocol.linger() and self.inner.can_write_eof():
+            self.inner.resume_reading()
+            self.inner.write_eof()
         else:
-            self._transport.close()
+            self.inner.close()

@@ -103,7 +103,6 @@ def build_server(app: FastAPI, limits: ConnectionLimits | None = None, **options
     config = uvicorn.Config(
         app,
         http=cast(Any, functools.partial(BoundedProtocol, connections=connections)),
-        ws="none",
         loop="asyncio",
         log_config=None,
         access_log=False,
@@ -112,7 +111,7 @@ def build_server(app: FastAPI, limits: ConnectionLimits | None = None, **options
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=cast(int, connections.limits.keep_alive_s),
         timeout_graceful_shutdown=cast(int, max(service.settings.drain_s, LAST_S)),
-        **options,
+        **{"ws": "none", **options},
     )
     service.n_connections = lambda: connections.n_open
     return Server(config, service, connections)
