@@ -17,6 +17,7 @@ from engine.types import Transcript
 
 FIRST_S: Final = 5.0  # until then an error still has a status of its own
 ALIVE_S: Final = 10.0  # between comments that keep proxies from closing a quiet stream
+COMMENT: Final = b": recognising\n\n"
 HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -67,10 +68,10 @@ class EventStream(Response):
         """Send events until the task has none any more."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
-            event: bytes | None = self._first or b": recognising\n\n"
+            event: bytes | None = self._first or COMMENT
             while event is not None:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
-                event = await _next(self._events, ALIVE_S, b": recognising\n\n")
+                event = await _next(self._events, ALIVE_S, COMMENT)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._task.cancel()
@@ -111,9 +112,9 @@ async def stream_text(work: Callable[[Partial], Awaitable[Transcript]], logprobs
     task = asyncio.create_task(run())
     task.add_done_callback(_look_at)
     try:
-        first = await _next(events, FIRST_S, b": recognising\n\n")
-        if first is None:
-            await task  # raises: without an error there is a last event
+        first = await _next(events, FIRST_S, COMMENT)
+        if first is None or (first is COMMENT and task.done()):
+            await task  # raises, unless the last event came just now
     except BaseException:
         task.cancel()
         raise

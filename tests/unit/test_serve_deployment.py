@@ -314,6 +314,7 @@ def test_a_stream_and_log_probabilities_of_the_default_bundle(
             assert "".join(event["delta"] for event in deltas) == done["text"] == content["text"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of translations, in the newest client
 def test_the_client_of_openai(tones: ToneTranslator) -> None:
     openai = pytest.importorskip("openai", reason="needs the package openai")
     with running_server(tones, ServeSettings(api_keys=("secret",))) as running:

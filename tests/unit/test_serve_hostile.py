@@ -57,7 +57,7 @@ QUICK = ConnectionLimits(max_connections=24, header_timeout_s=0.4, keep_alive_s=
 def quick() -> Iterator[Running]:
     """A server with short deadlines."""
     settings = ServeSettings(
-        max_pending=2, max_uploads=6, upload_stall_s=0.5, upload_timeout_s=1.0, max_upload_bytes=400_000,
+        max_pending=2, max_uploads=6, upload_stall_s=0.8, upload_timeout_s=1.6, max_upload_bytes=400_000,
         connections=QUICK,
     )  # fmt: skip
     with running_server(ToneTranslator(), settings) as running:
@@ -153,7 +153,7 @@ def test_a_body_that_never_ends(quick: Running, framing: str) -> None:
     with quick.connect(head(framing) + begun) as sock:
         began_s = time.monotonic()
         with contextlib.suppress(OSError):
-            while time.monotonic() - began_s < 1.3:  # never stalls, so that only the whole time bounds it
+            while time.monotonic() - began_s < 1.9:  # never stalls, so that only the whole time bounds it
                 sock.sendall(chunk)
                 time.sleep(0.1)
         assert read_answer(sock)[0] == 408
@@ -212,6 +212,22 @@ def test_a_client_that_does_not_read_its_answers_is_cut() -> None:
         wait_for(lambda: connections.n_open == 0, 5)
         sock.close()
         assert httpx.get(running.url + "/v1/models").status_code == 200
+
+
+def test_a_client_that_has_read_its_answer_is_not_cut() -> None:
+    """The deadline may have been set for bytes that were sent a moment later."""
+    with (
+        running_server(
+            ToneTranslator(), ServeSettings(connections=ConnectionLimits(write_timeout_s=0.2))
+        ) as running,
+        running.connect(GET_MODELS) as sock,
+    ):
+        assert read_answer(sock)[0] == 200
+        (connection,) = running.server.server_state.connections
+        connection.loop.call_soon_threadsafe(connection._set_write_timer, True)
+        time.sleep(0.5)
+        sock.sendall(GET_MODELS)
+        assert read_answer(sock)[0] == 200
 
 
 class Upgraded(asyncio.Protocol):
@@ -342,7 +358,7 @@ def test_the_end_waits_for_what_is_in_work_and_tells_the_others() -> None:
         threading.Timer(0.5, translator.gate.set).start()
         began_s = time.monotonic()
         assert read_answer(works)[0] == 200
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 5
 
 
 def test_the_end_is_bounded() -> None:
@@ -362,7 +378,7 @@ def test_the_end_is_bounded() -> None:
             assert headers["retry-after"]
         assert read_answer(half_open)[0] == read_answer(idle)[0] == 0
         assert translator.cancelled.wait(1)
-    assert time.monotonic() - began_s < 2.5
+    assert time.monotonic() - began_s < 5
 
 
 def test_the_log_is_bounded_and_no_client_writes_its_lines() -> None:

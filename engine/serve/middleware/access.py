@@ -19,9 +19,7 @@ ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MAX_PATH: Final = 100  # characters in the log
 QUIET: Final = frozenset({"/health", "/live", "/ready", "/metrics"})  # logged only where they fail
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-TWO_LENGTHS: Final = error_response(
-    400, "Content-Length and Transfer-Encoding together", None, {"Connection": "close"}
-)
+TWO_LENGTHS: Final = "Content-Length and Transfer-Encoding in one request"
 _log = logging.getLogger("engine.serve.middleware.access")
 _errors = logging.getLogger("engine.serve")
 
@@ -51,7 +49,8 @@ class Access:
 
         try:
             if "content-length" in headers and "transfer-encoding" in headers:
-                await TWO_LENGTHS(scope, receive, tagged)  # a proxy may have gone by the other one
+                answer = error_response(400, TWO_LENGTHS, None, {"Connection": "close"})
+                await answer(scope, receive, tagged)  # a proxy may have gone by the other one
             else:
                 await self._app(scope, receive, tagged)
         except Exception:

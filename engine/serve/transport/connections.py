@@ -203,10 +203,19 @@ class BoundedProtocol(H11Protocol):
 
     def _set_write_timer(self, on: bool) -> None:
         if on and self._write_timer is None:
-            self._write_timer = self.loop.call_later(self._limits.write_timeout_s, self.transport.abort)
+            unsent = self.transport.get_write_buffer_size()
+            self._write_timer = self.loop.call_later(self._limits.write_timeout_s, self._check_reader, unsent)
         elif not on and self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+    def _check_reader(self, unsent: int) -> None:
+        """Cut a client that has read nothing since there were so many bytes for it."""
+        self._write_timer, left = None, self.transport.get_write_buffer_size()
+        if left >= unsent > 0:
+            self.transport.abort()
+        elif left:
+            self._set_write_timer(True)
 
 
 class LingeringTransport:
