@@ -183,6 +183,9 @@ def check_hotwords(words: Sequence[str], settings: ServeSettings) -> None:
             f"at most {settings.max_hotword_chars}",
             "separate words by commas",
         )
+    if (n_chars := sum(map(len, words))) > settings.max_hotwords_chars:
+        got, want = f"hotwords of {n_chars} characters in all", f"at most {settings.max_hotwords_chars}"
+        raise OptionError(got, want, "send the rarest of them")
 
 
 def prompt_terms(prompt: str) -> tuple[str, ...]:

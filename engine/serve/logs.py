@@ -13,20 +13,19 @@ from engine.serve.middleware.access import request_id
 
 WINDOW_S: Final = 10.0
 MOST_IN_WINDOW: Final = 100  # lines of one kind
-MAX_LINE: Final = 4000  # characters, a traceback included
+MOST_ANSWERED: Final = 1000  # of requests that were answered with text
+MAX_LINE: Final = 4000  # characters of a message, and of a traceback
 MAX_KINDS: Final = 1000
 
 
 class Bounded(logging.Filter):
-    """Lets the first lines of one kind through in each window, then says how many were left out.
-
-    The lines of requests that were answered with text are all written: recognising bounds their number.
-    """
+    """Lets the first lines of one kind through in each window, then says how many were left out."""
 
     def __init__(self) -> None:
         super().__init__()
         self._counts: dict[tuple[Any, ...], int] = {}
         self._began_s = time.monotonic()
+        self._left_out = 0
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -38,21 +37,22 @@ class Bounded(logging.Filter):
         if time.monotonic() - self._began_s > WINDOW_S:
             self._report(record)
         fields = getattr(record, "fields", {})
-        if fields.get("status") == 200 and fields["path"].startswith("/v1/audio/"):
-            return True
-        key = (record.name, str(record.msg)[:200], fields.get("status"))
+        answered = fields.get("status") == 200 and fields["path"].startswith("/v1/audio/")
+        key = (record.name, str(record.msg)[:200], fields.get("status"), answered)
         if key not in self._counts and len(self._counts) >= MAX_KINDS:
             return False
         self._counts[key] = self._counts.get(key, 0) + 1
-        return self._counts[key] <= MOST_IN_WINDOW
+        if self._counts[key] <= (MOST_ANSWERED if answered else MOST_IN_WINDOW):
+            return True
+        self._left_out += 1
+        return False
 
     def _report(self, record: logging.LogRecord) -> None:
         """Say it in the next line that is looked at: no line of its own that could be lost."""
-        n_left_out = sum(max(n - MOST_IN_WINDOW, 0) for n in self._counts.values())
+        if self._left_out:
+            record.left_out = self._left_out
         self._counts.clear()
-        self._began_s = time.monotonic()
-        if n_left_out:
-            record.left_out = n_left_out
+        self._began_s, self._left_out = time.monotonic(), 0
 
 
 class TextFormatter(logging.Formatter):
@@ -67,8 +67,8 @@ class TextFormatter(logging.Formatter):
         if left_out := getattr(record, "left_out", 0):
             text += f" ({left_out} similar lines were left out before)"
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return text[:MAX_LINE]
+            text = text[:MAX_LINE] + "\n" + self.formatException(record.exc_info)[-MAX_LINE:]
+        return text[: 2 * MAX_LINE]
 
 
 class JsonFormatter(logging.Formatter):

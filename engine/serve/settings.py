@@ -49,6 +49,7 @@ class ServeSettings:
         upload_stall_s: without a byte of a body.
         max_hotwords: of one request.
         max_hotword_chars: of one hotword.
+        max_hotwords_chars: of all hotwords of a request; their tables are kept for the next requests.
         health_deadline_s: for the tiny inference of /health.
         stuck_after_s: a request that runs longer makes /health fail.
         request_timeout_s: for a complete request to wait and be recognised; then it gets 504.
@@ -70,6 +71,7 @@ class ServeSettings:
     upload_stall_s: float = 20.0
     max_hotwords: int = 1000
     max_hotword_chars: int = 100
+    max_hotwords_chars: int = 20_000
     health_deadline_s: float = 10.0
     stuck_after_s: float = 900.0
     request_timeout_s: float = 1800.0

@@ -307,7 +307,7 @@ def test_a_stream_and_log_probabilities_of_the_default_bundle(
     samples = [soundfile.read(row["path"], dtype="float32")[0] for row in examples[:2]]
     audio = wav(np.concatenate([samples[0], np.zeros(40_000, np.float32), samples[1]]))
     with TestClient(create_app(translator)) as client:
-        for fields in ({}, {"passes": "1"}, {"numbers": "digits"}):
+        for fields in ({}, {"passes": "1", "numbers": "digits"}):
             content = post(client, audio=audio, **fields, **{"include[]": "logprobs"}).json()
             assert "".join(entry["token"] for entry in content["logprobs"]) == content["text"]
             *deltas, done = events_of(post(client, audio=audio, stream="true", **fields))
