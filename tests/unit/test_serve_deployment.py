@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import docs_reader
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,6 +255,19 @@ def test_a_request_has_a_time() -> None:
         assert tones.cancelled.wait(3)
         tones.gate.set()
         assert post(client).status_code == 200
+
+
+def test_every_option_of_the_command_is_on_its_page() -> None:
+    """Options that bound something are on the page of the service as well."""
+    parser, _ = docs_reader.parser_of("engine", ["serve"])
+    commands = next(action for action in parser._actions if action.dest == "command")
+    options = [action.option_strings[0] for action in commands.choices["serve"]._actions]
+    page, service = (
+        (docs_reader.ROOT / "docs" / name).read_text() for name in ("command-line.md", "http.md")
+    )
+    assert len(options) > 20
+    assert [name for name in options if name != "-h" and f"`{name}" not in page] == []
+    assert [name for name in options if re.search("max_|_s$", name) and f"`{name}`" not in service] == []
 
 
 def test_metrics(client: TestClient) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 import re
 import signal
 import socket
@@ -277,6 +278,46 @@ def test_a_client_that_sent_its_next_request_early_is_still_seen_to_leave() -> N
         translator.gate.set()
         with running.connect(head(len(BODY)) + BODY) as sock:
             assert read_answer(sock)[0] == 200
+
+
+def spoil(request: bytes, rng: random.Random) -> bytes:
+    """Cut, repeat, overwrite or insert a few bytes somewhere."""
+    spoilt = bytearray(request)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(spoilt))
+        some = rng.choice(
+            [b"\r\n", b"\0", b":", b"--x", b"--x--", b"chunked", b'"', b"\xff" * 9, rng.randbytes(5)]
+        )
+        kind = rng.randrange(4)
+        if kind == 0:
+            spoilt[at:] = b""
+        elif kind == 1:
+            spoilt[at:at] = some
+        elif kind == 2:
+            spoilt[at : at + len(some)] = some
+        else:
+            spoilt[at : at + 40] = spoilt[at : at + 40] * 2
+        if not spoilt:
+            return request
+    return bytes(spoilt)
+
+
+def test_spoilt_requests_harm_nobody(quick: Running, caplog: pytest.LogCaptureFixture) -> None:
+    rng = random.Random(7)
+    body = form(b"RIFF" + bytes(200), language="de", hotwords="Ulm")
+    request = head(len(body), TRANSCRIBE, "Authorization: Bearer a", "X-Request-ID: b") + body
+    statuses = set()
+    for _ in range(300):
+        with quick.connect(spoil(request, rng)) as sock:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+            statuses.add(read_answer(sock)[0])
+    assert statuses >= {0, 400}
+    assert statuses <= {0, 400, 404, 405, 413, 431}
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+    wait_for(lambda: not quick.server.server_state.tasks)
+    assert queue_of(quick).pending == 0
+    assert httpx.get(quick.url + "/v1/models").status_code == 200
 
 
 def many_fields(n: int) -> bytes:

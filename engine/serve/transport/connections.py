@@ -115,7 +115,10 @@ class BoundedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the rest of the body or the next request."""
-        super().on_response_complete()
+        try:
+            super().on_response_complete()
+        except h11.LocalProtocolError:  # what follows on the connection is no request
+            self.transport.abort()
         if self.transport.get_write_buffer_size():
             self._set_write_timer(True)
         self._watch()
@@ -236,8 +239,11 @@ class LingeringTransport:
         if self._closing or self.inner.is_closing():
             return
         self._closing = True
-        if self._protocol.linger() and self.inner.can_write_eof():
+        if not self._protocol.linger():
+            self.inner.close()
+            return
+        try:
             self.inner.resume_reading()
             self.inner.write_eof()
-        else:
-            self.inner.close()
+        except OSError:  # the client has gone
+            self.inner.abort()
