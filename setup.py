@@ -47,11 +47,19 @@ TRAIN = [
 # tabulate (a table, 10 lines), datasets (we read local Arrow files, and open no network).
 BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]
-SERVE = ["fastapi>=0.115,<1", "python-multipart>=0.0.20,<0.1", "uvicorn>=0.34,<1"]
+SERVE = [
+    "fastapi>=0.115.12,<1",
+    "h11>=0.14,<1",
+    "prometheus-client>=0.20,<1",
+    "python-multipart>=0.0.28,<0.1",  # from here on it bounds the headers of parts
+    "starlette>=0.46,<2",
+    "uvicorn>=0.34,<1",
+]
 TEST = [
     "httpx>=0.27,<1",
     "hypothesis>=6.120,<7",
     "mypy>=1.15,<3",
+    "openai>=1.66,<4",  # the client that the HTTP service is for; its tests are skipped without it
     "pyarrow>=18,<28",  # engine-bench reads Hugging Face datasets with it where it is installed
     "pytest>=8.3,<10",
     "pytest-timeout>=2.3,<3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from engine.bundle.folder import open_bundle
 from engine.errors import EngineError, OptionError
 from engine.jobs import channels, groups, longform
 from engine.jobs.groups import Recording
+from engine.jobs.partials import PartialTexts
 from engine.jobs.streaming import Partial, StreamingTranscriber
 from engine.output.capitals import capitalise_first
 from engine.output.numbers import write_digits
@@ -52,6 +53,7 @@ class SpeechTranslator(Stages):
         hotwords: Sequence[str] = (),
         options: DecodingOptions | None = None,
         progress: Progress | None = None,
+        partial: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Transcript:
         """Recognise German speech.
@@ -62,6 +64,7 @@ class SpeechTranslator(Stages):
             hotwords: words or phrases to favour, as people write them, in addition to those of the options.
             options: decoding settings; the bundle's own where None.
             progress: called with (done_s, total_s), seconds of audio.
+            partial: called with the text so far. Its last words may still change; on a GPU it is not called.
             cancel: ends the call from another thread.
         Returns:
             Transcript; empty (no segments) where there is no speech. Its warnings say what is not as it
@@ -72,7 +75,7 @@ class SpeechTranslator(Stages):
             ModelCapabilityError: two passes asked of a bundle with one. CancelledError: cancel was set.
         """
         settings, notes = self._settings(options, hotwords)
-        found = self._transcribe(source, sample_rate, settings, self.threads, progress, cancel)
+        found = self._transcribe(source, sample_rate, settings, self.threads, progress, cancel, partial)
         return _noted(found, notes)
 
     def translate(
@@ -248,30 +251,35 @@ class SpeechTranslator(Stages):
     def _transcribe(
         self, source: AudioSource, sample_rate: int | None, options: DecodingOptions, threads: int,
         progress: Progress | None = None, cancel: CancelToken | None = None,
+        partial: Callable[[str], None] | None = None,
     ) -> Transcript:  # fmt: skip
         recordings = self._open(source, sample_rate, options, cancel)
+        told = partial if len(recordings) == 1 else None  # texts of several speakers would be mixed
         return channels.transcribe_channels(
             recordings,
-            lambda recording, part: self._transcribe_one(recording, options, threads, part, cancel),
+            lambda recording, part: self._transcribe_one(recording, options, threads, part, cancel, told),
             progress,
         )
 
     def _transcribe_one(
         self, recording: Recording, options: DecodingOptions, threads: int,
         progress: Progress | None = None, cancel: CancelToken | None = None,
+        partial: Callable[[str], None] | None = None,
     ) -> Transcript:  # fmt: skip
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
             return self._transcribe_together([recording], options, threads, progress, cancel)[0]
         wide = threads > 1 and len(regions) == 1
+        finish = self._finish(options)
         segments = longform.transcribe_regions(
             waveform,
             regions,
             lambda window: self._recognise(window, options, clock, cancel, wide),
             sample_rate=self.acoustic.sample_rate,
             threads=threads,
-            finish=clock.timed("punctuate", self._finish(options)),
+            finish=clock.timed("punctuate", finish),
             progress=progress,
+            partial=PartialTexts(finish, partial) if partial else None,
             cancel=cancel,
         )
         return Transcript(segments, recording.duration_s, "de", clock.seconds(), recording.notes)

@@ -9,8 +9,8 @@ from engine.options import MAX_BEAM_WIDTH, MAX_THREADS, MAX_TRACK
 from engine.output.formats import FORMATS
 
 LARGEST = 10**9
-SHUTDOWN_S = 5  # container managers kill after 10 s
 SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
+LONGEST_DRAIN_S = 3600.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -140,20 +140,18 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("serve", help=purpose, description=purpose)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=_port, default=8000)
-    parser.add_argument("--max_upload_mb", type=_positive, default=25, metavar="N", help="of one request")
     parser.add_argument(
-        "--max_duration_s", type=_positive, default=3600, metavar="S", help="of one recording"
-    )
+        "--api_key", metavar="KEY", action="append",
+        help="refuse requests without it; several times for several keys (better: ENGINE_API_KEY)",
+    )  # fmt: skip
     parser.add_argument(
-        "--max_pending", type=_positive, default=32, metavar="N", help="requests waiting; more get 503"
+        "--cors_origins",
+        metavar="LIST",
+        default="",
+        help="web pages that may use it, with commas, or *",
     )
-    parser.add_argument(
-        "--shutdown_s",
-        type=_positive,
-        default=SHUTDOWN_S,
-        metavar="S",
-        help=f"after SIGTERM or Ctrl-C, how long running requests may take to end ({SHUTDOWN_S})",
-    )
+    _add_bounds(parser)
+    parser.add_argument("--log_format", choices=("text", "json"), default="text")
     _add_model(parser)
     parser.set_defaults(run=run_serve)
 
@@ -164,6 +162,24 @@ def _threads(text: str) -> int:
 
 def _beams(text: str) -> int:
     return _integer(text, 1, MAX_BEAM_WIDTH)
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
+    for name, default, unit, purpose in (
+        ("--max_upload_mb", 25, "N", "MiB of one request"),
+        ("--max_duration_s", 3600, "S", "seconds of one recording"),
+        ("--max_pending", 32, "N", "complete requests that wait or run; more get 503"),
+        ("--max_uploads", 128, "N", "bodies that arrive at a time; the slowest of more gets 503"),
+        ("--max_connections", 1000, "N", "open connections; of more, an idle one is closed"),
+        ("--upload_timeout_s", 120, "S", "for a body to arrive"),
+        ("--request_timeout_s", 1800, "S", "for a complete request to be answered"),
+    ):
+        parser.add_argument(
+            name, type=_positive, default=default, metavar=unit, help=f"{purpose} ({default})"
+        )
+    parser.add_argument(
+        "--drain_s", type=_seconds, default=8.0, metavar="S", help="for requests in work at the end (8)"
+    )
 
 
 def _positive(text: str) -> int:
@@ -194,6 +210,16 @@ def _chunk(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!r}; expected seconds, {SHORTEST_CHUNK_S:g} to {LONGEST_CHUNK_S:g}"
         )
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= LONGEST_DRAIN_S:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected seconds, 0 to {LONGEST_DRAIN_S:g}")
     return value
 
 

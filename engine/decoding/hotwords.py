@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.decoding.labels import Labels
 from engine.decoding.phrases import describe_unspelled, spell_phrase
-from engine.errors import DecodingError, HotwordWarning
+from engine.errors import MAX_LISTED, DecodingError, HotwordWarning
 from engine.kernels.ctc.state import Hotwords
 from engine.runtime.notices import warn_caller
 
@@ -84,8 +84,8 @@ def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excu
             node = children[node][token]
             credit[node] = max(credit[node], weight * depth / len(tokens))
         own[node] = weight
-    if len(children) > MAX_NODES:
-        raise DecodingError(f"hotwords of {len(children)} letters in all", f"at most {MAX_NODES}")
+        if len(children) > MAX_NODES:
+            raise _too_many_letters()
     return _link(labels, children, own, credit, excuse)
 
 
@@ -128,8 +128,14 @@ def _link(
     return Hotwords(follow, factors, complete, ends_word, highest)
 
 
+def _too_many_letters() -> DecodingError:
+    return DecodingError(f"hotwords of more than {MAX_NODES} letters in all", "fewer", "leave some out")
+
+
 def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[tuple[int, ...], float]]:
     spelled, problems, unspelled = [], [], []
+    if any(len(phrase) > MAX_NODES for phrase, _ in phrases if isinstance(phrase, str)):
+        raise _too_many_letters()
     for phrase, weight in phrases:
         if not isinstance(phrase, str):
             problems.append(f"{phrase!r}")
@@ -140,8 +146,9 @@ def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tup
         else:
             unspelled.append(phrase)
     if problems:
+        more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         raise DecodingError(
-            "hotwords that cannot be used: " + ", ".join(problems),
+            "hotwords that cannot be used: " + ", ".join(problems[:MAX_LISTED]) + more,
             f"strings, and weights between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}",
         )
     if unspelled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_hotwords_of_wrong_kind():
     plain = decoder.decode(GOOD, hotwords=["ab", "b"])
     assert decoder.decode(GOOD, hotwords=np.array(["ab", "b"])) == plain
     assert decoder.decode(GOOD, hotwords=None) == decoder.decode(GOOD, hotwords=())
+
+
+def test_hotwords_without_end_are_refused_before_their_tables_are_built():
+    decoder = CtcBeamDecoder(LABELS)
+    for hotwords, told in ((["a" * 1_000_000], "more than"), ([f"{i}" for i in range(50_000)], "49990 more")):
+        began_s = time.perf_counter()
+        with pytest.raises(DecodingError, match=told) as error:
+            decoder.decode(GOOD, hotwords=hotwords)
+        assert len(str(error.value)) < 500
+        assert time.perf_counter() - began_s < 2  # 1.5 s and 40 MB for the tables of such a word
 
 
 def test_hotwords_given_twice_count_once():
