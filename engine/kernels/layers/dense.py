@@ -98,9 +98,10 @@ class Dense(DenseFields):
         steps: I32Array = NO_ORDER,
     ) -> Dense:  # fmt: skip
         """A layer over arrays of len(bias) padded columns."""
-        arrays, order = (weight, scale, column_sum, bias), steps.ctypes.data if steps.size else 0
+        arrays = (weight, scale, column_sum, bias)
         numbers = [kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays), int(any_codes)]
-        layer = Dense(*numbers, order)
+        numbers.append(steps.ctypes.data if steps.size else 0)
+        layer = Dense(*numbers)
         layer.arrays, layer.steps = arrays, steps
         return layer
 

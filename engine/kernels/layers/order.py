@@ -31,7 +31,7 @@ def sum_signs(codes: NDArray[np.int8], sums: U8Array, rooms: U8Array) -> None:
     """
     for step in range(len(codes)):
         for place in range(PLACES):
-            first, second = np.int32(codes[step, 2 * place]), np.int32(codes[step, 2 * place + 1])
+            first, second = int(codes[step, 2 * place]), int(codes[step, 2 * place + 1])
             above, below = max(first, 0) + max(second, 0), -min(first, 0) - min(second, 0)
             sums[step, place], sums[step, PLACES + place] = above, below
             rooms[step, place], rooms[step, PLACES + place] = MOST_SUM - above, MOST_SUM - below
