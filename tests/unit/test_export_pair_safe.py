@@ -245,9 +245,9 @@ def test_kernels_get_pair_safe_codes_in_the_order_in_which_they_read_them(
     packed: list[bool] = []
     from engine.native import heads, layers, weights
 
-    def remember(codes: NDArray[np.int8], *rest: Any) -> Any:
+    def remember(codes: NDArray[np.int8], *rest: Any, **named: Any) -> Any:
         packed.append(bool(is_pair_safe(codes).all()))
-        return original(codes, *rest)
+        return original(codes, *rest, **named)
 
     original = layers.pack_int8
     for module in (layers, heads, weights):

@@ -17,7 +17,7 @@ from engine.kernels.layers.dense import DenseFields
 
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
-DENSE, NORM = 9, 3  # numbers of each
+DENSE, NORM = 10, 3  # numbers of each
 CROSS = 4 * DENSE + 2 * NORM + 3  # where the fields of a CrossAttention begin: after those of a Layer
 
 
@@ -74,7 +74,7 @@ def dense_at(plan: I64Array, row: int, at: int) -> DenseFields:
     """The linear layer whose fields begin at a column."""
     return DenseFields(
         plan[row, at], plan[row, at + 1], plan[row, at + 2], plan[row, at + 3], plan[row, at + 4],
-        plan[row, at + 5], plan[row, at + 6], plan[row, at + 7], plan[row, at + 8],
+        plan[row, at + 5], plan[row, at + 6], plan[row, at + 7], plan[row, at + 8], plan[row, at + 9],
     )  # fmt: skip
 
 
