@@ -11,25 +11,25 @@ from engine.cli.text import read_lines
 from engine.errors import OptionError, OutputError, TextFileError
 
 
-def test_outputs_take_the_stem_and_the_suffix(tmp_path: Path) -> None:
-    plan = plan_outputs(["a/x.mp3", "b/y.wav"], str(tmp_path / "out"), "srt")
-    assert plan["a/x.mp3"] == (tmp_path / "out" / "x.srt",)
+def test_outputs_take_the_stem_and_the_suffix_and_keep_folders(tmp_path: Path) -> None:
+    plan = plan_outputs(["x.mp3", "b/y.wav"], str(tmp_path / "out"), "srt")
+    assert plan == [(tmp_path / "out" / "x.srt",), (tmp_path / "out" / "b" / "y.srt",)]
     assert (tmp_path / "out").is_dir()
 
 
 def test_all_formats_without_a_format(tmp_path: Path) -> None:
-    suffixes = [path.suffix for path in plan_outputs(["x.mp3"], str(tmp_path), None)["x.mp3"]]
+    suffixes = [path.suffix for path in plan_outputs(["x.mp3"], str(tmp_path), None)[0]]
     assert suffixes == [".txt", ".json", ".srt", ".vtt", ".tsv"]
 
 
 def test_inputs_that_share_a_stem_keep_their_whole_name(tmp_path: Path) -> None:
-    plan = plan_outputs(["x.mp3", "x.wav"], str(tmp_path), "txt")
-    assert {path.name for paths in plan.values() for path in paths} == {"x.mp3.txt", "x.wav.txt"}
+    plan = plan_outputs(["x.mp3", "x.wav", "a/x.wav"], str(tmp_path), "txt")
+    assert [str(path.relative_to(tmp_path)) for (path,) in plan] == ["x.mp3.txt", "x.wav.txt", "a/x.txt"]
 
 
 def test_inputs_whose_outputs_would_overwrite_each_other_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="share"):
-        plan_outputs(["a/x.wav", "b/x.wav"], str(tmp_path), "txt")
+        plan_outputs(["x.wav", "x.wav"], str(tmp_path), "txt")
 
 
 def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
