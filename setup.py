@@ -47,6 +47,8 @@ TRAIN = [
 BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]
 SERVE = ["fastapi>=0.115,<1", "python-multipart>=0.0.20,<0.1", "uvicorn>=0.34,<1"]
+# Not in [dev]: 240 MB, and a local cluster takes longer to start than most test files take to run.
+RAY = ["ray[data]>=2.51,<3"]
 TEST = [
     "httpx>=0.27,<1",
     "hypothesis>=6.120,<7",
@@ -133,6 +135,7 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "serve": SERVE,
+        "ray": RAY,
         "docs": DOCS,
         "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *DOCS, *TEST],
     },
