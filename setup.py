@@ -11,6 +11,7 @@ from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+COMPILE_S = 7200
 LEVELS_VARIABLE = "ENGINE_BUILD_LEVELS"
 DISTRIBUTION = runpy.run_path(str(HERE / "engine" / "_distribution.py"))
 
@@ -86,10 +87,12 @@ class BuildWithKernels(build_py):
         names = os.environ.get(LEVELS_VARIABLE, "host").split()
         package = HERE / "engine" if self.editable_mode else Path(self.build_lib) / "engine"
         command = [sys.executable, "-P", "-c", COMPILE, str(package.resolve())]
-        done = subprocess.run(
-            [*command, str(package.resolve() / "kernels" / "compiled"), *names], check=False
-        )
-        if done.returncode:
+        command += [str(package.resolve() / "kernels" / "compiled"), *names]
+        try:
+            failed = subprocess.run(command, check=False, timeout=COMPILE_S).returncode
+        except subprocess.TimeoutExpired:
+            failed = 1
+        if failed:
             self.warn("kernels could not be compiled ahead; they will be compiled at the first use")
         if not self.editable_mode:  # engine-bench runs on them where no data is named
             shutil.copytree(

@@ -19,6 +19,7 @@ from benchmarks.options import (
     add_data_options,
     add_engine_options,
     add_measuring_options,
+    check_outputs,
     fraction,
     listed,
     measure_engine,
@@ -38,6 +39,7 @@ from benchmarks.run import load_data, load_engine, write_json
 from benchmarks.studies.cascade import run_cascade, variants
 from benchmarks.studies.compare import compare_results
 from benchmarks.studies.sweep import Grid, cold_start, run_sweep
+from engine.output.targets import check_apart
 
 EXIT_OK, EXIT_FAILED, EXIT_UNMEASURED = 0, 1, 2
 GATE_REPEATS = 5
@@ -210,6 +212,8 @@ def gate(options: argparse.Namespace) -> int:
         return EXIT_FAILED if result["failures"] else EXIT_OK
     check_extras(*SCORING)
     baseline = load_result(path)
+    if options.json:
+        check_apart([options.json], filter(None, [path, options.current]))
     if options.current:
         current = load_result(Path(options.current))
     else:
@@ -253,6 +257,7 @@ def sweep(options: argparse.Namespace) -> int:
     """Speed over a grid of threads, batch sizes, callers and lengths."""
     settings = settings_of(options)
     data = load_data(settings)
+    check_outputs(options, data)
     progress = Progress(options.quiet)
     grid = Grid(options.threads_list, options.batch_size, options.concurrency, options.lengths)
     try:
@@ -276,6 +281,7 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
 def report(options: argparse.Namespace) -> int:
     """Write a page about the last result, with the others as its history."""
     check_extras("matplotlib")
+    check_apart([options.output], options.results)
     results: Sequence[dict[str, Any]] = [load_result(Path(name)) for name in options.results]
     write_report(results, Path(options.output))
     print(f"report: {options.output}")

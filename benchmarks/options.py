@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.extras import SCORING, check_extras
 from benchmarks.measures.systems import TASKS, EngineSystem, System
-from benchmarks.run import RunSettings, Ticker, load_data, load_engine, run_systems
+from benchmarks.run import PARTIAL_SUFFIX, Data, RunSettings, Ticker, load_data, load_engine, run_systems
+from engine.output.targets import Inputs, check_apart
 
 Others = Callable[[EngineSystem], Sequence[System]]
 
@@ -127,6 +128,24 @@ class Progress:
             self._bar.close()
 
 
+def check_outputs(options: argparse.Namespace, data: Data) -> None:
+    """Refuse, before anything is measured, to write figures over what they are made from.
+
+    Raises:
+        OutputError: --json or --report is the data, a recording, a result that is compared with, or a file of
+            the model; or both are one file.
+    """
+    given = vars(options)
+    compared = [] if given.get("update") else [given.get("baseline")]
+    read = [data.path, *(item.path for item in data.utterances), *given.get("history", ()), *compared]
+    model = given.get("model")
+    places = [Path(name) for name in (given.get("json"), given.get("report")) if name]
+    written = [path for place in places for path in (place, place.with_name(place.name + PARTIAL_SUFFIX))]
+    check_apart(written, [*filter(None, read), *(Path(model).glob("*") if model else ())])
+    for place in places[1:]:
+        Inputs(places[:1]).refuse(place)
+
+
 def measure_engine(
     options: argparse.Namespace, settings: RunSettings, others: Others | None = None
 ) -> list[dict[str, Any]]:
@@ -139,6 +158,7 @@ def measure_engine(
     """
     check_extras(*SCORING)
     data = load_data(settings)
+    check_outputs(options, data)
     engine_system = load_engine(settings, data.utterances)
     systems: list[System] = [engine_system]
     progress = Progress(options.quiet)

@@ -17,6 +17,7 @@ Numbers = Literal["words", "digits"]
 Passes = Literal[1, 2]
 
 MAX_BEAM_WIDTH: Final = 4096
+MAX_THREADS: Final = 1024  # more than any machine's cores gain nothing, and cost minutes to start
 MAX_LENGTH_PENALTY: Final = 5.0
 MAX_WEIGHT: Final = 1000.0  # natural log; beyond it one weight is all that counts
 
@@ -284,7 +285,7 @@ class RuntimeOptions:
         device: "auto" takes CUDA where it works, else the CPU.
         compute_type: "auto" takes what the bundle holds for the device; "bf16" computes its acoustic model
             in bfloat16 by our own kernels, whatever it holds.
-        threads: 0 takes the cores that this process may use (affinity and cgroup quota).
+        threads: 0 takes the cores that this process may use (affinity and cgroup quota); at most 1024.
         backend: "kernels" are our own (x86-64 CPU with AVX2 or more), "auto" takes them where they serve and
             onnxruntime elsewhere.
         gpu_memory_mb: limit of one model's memory arena on the GPU, in MiB.
@@ -305,8 +306,10 @@ class RuntimeOptions:
         _one_of("device", self.device, get_args(Device))
         _one_of("compute_type", self.compute_type, get_args(ComputeType))
         _one_of("backend", self.backend, get_args(Backend))
-        if not _is_count(self.threads, 0, None):
-            raise OptionError(f"threads {self.threads!r}", "a whole number, 0 or more", "0 takes all cores")
+        if not _is_count(self.threads, 0, MAX_THREADS):
+            raise OptionError(
+                f"threads {self.threads!r}", f"a whole number, 0 to {MAX_THREADS}", "0 takes all cores"
+            )
         if not _is_count(self.gpu_memory_mb, 1, None):
             raise OptionError(f"gpu_memory_mb {self.gpu_memory_mb}", "a size above zero", "pass megabytes")
 

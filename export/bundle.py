@@ -18,6 +18,7 @@ from engine.bundle.folder import (
     open_bundle,
     write_bundle,
 )
+from engine.output.targets import check_apart
 from export.card import render_bundle_card
 from export.errors import ExportError
 
@@ -63,8 +64,9 @@ def assemble_bundle(
         about: Markdown for the card: data, training, limits.
     Raises:
         ExportError: nothing was given, a part is missing, or a setting is unknown.
-        BundleError: a part is damaged.
+        BundleError: a part is damaged. OutputError: a part is, or lies in, the folder that is replaced.
     """
+    check_apart([folder], [path for path in vars(parts).values() if path is not None])
     files: dict[str, Path] = {}
     cards: dict[str, str] = {}
     acoustic = decoder = None

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from engine.output.punctuation import N_PIECES
+from engine.output.targets import check_apart, check_target
 from engine.runtime.onnx_session import open_session
 from engine.runtime.pair_safe import quantize_stored
 from engine.types import RuntimeOptions
@@ -32,9 +33,11 @@ def export_punctuation(checkpoint: Path, out: Path) -> dict[str, float]:
         Relative L2 error of the logits, and the shares of words with the same case and mark.
     Raises:
         ExportError: no such checkpoint, or the graph is not what the checkpoint is.
+        OutputError: out is a part of the checkpoint, or no place for a file.
     """
     from training.punctuation.model import load_tagger
 
+    check_apart([out], [*checkpoint.glob("*"), checkpoint])
     try:
         model, _ = load_tagger(checkpoint)
     except (OSError, ValueError, KeyError) as error:
@@ -44,6 +47,7 @@ def export_punctuation(checkpoint: Path, out: Path) -> dict[str, float]:
         ) from error  # fmt: skip
     building = out.with_name(f".{out.name}.building")
     out.parent.mkdir(parents=True, exist_ok=True)
+    check_target(out)
     try:
         building.write_bytes(build_punctuation(model).SerializeToString())
         figures = compare(model, building)

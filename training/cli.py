@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from engine._distribution import install_command
 from engine.errors import DependencyError, EngineError
+from engine.runtime.interrupts import run_program
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
 COMMANDS = {
     "asr": ("training.asr.command", "fine-tune, or train from scratch, a Wav2Vec2ForCTC"),
     "from-whisper": ("training.whisper.command", "train a CTC recogniser on a Whisper encoder"),
@@ -30,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    return run_program("engine-train", lambda: _guarded(arguments), whole_process=argv is None)
+
+
+def _guarded(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
@@ -41,9 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EngineError, OSError) as error:
         logging.getLogger("training").error("%s", error)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        logging.getLogger("training").error("interrupted")
-        return EXIT_INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:

@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
             CARRIED: str(options.wheel_dir),
         }
-        command = [sys.executable, "-m", "benchmarks.gpu.queue", *arguments]
-        return subprocess.run(command, env=environment, check=False).returncode
+        command = [sys.executable, "-P", "-m", "benchmarks.gpu.queue", *arguments]
+        return subprocess.run(command, env=environment, check=False, timeout=_limit_s(options)).returncode
     return (
         run_encoder(options) if options.command == "encoder" else run_training(options, arguments[at + 1 :])
     )
@@ -81,6 +81,11 @@ def build_parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--part-mb", type=float, default=15.0)
     return parser
+
+
+def _limit_s(options: argparse.Namespace) -> float:
+    """After which a child that hangs is ended."""
+    return 60.0 * float(options.minutes) + 3600.0
 
 
 def gpu_name() -> str:
@@ -121,7 +126,7 @@ def run_encoder(options: argparse.Namespace) -> int:
 def run_training(options: argparse.Namespace, more: Sequence[str]) -> int:
     """Train for the given minutes and bring the weights out in parts."""
     run_dir = options.out / f"{options.command}_run"
-    command = [sys.executable, "-m", "training", options.command, *more]
+    command = [sys.executable, "-P", "-m", "training", options.command, *more]
     if options.command in CONFIGS and "--config" not in more:
         command += ["--config", str(ROOT / "training/configs" / CONFIGS[options.command])]
     minutes = f"{TRAINING_SHARE * options.minutes:g}"
@@ -134,7 +139,7 @@ def run_training(options: argparse.Namespace, more: Sequence[str]) -> int:
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     started = time.perf_counter()
-    code = subprocess.run(command, env=environment, check=False).returncode
+    code = subprocess.run(command, env=environment, check=False, timeout=_limit_s(options)).returncode
     if code:
         return code
     names = split(run_dir / FINAL[options.command], options.out / "parts", int(options.part_mb * 2**20))

@@ -24,8 +24,8 @@ def install(wheel_dir: Path, site: Path) -> Path:
     if not wheels and not parts:
         raise FileNotFoundError(f"{wheel_dir} holds no *.whl and no *.tar.xz; pip download into it first")
     if wheels:
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
-        subprocess.run([*pip, "--target", str(site), *map(str, wheels)], check=True)
+        pip = [sys.executable, "-P", "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
+        subprocess.run([*pip, "--target", str(site), *map(str, wheels)], check=True, timeout=1800)
     for name in dict.fromkeys(part.name.partition(".tar.xz")[0] for part in parts):
         joined = site / f"{name}.tar.xz"
         joined.write_bytes(b"".join(p.read_bytes() for p in parts if p.name.partition(".tar.xz")[0] == name))

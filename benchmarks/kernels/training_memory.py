@@ -93,9 +93,17 @@ def run_case(name: str) -> dict[str, float]:
 
 def measure_apart(name: str) -> dict[str, float] | None:
     """Run a case in a fresh process; None where it cannot run here (bitsandbytes missing)."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.kernels.training_memory", "--case", name]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    search = os.pathsep.join(
+        [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": search,
+    }
+    command = [sys.executable, "-P", "-m", "benchmarks.kernels.training_memory", "--case", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
     if done.returncode:
         print(f"{name}: {done.stderr.strip().splitlines()[-1]}")
         return None

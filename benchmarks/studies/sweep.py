@@ -28,6 +28,7 @@ from benchmarks.run import Data, RunSettings, load_engine
 from engine.errors import EngineError
 
 SAMPLE_RATE = 16_000
+COLD_START_S = 1800
 COLD_START = """
 import json, sys, time
 started = time.perf_counter()
@@ -223,13 +224,17 @@ def cold_start(settings: RunSettings, path: Path, task: str) -> dict[str, float]
     arguments = json.dumps([settings.model, str(path), task, settings.device, settings.threads])
     root = Path(__file__).resolve().parents[2]
     search = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
-    answer = subprocess.run(
-        [sys.executable, "-c", COLD_START, arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": search},
-        check=False,
-    )
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-P", "-c", COLD_START, arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": search},
+            check=False,
+            timeout=COLD_START_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementError(f"the cold start did not end within {COLD_START_S} s") from error
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
         raise MeasurementError(f"the cold start failed: {reason}")

@@ -72,7 +72,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 
 class Bundle:
-    """An opened, verified model folder."""
+    """An opened, verified model folder: its absolute path, and the source that open_bundle takes for it."""
 
     def __init__(
         self,
@@ -80,8 +80,9 @@ class Bundle:
         manifest: Manifest,
         files: Mapping[str, Path],
         added_tokens: Mapping[str, int] | None = None,
+        source: Path | None = None,
     ) -> None:
-        self.path = path
+        self.path, self.source = path, source or path
         self._added_tokens = dict(added_tokens or {})
         self.manifest = manifest
         self._files = dict(files)
@@ -155,7 +156,7 @@ def _resolve(path: str | os.PathLike[str] | None) -> Path:
         raise BundleError(
             f"{str(location)!r} is a file", "a bundle folder or an .onnx file", "pass its folder"
         )
-    return location
+    return location.absolute()
 
 
 def _open_folder(folder: Path) -> Bundle:
@@ -251,7 +252,8 @@ def _open_bare(model: Path) -> Bundle:
         trained_with_mask=bool(preprocessor.get("return_attention_mask", False)),
     )
     manifest = Manifest(SCHEMA_VERSION, model.stem, "unknown", [], acoustic)
-    return Bundle(model.parent, manifest, {"acoustic": model, "vocabulary": vocabulary}, added)
+    files = {"acoustic": model, "vocabulary": vocabulary}
+    return Bundle(model.parent, manifest, files, added, source=model)
 
 
 def _added_tokens(folder: Path, tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.cli.many import ended_by_signals
 from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import complain, progress_bar, say
-from engine.errors import CancelledError, EngineError, OptionError
+from engine.errors import EngineError, OptionError
 
 if TYPE_CHECKING:
     from engine.jobs.shard_records import Status
@@ -81,7 +81,12 @@ def _run(options: argparse.Namespace, plan: Plan, shard: Shard, manifest: Path) 
     order = Order(plan, shard, manifest, Path(options.output_dir), options.task, decoding_options(options))
     translator = load_model(options)
     done = 0
-    with progress_bar(len(plan.recordings), "recording") as bar, ended_by_signals() as cancel:
+
+    def tell() -> None:
+        said = f"shard {shard}: {done} of {len(plan.recordings)} done"
+        complain(f"engine: {said}; the same command goes on from there")
+
+    with progress_bar(len(plan.recordings), "recording") as bar, ended_by_signals(tell) as cancel:
 
         def report(recording: Recording, error: EngineError | None) -> None:
             nonlocal done
@@ -91,9 +96,4 @@ def _run(options: argparse.Namespace, plan: Plan, shard: Shard, manifest: Path) 
             else:
                 complain(f"engine: error: {recording.id}: {error}")
 
-        try:
-            return run_shard(translator, order, report, cancel)
-        except (KeyboardInterrupt, CancelledError) as stopped:
-            said = f"shard {shard}: {done} of {len(plan.recordings)} done"
-            complain(f"engine: {said}; the same command goes on from there")
-            raise KeyboardInterrupt from stopped
+        return run_shard(translator, order, report, cancel)

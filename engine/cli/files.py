@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.inputs import find_inputs, name_outputs
-from engine.cli.many import Work, ended_by_signals
+from engine.cli.inputs import find_inputs
+from engine.cli.many import Work
+from engine.cli.outputs import Delivery, Plan, plan_outputs
 from engine.cli.settings import decoding_options, load_model
-from engine.cli.terminal import complain, progress_bar, say
-from engine.errors import CancelledError, EngineError, OptionError, OutputError
+from engine.cli.terminal import progress_bar
+from engine.errors import CancelledError, EngineError, OptionError
 from engine.jobs.groups import run_around_errors
-from engine.output.formats import FORMATS, render, write
 from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript, Translation
 
@@ -40,61 +39,29 @@ def run_files(options: argparse.Namespace) -> int:
     if options.shard is not None:
         raise OptionError("--shard without --manifest", "a manifest", "add --manifest IN.jsonl")
     found = find_inputs(options.files)
+    options.files = [each.path for each in found.inputs]
     places = [each.place for each in found.inputs]
-    outputs = plan_outputs(places, options.output_dir, options.output_format)
-    work = Work(found, outputs, skip_existing=options.skip_existing)
-    return _run(work, options) if work.todo else work.finish()
+    plan = plan_outputs(options.files, options.output_dir, options.output_format, places)
+    work = Work(found, plan, skip_existing=options.skip_existing)
+    return _run(work, options, plan) if work.todo else work.finish()
 
 
-def _run(work: Work, options: argparse.Namespace) -> int:
+def _run(work: Work, options: argparse.Namespace, plan: Plan) -> int:
     sources = work.sources()
     translator = load_model(options)
-    with ended_by_signals() as cancel:
+    delivery = Delivery(options, plan)
+    with work.stopping() as cancel:
         results = _results(translator, sources, options, cancel)
-        try:
-            for (one, paths), result in zip(work.todo, results, strict=True):
-                try:
-                    if isinstance(result, EngineError):
-                        raise result
-                    _deliver(one.label, result, paths, options)
-                    work.succeed()
-                except EngineError as error:
-                    work.fail(one, error)
-        except (KeyboardInterrupt, CancelledError) as stopped:
-            work.interrupted()
-            raise KeyboardInterrupt from stopped
+        for one, result in zip(work.todo, results, strict=True):
+            try:
+                if isinstance(result, EngineError):
+                    raise result
+                delivery.add(one.path, result)
+                work.succeed()
+            except EngineError as error:
+                work.fail(one, error)
+    delivery.close()
     return work.finish()
-
-
-def plan_outputs(
-    places: Sequence[str], output_dir: str | None, output_format: str | None
-) -> list[tuple[Path, ...]]:
-    """Name every output file before any work is done.
-
-    Args:
-        places: of the inputs, below the folder that they come from.
-        output_dir: None prints instead. output_format: "all", or one format.
-    Returns:
-        The output paths of each: its place below output_dir with the format's suffix, or behind its whole
-        name where two inputs differ in nothing but their suffix.
-    Raises:
-        OptionError: two inputs in the same place. OutputError: the folder cannot be made.
-    """
-    if output_dir is None:
-        if output_format == "all":
-            raise OptionError("--output_format all without --output_dir", "a folder", "add --output_dir DIR")
-        return [()] * len(places)
-    folder = Path(output_dir)
-    _make(folder)
-    formats = FORMATS if output_format in (None, "all") else (output_format,)
-    return [tuple(folder / f"{name}.{suffix}" for suffix in formats) for name in name_outputs(places)]
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make {str(folder)!r} ({error.strerror})", "a writable folder") from error
 
 
 def _results(
@@ -132,27 +99,3 @@ def _one_with_progress(
             raise
         except EngineError as error:
             return error
-
-
-def _deliver(source: str, result: Result, paths: Sequence[Path], options: argparse.Namespace) -> None:
-    for path in paths:
-        _make(path.parent)
-        write(result, path, word_timestamps=options.word_timestamps)
-    printed = not paths and (options.output_format is not None or not options.verbose)
-    if options.verbose:
-        (complain if printed else say)(describe(source, result))
-    if printed:
-        text = render(result, options.output_format or "txt", word_timestamps=options.word_timestamps)
-        say(text.rstrip("\n"))
-
-
-def describe(source: str, result: Result) -> str:
-    """A few lines for a person: what was said, its translation, and where the time went."""
-    transcript = result.source if isinstance(result, Translation) else result
-    lines = [f"{source} ({result.duration_s:.1f} s)", f"  de  {transcript.text or '(no speech)'}"]
-    if isinstance(result, Translation):
-        lines.append(f"  en  {result.text}")
-    stages = " | ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in result.stages_s.items())
-    total_s = sum(result.stages_s.values())
-    rtfx = f" | {result.duration_s / total_s:.0f}x real time" if total_s else ""
-    return "\n".join([*lines, f"      {stages}{rtfx}"])

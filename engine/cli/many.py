@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,34 +12,32 @@ from typing import Any, Final
 
 from engine.cli.inputs import STDIN, Found, Input, read_standard_input
 from engine.cli.terminal import complain
-from engine.errors import EngineError, OptionError
+from engine.errors import CancelledError, EngineError, OptionError
 from engine.runtime.cancel import CancelToken
+from engine.runtime.interrupts import SIGNALS
 
 MAX_NAMED: Final = 10  # failed inputs that the last line names
-SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
 class Work:
     """The inputs of a run, and how far it got."""
 
-    def __init__(self, found: Found, outputs: Sequence[tuple[Path, ...]], *, skip_existing: bool) -> None:
+    def __init__(self, found: Found, plan: Mapping[str, Sequence[Path]], *, skip_existing: bool) -> None:
         """Decide what is to be done.
 
         Args:
-            found: all inputs. outputs: the paths of each; empty where results are printed.
+            found: all inputs. plan: the output paths of each; empty where results are printed.
             skip_existing: leave out an input all of whose outputs are there.
         Raises:
             OptionError: skip_existing without outputs.
         """
-        if skip_existing and not all(outputs):
+        if skip_existing and not plan:
             raise OptionError("--skip_existing without --output_dir", "a folder", "add --output_dir DIR")
         self.n_total = len(found.inputs)
         self.todo = [
-            (each, paths)
-            for each, paths in zip(found.inputs, outputs, strict=True)
-            if not (skip_existing and all(map(_is_file, paths)))
+            each for each in found.inputs if not (skip_existing and all(map(_is_file, plan[each.path])))
         ]
-        self._writes = bool(outputs) and all(outputs)
+        self._writes = bool(plan)
         self._n_before = self.n_total - len(self.todo)
         self._n_done = 0
         self._failed: list[str] = []
@@ -49,7 +47,7 @@ class Work:
 
     def sources(self) -> list[Any]:
         """What is recognised for each input that is to be done: its path, bytes, or the error that it is."""
-        return [_source(each) for each, _ in self.todo]
+        return [_source(each) for each in self.todo]
 
     def fail(self, one: Input, error: EngineError) -> None:
         """Report an input that could not be done."""
@@ -74,10 +72,16 @@ class Work:
             complain(f"engine: {self._progress()}")
         return 1 if self._failed else 0
 
-    def interrupted(self) -> None:
-        """Say how far it got, and how to go on."""
-        if self.n_total > 1 and self._writes:
-            complain(f"engine: {self._progress()}; run again with --skip_existing")
+    @contextmanager
+    def stopping(self) -> Iterator[CancelToken]:
+        """A token that Ctrl-C sets; where it comes, what is done is said, and how to go on."""
+
+        def tell() -> None:
+            if self.n_total > 1 and self._writes:
+                complain(f"engine: {self._progress()}; run again with --skip_existing")
+
+        with ended_by_signals(tell) as cancel:
+            yield cancel
 
     def _progress(self) -> str:
         earlier = f" ({self._n_before} of them earlier)" if self._n_before else ""
@@ -103,10 +107,13 @@ def _source(one: Input) -> Any:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[CancelToken]:
+def ended_by_signals(tell: Callable[[], None]) -> Iterator[CancelToken]:
     """A token that Ctrl-C or SIGTERM sets before whatever else they do, so that no thread works on.
 
     Only the main thread takes signals, and only those are watched that somebody handles.
+
+    Args:
+        tell: says how far the work got; called when it was interrupted.
     """
     token = CancelToken()
     before: dict[int, Any] = {}
@@ -116,13 +123,18 @@ def ended_by_signals() -> Iterator[CancelToken]:
         before[number](number, frame)
 
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            handler = signal.getsignal(number)
-            if callable(handler):
-                before[number] = handler
-                signal.signal(number, note)
+        before |= {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: handler for number, handler in before.items() if callable(handler)}
+        for number in before:
+            signal.signal(number, note)
     try:
         yield token
+    except KeyboardInterrupt:
+        tell()
+        raise
+    except CancelledError as error:
+        tell()
+        raise KeyboardInterrupt from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

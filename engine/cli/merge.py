@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.cli.terminal import complain, say
 from engine.jobs.merge import inspect_archive, merge_archive
+from engine.output.targets import Inputs, check_target
 
 MAX_SHOWN = 20
 
@@ -23,6 +24,8 @@ def add_merge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def run_merge(options: argparse.Namespace) -> int:
     """Say how the shards are; exit code 1 where the archive is not complete, or recordings failed."""
     folder = Path(options.folder)
+    if options.output:
+        check_target(options.output, Inputs(folder.glob("shard-*")))
     archive = merge_archive(folder, Path(options.output)) if options.output else inspect_archive(folder)
     say(
         f"{len(archive.finished)} of {archive.n_shards} shards finished: "

@@ -6,8 +6,11 @@ import argparse
 
 from engine import __version__
 from engine.cli.merge import add_merge
+from engine.options import MAX_BEAM_WIDTH, MAX_THREADS
 from engine.output.formats import FORMATS
 
+LARGEST = 10**9
+SHUTDOWN_S = 5  # container managers kill after 10 s
 SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
 
 
@@ -38,7 +41,9 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
         parser.add_argument(
             "--text_file", metavar="IN", help="translate text, a line for a line ('-': stdin)"
         )
-        parser.add_argument("--output", metavar="OUT", help="where --text_file's translation goes (stdout)")
+        parser.add_argument(
+            "--output", metavar="OUT", help="where --text_file's translation goes ('-': stdout)"
+        )
     parser.add_argument("--output_dir", metavar="DIR", help="write files there instead of printing")
     parser.add_argument(
         "--output_format", choices=(*FORMATS, "all"), default=None, help="txt, or with --output_dir: all"
@@ -72,8 +77,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what computes the encoder and the translator",
     )
-    parser.add_argument("--threads", type=_natural, default=0, metavar="N", help="0: all usable cores")
-    parser.add_argument("--beam_size", type=_positive, metavar="N", help="1 is greedy (default: as tuned)")
+    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="0: all usable cores")
+    parser.add_argument("--beam_size", type=_beams, metavar="N", help="1 is greedy (default: as tuned)")
     parser.add_argument(
         "--passes",
         type=int,
@@ -131,12 +136,23 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--max_pending", type=_positive, default=32, metavar="N", help="requests waiting; more get 503"
     )
+    parser.add_argument(
+        "--shutdown_s",
+        type=_positive,
+        default=SHUTDOWN_S,
+        metavar="S",
+        help=f"after SIGTERM or Ctrl-C, how long running requests may take to end ({SHUTDOWN_S})",
+    )
     _add_model(parser)
     parser.set_defaults(run=run_serve)
 
 
-def _natural(text: str) -> int:
-    return _integer(text, 0)
+def _threads(text: str) -> int:
+    return _integer(text, 0, MAX_THREADS)
+
+
+def _beams(text: str) -> int:
+    return _integer(text, 1, MAX_BEAM_WIDTH)
 
 
 def _positive(text: str) -> int:
@@ -149,7 +165,7 @@ def _port(text: str) -> int:
 
 def _integer(text: str, least: int, most: int | None = None) -> int:
     wanted = f"{least} or more" if most is None else f"{least} to {most}"
-    if not text.isascii() or not text.isdecimal() or int(text) < least or (most and int(text) > most):
+    if not text.isascii() or not text.isdecimal() or not least <= float(text) <= (most or LARGEST):
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, {wanted}")
     return int(text)
 

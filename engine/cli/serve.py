@@ -32,5 +32,8 @@ def run_serve(options: argparse.Namespace) -> int:
     translator = load_model(options)
     translator.limits = replace(translator.limits, max_duration_s=options.max_duration_s)
     gc.freeze()  # a look of the collector through all that was imported stops every request for 0.1 s
-    uvicorn.run(create_app(translator, settings), host=options.host, port=options.port, log_level="info")
+    uvicorn.run(
+        create_app(translator, settings), host=options.host, port=options.port, log_level="info",
+        timeout_graceful_shutdown=options.shutdown_s,
+    )  # fmt: skip
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,8 +133,8 @@ class CtcBeamDecoder:
         if isinstance(unigrams, str | bytes):
             raise DecodingError(f"unigrams as one string, {unigrams[:40]!r}", "a list of words")
         known = None if unigrams is None else tuple(unigrams)
-        self._arguments = (language_model, known, lexicon)
-        self.language_model = NgramModel(language_model) if language_model is not None else None
+        self.language_model = model = NgramModel(language_model) if language_model is not None else None
+        self._arguments = (model and model.path, known, lexicon and Path(lexicon).absolute())
         self._trie = self._load_trie(known, lexicon)
         self._cache: dict[Any, Prepared] = {}
         self._prepare(make_key())  # refuses a model that does not fit
@@ -362,6 +363,8 @@ class CtcBeamDecoder:
 
         The caller holds both for as long as a kernel runs.
         """
+        if self.language_model is not None:
+            self.language_model.check_unchanged()
         prepared = self._cache.get(key)
         if prepared is None:
             beam_width, several, phrases, weight, lm_alpha, lm_beta = key

@@ -5,12 +5,13 @@ files have changed, which would then read outside of arrays with a new layout; a
 that can be written, so that kernels compiled into a container's image were of no use there.
 
 A package may carry compiled kernels (engine.kernels.shipped). They are read first; what they do not hold
-is compiled into a folder that can be written.
+is compiled into a folder that can be written. A folder that other users could have written is not read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,11 +26,13 @@ from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 from numba.misc.appdirs import AppDirs
 
+from engine.kernels._trust import find_distrusted
 from engine.kernels.vector.levels import NONE, Level, active
 
 _PREFIX = "kernels-"
 _SOURCES = Path(__file__).parent
 SHIPPED = _SOURCES / "compiled"
+logger = logging.getLogger("engine")
 
 
 class Places(NamedTuple):
@@ -77,19 +80,39 @@ def find_folder(places: Sequence[Path], state: str) -> Path | None:
         places: folders that the cache's own may lie in.
         state: digests of sources and processor.
     Returns:
-        None where nothing is compiled and nothing can be written.
+        None where nothing is compiled and nothing can be written, or others could have written it.
     """
     folders = [place / f"{_PREFIX}{state}" for place in places]
     for folder in folders:
         with suppress(OSError):
-            if any(folder.glob("*.nbi")):
+            if any(folder.glob("*.nbi")) and is_trusted(folder):
                 return folder
     for folder in folders:
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             tempfile.TemporaryFile(dir=folder).close()
-            return folder
+            if is_trusted(folder):
+                return folder
     return None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, which only this user may write, whatever the umask is."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o755, exist_ok=True)
+
+
+@cache
+def is_trusted(folder: Path) -> bool:
+    """Whether no other user could have put code into a folder; says so where one could."""
+    wrong = find_distrusted(folder, _SOURCES)
+    if wrong is not None:
+        logger.warning(
+            "compiled kernels in %s are not used: other users may write to %s, or own it; "
+            "fix: chmod go-w it, or set NUMBA_CACHE_DIR to a folder of your own", folder, wrong
+        )  # fmt: skip
+    return wrong is None
 
 
 def drop_other_states(place: Path, digest: str) -> None:
@@ -123,7 +146,7 @@ def find_cache() -> Places:
     own = find_folder(list_places(_SOURCES), state)
     if own is not None and own.parent == _SOURCES / "__pycache__":
         drop_other_states(own.parent, state_of_sources())
-    return Places(shipped if shipped.is_dir() else None, own)
+    return Places(shipped if shipped.is_dir() and is_trusted(shipped) else None, own)
 
 
 class _Locator:
@@ -153,7 +176,7 @@ class _Locator:
 
     def ensure_cache_path(self) -> None:
         """Called before code is written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
 
 
 class _Implementation(CompileResultCacheImpl):

@@ -31,6 +31,7 @@ START = (
     "sys.modules['engine'] = package; "
     "from engine.kernels.precompile import run_level; run_level(*sys.argv[1:])"
 )
+SILENT_S, END_S = 900, 60  # a single kernel takes seconds
 Signature = tuple[Any, ...]
 Progress = Callable[[int, int], None]
 
@@ -107,12 +108,17 @@ def compile_ahead(folder: Path, names: Sequence[str], n_parts: int, progress: Pr
         raise OptionError(f"level {unknown[0]!r}", f"one of {', '.join(levels.LEVELS)}", "name one of these")
     total, done = len(names) * sum(len(many) for many in json.loads(LIST.read_text("utf-8")).values()), 0
     for name in names:
-        running = [_start(folder, name, part, n_parts) for part in range(n_parts)]
-        for _ in _lines(running):
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        _raise_problems(running, folder, name)
+        running: list[subprocess.Popen[str]] = []
+        try:
+            running += (_start(folder, name, part, n_parts) for part in range(n_parts))
+            for _ in _lines(running):
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            _raise_problems(running, folder, name)
+        finally:  # also of an interruption: nothing goes on behind it
+            for process in running:
+                _end(process)
 
 
 def _start(folder: Path, name: str, part: int, n_parts: int) -> subprocess.Popen[str]:
@@ -127,26 +133,39 @@ def _start(folder: Path, name: str, part: int, n_parts: int) -> subprocess.Popen
     )
 
 
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait(END_S)
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
 def _lines(running: Sequence[subprocess.Popen[str]]) -> Iterator[str]:
-    """Lines of several processes as they come."""
+    """Lines of several processes as they come, until all end or none has said anything for SILENT_S."""
     with selectors.DefaultSelector() as selector:
         for process in running:
             assert process.stdout is not None
             selector.register(process.stdout, selectors.EVENT_READ)
         while selector.get_map():
-            for key, _ in selector.select():
+            for key, _ in (ready := selector.select(SILENT_S)):
                 stream: Any = key.fileobj
                 line = stream.readline()
                 if line:
                     yield line
                 else:
                     selector.unregister(stream)
+            if not ready:
+                return
 
 
 def _raise_problems(running: Sequence[subprocess.Popen[str]], folder: Path, name: str) -> None:
     for process in running:
-        _, said = process.communicate()
-        if process.returncode:
+        try:
+            _, said = process.communicate(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            said = f"nothing was compiled for {SILENT_S} s"
+        if process.returncode != 0:
             problem = said.strip().splitlines() or ["no reason was given"]
             raise OutputError(
                 f"kernels for {name} could not be compiled ({problem[-1]})",

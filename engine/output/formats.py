@@ -12,6 +12,7 @@ import msgspec
 
 from engine.errors import OptionError, OutputError
 from engine.output.subtitles import Cue, compute_cues, word_cues
+from engine.output.targets import is_stream
 from engine.types import Segment, Transcript, Translation, Word
 
 DECIMALS: Final = 3  # of seconds and probabilities
@@ -58,19 +59,20 @@ def write(
     )
 
 
-def write_text(text: str, path: str | os.PathLike[str]) -> Path:
+def write_text(text: str, path: str | os.PathLike[str], *, follow: bool = True) -> Path:
     """Write UTF-8 text to a file as `write` does.
 
+    Args:
+        follow: write through a link; else the link itself is replaced.
     Raises:
         OutputError: the folder is missing, full or not writable, or the path is a folder.
     """
-    target = Path(os.path.realpath(path))
     try:
-        if _is_stream(path, target):
+        if follow and is_stream(path):
             with open(path, "a", encoding="utf-8", newline="\n") as file:
                 file.write(text)
         else:
-            _replace(text, target)
+            _replace(text, Path(os.path.realpath(path) if follow else path))
     except OSError as error:
         raise OutputError(
             f"{os.fspath(path)!r} cannot be written ({error.strerror or error})",
@@ -119,12 +121,6 @@ def _segment_dict(index: int, segment: Segment) -> dict[str, Any]:
 
 def _round(value: float) -> float:
     return round(float(value), DECIMALS)
-
-
-def _is_stream(path: str | os.PathLike[str], target: Path) -> bool:
-    """A pipe or terminal takes no renaming; nor does /dev/stdout, whatever file it is redirected to."""
-    opened = os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
-    return target.exists() and not target.is_dir() and (opened or not target.is_file())
 
 
 def _replace(text: str, target: Path) -> None:

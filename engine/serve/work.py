@@ -56,7 +56,7 @@ class WorkQueue:
         """Run a job on a thread and cancel it when its client leaves.
 
         Raises:
-            CancelledError: the client left. Whatever the job raises.
+            CancelledError: the client left. BusyError: the server ends. Whatever the job raises.
         """
         token = CancelToken()
         future = self._pool.submit(self._timed, job, token)
@@ -68,6 +68,10 @@ class WorkQueue:
                     if future.cancel():
                         raise CancelledError("the client left before its turn")
             return waiting.result()
+        except asyncio.CancelledError:  # by the server, whose time to end is over
+            raise BusyError(
+                "the service is shutting down", "a service that runs", "try again in a moment"
+            ) from None
         finally:
             token.cancel()  # the server may be shutting down; harmless after the end
 

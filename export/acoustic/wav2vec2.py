@@ -54,6 +54,7 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
     Raises:
         ExportError: it is not a CTC model of a known architecture, or its files do not fit each other.
     """
+    import torch
     import transformers
 
     folder = _local_folder(checkpoint)
@@ -61,7 +62,11 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
     model_class = getattr(transformers, info.architecture)
     try:
         model, loading = model_class.from_pretrained(
-            folder, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
+            folder,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            dtype=torch.float32,  # a checkpoint in half precision would stay so, and no CPU compares in it
         )
     except Exception as error:  # safetensors' own error derives from nothing else
         raise ExportError(

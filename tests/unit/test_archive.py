@@ -166,6 +166,10 @@ def test_shards_together_have_every_line_once_and_merge_says_what_is_missing(
     assert len(read_lines(tmp_path / "all.failures.jsonl")) == 2
     assert transcribe(manifest, out, "--shard", "1/2") == 1
     assert "shards 3, now 2" in capsys.readouterr().err
+    result = out / "shard-00001-of-00003.jsonl"
+    content = result.read_bytes()
+    assert main(["merge", str(out), "--output", str(result)]) == 1
+    assert "also the input" in capsys.readouterr().err and result.read_bytes() == content
 
 
 @pytest.mark.usefixtures("ready")
@@ -300,15 +304,18 @@ def test_ctrl_c_in_a_folder_leaves_whole_files_and_says_how_to_go_on(
     assert f"({n_done} of them earlier)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.usefixtures("ready")
-def test_ctrl_c_in_a_shard_says_how_to_go_on(manifest: Path, tmp_path: Path) -> None:
+def test_a_shard_that_is_stopped_says_how_to_go_on(
+    manifest: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     out, errors = tmp_path / "out", tmp_path / "errors.txt"
     child = start(lambda: transcribe(manifest, out), errors)
     partial = out / "shard-00001-of-00001.partial.jsonl"
     while not partial.exists() or partial.read_bytes().count(b"\n") < 3:
         time.sleep(0.005)
-    os.kill(child, signal.SIGINT)
-    assert end(child) == 130
+    os.kill(child, number)
+    assert end(child) == code
     assert "of 11 done; the same command goes on from there" in errors.read_text()
     assert partial.read_bytes().count(b"\n") >= 3 and len(list(out.iterdir())) == 1
 

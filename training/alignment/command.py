@@ -22,11 +22,13 @@ from engine.audio.parts import load_part
 from engine.audio.vad import Waveform
 from engine.bundle.signature import bundle_digest
 from engine.errors import AudioError, OptionError
+from engine.output.targets import check_apart
 from training.alignment.anchors import AlignmentError
 from training.alignment.corpus import CorpusFolder, fingerprint
 from training.alignment.cutting import Cut, CutOptions, Progress, cut_recording
 from training.alignment.recordings import Recording, choose_held_out, read_recordings
 
+WRITTEN = ("audio", "records", "train.tsv", "held_out.tsv")  # in the output folder
 LOGGER = logging.getLogger("training.alignment.command")
 NOT_FOUND, UNREADABLE = "text not found", "unreadable audio"
 
@@ -66,6 +68,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     settings = check_options(options)
     recordings = read_recordings(options.data, options.skip_bad)
+    check_apart(
+        [options.output_dir / name for name in WRITTEN],
+        [options.data, *(recording.path for recording in recordings)],
+    )
     held_out = choose_held_out(recordings, options.keep_out)
     model = engine.load(options.model, threads=options.threads)
     folder = CorpusFolder(options.output_dir)

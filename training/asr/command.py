@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.output.targets import check_apart
 from engine.text import VOCABULARY
 from training.asr.config import AsrConfig, load_config
 from training.asr.doctor import SampleLimits, describe_problems, examine
@@ -33,6 +34,7 @@ from training.common.data import (
 )
 
 LOGGER = logging.getLogger("training.asr.command")
+WRITTEN = ("model", "checkpoint", "overfit", "table.tsv")  # what a run replaces in its output_dir
 OVERFIT_CER = 10.0  # per cent under which clips count as known by heart
 
 
@@ -61,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
             return estimate(config)
         samples = [sample for source in config.train for sample in read_manifest(source)]
         evaluation = [sample for source in config.eval for sample in read_manifest(source)]
+        check_apart(
+            [config.output_dir / name for name in WRITTEN],
+            [*config.train, *config.eval, *([config.model] if config.model else [])]
+            + [sample.path for sample in (*samples, *evaluation)],
+        )
     except (ConfigError, ManifestError) as error:
         LOGGER.error("%s", error)
         return 2

@@ -107,7 +107,9 @@ def _read_sizes(name: str) -> Wav2Vec2Config | dict[str, Any]:
 
 def _load_checkpoint(name: str, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC:
     """Load a hub name or folder; the new CTC head keeps the rows of letters that the old one knew."""
-    model, info = Wav2Vec2ForCTC.from_pretrained(name, output_loading_info=True, **SETTINGS)
+    model, info = Wav2Vec2ForCTC.from_pretrained(  # in float32, also what was saved in half precision
+        name, output_loading_info=True, dtype=torch.float32, **SETTINGS
+    )
     old = model.lm_head
     model.lm_head = nn.Linear(old.in_features, len(vocabulary))
     nn.init.normal_(model.lm_head.weight, std=model.config.initializer_range)

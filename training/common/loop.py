@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.runtime.interrupts import Stopped
 from training.common.checkpoint import (
     CheckpointError,
     CheckpointStore,
@@ -65,7 +66,7 @@ class TrainingLoop(Trainable):
 
         Raises:
             TrainingStopped: the watchdog saw no way on; the last sound checkpoint stands.
-            KeyboardInterrupt: Ctrl-C; the state is saved.
+            Stopped, a KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
             OSError: a checkpoint could not be written.
         """
         if self.resumes_itself:
@@ -91,7 +92,7 @@ class TrainingLoop(Trainable):
                     return True
                 if self.ranks.sum(float(interrupt.asked))[0]:
                     self.save()
-                    raise KeyboardInterrupt
+                    raise Stopped(interrupt.number)
         finally:
             groups.close()
         return False

@@ -30,6 +30,7 @@ import numpy as np
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.ngram import NgramModel
 from engine.errors import OptionError
+from engine.output.targets import check_apart
 from engine.text import NORMALIZER, VOCABULARY, normalize_text
 from training.common.text_files import TextFileError, read_text
 from training.lm.decoder_tuning import Development, describe, load_development, tune
@@ -41,6 +42,7 @@ SELECTED_SHARES = (0.0, 0.15, 0.35)  # of the further corpora; 1.0 only where th
 SELECTION_PRUNE, SELECTION_WORDS = "0 1", 100_000
 MIN_ORDER, MAX_ORDER, MAX_BITS = 2, 6, 25  # of the engine's reader, and of build_binary
 PRUNE = "0 1 1"  # as many of them as there are orders
+WRITTEN = ("work", "lm.bin", "lexicon.npz", "card.json", "decoding.json")  # in the output folder
 TUNED = "tuned"  # as --weights
 logger = logging.getLogger("training")
 
@@ -111,6 +113,8 @@ def run(options: argparse.Namespace) -> int:
     check_options(options)
     corpora = _read_corpora(options)
     development = load_development(options.tune, options.tune_manifest) if options.tune else None
+    read = [*options.text, *options.exclude, *filter(None, (options.dev, options.tune_manifest))]
+    check_apart([options.out / name for name in WRITTEN], read)
     work = options.out / "work"
     work.mkdir(parents=True, exist_ok=True)
     forbidden = {line for path in options.exclude for line in read_sentences(path, options.normalized)}

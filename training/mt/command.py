@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
+from engine.output.targets import check_apart
 from training.common.checkpoint import CheckpointError
 from training.common.config import parse_value
 from training.common.watchdog import TrainingStopped
@@ -28,6 +29,7 @@ from training.mt.text_augment import recogniser_style
 logger = logging.getLogger("training")
 TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json")
 HUB_FILES = ("config.json", "*.safetensors")
+WRITTEN = ("tokenizer", "corpus.npz", "checkpoints", "final")  # in the output folder
 GATE_PAIRS = 256
 
 
@@ -75,6 +77,11 @@ def train(config: MtConfig, *, resume: bool = False, finish_only: bool = False) 
     """
     device = _join_process_group()
     folder = Path(config.output_dir)
+    texts = (*config.data.train, *config.data.dev.values(), *config.data.lexicon_text)
+    check_apart(
+        [folder / name for name in WRITTEN],
+        [*texts, *filter(None, (config.data.lexicon, config.model.init_from))],
+    )
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model, tokenizer_dir, corpus = _prepare(config, folder)

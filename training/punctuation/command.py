@@ -16,11 +16,14 @@ import numpy as np
 import torch
 
 from engine.output.punctuation import MARKS
+from engine.output.targets import check_apart
 from training.punctuation.data import IGNORED, TaggedText, batches, read_tagged, split_dev
 from training.punctuation.model import Tagger, save_tagger
 from training.punctuation.trainer import TaggerTrainer, TrainingConfig
 
 logger = logging.getLogger("training")
+
+WRITTEN = ("config.json", "model.safetensors", "checkpoint.pt")  # in the output folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         minutes=options.minutes, max_steps=options.max_steps, lr=options.lr,
         batch_words=options.batch_words, seed=options.seed,
     )  # fmt: skip
+    check_apart([options.out / name for name in WRITTEN], [*options.text, *options.test])
     try:
         text = read_tagged(options.text)
         train, dev = split_dev(text)

@@ -20,11 +20,13 @@ import numpy as np
 import soundfile
 
 from engine.manifests import read_manifest
+from engine.output.targets import check_apart
 from engine.text import normalize_text
 from training.common.text_files import read_text
 from training.synthesis.voices import SAMPLE_RATE, PicoEngine, Voice, build_voices, speak_espeak
 
 LOGGER = logging.getLogger("training.synthesis.synthesize")
+WRITTEN = ("manifest.tsv", "train.tsv", "dev.tsv", "journal.jsonl")
 COLUMNS = ("path", "text_de", "voice", "split", "duration_s", "sha256")
 CHUNK = 50  # clips a worker makes between two lines of the journal
 
@@ -189,6 +191,7 @@ def run(options: argparse.Namespace) -> int:
     if not engines:
         LOGGER.error("no engine: give --pico_package and --pico_lingware, or an --espeak_share above 0")
         return 2
+    check_apart([options.output_dir / name for name in WRITTEN], options.text)
     jobs = plan_jobs(read_sentences(options.text), options, engines)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     journal = options.output_dir / "journal.jsonl"
