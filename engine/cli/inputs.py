@@ -8,7 +8,7 @@ import stat
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -64,9 +64,10 @@ def find_inputs(arguments: Sequence[str]) -> Found:
         arguments: files; folders, which are searched with everything below them; patterns that the shell has
             left alone (`'**/*.mp3'`); "-" for standard input.
     Returns:
-        In the order of the arguments, and sorted by path inside each; a file that several of them name comes
-        once. Hidden and unfinished files of folders are left out, and so is what is not audio, by its name or
-        first bytes. What cannot be read, matches nothing or holds no audio is an input with an error.
+        In the order of the arguments, and sorted by path inside each. What a folder or pattern holds comes
+        once, without hidden and unfinished files, and without what is not audio, by its name or first bytes;
+        a file that is named twice comes twice. What cannot be read or holds no audio is an input with an
+        error.
     Raises:
         OptionError: standard input twice.
     """
@@ -76,10 +77,19 @@ def find_inputs(arguments: Sequence[str]) -> Found:
     base = _common([str(_root(argument)) for argument in roots]) if len(roots) > 1 else None
     walk = _Walk()
     inputs: list[Input] = []
+    named: set[Path] = set()
+    searched: set[Path] = set()
     for argument in arguments:
-        inputs += _of_argument(argument, base, walk)
-    distinct = inputs if len(arguments) == 1 and Path(arguments[0]).is_dir() else _once(inputs)
-    return Found(_separate(distinct), walk.n_left_out)
+        alone = len(arguments) == 1 and Path(argument).is_dir()
+        is_searched = argument in roots
+        for each in _of_argument(argument, base, walk):
+            if not alone:
+                place = _absolute(each.path)
+                if place in searched or (is_searched and place in named):
+                    continue
+                (searched if is_searched else named).add(place)
+            inputs.append(each)
+    return Found(_separate(inputs), walk.n_left_out)
 
 
 def read_standard_input(limits: AudioLimits | None = None) -> bytes:
@@ -151,11 +161,13 @@ def _of_argument(argument: str, base: str | None, walk: _Walk) -> Iterator[Input
     n_found = 0
     for match in [argument] if is_folder else sorted(_match(argument), key=_parts):
         place = _place(match, base or root)
+        if not Path(match).is_dir() and not walk.is_wanted(match):
+            continue
         for each in walk.inputs(match, place) if Path(match).is_dir() else [Input(match, place)]:
             n_found += 1
             yield each
     if not n_found:
-        said = f"folder {argument!r} holds no audio" if is_folder else f"no file matches {argument!r}"
+        said = f"folder {argument!r} holds no audio" if is_folder else f"no audio matches {argument!r}"
         problem = AudioNotFoundError(said, "at least one audio file", "check the path")
         yield Input(argument, Path(argument).name, problem)
 
@@ -189,7 +201,7 @@ class _Walk:
                 continue
             for entry in entries:
                 inside = entry.is_dir()
-                if inside or self._is_wanted(entry.path):
+                if inside or self.is_wanted(entry.path):
                     waiting.append((entry.path, place + entry.name + (os.sep if inside else ""), inside))
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
@@ -202,7 +214,8 @@ class _Walk:
             wanted = [entry for entry in entries if not is_unfinished(entry.name)]
         return sorted(wanted, key=lambda entry: entry.name, reverse=True)
 
-    def _is_wanted(self, path: str) -> bool:
+    def is_wanted(self, path: str) -> bool:
+        """Whether a file is audio; those that are not are counted."""
         if is_audio(path):
             return True
         self.n_left_out += 1
@@ -239,13 +252,6 @@ def _suffix(name: str) -> str:
 
 def _parts(path: str) -> tuple[str, ...]:
     return Path(path).parts
-
-
-def _once(inputs: Iterable[Input]) -> list[Input]:
-    seen: dict[str, Input] = {}
-    for each in inputs:
-        seen.setdefault(each.path if each.path == STDIN else str(_absolute(each.path)), each)
-    return list(seen.values())
 
 
 def _separate(inputs: list[Input]) -> list[Input]:

@@ -83,7 +83,13 @@ def test_patterns_that_the_shell_left_alone(folder: Path) -> None:
 def test_files_of_one_name_get_the_folders_that_tell_them_apart(folder: Path) -> None:
     assert places("in/b/x.wav", "in/a.wav") == ["x.wav", "a.wav"]
     assert places("in/b/x.wav", "in/b/c/x.wav", "in/a.wav") == ["x.wav", "c/x.wav", "a.wav"]
-    assert places("in/b/../b/x.wav", "in/b/x.wav") == ["x.wav"]
+
+
+def test_a_file_comes_once_unless_it_is_named_twice(folder: Path) -> None:
+    every = places("in")
+    assert places("in", "in/b/../a.wav") == places("in", "in/*") == every
+    assert places("in/a.wav", "in") == ["a.wav", *every[1:]]
+    assert places("in/a.wav", "in/a.wav") == ["a.wav", "a.wav"]
 
 
 def test_what_holds_nothing_is_an_input_with_an_error(folder: Path) -> None:
