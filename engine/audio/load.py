@@ -37,7 +37,14 @@ from engine.audio.sink import RESAMPLER_QUALITY, Sink, StreamResampler, resample
 from engine.audio.sndfile import decode_flac, decode_ogg
 from engine.audio.sources import descriptor_of, open_source, stream_size
 from engine.audio.vad import detect_speech
-from engine.errors import AudioDecodeError, AudioError, AudioTooShortError, AudioValueError, AudioWarning
+from engine.errors import (
+    AudioDecodeError,
+    AudioError,
+    AudioTooShortError,
+    AudioValueError,
+    AudioWarning,
+    EngineError,
+)
 from engine.runtime.cancel import CancelToken
 
 __all__ = [
@@ -95,7 +102,13 @@ def load_audio(
     with open_source(source, limits) as (stream, name):
         sink = Sink(name, limits, cancel)
         sink.beat()
-        waveform = _decode(stream, sink)
+        try:
+            waveform = _decode(stream, sink)
+        except EngineError:
+            raise
+        except OSError as error:  # of the disk, or of what only looks like a file
+            reason = error.strerror or str(error)
+            raise AudioDecodeError(f"{name} cannot be read ({reason})", "a file", "copy it again") from error
         if sink.notes:
             _warn(f"{name}: {'; '.join(sink.notes)}", sys._getframe(1))
         return waveform

@@ -62,7 +62,7 @@ class NgramModel:
         data: Any
         if os.fstat(file.fileno()).st_size <= MAX_COPIED_BYTES:
             with file:
-                data = memoryview(np.fromfile(file, np.uint8))
+                data = memoryview(file.read())
         else:
             self._mapped, self._state = file, _state(file)
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -21,6 +21,7 @@ from engine._distribution import install_command
 from engine.errors import DependencyError, DeviceError, OptionError
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
+from engine.runtime.external_data import read_external
 from engine.runtime.integer_products import check_products
 from engine.types import RuntimeOptions
 
@@ -191,6 +192,10 @@ def open_session(
             "no VNNI here: integer products are computed at three quarters of the speed; %s", problems[0]
         )
         settings.add_session_config_entry(EXACT_PRODUCTS, "1")
+    beside = {} if isinstance(model, bytes) else read_external(Path(model))
+    if beside:
+        sizes = [len(content) for content in beside.values()]
+        settings.add_external_initializers_from_files_in_memory(list(beside), list(beside.values()), sizes)
     for name, size in (fixed_dims or {}).items():
         settings.add_free_dimension_override_by_name(name, size)
     graphs = options.cuda_graphs and bool(fixed_dims) and device == "cuda"

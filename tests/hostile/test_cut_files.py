@@ -82,3 +82,28 @@ def test_a_model_by_a_relative_path_is_found_from_another_folder(
     monkeypatch.chdir(tmp_path)
     again = pickle.loads(pickle.dumps(decoder))
     assert again.language_model.path == data / "tiny.trie.bin"
+
+
+WHOLE_MODEL = """
+import os, sys
+from pathlib import Path
+import engine
+folder, clip = Path(sys.argv[1]), sys.argv[2]
+model = engine.load(folder, backend="onnxruntime", threads=1)
+def results():
+    return model.translate_text(["Wie geht es Ihnen heute?"]), model.transcribe(clip).text
+before = results()
+for path in folder.iterdir():
+    os.truncate(path, 10)
+assert results() == before and all(before)
+print("no difference")
+"""
+
+
+def test_a_bundle_whose_files_are_cut_after_loading(tmp_path: Path) -> None:
+    """onnxruntime would map the tables that its graphs share."""
+    folder = shutil.copytree(open_bundle(None).path, tmp_path / "bundle")
+    clip = ROOT / "examples" / "audio" / "visit.flac"
+    command = [sys.executable, "-c", WHOLE_MODEL, str(folder), str(clip)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, "no difference"), done.stderr

@@ -77,6 +77,14 @@ def test_every_bad_file_is_one_line_that_names_it_and_leaves_no_output(tmp_path,
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="the system has no such file")
+def test_a_file_that_cannot_be_read_leaves_the_others(tmp_path: Path, capsys) -> None:
+    files = ["/proc/self/mem", CLIP]
+    assert main(["transcribe", *files, "--passes", "1", "--output_dir", str(tmp_path)]) == 1
+    (error,) = errors_of(capsys)
+    assert "/proc/self/mem cannot be read" in error and len(list(tmp_path.iterdir())) == 5
+
+
 def test_cuda_where_there_is_none(capsys, monkeypatch) -> None:
     monkeypatch.setattr("engine.runtime.onnx_session.cuda_present", lambda: False)
     assert main(["transcribe", CLIP, "--device", "cuda"]) == 1

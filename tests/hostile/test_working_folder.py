@@ -148,4 +148,5 @@ def test_a_decoder_that_is_stopped_is_not_waited_for_without_end(
         load.load_audio(path)
     assert time.monotonic() - began_s < 20
     assert not worker.alive and threading.active_count() < 50
+    monkeypatch.setattr(child, "SILENT_S", 600.0)
     assert len(load.load_audio(path)) > 16_000  # a new worker

@@ -63,11 +63,9 @@ def run(options: argparse.Namespace) -> int:
             return estimate(config)
         samples = [sample for source in config.train for sample in read_manifest(source)]
         evaluation = [sample for source in config.eval for sample in read_manifest(source)]
-        check_apart(
-            [config.output_dir / name for name in WRITTEN],
-            [*config.train, *config.eval, *([config.model] if config.model else [])]
-            + [sample.path for sample in (*samples, *evaluation)],
-        )
+        read = [*config.train, *config.eval, *(one.path for one in (*samples, *evaluation))]
+        read += [Path(config.model)] if config.model else []
+        check_apart([config.output_dir / name for name in WRITTEN], read)
     except (ConfigError, ManifestError) as error:
         LOGGER.error("%s", error)
         return 2
