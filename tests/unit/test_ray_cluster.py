@@ -145,6 +145,7 @@ def test_the_example_of_the_docs_runs_as_typed(tmp_path: Path) -> None:
 @pytest.mark.timing
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_are_nearly_twice_as_fast_as_one(tmp_path: Path) -> None:
+    """Wants three idle cores: two for the workers, and one for Ray itself."""
     manifest = write_manifest(tmp_path, 240)
     rates = {1: [], 2: []}
     for workers in (1, 2, 1, 2):
