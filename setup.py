@@ -55,6 +55,8 @@ SERVE = [
     "starlette>=0.46,<2",
     "uvicorn>=0.34,<1",
 ]
+# Not in [dev]: 240 MB, and a local cluster takes longer to start than most test files take to run.
+RAY = ["ray[data]>=2.51,<3"]
 TEST = [
     "httpx>=0.27,<1",
     "hypothesis>=6.120,<7",
@@ -144,6 +146,7 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "serve": SERVE,
+        "ray": RAY,
         "docs": DOCS,
         "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *DOCS, *TEST],
     },

@@ -67,6 +67,7 @@ from engine.types import (
 if TYPE_CHECKING:
     from engine.audio.limits import AudioLimits
     from engine.audio.load import AudioSource
+    from engine.jobs import ray as ray
     from engine.jobs.streaming import Partial
     from engine.output.formats import write
     from engine.pipeline import SpeechTranslator, load
@@ -141,8 +142,8 @@ _LATER: Final = {
 }
 # Modules that are attributes after `import engine` alone, loaded when they are first used.
 _MODULES: Final = frozenset(
-    {"acoustic", "audio", "bundle", "decoding", "jobs", "kernels", "output", "pipeline", "stages", "text",
-     "translation"}
+    {"acoustic", "audio", "bundle", "decoding", "jobs", "kernels", "output", "pipeline", "ray", "stages",
+     "text", "translation"}
 )  # fmt: skip
 
 _moved.install()

@@ -1,4 +1,4 @@
-"""`engine transcribe | translate | stream | info | warmup | serve`."""
+"""`engine transcribe | translate | merge | stream | info | warmup | serve`."""
 
 from __future__ import annotations
 

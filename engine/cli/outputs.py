@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine.cli.inputs import name_outputs
 from engine.cli.terminal import complain, say
 from engine.errors import OptionError, OutputError
 from engine.output.formats import FORMATS, render, to_dict, write_text
@@ -20,14 +21,20 @@ Plan = Mapping[str, tuple[Path, ...]]
 ONE_EACH = ("srt", "vtt", "tsv")  # formats of which two in a row are no file any more
 
 
-def plan_outputs(files: Sequence[str], output_dir: str | None, output_format: str | None) -> Plan:
+def plan_outputs(
+    files: Sequence[str],
+    output_dir: str | None,
+    output_format: str | None,
+    places: Sequence[str] | None = None,
+) -> Plan:
     """Name every output file before any work is done.
 
     Args:
         files: inputs. output_dir: None prints instead. output_format: "all", or one format.
+        places: where each input stands below the folder that was named (a/x.wav); None takes its name.
     Returns:
         Input to its output paths: the input's stem with the format's suffix, or its whole name
-        where two inputs share a stem. Empty where results are printed.
+        where two inputs share a stem; below output_dir in its place. Empty where results are printed.
     Raises:
         OptionError: an input twice, two that would be one output, or a format that takes one file only.
         OutputError: the folder cannot be made or written, or an output that is an input, a folder or a link.
@@ -36,14 +43,9 @@ def plan_outputs(files: Sequence[str], output_dir: str | None, output_format: st
         _check_printed(files, output_format)
         return {}
     folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make {str(folder)!r} ({error.strerror})", "a writable folder", "choose another one"
-        ) from error
+    _make(folder)
     check_folder(folder)
-    names = _name_outputs(folder, files)
+    names = _name_outputs(folder, files) if places is None else name_outputs(places)
     formats = FORMATS if output_format in (None, "all") else (output_format,)
     plan = {
         file: tuple(folder / f"{name}.{suffix}" for suffix in formats)
@@ -53,6 +55,15 @@ def plan_outputs(files: Sequence[str], output_dir: str | None, output_format: st
     for path in (path for paths in plan.values() for path in paths):
         check_target(path, inputs, derived=True)
     return plan
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make {str(folder)!r} ({error.strerror})", "a writable folder", "choose another one"
+        ) from error
 
 
 def _check_printed(files: Sequence[str], output_format: str | None) -> None:
@@ -103,6 +114,7 @@ class Delivery:
             OutputError: it cannot be written. BrokenPipeError: the reader of standard output left.
         """
         for path in self._plan.get(source, ()):
+            _make(path.parent)
             write_text(render(result, path.suffix[1:], **self._layout), path, follow=False)
         self._audio_s += result.duration_s
         if self._options.verbose:

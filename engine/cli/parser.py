@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from engine import __version__
+from engine.cli.merge import add_merge
 from engine.options import MAX_BEAM_WIDTH, MAX_THREADS, MAX_TRACK
 from engine.output.formats import FORMATS
 
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("translate", "German speech, or text, to English text"),
     ):
         _add_task(commands.add_parser(task, help=purpose, description=purpose), task)
+    add_merge(commands)
     _add_stream(commands)
     _add_info(commands)
     _add_warmup(commands)
@@ -31,10 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
+    from engine.cli.archive import add_inputs
     from engine.cli.files import run_files
 
-    several = "*" if task == "translate" else "+"
-    parser.add_argument("files", nargs=several, metavar="FILE", help="audio or video files")
+    add_inputs(parser, required=task == "transcribe")
     if task == "translate":
         parser.add_argument(
             "--text_file", metavar="IN", help="translate text, a line for a line ('-': stdin)"

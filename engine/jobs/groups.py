@@ -7,6 +7,7 @@ first result.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -101,6 +102,35 @@ def _run_or_split(
         if len(items) == 1:
             return [error]
         return [result for item in items for result in _run_or_split([item], work)]
+
+
+def run_around_errors(
+    items: Iterable[Item | EngineError],
+    batch: Callable[[Iterable[Item]], Iterator[Result | EngineError]],
+) -> Iterator[Result | EngineError]:
+    """Call a batch on items some of which are errors already.
+
+    Args:
+        items: taken lazily.
+        batch: takes the others, in order, and gives a result for each, in order.
+    Yields:
+        A result or an error for each item, in order.
+    """
+    taken: deque[EngineError | None] = deque()
+
+    def others() -> Iterator[Item]:
+        for item in items:
+            if isinstance(item, EngineError):
+                taken.append(item)
+            else:
+                taken.append(None)
+                yield item
+
+    for result in batch(others()):
+        while (error := taken.popleft()) is not None:
+            yield error
+        yield result
+    yield from (error for error in taken if error is not None)
 
 
 def transcribe_together(

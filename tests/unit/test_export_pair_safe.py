@@ -105,8 +105,8 @@ def run(data: bytes) -> NDArray[np.float32]:
 def run_exactly(data: bytes) -> NDArray[np.float32]:
     """What a graph with int8 weights computes where nothing saturates.
 
-    Below VNNI onnxruntime refuses to convert shared layers and LSTMs; there the same weights run as uint8 with
-    128 as zero, whose products it computes without saturation.
+    Below VNNI onnxruntime refuses to convert shared layers and LSTMs; there the same weights run as uint8
+    with 128 as zero, whose products it computes without saturation.
     """
     try:
         return run(data)
