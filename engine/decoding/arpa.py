@@ -6,7 +6,6 @@ for anything but small or one-off models.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ Ngram = tuple[int, ...]
 Table = dict[Ngram, tuple[float, float]]  # word ids -> log10 probability, log10 backoff
 _COMBINE_A, _COMBINE_B = np.uint64(8978948897894561157), np.uint64(17894857484156487943)
 _FILL = 1.5  # buckets for each entry
+_LARGEST = 1e30  # of a log10: far beyond any, and sums of it fit into float32
 _UNSEEN = -100.0  # log10 probability of <unk> in a model that has none
 
 
@@ -71,7 +71,7 @@ def _parse(lines: list[str], words: dict[str, int], path: Path) -> list[Table]:
             if len(spelled) != size or len(backoff) > 1:
                 raise ValueError
             values = float(fields[0]), float(backoff[0]) if backoff else 0.0
-            if not all(math.isfinite(value) for value in values) or values[0] > 0:
+            if not all(abs(value) < _LARGEST for value in values) or values[0] > 0:
                 raise ValueError
             ids = tuple(_identify(word, words, size == 1) for word in spelled)
         except (ValueError, IndexError, KeyError):
@@ -95,7 +95,7 @@ def _identify(word: str, words: dict[str, int], new: bool) -> int:
 def _read_counts(lines: list[str], path: Path) -> list[int]:
     """How many n-grams the head of the file promises of each order."""
     head = [line.strip() for line in lines[: MAX_ORDER + 20]]
-    found = [re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line) for line in head]
+    found = [re.fullmatch(r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})", line) for line in head]
     counts = [(int(match[1]), int(match[2])) for match in found if match]
     orders = [order for order, _ in counts]
     if "\\data\\" not in head or not 2 <= len(orders) <= MAX_ORDER or orders != [*range(1, len(orders) + 1)]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -62,6 +64,11 @@ async def read_request(request: Request, settings: ServeSettings) -> AudioReques
     except TimeoutError as error:
         raise UploadTimeoutError(
             f"an upload that took more than {settings.upload_timeout_s:g} s", "a faster one", "send less"
+        ) from error
+    except (MultiPartException, HTTPException) as error:  # the second inside an application
+        said = error.message if isinstance(error, MultiPartException) else error.detail
+        raise OptionError(
+            f"a form that cannot be read ({said})", "multipart/form-data", "send it as OpenAI's clients do"
         ) from error
 
 

@@ -12,7 +12,7 @@ from engine.bundle.folder import Bundle
 from engine.bundle.schema import TranslationConfig
 from engine.runtime.backend import Choice, choose_backend, open_model
 from engine.runtime.cancel import CancelToken
-from engine.runtime.onnx_session import Session, open_session
+from engine.runtime.onnx_session import Session, as_float32, open_session
 from engine.translation.search import Runner, Steps, padded_length
 from engine.types import RuntimeOptions
 
@@ -71,10 +71,12 @@ class SessionSteps:
         batch = len(feeds["source_mask"])
         feeds["input_ids"], feeds["row_idx"] = ids[:, None], row_idx
         feeds["query_shape"] = np.array([batch, len(ids) // batch, self._width], np.int64)
-        log_probs, *cache = self._runner.decoder.run(feeds, self._runner.outputs, cancel)
+        decoder, vocab_size = self._runner.decoder, self._runner.config.vocab_size
+        log_probs, *cache = decoder.run(feeds, self._runner.outputs, cancel)
+        decoder.expect(log_probs, (len(ids), 1, vocab_size), "log_probs")
         feeds.update(zip(self._runner.past, cache, strict=True))
         feeds["position"] += 1
-        return log_probs.reshape(len(ids), -1)
+        return as_float32(log_probs).reshape(len(ids), -1)
 
 
 class KernelRunner:
@@ -138,6 +140,8 @@ def open_runner(bundle: Bundle, config: TranslationConfig, options: RuntimeOptio
 
     def by_session(choice: Choice) -> Runner:
         # Several threads share one single-threaded session: faster than one session with several.
+        for role in ("mt_encoder", "mt_decoder"):
+            bundle.graph(role, "mt_embeddings")
         encoder = open_session(bundle.file("mt_encoder"), options, threads=1)
         decoder = open_session(bundle.file("mt_decoder"), options, threads=1)
         return SessionRunner(encoder, decoder, config, choice)

@@ -117,7 +117,9 @@ class SessionSteps:
         self._feeds |= {
             "input_ids": ids, "row_idx": parents, "positions": np.arange(end - ids.shape[1], end)
         }  # fmt: skip
-        log_probs, *cache = self._runner.decoder.run(self._feeds, self._runner.outputs, cancel)
+        decoder, vocab_size = self._runner.decoder, self._runner.config.vocab_size
+        log_probs, *cache = decoder.run(self._feeds, self._runner.outputs, cancel)
+        decoder.expect(log_probs, (*ids.shape, vocab_size), "log_probs")
         self._feeds.update(zip(self._runner.past, cache, strict=True))
         return as_float32(log_probs).reshape(ids.size, -1)
 
@@ -195,6 +197,8 @@ def open_decoder(bundle: Bundle, config: SecondPassConfig, options: RuntimeOptio
 
     def by_session(choice: Choice) -> DecoderRunner:
         # Several threads share one single-threaded session: faster than one session with several.
+        for role in ("asr_memory", "asr_decoder"):
+            bundle.graph(role, "asr_embeddings")
         memory = open_session(bundle.file("asr_memory"), options, threads=1)
         decoder = open_session(bundle.file("asr_decoder"), options, threads=1)
         return SessionRunner(memory, decoder, config, choice)
