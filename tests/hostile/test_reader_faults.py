@@ -116,7 +116,8 @@ LAUGHS = "".join(
     "content",
     [
         LAUGHS + "train: *x8\n", "a: &a [*a]\n", "seed: 0b_\n", "seed: 2001-99-99\n", "seed: 0x_\n",
-        f"seed: {'9' * 5000}\n", f"max_s: {'9' * 400}\n", "train: " + "[" * 5000, "seed: !!float x\n",
+        f"seed: {'9' * 5000}\n", f"max_s: {'9' * 400}\n", f"epochs: {'9' * 400}\n",
+        "train: " + "[" * 5000, "seed: !!float x\n",
         "seed: !!python/object/apply:os.getcwd []\n", "\ud800".encode("utf-8", "surrogatepass"),
         "? [a]\n: 1\n",
     ],

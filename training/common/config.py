@@ -239,9 +239,9 @@ def _convert_number(value: int | float | str, wanted: Any) -> Any:
         number = value if isinstance(value, int) else float(value)
         if wanted is float:
             number = float(number)
+        if math.isnan(number):
+            return MISSING
     except (OverflowError, ValueError):  # the first for a whole number of hundreds of digits
-        return MISSING
-    if math.isnan(number):
         return MISSING
     if wanted is float:
         return number
