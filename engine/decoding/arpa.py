@@ -29,6 +29,7 @@ Ngram = tuple[int, ...]
 Table = dict[Ngram, tuple[float, float]]  # word ids -> log10 probability, log10 backoff
 _COMBINE_A, _COMBINE_B = np.uint64(8978948897894561157), np.uint64(17894857484156487943)
 _FILL = 1.5  # buckets for each entry
+_LARGEST = 1e30  # of a log10: far beyond any, and sums of it fit into float32
 _UNSEEN = -100.0  # log10 probability of <unk> in a model that has none, and of what is written as -inf
 MAX_TEXT_BYTES: Final = 4 << 30  # of a compressed file, unpacked
 _PACKED: Final[dict[bytes, Callable[[Path], Any]]] = {
@@ -124,12 +125,14 @@ def _read_log(field: str) -> float:
     """A log10 value; -inf, as some tools write it, is as good as impossible.
 
     Raises:
-        ValueError: no number, NaN or plus infinity.
+        ValueError: no number, NaN, or too large for sums in float32.
     """
     value = float(field)
-    if math.isnan(value) or value == math.inf:
+    if value == -math.inf:
+        return _UNSEEN
+    if not abs(value) < _LARGEST:
         raise ValueError
-    return max(value, _UNSEEN) if value == -math.inf else value
+    return value
 
 
 def _identify(word: str, words: dict[str, int], new: bool) -> int:
@@ -140,7 +143,7 @@ def _identify(word: str, words: dict[str, int], new: bool) -> int:
 def _read_counts(lines: list[str], path: Path) -> list[int]:
     """How many n-grams the head of the file promises of each order."""
     head = [line.strip() for line in lines[: MAX_ORDER + 20]]
-    found = [re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line) for line in head]
+    found = [re.fullmatch(r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})", line) for line in head]
     counts = [(int(match[1]), int(match[2])) for match in found if match]
     orders = [order for order, _ in counts]
     if "\\data\\" not in head or not 2 <= len(orders) <= MAX_ORDER or orders != [*range(1, len(orders) + 1)]:

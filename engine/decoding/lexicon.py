@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import tokenize
 import unicodedata
 import zipfile
 import zlib
@@ -25,6 +27,12 @@ from engine.kernels.ctc.state import LEXICON_NODE
 FORMAT_VERSION = 1
 _PRIVATE = 0x10000  # token ids as characters that no label can contain unnoticed
 _N_CHECKED = 64  # words of a loaded trie that are looked up in the model
+_MAX_RATIO, _MAX_RATIO_BYTES = 50, 1 << 20  # of unpacked bytes to those of the file
+# What zipfile and numpy, which reads an array's header with Python's own tokenizer, make of damaged files.
+_UNREADABLE = (
+    OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError,
+)  # fmt: skip
 _ARRAYS = ("n_children", "label", "ends_word", "ids", "lookahead", "vocabulary", "meta")
 
 
@@ -125,18 +133,26 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
 
 def _read_arrays(path: Path) -> dict[str, Any]:
     try:
-        data = io.BytesIO(path.read_bytes())
-        with np.load(data, allow_pickle=False) as archive:
+        content = path.read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            if unpacked > _MAX_RATIO * len(content) + _MAX_RATIO_BYTES:
+                raise ValueError("it would fill the memory")
             arrays = {name: archive[name] for name in _ARRAYS}
     except FileNotFoundError:
         raise LanguageModelError(
             f"no lexicon at {path}", "the file written with the language model"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise LanguageModelError(f"{path} is not a lexicon", "an intact .npz", "build it again") from error
-    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in arrays.values()):
+    if not all(_is_list(array) for array in arrays.values()):
         raise LanguageModelError(f"{path} is not a lexicon", "an intact .npz", "build it again")
     return arrays
+
+
+def _is_list(array: Any) -> bool:
+    """Whether it is whole numbers; numpy gives bytes where a file of the archive is no array."""
+    return isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _unpack(

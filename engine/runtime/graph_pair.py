@@ -31,6 +31,9 @@ class GraphFiles(Protocol):
     def read(self, role: str) -> bytes:
         """The content of a file."""
 
+    def graph(self, role: str, *tables: str) -> bytes:
+        """The content of a graph, which reads no files but these tables."""
+
 
 class ByKernels(Protocol[Kernels]):
     """Makes a runner of our own kernels."""
@@ -71,6 +74,8 @@ def open_graph_pair(
 
     def with_sessions(choice: Choice) -> Sessions:
         # Several threads share one single-threaded session: faster than one session with several.
+        for role in (roles.once, roles.step):
+            files.graph(role, roles.tables)
         once = open_session(files.file(roles.once), options, threads=1)
         step = open_session(files.file(roles.step), options, threads=1)
         return by_sessions(once, step, choice=choice)

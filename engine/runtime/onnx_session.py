@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine._distribution import install_command
-from engine.errors import DependencyError, DeviceError, OptionError
+from engine.errors import DependencyError, DeviceError, EngineError, OptionError
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
 from engine.runtime.external_data import read_external
+from engine.runtime.graph_errors import expect_floats, failure_of
 from engine.runtime.integer_products import check_products
 from engine.types import RuntimeOptions
 
@@ -56,11 +57,13 @@ __all__ = [
 
 
 class Session:
-    """One loaded ONNX graph; safe to call from many threads at once."""
+    """One loaded ONNX graph; safe to call from many threads at once. name: of its file, for errors."""
 
-    def __init__(self, inference_session: Any, device: str, threads: int, fixed: bool = False) -> None:
+    def __init__(
+        self, inference_session: Any, device: str, threads: int, fixed: bool = False, name: str = "the graph"
+    ) -> None:
         """Wrap an InferenceSession; fixed: all calls have the same shapes and replay one CUDA graph."""
-        self._session = inference_session
+        self._session, self.name = inference_session, name
         self.fixed = fixed
         self.device = device
         self.threads = threads
@@ -88,7 +91,22 @@ class Session:
             The outputs, as numpy arrays, in the order asked for.
         Raises:
             CancelledError: cancel was set before or during the call.
+            ModelError: the graph cannot be run, or not with these feeds. DeviceError: the GPU fails.
         """
+        try:
+            return self._run_cancellable(feeds, outputs, cancel, shrink)
+        except EngineError:
+            raise
+        except Exception as error:  # onnxruntime's own types share no public base
+            raise failure_of(f"{self.name} cannot be run", error, self.device) from error
+
+    def _run_cancellable(
+        self,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        cancel: CancelToken | None,
+        shrink: bool,
+    ) -> list[Array]:
         if cancel is None and not shrink:
             return self._run(feeds, outputs, None)
         run_options = _onnxruntime().RunOptions()
@@ -116,6 +134,14 @@ class Session:
                     self._graph = _GraphBuffers(self._session, feeds, names)
                 return self._graph.run(feeds, run_options)
         return run_bound(self._session, feeds, names, run_options)
+
+    def expect(self, array: Array, shape: Sequence[int | None], what: str) -> Array:
+        """An output, if it is float32 of this shape; None is any size.
+
+        Raises:
+            ModelError: it is not.
+        """
+        return expect_floats(array, shape, f"{self.name} gives {what}")
 
     def input_shape(self, name: str) -> list[int | str | None]:
         """The declared shape of an input; free dimensions are names or None."""
@@ -167,6 +193,7 @@ def open_session(
     options: RuntimeOptions | None = None,
     threads: int | None = None,
     fixed_dims: Mapping[str, int] | None = None,
+    name: str = "",
 ) -> Session:
     """Load an ONNX graph on the requested device.
 
@@ -176,7 +203,9 @@ def open_session(
         threads: intra-op threads; overrides options (1 where the caller parallelises by itself).
         fixed_dims: values of free dimensions, by name; every call must then have these shapes. Needed for
             options.cuda_graphs, which does nothing without them or on the CPU.
+        name: what errors call it; the file's name where model is a path.
     Raises:
+        ModelError: onnxruntime cannot load it.
         DeviceError: CUDA was asked for and does not work here, or this processor computes the graph wrong.
         DependencyError: onnxruntime is missing or broken.
     """
@@ -201,15 +230,17 @@ def open_session(
     graphs = options.cuda_graphs and bool(fixed_dims) and device == "cuda"
     providers = provider_settings(device, options.gpu_memory_mb, graphs)
     # Its own fallback prints to standard output, and would serve a request for CUDA from the CPU.
+    name = name or ("the graph" if isinstance(model, bytes) else Path(model).name)
     try:
         session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
-    except Exception as error:  # onnxruntime's own types
+        opened = Session(session, device, count, fixed=graphs, name=name)
+    except Exception as error:  # onnxruntime's own types, and UnicodeError for names in the graph
         if problems and NOT_CONVERTED in str(error):
             raise _not_exact() from error
-        raise
+        raise failure_of(f"onnxruntime cannot load {name}", error, device) from error
     if device == "cuda" and CUDA not in session.get_providers():
         raise _no_cuda("onnxruntime fell back to the CPU")
-    return Session(session, device, count, fixed=graphs)
+    return opened
 
 
 def resolve_device(options: RuntimeOptions) -> str:

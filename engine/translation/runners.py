@@ -14,7 +14,7 @@ from engine.bundle.schema import TranslationConfig
 from engine.runtime.backend import Choice, choose_backend
 from engine.runtime.cancel import CancelToken
 from engine.runtime.graph_pair import PairRoles, open_graph_pair
-from engine.runtime.onnx_session import Session
+from engine.runtime.onnx_session import Session, as_float32
 from engine.translation.search import Runner, Steps, padded_length
 from engine.types import RuntimeOptions
 
@@ -74,10 +74,12 @@ class SessionSteps:
         batch = len(feeds["source_mask"])
         feeds["input_ids"], feeds["row_idx"] = ids[:, None], row_idx
         feeds["query_shape"] = np.array([batch, len(ids) // batch, self._width], np.int64)
-        log_probs, *cache = self._runner.decoder.run(feeds, self._runner.outputs, cancel)
+        decoder, vocab_size = self._runner.decoder, self._runner.config.vocab_size
+        log_probs, *cache = decoder.run(feeds, self._runner.outputs, cancel)
+        decoder.expect(log_probs, (len(ids), 1, vocab_size), "log_probs")
         feeds.update(zip(self._runner.past, cache, strict=True))
         feeds["position"] += 1
-        return log_probs.reshape(len(ids), -1)
+        return as_float32(log_probs).reshape(len(ids), -1)
 
 
 class KernelRunner:

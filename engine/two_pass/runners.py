@@ -120,7 +120,9 @@ class SessionSteps:
         self._feeds |= {
             "input_ids": ids, "row_idx": parents, "positions": np.arange(end - ids.shape[1], end)
         }  # fmt: skip
-        log_probs, *cache = self._runner.decoder.run(self._feeds, self._runner.outputs, cancel)
+        decoder, vocab_size = self._runner.decoder, self._runner.config.vocab_size
+        log_probs, *cache = decoder.run(self._feeds, self._runner.outputs, cancel)
+        decoder.expect(log_probs, (*ids.shape, vocab_size), "log_probs")
         self._feeds.update(zip(self._runner.past, cache, strict=True))
         return as_float32(log_probs).reshape(ids.size, -1)
 

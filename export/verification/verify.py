@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from engine.bundle.schema import AcousticConfig
-from engine.errors import EngineError
+from engine.errors import ModelError
 from engine.runtime.onnx_session import open_session, runtime_version
 from engine.types import RuntimeOptions
 from export.errors import ExportError
@@ -112,11 +112,9 @@ def onnx_run(model: onnx.ModelProto | bytes, options: RuntimeOptions = CPU) -> R
     graph = model if isinstance(model, bytes) else model.SerializeToString()
     try:
         session = open_session(graph, options, threads=1)
-    except EngineError:
-        raise
-    except Exception as error:  # onnxruntime's own exceptions share no public base
+    except ModelError as error:
         raise ExportError(
-            f"onnxruntime {runtime_version()} cannot load the graph ({str(error).splitlines()[0]})",
+            f"onnxruntime {runtime_version()}: {error.got}",
             "operators that it knows",
             "upgrade onnxruntime, or export with another --precision",
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 import types
@@ -45,9 +46,49 @@ _Loader.add_implicit_resolver(
 )
 
 
+MAX_NESTING = 100
+MAX_VALUES = 100_000  # in a configuration, each alias counted as what it stands for
+
+
 def parse_value(text: str) -> Any:
-    """Return the value of one piece of YAML, such as `1e-4` or `[a, b]`."""
-    return yaml.load(text, _Loader)  # a subclass of SafeLoader
+    """Return the value of one piece of YAML, such as `1e-4` or `[a, b]`.
+
+    Raises:
+        yaml.YAMLError: not YAML, values that are none (99th of a month), or aliases that grow without end.
+    """
+    if _nesting(text) > MAX_NESTING:  # which PyYAML reads in quadratic time
+        raise yaml.YAMLError(f"brackets in more than {MAX_NESTING} others")
+    loader = _Loader(text)  # a subclass of SafeLoader
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_values(node, {}) > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES} values")
+        return loader.construct_document(node)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeError):
+            raise
+        raise yaml.YAMLError(f"a value that is none ({error})") from error  # PyYAML lets them through
+    finally:
+        loader.dispose()
+
+
+def _nesting(text: str) -> int:
+    """The most brackets that are open at once, those in strings counted too."""
+    steps = (1 if char in "[{" else -1 for char in text if char in "[]{}")
+    return max(itertools.accumulate(steps), default=0)
+
+
+def _count_values(node: Any, counted: dict[int, int]) -> int:
+    """How many values a node has, with those that its aliases stand for; too many where it holds itself."""
+    if id(node) in counted:
+        return counted[id(node)]
+    counted[id(node)] = MAX_VALUES + 1  # until it is known
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    inner = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+    counted[id(node)] = min(1 + sum(_count_values(one, counted) for one in inner), MAX_VALUES + 1)
+    return counted[id(node)]
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -196,12 +237,14 @@ def _convert_plain(value: Any, wanted: Any) -> Any:
 def _convert_number(value: int | float | str, wanted: Any) -> Any:
     try:
         number = value if isinstance(value, int) else float(value)
-    except ValueError:
-        return MISSING
-    if math.isnan(number):
+        if wanted is float:
+            number = float(number)
+        if math.isnan(number):
+            return MISSING
+    except (OverflowError, ValueError):  # the first for a whole number of hundreds of digits
         return MISSING
     if wanted is float:
-        return float(number)
+        return number
     return int(number) if math.isfinite(number) and number == int(number) else MISSING
 
 
