@@ -47,7 +47,8 @@ MODULES = (
     "engine.decoding.arpa", "engine.decoding.hotwords", "engine.decoding.kenlm_layout",
     "engine.decoding.lexicon", "engine.decoding.ngram", "engine.manifests.corpora",
     "engine.manifests.datasets", "engine.manifests.parts", "engine.manifests.reader", "engine.manifests.rows",
-    "engine.manifests.tables", "engine.manifests.text_file", "engine.output.numbers", "engine.serve.fields", "engine.serve.requests",
+    "engine.manifests.tables", "engine.manifests.text_file", "engine.output.numbers",
+    "engine.serve.fields", "engine.serve.requests",
     "engine.text", "engine.translation.sentences", "training.asr.config", "training.common.config",
     "training.common.text_files", "training.mt.config",
 )  # fmt: skip

@@ -109,12 +109,17 @@ def test_hotwords_of_wrong_kind():
 
 def test_hotwords_without_end_are_refused_before_their_tables_are_built():
     decoder = CtcBeamDecoder(LABELS)
-    for hotwords, told in ((["a" * 1_000_000], "more than"), ([f"{i}" for i in range(50_000)], "49990 more")):
-        began_s = time.perf_counter()
-        with pytest.raises(DecodingError, match=told) as error:
-            decoder.decode(GOOD, hotwords=hotwords)
-        assert len(str(error.value)) < 500
-        assert time.perf_counter() - began_s < 2  # 1.5 s and 40 MB for the tables of such a word
+    began_s = time.perf_counter()
+    with pytest.raises(DecodingError, match="more than"):
+        decoder.decode(GOOD, hotwords=["a" * 1_000_000])
+    assert time.perf_counter() - began_s < 2  # 1.5 s and 40 MB for the tables of such a word
+
+
+def test_many_hotwords_that_cannot_be_spelled_are_told_in_few_words():
+    decoder = CtcBeamDecoder(LABELS)
+    with pytest.warns(HotwordWarning, match="19990 more") as told:
+        decoder.decode(GOOD, hotwords=[chr(0x4E00 + i) for i in range(20_000)])
+    assert len(str(told[0].message)) < 500
 
 
 def test_hotwords_given_twice_count_once():
