@@ -14,13 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.hotwords import Phrases, build_hotwords
-from engine.decoding.labels import (
-    FloatArray,
-    build_labels,
-    check_emissions,
-    check_values,
-    shape_emissions,
-)
+from engine.decoding.labels import FloatArray, build_labels, check_emissions, check_values, shape_emissions
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.decoding.settings import (
