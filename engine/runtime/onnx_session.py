@@ -101,11 +101,7 @@ class Session:
             raise failure_of(f"{self.name} cannot be run", error, self.device) from error
 
     def _run_cancellable(
-        self,
-        feeds: Mapping[str, Array],
-        outputs: Sequence[str] | None,
-        cancel: CancelToken | None,
-        shrink: bool,
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None, cancel: CancelToken | None, shrink: bool
     ) -> list[Array]:
         if cancel is None and not shrink:
             return self._run(feeds, outputs, None)
