@@ -94,15 +94,16 @@ class Session:
             ModelError: the graph cannot be run, or not with these feeds. DeviceError: the GPU fails.
         """
         try:
-            return self._run_cancellable(feeds, outputs, cancel, shrink)
+            return self._run_bounded(feeds, outputs, cancel, shrink)
         except EngineError:
             raise
         except Exception as error:  # onnxruntime's own types share no public base
             raise failure_of(f"{self.name} cannot be run", error, self.device) from error
 
-    def _run_cancellable(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None, cancel: CancelToken | None, shrink: bool
-    ) -> list[Array]:
+    def _run_bounded(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None,
+        cancel: CancelToken | None, shrink: bool,
+    ) -> list[Array]:  # fmt: skip
         if cancel is None and not shrink:
             return self._run(feeds, outputs, None)
         run_options = _onnxruntime().RunOptions()
