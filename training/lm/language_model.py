@@ -19,7 +19,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -256,12 +256,21 @@ def read_sentences(path: Path, normalized: bool = False) -> Iterator[str]:
 
 def _read_corpus(corpus: Corpus, options: argparse.Namespace, forbidden: set[str]) -> list[str]:
     """A text's sentences, each as written, then in each of --spoken ways to read it aloud."""
-    sentences = list(read_sentences(corpus.path, options.normalized))
+    sentences = list(_with_bar(read_sentences(corpus.path, options.normalized), corpus.path.name))
     if options.spoken and not options.normalized:
         rng = np.random.default_rng(options.seed)
         written = [line for line in read_text(corpus.path) if needs_reading(line)]
-        sentences += [read_aloud(line, rng) for _ in range(options.spoken) for line in written]
+        for turn in range(1, options.spoken + 1):
+            name = f"{corpus.path.name}, read aloud {turn}/{options.spoken}"
+            sentences += [read_aloud(line, rng) for line in _with_bar(written, name)]
     return list(dict.fromkeys(sentence for sentence in sentences if sentence not in forbidden))
+
+
+def _with_bar(lines: Iterable[str], name: str) -> Iterator[str]:
+    """The same lines, counted by a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(lines, desc=name, unit=" lines", unit_scale=True, disable=None)
 
 
 def choose_vocabulary(texts: Sequence[Sequence[str]], weights: Sequence[float], size: int) -> list[str]:
