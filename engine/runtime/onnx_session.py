@@ -67,8 +67,10 @@ class Session:
         self.fixed = fixed
         self.device = device
         self.threads = threads
-        self.input_names: tuple[str, ...] = tuple(i.name for i in inference_session.get_inputs())
-        self.output_names: tuple[str, ...] = tuple(o.name for o in inference_session.get_outputs())
+        # Read here, where a damaged graph's names that are no UTF-8 are an error of ours.
+        self._inputs = {i.name: tuple(i.shape) for i in inference_session.get_inputs()}
+        self._outputs = {o.name: tuple(o.shape) for o in inference_session.get_outputs()}
+        self.input_names, self.output_names = tuple(self._inputs), tuple(self._outputs)
         self.metadata: dict[str, str] = dict(inference_session.get_modelmeta().custom_metadata_map)
         self._graph: _GraphBuffers | None = None
         self._graph_lock = threading.Lock()
@@ -142,11 +144,11 @@ class Session:
 
     def input_shape(self, name: str) -> list[int | str | None]:
         """The declared shape of an input; free dimensions are names or None."""
-        return list(next(i for i in self._session.get_inputs() if i.name == name).shape)
+        return list(self._inputs[name])
 
     def output_shape(self, name: str) -> list[int | str | None]:
         """The declared shape of an output; free dimensions are names or None."""
-        return list(next(o for o in self._session.get_outputs() if o.name == name).shape)
+        return list(self._outputs[name])
 
 
 class _GraphBuffers:
@@ -310,7 +312,7 @@ def _session_options(ort: Any, threads: int) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # failures are raised, with their text
     # Spinning workers burn the other stages' share of the budget.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.dynamic_block_base", "4")

@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where an input that fails is written")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz_manifests_"))
+    folder.mkdir(parents=True, exist_ok=True)
     record = run(options.count, options.seed, options.out, options.max_s, folder)
     print(dict(record.total().most_common()))
 

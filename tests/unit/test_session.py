@@ -206,3 +206,14 @@ def test_fixed_dimensions_are_those_of_every_call_and_no_cuda_graph_on_the_cpu()
     assert not opened.fixed
     assert opened.run({"x": np.ones((2, 5), np.float32)})[0].shape == (2, 5)
     assert session.open_session(make_graph(), options, threads=1).input_shape("x") == ["batch", "n"]
+
+
+def test_a_dimension_whose_name_is_no_text_is_a_model_error() -> None:
+    onnx = pytest.importorskip("onnx")
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, ["QQQQ", 2]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(ModelError, match="the graph"):
+        session.open_session(
+            model.SerializeToString().replace(b"QQQQ", b"\xd6QQQ"), RuntimeOptions(device="cpu")
+        )
