@@ -11,6 +11,7 @@ from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+COMPILE_S = 7200
 LEVELS_VARIABLE = "ENGINE_BUILD_LEVELS"
 DISTRIBUTION = runpy.run_path(str(HERE / "engine" / "_distribution.py"))
 
@@ -47,11 +48,21 @@ TRAIN = [
 # tabulate (a table, 10 lines), datasets (we read local Arrow files, and open no network).
 BENCH = ["jiwer>=4,<5", "matplotlib>=3.9,<4", "sacrebleu>=2.5,<3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]
-SERVE = ["fastapi>=0.115,<1", "python-multipart>=0.0.20,<0.1", "uvicorn>=0.34,<1"]
+SERVE = [
+    "fastapi>=0.115.12,<1",
+    "h11>=0.14,<1",
+    "prometheus-client>=0.20,<1",
+    "python-multipart>=0.0.28,<0.1",  # from here on it bounds the headers of parts
+    "starlette>=0.46,<2",
+    "uvicorn>=0.34,<1",
+]
+# Not in [dev]: 240 MB, and a local cluster takes longer to start than most test files take to run.
+RAY = ["ray[data]>=2.51,<3"]
 TEST = [
     "httpx>=0.27,<1",
     "hypothesis>=6.120,<7",
     "mypy>=1.15,<3",
+    "openai>=1.66,<4",  # the client that the HTTP service is for; its tests are skipped without it
     "pyarrow>=18,<28",  # engine-bench reads Hugging Face datasets with it where it is installed
     "pytest>=8.3,<10",
     "pytest-timeout>=2.3,<3",
@@ -85,10 +96,12 @@ class BuildWithKernels(build_py):
         names = os.environ.get(LEVELS_VARIABLE, "host").split()
         package = HERE / "engine" if self.editable_mode else Path(self.build_lib) / "engine"
         command = [sys.executable, "-P", "-c", COMPILE, str(package.resolve())]
-        done = subprocess.run(
-            [*command, str(package.resolve() / "kernels" / "compiled"), *names], check=False
-        )
-        if done.returncode:
+        command += [str(package.resolve() / "kernels" / "compiled"), *names]
+        try:
+            failed = subprocess.run(command, check=False, timeout=COMPILE_S).returncode
+        except subprocess.TimeoutExpired:
+            failed = 1
+        if failed:
             self.warn("kernels could not be compiled ahead; they will be compiled at the first use")
         if not self.editable_mode:  # engine-bench runs on them where no data is named
             shutil.copytree(
@@ -135,6 +148,7 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "serve": SERVE,
+        "ray": RAY,
         "docs": DOCS,
         "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *MICROPHONE, *DOCS, *TEST],
     },

@@ -1,7 +1,7 @@
 """The command line: `engine-bench [options]`, and the subcommands in SUBCOMMANDS.
 
 Exit codes: 0 measured (gate: passed), 1 some files failed (gate: regression), 2 could not measure,
-130 interrupted.
+130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from benchmarks.run import PARTIAL_SUFFIX
 from benchmarks.studies import confidence as calibration
 from benchmarks.studies import non_speech, streams, text
 from engine.errors import EngineError
+from engine.runtime.interrupts import run_program
 
-EXIT_UNMEASURED, EXIT_INTERRUPTED = 2, 130
+EXIT_UNMEASURED = 2
 Configure = Callable[[argparse.ArgumentParser], None]
 Command = Callable[[argparse.Namespace], int]
 SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
@@ -37,7 +38,11 @@ SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
     "text": ("BLEU and chrF of the translator on text alone", text.configure, text.run),
     "non-speech": ("words invented in sound without speech", non_speech.configure, non_speech.run),
     "stream": ("live streams: lag, CPU, errors and word times", streams.configure, streams.run),
-    "confidence": ("are words right as often as they claim", calibration.configure, calibration.run),
+    "confidence": (
+        "are words right as often as their confidence says",
+        calibration.configure,
+        calibration.run,
+    ),
     "report": ("one HTML page from result files", commands.configure_report, commands.report),
 }
 
@@ -52,14 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments[1:] if name else arguments)
     options.provenance = provenance("engine-bench", arguments)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    return run_program(
+        "engine-bench",
+        lambda: _guarded(command, options),
+        told=lambda: _interrupted(options),
+        whole_process=argv is None,
+    )
+
+
+def _guarded(command: Command, options: argparse.Namespace) -> int:
     try:
         return command(options)
-    except EngineError as error:
+    except (EngineError, OSError) as error:
         print(f"engine-bench: {error}", file=sys.stderr)
         return EXIT_UNMEASURED
-    except KeyboardInterrupt:
-        print(f"engine-bench: {_interrupted(options)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
 
 
 def _parser(name: str, purpose: str) -> argparse.ArgumentParser:
@@ -75,8 +86,8 @@ def _parser(name: str, purpose: str) -> argparse.ArgumentParser:
 def _interrupted(options: Any) -> str:
     if getattr(options, "json", None):
         kept = f"{options.json}{PARTIAL_SUFFIX}"
-        return f"interrupted; what was measured is in {kept}, and the same command goes on from there"
-    return "interrupted; nothing was kept (with --json OUT it would have been)"
+        return f"interrupted; what was measured is in {kept}; the same command continues from there"
+    return "interrupted; nothing was saved (use --json OUT to save finished records)"
 
 
 if __name__ == "__main__":

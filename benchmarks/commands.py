@@ -19,6 +19,7 @@ from benchmarks.options import (
     add_data_options,
     add_engine_options,
     add_measuring_options,
+    check_outputs,
     fraction,
     listed,
     measure_engine,
@@ -38,6 +39,7 @@ from benchmarks.run import load_data, load_engine, write_json
 from benchmarks.studies.cascade import run_cascade, variants
 from benchmarks.studies.compare import compare_results
 from benchmarks.studies.sweep import Grid, cold_start, run_sweep
+from engine.output.targets import check_apart
 
 EXIT_OK, EXIT_FAILED, EXIT_UNMEASURED = 0, 1, 2
 GATE_REPEATS = 5
@@ -53,7 +55,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compare", metavar="MODEL2", help="take turns with a second model")
     parser.add_argument("--against", metavar="PEER", help="take turns with a peer (benchmarks/peers)")
-    parser.add_argument("--both_passes", action="store_true", help="take turns with the first pass alone")
+    parser.add_argument("--both_passes", action="store_true", help="take turns with the first pass only")
     parser.add_argument(
         "--peer_python", default=sys.executable, metavar="PATH", help="interpreter of the peer"
     )
@@ -94,11 +96,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _others(options: argparse.Namespace, first: EngineSystem) -> list[System]:
-    """What takes turns with the engine: its first pass alone, then a second model or a peer."""
+    """The systems that take turns with the engine: its first pass only, then a second model or a peer."""
     found: list[System] = []
     if options.both_passes:
         if first.translator.choose_passes(first.options) == 1:
-            raise BenchmarkError("--both_passes with one pass", "a model of two, and no --passes 1")
+            raise BenchmarkError("--both_passes with one pass", "a model with two passes, without --passes 1")
         found.append(load_engine(replace(settings_of(options), task=first.task, passes=1), ()))
     if options.compare:
         found.append(_second_model(options, first))
@@ -137,7 +139,7 @@ def _cascade(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _publish(result: dict[str, Any], options: argparse.Namespace) -> None:
-    """JSON first: a plot that fails must not cost the measurement."""
+    """JSON first: if a plot fails, the measurement must not be lost."""
     if options.json:
         write_json(result, Path(options.json))
     print(render_result(result))
@@ -161,7 +163,7 @@ def configure_gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", required=True, metavar="JSON", help="result file to compare with")
     parser.add_argument("--current", metavar="JSON", help="judge this result file instead of measuring")
     parser.add_argument(
-        "--update", action="store_true", help="measure and write the baseline; judges nothing"
+        "--update", action="store_true", help="measure and write the baseline, without a comparison"
     )
     parser.add_argument(
         "--max-wer-increase",
@@ -210,6 +212,8 @@ def gate(options: argparse.Namespace) -> int:
         return EXIT_FAILED if result["failures"] else EXIT_OK
     check_extras(*SCORING)
     baseline = load_result(path)
+    if options.json:
+        check_apart([options.json], filter(None, [path, options.current]))
     if options.current:
         current = load_result(Path(options.current))
     else:
@@ -253,6 +257,7 @@ def sweep(options: argparse.Namespace) -> int:
     """Speed over a grid of threads, batch sizes, callers and lengths."""
     settings = settings_of(options)
     data = load_data(settings)
+    check_outputs(options, data)
     progress = Progress(options.quiet)
     grid = Grid(options.threads_list, options.batch_size, options.concurrency, options.lengths)
     try:
@@ -276,6 +281,7 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
 def report(options: argparse.Namespace) -> int:
     """Write a page about the last result, with the others as its history."""
     check_extras("matplotlib")
+    check_apart([options.output], options.results)
     results: Sequence[dict[str, Any]] = [load_result(Path(name)) for name in options.results]
     write_report(results, Path(options.output))
     print(f"report: {options.output}")

@@ -1,4 +1,4 @@
-"""What can go wrong in a benchmark; each message says what was got, what was wanted, and the fix."""
+"""The errors of a benchmark; each message says what was found, what was wanted, and the fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["BaselineError", "BenchmarkError", "ManifestError", "MeasurementError
 
 
 class BenchmarkError(EngineError):
-    """Base of what the benchmark refuses to do; the command line exits with 2."""
+    """Base of the benchmark's errors; the command line exits with 2."""
 
 
 class BaselineError(BenchmarkError, ValueError):
@@ -48,8 +48,8 @@ class PeerTimeoutError(PeerError, TimeoutError):
 
 
 class PeerProtocolError(PeerError):
-    """The peer wrote something else than an answer of the protocol; its process was ended."""
+    """The peer did not write an answer of the protocol; its process was ended."""
 
 
 class WrongOutputError(PeerError, ValueError):
-    """A system's output is not that of the same model: its time counts for nothing."""
+    """A system's output is not that of the same model: its time is not used."""

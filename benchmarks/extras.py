@@ -24,7 +24,7 @@ def load_extra(name: str) -> Any:
 
 
 def check_extras(*names: str, extra: str = INSTALL) -> None:
-    """Refuse to start what would end in an ImportError after an hour of measuring."""
+    """Refuse to start where a missing package would end the run after an hour of measuring."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise DependencyError(f"{' and '.join(missing)} not installed", fix=extra)

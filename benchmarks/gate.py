@@ -1,10 +1,10 @@
-"""Better, the same or worse than a baseline: a decision that chance and a busy machine do not make.
+"""Better, the same or worse than a baseline: a decision that does not depend on chance or a busy machine.
 
 A regression is a change that is larger than allowed and that chance does not explain. Quality: paired
 bootstrap over utterances. Speed: times in units of the reference kernel, utterance by utterance, with
-the spread between passes in the interval. CPU time is judged, and wall time where the reference
-kernel, which never waits, had the core to itself: a busy neighbour stretches wall time, while a lock
-or a sleep shows in nothing else.
+the spread between passes in the interval. CPU time is judged, and wall time only where the reference
+kernel, which never waits, had the core to itself: other programs increase wall time, but only wall time
+shows a lock or a sleep.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ NEEDED = ("schema_version", "signature", "task", "data", "settings", "environmen
 SAME_SETTINGS = ("threads", "device", "beam_size", "translation_beam_size", "passes")
 SAME_SIGNED = {"reference": "reference kernel", "norm": "text normaliser"}
 MIN_UTTERANCES = 3
-SHARED_CORE = 0.05  # waiting for the core beyond this share says more about others than about the program
-# Half intervals that a slowdown has to be away from none: three standard errors. At two, one in forty runs of
-# the same code would fail somebody's build.
+SHARED_CORE = 0.05  # more waiting for the core than this share is caused by other programs
+# Distance of a slowdown from none, in half intervals: three standard errors. At two, one in forty runs of the
+# same code would fail a build.
 CERTAIN = 1.5
 WILD = 0.15  # half an interval, as a share; a quiet machine has 0.02
 
@@ -44,7 +44,7 @@ class Limits:
         max_bleu_decrease: in BLEU points.
         max_slowdown: share of the baseline's time; 0.05 is five percent.
         machine_tolerance: added to max_slowdown when the baseline comes from another processor:
-            the reference kernel then says which machine is faster, but not for just this program.
+            the reference kernel then says which machine is faster, but not exactly for this program.
         confidence: of the two-sided intervals.
     """
 
@@ -105,7 +105,7 @@ def judge(
     _check_comparable(current, baseline)
     now, then = _paired(current, baseline)
     findings = [_judge_failures(current, baseline), _judge_wer(now, then, limits)]
-    # A clip in which nothing is said has no English reference.
+    # A clip without speech has no English reference.
     scored = [(a, b) for a, b in zip(now, then, strict=True) if "bleu_counts" in a and "bleu_counts" in b]
     if scored:
         findings.append(_judge_bleu([a for a, _ in scored], [b for _, b in scored], limits))
@@ -115,7 +115,7 @@ def judge(
     speed = [_judge_speed(slowdown, allowed, other_machine) for slowdown in slowdowns]
     change = None
     if other_machine and _arithmetic(current) != _arithmetic(baseline):
-        change = "the model runs in other arithmetic on this processor"
+        change = "the model uses other arithmetic on this processor"
     elif _differs(current["environment"], baseline["environment"], "level"):
         change = f"another instruction set level than the baseline's {baseline['environment']['level']}"
     if change:
@@ -128,7 +128,7 @@ def _is_other_machine(current: Mapping[str, Any], baseline: Mapping[str, Any]) -
 
 
 def _differs(current: Mapping[str, Any], baseline: Mapping[str, Any], name: str) -> bool:
-    """Whether something of the environment is another; older baselines do not know everything."""
+    """Whether the environment differs; older baselines do not contain everything."""
     return baseline.get(name) is not None and current.get(name) != baseline[name]
 
 
@@ -139,7 +139,7 @@ def _signed(result: Mapping[str, Any], name: str) -> str:
 
 
 def _arithmetic(result: Mapping[str, Any]) -> list[str]:
-    """Precision and backend of the models, out of a signature."""
+    """Precision and backend of the models, from a signature."""
     return [part for part in result["signature"].split("|") if part.partition(":")[0] in ("acoustic", "mt")]
 
 
@@ -228,7 +228,7 @@ def _judge_speed(slowdown: Slowdown, allowed: float, other_machine: bool) -> Fin
     ratio = slowdown.ratio
     words = f"{100 * (ratio.value - 1):+.1f} % {_range(Interval(0, ratio.low - 1, ratio.high - 1), 100)}"
     if slowdown.clock == "wall" and slowdown.waiting > SHARED_CORE:
-        words += f", others took the core for {100 * slowdown.waiting:.0f} % of the time"
+        words += f", other programs had the core for {100 * slowdown.waiting:.0f} % of the time"
     elif slowdown.noise_floor is None:
         words += ", one pass: noise unknown"
     else:
@@ -246,7 +246,7 @@ def _speed_verdict(slowdown: Slowdown, allowed: float) -> Verdict:
         if ratio.value <= 1 + allowed:
             return "pass"
         return "regression" if ratio.value > (1 + half_width) ** CERTAIN else "undecided"
-    # On a noisy machine only what is beyond the noise and the limit together; on a wild one, far beyond.
+    # On a noisy machine: more than noise and limit together; on a very noisy one, much more.
     low = ratio.low if half_width <= WILD else ratio.value / (1 + half_width) ** 1.5
     if low > 1 + allowed:
         return "regression"

@@ -1,4 +1,4 @@
-"""Options that measuring subcommands share, and how they become one measured run."""
+"""Options of all measuring subcommands, and how they become one measured run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.extras import SCORING, check_extras
 from benchmarks.measures.systems import TASKS, EngineSystem, System
-from benchmarks.run import RunSettings, Ticker, load_data, load_engine, run_systems
+from benchmarks.run import PARTIAL_SUFFIX, Data, RunSettings, Ticker, load_data, load_engine, run_systems
+from engine.output.targets import Inputs, check_apart
 
 Others = Callable[[EngineSystem], Sequence[System]]
 
@@ -78,7 +79,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
-    """How it is measured, and where the figures go."""
+    """How it is measured, and where the figures are written."""
     default = RunSettings()
     parser.add_argument(
         "--warmup", type=natural, metavar="N", help=f"utterances before the clock counts ({default.warmup})"
@@ -107,7 +108,7 @@ def settings_of(options: argparse.Namespace, **defaults: Any) -> RunSettings:
 
 
 class Progress:
-    """tqdm bars on standard error, one after the other; on terminals only."""
+    """tqdm bars on standard error, one after another; only on terminals."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -127,10 +128,28 @@ class Progress:
             self._bar.close()
 
 
+def check_outputs(options: argparse.Namespace, data: Data) -> None:
+    """Refuse, before anything is measured, to write figures over what they are made from.
+
+    Raises:
+        OutputError: --json or --report is the data, a recording, a result that is compared with, or a file of
+            the model; or both are one file.
+    """
+    given = vars(options)
+    compared = [] if given.get("update") else [given.get("baseline")]
+    read = [data.path, *(item.path for item in data.utterances), *given.get("history", ()), *compared]
+    model = given.get("model")
+    places = [Path(name) for name in (given.get("json"), given.get("report")) if name]
+    written = [path for place in places for path in (place, place.with_name(place.name + PARTIAL_SUFFIX))]
+    check_apart(written, [*filter(None, read), *(Path(model).glob("*") if model else ())])
+    for place in places[1:]:
+        Inputs(places[:1]).refuse(place)
+
+
 def measure_engine(
     options: argparse.Namespace, settings: RunSettings, others: Others | None = None
 ) -> list[dict[str, Any]]:
-    """Read, load, measure and score: the engine first, then whatever takes turns with it.
+    """Read, load, measure and score: the engine, and the systems that take turns with it.
 
     Args:
         others: makes the further systems, once the engine is loaded.
@@ -139,6 +158,7 @@ def measure_engine(
     """
     check_extras(*SCORING)
     data = load_data(settings)
+    check_outputs(options, data)
     engine_system = load_engine(settings, data.utterances)
     systems: list[System] = [engine_system]
     progress = Progress(options.quiet)

@@ -36,7 +36,7 @@ class RunSettings:
         data: manifest, corpus TSV or audio folder; None takes the synthetic examples.
         clips, split: of CoVoST 2 and Common Voice.
         task: transcribe or translate; None takes what model and data allow.
-        limit: first so many utterances; None takes all.
+        limit: only the first utterances, so many; None takes all.
         threads: of the engine; 0 takes what the process may use.
         warmup: utterances run before the clock counts.
         repeats: passes over the data; two or more measure the noise floor.
@@ -87,7 +87,7 @@ class Data:
         path: where it was read from.
         utterances: what is measured.
         sample_rates: how many files have which rate in Hz; those that libsndfile cannot open are not in it.
-        notes: what does not stop a run, but belongs beside its figures.
+        notes: what does not stop a run, but is shown with its figures.
     """
 
     path: Path
@@ -122,7 +122,7 @@ def _without_column(wanted: Sequence[str], present: Collection[str]) -> list[str
 
 
 def _rate_notes(rates: Mapping[int, int]) -> list[str]:
-    """What is no error, but belongs beside the figures, and beside other problems."""
+    """Notes for the figures: not errors by themselves."""
     if len(rates) < 2:
         return []
     listed = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
@@ -142,7 +142,7 @@ def count_sample_rates(paths: Sequence[Path]) -> dict[int, int]:
 
     rates: Counter[int] = Counter()
     for path in paths:
-        # What libsndfile cannot open is another container, or broken: the run itself will tell.
+        # Files that libsndfile cannot open are other containers, or broken: the run itself will show it.
         with suppress(soundfile.LibsndfileError, OSError), soundfile.SoundFile(path) as file:
             rates[file.samplerate] += 1
     return dict(rates)
@@ -182,8 +182,8 @@ def run_systems(
         systems: the first is the one that the result is about.
         task: of systems.TASKS.
         data: as load_data returns it.
-        output: where the result will be written; an interrupted run keeps its records beside it.
-        make_progress: called with (steps, description) for each stretch of work.
+        output: where the result will be written; an interrupted run saves its records in the same folder.
+        make_progress: called with (steps, description) for each part of the work.
     Returns:
         One result for each system, in their order.
     """
@@ -234,7 +234,7 @@ def _warm_up(
 
 
 def _circumstances(settings: RunSettings, data: Data, digest: str) -> dict[str, Any]:
-    """What a result says about itself, besides its figures."""
+    """What a result contains besides its figures."""
     path = settings.data or "the synthetic examples"
     return {
         "data": {"path": path, "digest": digest, "sample_rates": data.sample_rates},
@@ -253,7 +253,7 @@ def _partial(output: Path | None, index: int) -> Path | None:
 
 
 def _with_lengths(journal: Journal, first: Journal) -> list[Any]:
-    """A peer does not say how long the audio is; the engine's record of the same file does."""
+    """Copy the audio's length, which a peer does not give, from the engine's record of the same file."""
     known = {record.id: record.audio_s for record in first.records if record.audio_s}
     return [
         record if record.audio_s else replace(record, audio_s=known.get(record.id, 0.0))
@@ -262,7 +262,7 @@ def _with_lengths(journal: Journal, first: Journal) -> list[Any]:
 
 
 def write_json(result: dict[str, Any], path: Path) -> None:
-    """Write a result whole or not at all.
+    """Write a result completely or not at all.
 
     Raises:
         BenchmarkError: the file cannot be written.

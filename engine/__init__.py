@@ -26,10 +26,12 @@ from engine.errors import (
     DependencyError,
     DeviceError,
     EngineError,
+    HotwordWarning,
     LanguageModelError,
     LayoutError,
     ManifestError,
     ModelCapabilityError,
+    ModelError,
     OptionError,
     OutputError,
     StreamError,
@@ -38,7 +40,9 @@ from engine.errors import (
     UnsupportedBlockError,
 )
 from engine.options import (
+    AudioOptions,
     Backend,
+    Channels,
     ComputeType,
     DecodingOptions,
     Device,
@@ -67,6 +71,7 @@ from engine.types import (
 if TYPE_CHECKING:
     from engine.audio.limits import AudioLimits
     from engine.audio.load import AudioSource
+    from engine.jobs import ray as ray
     from engine.jobs.endpoints import EndpointOptions
     from engine.jobs.streaming import Partial
     from engine.jobs.streams import SpeechStream
@@ -81,6 +86,7 @@ __all__ = [
     "AudioLimitError",
     "AudioLimits",
     "AudioNotFoundError",
+    "AudioOptions",
     "AudioShapeError",
     "AudioSource",
     "AudioTooShortError",
@@ -93,6 +99,7 @@ __all__ = [
     "BundleSchemaError",
     "CancelToken",
     "CancelledError",
+    "Channels",
     "ComputeType",
     "DecodingError",
     "DecodingOptions",
@@ -102,12 +109,14 @@ __all__ = [
     "EndpointOptions",
     "EngineError",
     "HotwordOptions",
+    "HotwordWarning",
     "Hypothesis",
     "LanguageModelError",
     "LanguageModelOptions",
     "LayoutError",
     "ManifestError",
     "ModelCapabilityError",
+    "ModelError",
     "Numbers",
     "OptionError",
     "OutputError",
@@ -147,8 +156,8 @@ _LATER: Final = {
 }
 # Modules that are attributes after `import engine` alone, loaded when they are first used.
 _MODULES: Final = frozenset(
-    {"acoustic", "audio", "bundle", "decoding", "jobs", "kernels", "output", "pipeline", "stages", "text",
-     "translation"}
+    {"acoustic", "audio", "bundle", "decoding", "jobs", "kernels", "output", "pipeline", "ray", "stages",
+     "text", "translation"}
 )  # fmt: skip
 
 _moved.install()

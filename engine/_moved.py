@@ -1,4 +1,4 @@
-"""Import paths of earlier releases, which keep working for one release and say where their module is now."""
+"""Second names of modules: import paths of earlier releases, for one release, and one that stays."""
 
 from __future__ import annotations
 
@@ -40,21 +40,25 @@ MOVED = {
     "engine.vad": "engine.audio.vad",
     "engine.warmup": "engine.jobs.warmup",
 }
+# Not deprecated: where users of Ray look for it; it has no file of its own on the package's crowded floor.
+ALSO = {"engine.ray": "engine.jobs.ray"}
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the old name of a module; asked only for names that no file has."""
+    """Finds the second name of a module; asked only for names that no file has."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec for an old name, None for every other."""
-        return importlib.util.spec_from_loader(fullname, self) if fullname in MOVED else None
+        """A spec for a second name, None for every other."""
+        known = fullname in MOVED or fullname in ALSO
+        return importlib.util.spec_from_loader(fullname, self) if known else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module under its new name."""
-        new = MOVED[spec.name]
-        warnings.warn(f"{spec.name} has moved to {new}", DeprecationWarning, stacklevel=2)
+        new = ALSO.get(spec.name) or MOVED[spec.name]
+        if spec.name in MOVED:
+            warnings.warn(f"{spec.name} has moved to {new}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
         spec.loader_state = module.__spec__
         return module

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_LISTED = 10  # problems of a manifest that are shown
+MAX_CHARS, MAX_PROBLEM_CHARS = (
+    4_000,
+    300,
+)  # of a message and of one problem in it: a value may be a whole file
 
 
 class EngineError(Exception):
@@ -22,12 +26,18 @@ class EngineError(Exception):
         super().__init__(got, want, fix)
 
     def __str__(self) -> str:
-        parts = [self.got.rstrip(".")]
+        parts = [shorten(self.got, MAX_CHARS).rstrip(".")]
         if self.want:
             parts.append(f"expected {self.want.rstrip('.')}")
         if self.fix:
             parts.append(f"fix: {self.fix.rstrip('.')}")
         return "; ".join(parts)
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """The same text, or its beginning and end where it has more characters."""
+    half = max_chars // 2 - 2
+    return text if len(text) <= max_chars else f"{text[:half]} ... {text[-half:]}"
 
 
 class AudioError(EngineError, ValueError):
@@ -64,6 +74,10 @@ class AudioWarning(UserWarning):
     """Audio that was read, although something in it is missing, damaged or was chosen among several."""
 
 
+class HotwordWarning(UserWarning):
+    """Hotwords that the model's letters cannot spell, and that are left out."""
+
+
 class BundleError(EngineError, ValueError):
     """A model folder that is not a usable bundle."""
 
@@ -80,6 +94,10 @@ class BundleIntegrityError(BundleError):
 
 class BundleSchemaError(BundleError):
     """A manifest of an unknown schema version or with missing or mistyped fields."""
+
+
+class ModelError(BundleError):
+    """A graph or tokenizer that cannot be loaded or run, or gives other results than its bundle promises."""
 
 
 class LayoutError(BundleError):
@@ -109,7 +127,7 @@ class OptionError(EngineError, ValueError):
 
 
 class DecodingError(EngineError, ValueError):
-    """Emissions, a vocabulary or hotwords that the decoder cannot work with."""
+    """Emissions, a vocabulary, weights or settings that the decoder cannot work with."""
 
 
 class LanguageModelError(EngineError, ValueError):
@@ -144,7 +162,7 @@ class ManifestError(EngineError, ValueError):
         self, path: object, problems: Sequence[str], fix: str = "correct the manifest, then start again"
     ) -> None:
         self.path, self.problems = path, tuple(problems)
-        listed = list(self.problems[:MAX_LISTED])
+        listed = [shorten(problem, MAX_PROBLEM_CHARS) for problem in self.problems[:MAX_LISTED]]
         if len(self.problems) > MAX_LISTED:
             listed.append(f"and {len(self.problems) - MAX_LISTED} more")
         count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"

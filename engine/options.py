@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral, Real
 from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
+from engine._checks import check_boolean, check_count, check_number, check_one_of, is_count
 from engine.errors import OptionError
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -15,10 +14,32 @@ ComputeType = Literal["auto", "int8", "bf16", "fp16", "fp32"]
 Backend = Literal["auto", "kernels", "onnxruntime"]
 Numbers = Literal["words", "digits"]
 Passes = Literal[1, 2]
+Channels = Literal["mix", "separate"]
 
 MAX_BEAM_WIDTH: Final = 4096
+MAX_THREADS: Final = 1024  # more than any machine's cores gain nothing, and cost minutes to start
 MAX_LENGTH_PENALTY: Final = 5.0
+DETECTORS: Final = ("energy", "silero")
+MAX_TRACK: Final = 1000
 MAX_WEIGHT: Final = 1000.0  # natural log; beyond it one weight is all that counts
+
+
+@dataclass(frozen=True, slots=True)
+class AudioOptions:
+    """What is heard of a recording.
+
+    Attributes:
+        channels: "mix" hears the mean of all channels; "separate" hears each by itself, as in calls with a
+            speaker on each, and segments say which it was.
+        track: audio track of a container, from 1; None takes the first that speaks.
+    """
+
+    channels: Channels = "mix"
+    track: int | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("channels", self.channels, get_args(Channels))
+        _set(self, track=check_count("audio_track", self.track, MAX_TRACK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +52,22 @@ class SearchOptions:
         passes: 1 is CTC beam search alone, 2 adds the attention decoder; None takes the second pass where
             the bundle has one.
         vad_filter: cut at pauses and skip what holds no speech.
+        vad: what finds speech: "energy", our own; "silero", where its ONNX file is installed; or the path of
+            that file.
     """
 
     beam_width: int | None = None
     passes: Passes | None = None
     vad_filter: bool = True
+    vad: str = "energy"
 
     def __post_init__(self) -> None:
-        _set(self, beam_width=_count("beam_width", self.beam_width, MAX_BEAM_WIDTH))
+        _set(self, beam_width=check_count("beam_width", self.beam_width, MAX_BEAM_WIDTH))
         if self.passes is not None:
-            _one_of("passes", self.passes, get_args(Passes), "leave it out for the model's best")
-        _boolean("vad_filter", self.vad_filter)
+            check_one_of("passes", self.passes, get_args(Passes), "leave it out for the model's best")
+        check_boolean("vad_filter", self.vad_filter)
+        if not isinstance(self.vad, str) or not (self.vad in DETECTORS or self.vad.endswith(".onnx")):
+            raise OptionError(f"vad {self.vad!r}", "energy, silero or the path of an .onnx file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +83,8 @@ class LanguageModelOptions:
     beta: float | None = None
 
     def __post_init__(self) -> None:
-        _number("lm_alpha", self.alpha, 0.0, MAX_WEIGHT)
-        _number("lm_beta", self.beta, -MAX_WEIGHT, MAX_WEIGHT)
+        check_number("lm_alpha", self.alpha, 0.0, MAX_WEIGHT)
+        check_number("lm_beta", self.beta, -MAX_WEIGHT, MAX_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +101,7 @@ class HotwordOptions:
 
     def __post_init__(self) -> None:
         _set(self, words=check_hotwords(self.words))
-        _number("hotword_weight", self.weight, -MAX_WEIGHT, MAX_WEIGHT)
+        check_number("hotword_weight", self.weight, -MAX_WEIGHT, MAX_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +117,8 @@ class TranslationOptions:
     length_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        _set(self, beam_size=_count("translation_beam_size", self.beam_size, MAX_BEAM_WIDTH))
-        _number("length_penalty", self.length_penalty, -MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)
+        _set(self, beam_size=check_count("translation_beam_size", self.beam_size, MAX_BEAM_WIDTH))
+        check_number("length_penalty", self.length_penalty, -MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +135,19 @@ class OutputOptions:
     numbers: Numbers = "words"
 
     def __post_init__(self) -> None:
-        _boolean("punctuation", self.punctuation)
-        _one_of("numbers", self.numbers, get_args(Numbers))
+        check_boolean("punctuation", self.punctuation)
+        check_one_of("numbers", self.numbers, get_args(Numbers))
 
 
 class FlatOptions(TypedDict, total=False):
     """The keywords of DecodingOptions that name one value of one part."""
 
+    channels: Channels
+    audio_track: int | None
     beam_width: int | None
     passes: Passes | None
     vad_filter: bool
+    vad: str
     lm_alpha: float | None
     lm_beta: float | None
     hotwords: Sequence[str]
@@ -132,6 +161,7 @@ class FlatOptions(TypedDict, total=False):
 class PartOptions(TypedDict, total=False):
     """The parts of DecodingOptions."""
 
+    audio: AudioOptions
     search: SearchOptions
     language_model: LanguageModelOptions
     biasing: HotwordOptions
@@ -145,9 +175,12 @@ class AnyOptions(FlatOptions, PartOptions, total=False):
 
 # Flat keyword -> the part that holds it, and its name there.
 _FLAT: Final = {
+    "channels": ("audio", "channels"),
+    "audio_track": ("audio", "track"),
     "beam_width": ("search", "beam_width"),
     "passes": ("search", "passes"),
     "vad_filter": ("search", "vad_filter"),
+    "vad": ("search", "vad"),
     "lm_alpha": ("language_model", "alpha"),
     "lm_beta": ("language_model", "beta"),
     "hotwords": ("biasing", "words"),
@@ -161,12 +194,13 @@ _FLAT: Final = {
 
 @dataclass(frozen=True, slots=True, init=False)
 class DecodingOptions:
-    """How emissions become text, and text becomes English: five parts, or flat keywords for single values.
+    """How emissions become text, and text becomes English: six parts, or flat keywords for single values.
 
     `DecodingOptions(beam_width=8, hotwords=["Rothenburg"])` says the same as
     `DecodingOptions(search=SearchOptions(beam_width=8), biasing=HotwordOptions(("Rothenburg",)))`.
 
     Attributes:
+        audio: channels and track of a recording.
         search: beams, passes, detection of speech.
         language_model: its weights.
         biasing: hotwords and their weight.
@@ -174,6 +208,7 @@ class DecodingOptions:
         output: punctuation and numbers.
     """
 
+    audio: AudioOptions = field(default_factory=AudioOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
     language_model: LanguageModelOptions = field(default_factory=LanguageModelOptions)
     biasing: HotwordOptions = field(default_factory=HotwordOptions)
@@ -184,9 +219,10 @@ class DecodingOptions:
         """Put the parts together.
 
         Args:
-            given: parts by their names, and values by their flat names (beam_width, passes, vad_filter,
-                lm_alpha, lm_beta, hotwords, hotword_weight, translation_beam_size, length_penalty,
-                punctuation, numbers); a flat value counts more than the part that is given beside it.
+            given: parts by their names, and values by their flat names (channels, audio_track,
+                beam_width, passes, vad_filter, vad, lm_alpha, lm_beta, hotwords, hotword_weight,
+                translation_beam_size, length_penalty, punctuation, numbers); a flat value counts more
+                than the part that is given beside it.
         Raises:
             OptionError: an unknown keyword, or a value that makes no sense.
         """
@@ -221,6 +257,16 @@ class DecodingOptions:
         return self.replace(hotwords=(*self.hotwords, *added)) if added else self
 
     @property
+    def channels(self) -> Channels:
+        """audio.channels."""
+        return self.audio.channels
+
+    @property
+    def audio_track(self) -> int | None:
+        """audio.track."""
+        return self.audio.track
+
+    @property
     def beam_width(self) -> int | None:
         """search.beam_width."""
         return self.search.beam_width
@@ -234,6 +280,11 @@ class DecodingOptions:
     def vad_filter(self) -> bool:
         """search.vad_filter."""
         return self.search.vad_filter
+
+    @property
+    def vad(self) -> str:
+        """search.vad."""
+        return self.search.vad
 
     @property
     def lm_alpha(self) -> float | None:
@@ -284,7 +335,7 @@ class RuntimeOptions:
         device: "auto" takes CUDA where it works, else the CPU.
         compute_type: "auto" takes what the bundle holds for the device; "bf16" computes its acoustic model
             in bfloat16 by our own kernels, whatever it holds.
-        threads: 0 takes the cores that this process may use (affinity and cgroup quota).
+        threads: 0 takes the cores that this process may use (affinity and cgroup quota); at most 1024.
         backend: "kernels" are our own (x86-64 CPU with AVX2 or more), "auto" takes them where they serve and
             onnxruntime elsewhere.
         gpu_memory_mb: limit of one model's memory arena on the GPU, in MiB.
@@ -302,12 +353,14 @@ class RuntimeOptions:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("device", self.device, get_args(Device))
-        _one_of("compute_type", self.compute_type, get_args(ComputeType))
-        _one_of("backend", self.backend, get_args(Backend))
-        if not _is_count(self.threads, 0, None):
-            raise OptionError(f"threads {self.threads!r}", "a whole number, 0 or more", "0 takes all cores")
-        if not _is_count(self.gpu_memory_mb, 1, None):
+        check_one_of("device", self.device, get_args(Device))
+        check_one_of("compute_type", self.compute_type, get_args(ComputeType))
+        check_one_of("backend", self.backend, get_args(Backend))
+        if not is_count(self.threads, 0, MAX_THREADS):
+            raise OptionError(
+                f"threads {self.threads!r}", f"a whole number, 0 to {MAX_THREADS}", "0 takes all cores"
+            )
+        if not is_count(self.gpu_memory_mb, 1, None):
             raise OptionError(f"gpu_memory_mb {self.gpu_memory_mb}", "a size above zero", "pass megabytes")
 
 
@@ -337,34 +390,3 @@ def _set(target: object, **values: Any) -> None:
 def _check_part(name: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
         raise OptionError(f"{name} {value!r}", kind.__name__, f"pass {kind.__name__}(...)")
-
-
-def _is_count(value: Any, least: int, most: int | None) -> bool:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and least <= int(value) and (most is None or int(value) <= most)
-
-
-def _count(name: str, value: Any, most: int) -> int | None:
-    if value is None:
-        return None
-    if not _is_count(value, 1, most):
-        raise OptionError(f"{name} {value!r}", f"a whole number, 1 to {most}", "leave it out for the default")
-    return int(value)
-
-
-def _number(name: str, value: Any, least: float, most: float) -> None:
-    if value is None:
-        return
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not least <= value <= most:
-        raise OptionError(f"{name} {value!r}", f"a number, {least:g} to {most:g}", "pass one in this range")
-
-
-def _boolean(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"{name} {value!r}", "True or False", "pass a boolean")
-
-
-def _one_of(name: str, value: Any, known: Sequence[Any], fix: str = "name one of these") -> None:
-    if isinstance(value, bool) or value not in known:
-        raise OptionError(f"{name} {value!r}", ", ".join(map(str, known[:-1])) + f" or {known[-1]}", fix)

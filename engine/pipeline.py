@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from engine.audio import vad
 from engine.audio.limits import Waveform
-from engine.audio.load import AudioSource
+from engine.audio.load import AudioSource, read_audio
 from engine.bundle.folder import open_bundle
 from engine.errors import EngineError
-from engine.jobs import groups, longform
+from engine.jobs import channels, groups, longform
 from engine.jobs.groups import Recording
 from engine.jobs.live import LiveStages
+from engine.jobs.partials import PartialTexts
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
-from engine.stages import Stages, with_hotwords
+from engine.stages import Stages
 from engine.types import (
     Backend,
     ComputeType,
@@ -45,6 +47,7 @@ class SpeechTranslator(LiveStages, Stages):
         hotwords: Sequence[str] = (),
         options: DecodingOptions | None = None,
         progress: Progress | None = None,
+        partial: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Transcript:
         """Recognise German speech.
@@ -52,19 +55,22 @@ class SpeechTranslator(LiveStages, Stages):
         Args:
             source: path, bytes, binary file, or array [n_samples] or [n_samples, n_channels].
             sample_rate: Hz of an array (16,000 when not given); ignored for files.
-            hotwords: words or phrases to favour, in addition to those of the options.
+            hotwords: words or phrases to favour, as people write them, in addition to those of the options.
             options: decoding settings; the bundle's own where None.
             progress: called with (done_s, total_s), seconds of audio.
+            partial: called with the text so far. Its last words may still change; on a GPU it is not called.
             cancel: ends the call from another thread.
         Returns:
-            Transcript; empty (no segments) where there is no speech.
+            Transcript; empty (no segments) where there is no speech. Its warnings say what is not as it
+            should be; they are also given as AudioWarning and HotwordWarning.
         Raises:
             AudioError and its kinds: audio that cannot be used.
-            OptionError, DecodingError: an option or hotword that cannot be used.
+            OptionError, DecodingError: an option or weight that cannot be used.
             ModelCapabilityError: two passes asked of a bundle with one. CancelledError: cancel was set.
         """
-        settings = with_hotwords(options, hotwords)
-        return self._transcribe(source, sample_rate, settings, self.threads, progress, cancel)
+        settings, notes = self._settings(options, hotwords)
+        found = self._transcribe(source, sample_rate, settings, self.threads, progress, cancel, partial)
+        return _noted(found, notes)
 
     def translate(
         self,
@@ -133,8 +139,9 @@ class SpeechTranslator(LiveStages, Stages):
         Raises:
             CancelledError: cancel was set. OptionError, ModelCapabilityError: at the call, before any work.
         """
-        settings = with_hotwords(options, hotwords)
-        return _counted(self._transcribe_all(sources, sample_rate, settings, cancel), sources, progress)
+        settings, notes = self._settings(options, hotwords)
+        results = self._transcribe_all(sources, sample_rate, settings, notes, cancel)
+        return _counted(results, sources, progress)
 
     def translate_batch(
         self,
@@ -157,9 +164,9 @@ class SpeechTranslator(LiveStages, Stages):
             ModelCapabilityError: the bundle holds no translator. Whatever transcribe_batch raises.
         """
         self.translator  # noqa: B018  - fail before the first recording
-        settings = with_hotwords(options, hotwords)
+        settings, notes = self._settings(options, hotwords)
         results = groups.run_groups(
-            self._transcribe_all(sources, sample_rate, settings, cancel),
+            self._transcribe_all(sources, sample_rate, settings, notes, cancel),
             lambda transcripts: self._translate_together(transcripts, settings, None, cancel),
             lambda transcript: transcript.duration_s,
             max_s=groups.MAX_TRANSLATED_S,
@@ -167,67 +174,78 @@ class SpeechTranslator(LiveStages, Stages):
         return _counted(results, sources, progress)
 
     def _transcribe_all(
-        self,
-        sources: Iterable[AudioSource],
-        sample_rate: int | None,
-        options: DecodingOptions,
-        cancel: CancelToken | None,
-    ) -> Iterator[Transcript | EngineError]:
-        if self.choose_passes(options) == 1 and self.acoustic.batches:
+        self, sources: Iterable[AudioSource], sample_rate: int | None, options: DecodingOptions,
+        notes: tuple[str, ...], cancel: CancelToken | None,
+    ) -> Iterator[Transcript | EngineError]:  # fmt: skip
+        grouped = self.acoustic.batches and options.channels == "mix"
+        if self.choose_passes(options) == 1 and grouped:
             opened = longform.run_ordered(
-                lambda source: self._open(source, sample_rate, options),
+                lambda source: self._open(source, sample_rate, options)[0],
                 sources, threads=self.threads, cancel=cancel,
             )  # fmt: skip
-            return groups.run_groups(
+            results = groups.run_groups(
                 opened,
                 lambda recordings: self._transcribe_together(recordings, options, self.threads, None, cancel),
                 lambda recording: recording.duration_s,
                 max_s=groups.MAX_ENCODED_S,
             )
-        return longform.run_ordered(
-            lambda source: self._transcribe(source, sample_rate, options, 1, None, cancel),
-            sources, threads=self.threads, cancel=cancel,
-        )  # fmt: skip
+        else:
+            results = longform.run_ordered(
+                lambda source: self._transcribe(source, sample_rate, options, 1, None, cancel),
+                sources, threads=self.threads, cancel=cancel,
+            )  # fmt: skip
+        return (each if isinstance(each, EngineError) else _noted(each, notes) for each in results)
 
     def _transcribe(
-        self,
-        source: AudioSource,
-        sample_rate: int | None,
-        options: DecodingOptions,
-        threads: int,
-        progress: Progress | None = None,
-        cancel: CancelToken | None = None,
-    ) -> Transcript:
-        recording = self._open(source, sample_rate, options, cancel)
+        self, source: AudioSource, sample_rate: int | None, options: DecodingOptions, threads: int,
+        progress: Progress | None = None, cancel: CancelToken | None = None,
+        partial: Callable[[str], None] | None = None,
+    ) -> Transcript:  # fmt: skip
+        recordings = self._open(source, sample_rate, options, cancel)
+        told = partial if len(recordings) == 1 else None  # texts of several speakers would be mixed
+        return channels.transcribe_channels(
+            recordings,
+            lambda recording, part: self._transcribe_one(recording, options, threads, part, cancel, told),
+            progress,
+        )
+
+    def _transcribe_one(
+        self, recording: Recording, options: DecodingOptions, threads: int,
+        progress: Progress | None = None, cancel: CancelToken | None = None,
+        partial: Callable[[str], None] | None = None,
+    ) -> Transcript:  # fmt: skip
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
             return self._transcribe_together([recording], options, threads, progress, cancel)[0]
         wide = threads > 1 and len(regions) == 1
+        finish = self._finish(options)
         segments = longform.transcribe_regions(
             waveform,
             regions,
             lambda window: self._recognise(window, options, clock, cancel, wide),
             sample_rate=self.acoustic.sample_rate,
             threads=threads,
-            finish=clock.timed("punctuate", self._finish(options)),
+            finish=clock.timed("punctuate", finish),
             progress=progress,
+            partial=PartialTexts(finish, partial) if partial else None,
             cancel=cancel,
         )
-        return Transcript(segments, recording.duration_s, stages_s=clock.seconds())
+        return Transcript(segments, recording.duration_s, "de", clock.seconds(), recording.notes)
 
     def _open(
-        self,
-        source: AudioSource,
-        sample_rate: int | None,
-        options: DecodingOptions,
+        self, source: AudioSource, sample_rate: int | None, options: DecodingOptions,
         cancel: CancelToken | None = None,
-    ) -> Recording:
-        clock = StageClock()
+    ) -> list[Recording]:  # fmt: skip
+        """The recording, or one for each channel."""
+        clock, separate = StageClock(), options.channels == "separate"
         with clock.time("audio"):
-            waveform = self.load_audio(source, sample_rate, cancel)
-            self.acoustic.check_length(waveform)
-            regions = self._regions(waveform, options)
-        return Recording(waveform, regions, len(waveform) / self.acoustic.sample_rate, clock)
+            found = read_audio(
+                source, sample_rate, limits=self.limits, cancel=cancel,
+                channels=options.channels, track=options.audio_track,
+            )  # fmt: skip
+            found = found.without_copies() if separate else found
+        found.warn()
+        return channels.open_recordings(found, lambda each: self._regions(each, options), clock, separate)
 
     def _transcribe_together(
         self, recordings: Sequence[Recording], options: DecodingOptions, threads: int,
@@ -250,13 +268,18 @@ class SpeechTranslator(LiveStages, Stages):
         )
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
-        if options.vad_filter and self.choose_passes(options) == 2:
-            return vad.join_regions(self.detect_speech(waveform), JOINED_S, JOINED_PAUSE_S)
+        self.acoustic.check_length(waveform)
         if options.vad_filter:
-            return self.detect_speech(waveform)
+            found = self.detect_speech(waveform, options.vad)
+            two = self.choose_passes(options) == 2
+            return vad.join_regions(found, JOINED_S, JOINED_PAUSE_S) if two else found
         return longform.fixed_windows(
             len(waveform) / self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
         )
+
+
+def _noted(transcript: Transcript, notes: tuple[str, ...]) -> Transcript:
+    return replace(transcript, warnings=(*notes, *transcript.warnings)) if notes else transcript
 
 
 def _counted(results: Iterator[Result], items: Iterable[Any], progress: Progress | None) -> Iterator[Result]:

@@ -18,7 +18,8 @@ from engine.audio.load import AudioSource
 from engine.bundle.folder import Bundle
 from engine.bundle.signature import bundle_digest, describe, environment
 from engine.decoding.bundled import decode_best, load_decoder
-from engine.errors import ModelCapabilityError
+from engine.decoding.phrases import describe_unspelled, find_unspelled
+from engine.errors import HotwordWarning, ModelCapabilityError
 from engine.jobs.longform import Finish
 from engine.jobs.warmup import (
     compile_beside,
@@ -33,6 +34,7 @@ from engine.output.punctuation import Punctuator
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
 from engine.runtime.cores import available_cores
+from engine.runtime.notices import warn_caller
 from engine.runtime.scheduler import CoreScheduler, Urgency
 from engine.text import strip_words
 from engine.translation.translator import Translator
@@ -45,6 +47,7 @@ from engine.types import (
 )
 
 if TYPE_CHECKING:
+    from engine.acoustic.silero import SileroDetector
     from engine.two_pass.second_pass import SecondPass
 
 
@@ -73,6 +76,8 @@ class Stages:
         self._punctuator = Punctuator(bundle) if bundle.has("punctuation") else None
         self._translator_lock = threading.Lock()
         self._second_pass_lock = threading.Lock()
+        self._detectors_lock = threading.Lock()
+        self._detectors: dict[str, SileroDetector] = {}
         self.has_language_model = bundle.has("language_model")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,13 +159,31 @@ class Stages:
             AudioError and its kinds: audio that cannot be used, or beyond the object's limits.
             CancelledError: cancel was set.
         """
-        return audio.load_audio(source, sample_rate, limits=self.limits, cancel=cancel)
+        found = audio.read_audio(source, sample_rate, limits=self.limits, cancel=cancel)
+        found.warn()
+        return found.waveforms[0]
 
-    def detect_speech(self, waveform: Waveform) -> list[tuple[float, float]]:
-        """Find speech in float32 [n_samples] as [(start_s, end_s)], none longer than the encoder's window."""
+    def detect_speech(self, waveform: Waveform, detector: str = "energy") -> list[tuple[float, float]]:
+        """Find speech in float32 [n_samples] as [(start_s, end_s)], none longer than the encoder's window.
+
+        Args:
+            detector: "energy", "silero" or the path of Silero's ONNX file.
+        Raises:
+            DependencyError: Silero's file is not installed. OptionError: a path that holds no such file.
+        """
+        if detector != "energy":
+            return self._silero(detector).detect_speech(waveform, max_window_s=self.acoustic.max_window_s)
         return vad.detect_speech(
             waveform, sample_rate=self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
         )
+
+    def _silero(self, wanted: str) -> SileroDetector:
+        from engine.acoustic.silero import SileroDetector, find_model
+
+        with self._detectors_lock:
+            if wanted not in self._detectors:
+                self._detectors[wanted] = SileroDetector(find_model(wanted))
+            return self._detectors[wanted]
 
     def compute_features(self, waveform: Waveform) -> NDArray[np.float32]:
         """Compute what the encoder is fed; its shape is the model's own."""
@@ -308,7 +331,17 @@ class Stages:
             return capitalise_first if options.punctuation else strip_words
         return self._punctuator.punctuate_words if options.punctuation and self._punctuator else list
 
-
-def with_hotwords(options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
-    """The options of a call, with the hotwords that it was given beside them."""
-    return (options or DecodingOptions()).with_hotwords(hotwords)
+    def _settings(
+        self, options: DecodingOptions | None, hotwords: Sequence[str]
+    ) -> tuple[DecodingOptions, tuple[str, ...]]:
+        """The settings without hotwords that cannot be spelled, and a note on these; warns of them too."""
+        settings = (options or DecodingOptions()).with_hotwords(hotwords)
+        if settings.vad != "energy":
+            self._silero(settings.vad)  # fail before the audio is worked through
+        unspelled = find_unspelled(self.decoder.labels, settings.hotwords)
+        if not unspelled:
+            return settings, ()
+        note = describe_unspelled(unspelled)
+        warn_caller(HotwordWarning(note), depth=1)
+        kept = [word for word in settings.hotwords if word not in unspelled]
+        return settings.replace(hotwords=kept), (note,)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.options import (
+    AudioOptions,
     Backend,
+    Channels,
     ComputeType,
     DecodingOptions,
     Device,
@@ -22,7 +24,9 @@ from engine.options import (
 )
 
 __all__ = [
+    "AudioOptions",
     "Backend",
+    "Channels",
     "ComputeType",
     "DecodingOptions",
     "Device",
@@ -98,6 +102,7 @@ class Segment:
         words: German words with times; empty on the English side.
         confidence: 0 to 1, the mean of the words' confidences (German) or the
             length-normalised probability of the output tokens (English).
+        channel: the channel that it was heard on, from 1; None where the channels were mixed.
     """
 
     text: str
@@ -105,6 +110,12 @@ class Segment:
     end_s: float
     words: tuple[Word, ...] = ()
     confidence: float = 0.0
+    channel: int | None = None
+
+    @property
+    def speaker(self) -> str:
+        """Who spoke, as far as channels tell: "Speaker 1"; empty where they were mixed."""
+        return f"Speaker {self.channel}" if self.channel else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +127,15 @@ class Transcript:
         duration_s: length of the audio in seconds.
         language: BCP 47 code.
         stages_s: seconds spent in audio, features, encoder, decode.
+        warnings: what is missing or damaged in the audio, or was chosen or left out; a sentence each. The
+            same is given as AudioWarning and HotwordWarning.
     """
 
     segments: tuple[Segment, ...]
     duration_s: float
     language: str = "de"
     stages_s: Mapping[str, float] = field(default_factory=lambda: NO_STAGES, compare=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -159,6 +173,11 @@ class Translation:
     def duration_s(self) -> float:
         """Length of the audio in seconds."""
         return self.source.duration_s
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the transcript."""
+        return self.source.warnings
 
 
 @dataclass(frozen=True, slots=True)

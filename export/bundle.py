@@ -1,4 +1,4 @@
-"""Exported parts, put together to the bundle that the runtime loads."""
+"""Exported parts, put together into the bundle that the runtime loads."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from engine.bundle.folder import (
     open_bundle,
     write_bundle,
 )
+from engine.output.targets import check_apart
 from export.card import render_bundle_card
 from export.errors import ExportError
 
@@ -27,7 +28,7 @@ SECOND_PASS = ("asr_memory", "asr_decoder", "asr_embeddings", "asr_tokens")
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the parts are; None for what the bundle does without.
+    """Where the parts are; None for parts that the bundle does not have.
 
     Attributes:
         acoustic: a bundle with an acoustic model, and maybe a second pass.
@@ -58,13 +59,14 @@ def assemble_bundle(
 
     Args:
         decoding: fields of DecodingConfig that were tuned for these parts.
-        second_pass: fields of SecondPassConfig, likewise.
-        figures: measured for the whole, with their signatures.
+        second_pass: fields of SecondPassConfig that were tuned for these parts.
+        figures: measured for the whole bundle, with their signatures.
         about: Markdown for the card: data, training, limits.
     Raises:
         ExportError: nothing was given, a part is missing, or a setting is unknown.
-        BundleError: a part is damaged.
+        BundleError: a part is damaged. OutputError: a part is, or lies in, the folder that is replaced.
     """
+    check_apart([folder], [path for path in vars(parts).values() if path is not None])
     files: dict[str, Path] = {}
     cards: dict[str, str] = {}
     acoustic = decoder = None

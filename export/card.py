@@ -1,4 +1,4 @@
-"""Model cards: what a bundle is, where it comes from, how good and how fast it was measured to be."""
+"""Model cards: what a bundle is, where it comes from, its measured accuracy and speed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def render_acoustic_card(
     if config.precision != "fp32" and kept:
         facts.append("float32 arithmetic in: " + ", ".join(kept))
     if config.mask:
-        facts.append("an input attention_mask: utterances of different lengths may share a call")
+        facts.append("an input attention_mask: one call may take utterances of different lengths")
     lines = [f"# {name}", "", f"Licence: {licence}", "", *about, "", *(f"- {fact}" for fact in facts), ""]
     return "\n".join([*lines, "## The graph against its checkpoint", "", *parity_table(report), ""])
 
@@ -74,7 +74,7 @@ def _kernel_line(report: Report) -> str:
     found = report.kernels
     words = f", word error rate {100 * found['wer']:.2f} %" if "wer" in found else ""
     return (
-        f"By the engine's own kernels: same argmax {100 * found['agreement']:.2f} %, relative L2 error "
+        f"With the engine's own kernels: same argmax {100 * found['agreement']:.2f} %, relative L2 error "
         f"{found['error']:.2g} in the worst row{words}; {found['speedup']:.2f} times as fast as float32."
     )
 
@@ -92,9 +92,9 @@ def _batch_table(report: Report) -> list[str]:
         cells = " | ".join(f"{row.error:.2g}, {100 * row.alone:.2f} %" for row in found)
         lines.append(f"| {bucket} | {noise} | {cells} |")
     note = (
-        "The graph takes a mask: padding and neighbours change rounding at most."
+        "The graph takes a mask: padding and other utterances of the batch change only the rounding."
         if report.masked
-        else "The engine runs one utterance a call, so its transcripts do not depend on a batch."
+        else "The engine runs one utterance per call, so its transcripts do not depend on a batch."
     )
     return [*lines, "", note]
 
@@ -103,7 +103,7 @@ def _sensitivity_table(report: Report) -> list[str]:
     if not report.sensitivity:
         return []
     ordered = sorted(report.sensitivity.items(), key=lambda pair: -pair[1])
-    lines = ["", "Relative L2 error of the logits when one block alone computes in int8, over 3 s:", ""]
+    lines = ["", "Relative L2 error of the logits when only one block computes in int8, over 3 s:", ""]
     lines += ["| block | error |", "|---|---:|"]
     return [
         *lines,
@@ -114,7 +114,7 @@ def _sensitivity_table(report: Report) -> list[str]:
 def render_bundle_card(
     name: str, licence: str, parts: Mapping[str, str], figures: Mapping[str, Any], about: str = ""
 ) -> str:
-    """The card of a whole bundle: a section for each part's own card, and the figures of the whole."""
+    """The card of a whole bundle: a section for each part's card, and the figures of the whole bundle."""
     lines = [f"# {name}", "", f"Licence: {licence}", ""]
     if about:
         lines += [about.strip(), ""]
@@ -135,5 +135,5 @@ def figures_table(figures: Mapping[str, Any]) -> list[str]:
 
 
 def deepen(card: str) -> str:
-    """A card as a part of another: its headings two levels down."""
+    """A card as a section of another: its headings two levels lower."""
     return "\n".join(f"##{line}" if line.startswith("#") else line for line in card.strip().splitlines())

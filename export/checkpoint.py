@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says about itself, read without running anything in it."""
+"""The description in a Hugging Face folder, read without running anything in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A CTC checkpoint's own description.
+    """The description of a CTC checkpoint.
 
     Attributes:
         vocabulary: tokens by output index. word_delimiter: the token between words.
@@ -45,11 +45,11 @@ class CheckpointInfo:
 
 
 def read_checkpoint(folder: Path, architectures: tuple[str, ...]) -> CheckpointInfo:
-    """Read and check everything but the weights; all problems come in one error.
+    """Read and check everything except the weights; one error lists all problems.
 
     Raises:
-        ExportError: not a checkpoint, not safe to open, not one of the architectures, or a vocabulary
-            that does not fit the head.
+        ExportError: not a checkpoint, not safe to open, another architecture, or a vocabulary that does
+            not fit the head.
     """
     config = read_json(folder / "config.json", required=True)
     problems = [*_weight_problems(folder), *_architecture_problems(config, architectures)]
@@ -86,10 +86,10 @@ def read_checkpoint(folder: Path, architectures: tuple[str, ...]) -> CheckpointI
 
 
 def read_json(path: Path, required: bool = False) -> dict[str, Any]:
-    """A JSON object; {} for a missing file unless it is required.
+    """A JSON object; {} for a missing file that is not required.
 
     Raises:
-        ExportError: missing though required, or not a JSON object.
+        ExportError: a required file is missing, or it is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
     head = int(config.get("vocab_size", 0))
     vocabulary = read_json(folder / "vocab.json", required=True)
     if not all(isinstance(index, int) for index in vocabulary.values()):
-        raise ExportError("vocab.json holds a vocabulary for each of several languages")
+        raise ExportError("vocab.json contains one vocabulary for each of several languages")
     tokens = {index: token for token, index in vocabulary.items()}
     if len(tokens) < head:
         tokens |= {index: token for token, index in read_json(folder / "added_tokens.json").items()}

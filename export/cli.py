@@ -9,14 +9,22 @@ from collections.abc import Sequence
 
 from engine._distribution import install_command
 from engine.errors import DependencyError, EngineError
+from engine.runtime.interrupts import run_program
 from export import commands
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
+INTERRUPTED = "interrupted; nothing was written"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_program(
+        "engine-export", lambda: _guarded(arguments), told=lambda: INTERRUPTED, whole_process=argv is None
+    )
+
+
+def _guarded(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
@@ -25,12 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"engine-export: {missing}", file=sys.stderr)
         return EXIT_FAILED
-    except EngineError as error:
+    except (EngineError, OSError) as error:
         print(f"engine-export: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("engine-export: interrupted; nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:

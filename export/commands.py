@@ -16,7 +16,7 @@ TRAINED_HERE = {"LogMelCTC": "log_mel", "ConformerCTC": "conformer"}  # architec
 
 @dataclass(frozen=True)
 class Command:
-    """A name, one line of help, and the two functions behind it."""
+    """A command: its name, one line of help, and two functions."""
 
     name: str
     summary: str
@@ -25,7 +25,7 @@ class Command:
 
 
 def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every acoustic export shares."""
+    """The options of every acoustic export."""
     parser.add_argument("checkpoint", help="folder (or, for wav2vec2, a hub name) of the checkpoint")
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
     parser.add_argument(
@@ -35,7 +35,7 @@ def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-sensitivity",
         dest="sensitivity",
         action="store_false",
-        help="do not measure what int8 costs in each block alone",
+        help="do not measure the error that int8 causes in each block",
     )
     parser.add_argument(
         "--keep", nargs="*", default=[], help="blocks to keep in float32, by prefix: layer_0 stem"
@@ -51,7 +51,7 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify-data",
         type=Path,
-        help="manifest (path, text_de) to compare on; signals like speech without it",
+        help="manifest (path, text_de) to compare on (default: artificial signals like speech)",
     )
     parser.add_argument(
         "--min-agreement", type=float, help="refuse below this share of frames with the same argmax"
@@ -172,7 +172,7 @@ def add_punctuation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_punctuation(options: argparse.Namespace) -> int:
-    """Export a tagger that restores capitals and marks."""
+    """Export a tagger that restores capitals and punctuation."""
     return int(importlib.import_module("export.punctuation").run(options))
 
 
@@ -187,7 +187,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lexicon", type=Path, help="the decoder's word list")
     parser.add_argument("--punctuation", type=Path, help="graph that `engine-export punctuation` wrote")
     parser.add_argument("--decoding", type=Path, help='JSON of tuned settings: {"lm_alpha": 0.6, ...}')
-    parser.add_argument("--second-pass", type=Path, help='likewise of the second pass: {"ctc_weight": 0.05}')
+    parser.add_argument("--second-pass", type=Path, help='the same for the second pass: {"ctc_weight": 0.05}')
     parser.add_argument("--name", required=True)
     parser.add_argument("--licence", required=True)
     parser.add_argument("--figures", type=Path, help="JSON object of figures, with their signatures")
@@ -253,7 +253,7 @@ COMMANDS = (
     Command("marian", "export a Marian translation checkpoint", add_marian_arguments, run_marian),
     Command(
         "punctuation",
-        "export a tagger that restores capitals and marks",
+        "export a tagger that restores capitals and punctuation",
         add_punctuation_arguments,
         run_punctuation,
     ),
@@ -270,5 +270,5 @@ COMMANDS = (
         add_layout_arguments,
         run_layout,
     ),
-    Command("bundle", "put exported parts together to one bundle", add_bundle_arguments, run_bundle),
+    Command("bundle", "put exported parts together into one bundle", add_bundle_arguments, run_bundle),
 )

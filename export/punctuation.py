@@ -1,4 +1,4 @@
-"""A tagger of training/ as the small ONNX graph that restores capitals and marks."""
+"""A tagger of training/ as the small ONNX graph that restores capitals and punctuation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from engine.output.punctuation import N_PIECES
+from engine.output.targets import check_apart, check_target
 from engine.runtime.onnx_session import open_session
 from engine.runtime.pair_safe import quantize_stored
 from engine.types import RuntimeOptions
@@ -19,22 +20,24 @@ from export.graph.linear import Linear, as_array, emit_linear
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 
 MAX_ERROR = 0.1  # of a logit, relative L2: int8 weights against float32
-MIN_AGREEMENT = 0.99  # share of words with the same case, and with the same mark
+MIN_AGREEMENT = 0.99  # share of words with the same case, and with the same punctuation
 CHECKED_WORDS = 512
 
 
 def export_punctuation(checkpoint: Path, out: Path) -> dict[str, float]:
-    """Write the graph of a checkpoint, once it agrees with the original.
+    """Write the graph of a checkpoint, if it agrees with the original.
 
     Args:
         checkpoint: folder of `engine-train punctuation`. out: path of the .onnx file.
     Returns:
-        Relative L2 error of the logits, and the shares of words with the same case and mark.
+        Relative L2 error of the logits, and the shares of words with the same case and punctuation.
     Raises:
-        ExportError: no such checkpoint, or the graph is not what the checkpoint is.
+        ExportError: no such checkpoint, or the graph differs from it.
+        OutputError: out is a part of the checkpoint, or no place for a file.
     """
     from training.punctuation.model import load_tagger
 
+    check_apart([out], [*checkpoint.glob("*"), checkpoint])
     try:
         model, _ = load_tagger(checkpoint)
     except (OSError, ValueError, KeyError) as error:
@@ -44,6 +47,7 @@ def export_punctuation(checkpoint: Path, out: Path) -> dict[str, float]:
         ) from error  # fmt: skip
     building = out.with_name(f".{out.name}.building")
     out.parent.mkdir(parents=True, exist_ok=True)
+    check_target(out)
     try:
         building.write_bytes(build_punctuation(model).SerializeToString())
         figures = compare(model, building)
@@ -121,7 +125,7 @@ def compare(model: Any, path: Path) -> dict[str, float]:
         raise ExportError(
             f"the graph differs from the checkpoint: {figures}",
             f"an error of at most {MAX_ERROR} and an agreement of at least {MIN_AGREEMENT}",
-            "train longer: weights of a model that is hardly trained round badly",
+            "train longer: rounding harms the weights of a model that is hardly trained",
         )
     return figures
 
@@ -133,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Export, and say how near the graph is."""
+    """Export, and print how close the graph is."""
     figures = export_punctuation(options.checkpoint, options.out)
     print(" ".join(f"{name} {value}" for name, value in figures.items()))
     print(f"wrote {options.out}")

@@ -1,4 +1,4 @@
-"""`engine-train`: one command for everything that makes or judges a checkpoint."""
+"""`engine-train`: one command for everything that makes or evaluates a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from collections.abc import Sequence
 
 from engine._distribution import install_command
 from engine.errors import DependencyError, EngineError
+from engine.runtime.interrupts import run_program
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
 COMMANDS = {
     "asr": ("training.asr.command", "fine-tune, or train from scratch, a Wav2Vec2ForCTC"),
     "from-whisper": ("training.whisper.command", "train a CTC recogniser on a Whisper encoder"),
     "synthesize": ("training.synthesis.synthesize", "make a corpus of synthetic speech from text"),
     "align": ("training.alignment.command", "cut long recordings with approximate text into utterances"),
     "mt": ("training.mt.command", "train a Marian translation model"),
-    "punctuation": ("training.punctuation.command", "train the tagger that restores capitals and marks"),
+    "punctuation": (
+        "training.punctuation.command",
+        "train the tagger that restores capitals and punctuation",
+    ),
     "language-model": ("training.lm.language_model", "build the KenLM model of the beam decoder"),
-    "evaluate": ("training.asr.evaluate", "word and character error rates of checkpoints, side by side"),
+    "evaluate": ("training.asr.evaluate", "compare word and character error rates of checkpoints"),
 }
 
 
@@ -30,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    return run_program("engine-train", lambda: _guarded(arguments), whole_process=argv is None)
+
+
+def _guarded(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
@@ -41,9 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EngineError, OSError) as error:
         logging.getLogger("training").error("%s", error)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        logging.getLogger("training").error("interrupted")
-        return EXIT_INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:

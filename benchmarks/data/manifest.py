@@ -1,7 +1,7 @@
 """What to measure on: audio files with their German, and perhaps English, references.
 
-engine.manifests reads; here is what a measurement asks of the rows besides: audio that is there, each clip
-once, and English for all clips or for none.
+engine.manifests reads. A measurement also needs audio files that exist, each clip once, and English for all
+clips or for none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Utterance:
     Attributes:
         id: unique in the manifest; the path as written there unless an `id` column says else.
         path: the audio file.
-        text_de: the German reference, as written; empty where nothing is said.
+        text_de: the German reference, as written; empty for a clip without speech.
         text_en: the English reference; None without one.
         columns: every other column of the manifest.
         offset_s: where the clip begins in the file.
@@ -64,11 +64,11 @@ class Reading:
 def read_data(
     data: Path, clips: Path | None = None, split: str = "test", limit: int | None = None
 ) -> list[Utterance]:
-    """Read and check whatever `--data` names.
+    """Read and check the data of `--data`.
 
     Args:
         data, clips, split: as source, clips and split of engine.manifests.read_manifest.
-        limit: return the first so many utterances; the rest is still checked.
+        limit: return only the first utterances, so many; the rest is still checked.
     Raises:
         ManifestError: with every problem of every line, before anything is measured.
         DependencyError: a dataset's file, and pyarrow is missing.
@@ -80,12 +80,12 @@ def read_data(
 
 
 def read_manifest(path: str | Path, limit: int | None = None) -> list[Utterance]:
-    """Read and check a manifest; as read_data."""
+    """Read and check a manifest, like read_data."""
     return read_data(Path(path), limit=limit)
 
 
 def scan_data(data: Path, clips: Path | None = None, split: str = "test") -> Reading:
-    """Read as read_data does, but return the problems beside the utterances.
+    """Read as read_data does, but return the problems with the utterances.
 
     Raises:
         DependencyError: a dataset's file, and pyarrow is missing.
@@ -95,7 +95,7 @@ def scan_data(data: Path, clips: Path | None = None, split: str = "test") -> Rea
     problems = list(scan.problems)
     for row in scan.rows:
         problems += [f"{row.place}: {problem}" for problem in _check_audio(row.path)]
-    # Parts of one file, and files of one name, may still have names of their own.
+    # Parts of one file, and files with equal names, may have different ids.
     problems += _duplicates("id", scan.rows, [item.id for item in utterances]) or _duplicates(
         "clip", scan.rows, [f"{row.path}@{row.offset_s:g}+{row.duration_s}" for row in scan.rows]
     )
@@ -135,7 +135,7 @@ def _duplicates(what: str, rows: Sequence[ManifestRow], values: Sequence[str]) -
 
 
 def _partly_translated(rows: Sequence[ManifestRow]) -> list[str]:
-    """English is all or nothing, but where nothing is said: an empty reference would count as wrong."""
+    """English for all clips with speech or for none: an empty reference would count as wrong."""
     spoken = [row for row in rows if normalize_text(row.text)]
     empty = [row for row in spoken if not (row.translation or "").strip()]
     if len(empty) == len(spoken):
@@ -144,12 +144,12 @@ def _partly_translated(rows: Sequence[ManifestRow]) -> list[str]:
 
 
 def cut_parts(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """Write every clip that is a part of a file to a file of its own, once, into the user's cache.
+    """Write every clip that is a part of a file to a separate file in the user's cache, once.
 
-    What is measured begins with reading a file, and a peer is given nothing but a path.
+    The measurement begins with reading a file, and a peer gets only a path.
 
     Returns:
-        The same utterances; the path of a part is that of its own file: WAV, mono, 16 kHz, 32-bit float.
+        The same utterances; a part has the path of its separate file: WAV, mono, 16 kHz, 32-bit float.
     Raises:
         AudioError: a file cannot be decoded, or ends before its part. BenchmarkError: the cache cannot be
         written.
@@ -174,7 +174,9 @@ def _cut(item: Utterance) -> Utterance:
             temporary.replace(target)
         except (OSError, soundfile.LibsndfileError) as error:
             raise BenchmarkError(
-                f"cannot write {target} ({error})", "room for clips cut out of files", "set XDG_CACHE_HOME"
+                f"cannot write {target} ({error})",
+                "space for clips that are cut from files",
+                "set XDG_CACHE_HOME",
             ) from error
     return replace(item, path=target)
 

@@ -59,7 +59,7 @@ def workloads(tiny: bool) -> list[Workload]:
         Workload("batch 1, 5 s", (5 * scale,), False),
         Workload("batch 1, 30 s", (30 * scale,), False),
         Workload(f"batch {rows}, 10 s", (10 * scale,) * rows, True),
-        Workload("changing lengths, one a call", mixed, False),
+        Workload("changing lengths, one per call", mixed, False),
         Workload("changing lengths, shared calls", mixed, True),
     ]
 
@@ -98,7 +98,7 @@ def make_engine(model: Any, folder: Path, device: str, cuda_graphs: bool = False
 
 
 def engine_run(acoustic: Any, share: bool) -> Run:
-    """Utterances to log-probabilities, shared calls or one a call."""
+    """Utterances to log-probabilities, in shared calls or one per call."""
     if share:
         return lambda waves: acoustic.compute_log_probs_batch(waves)
     return lambda waves: [acoustic.compute_log_probs(wave) for wave in waves]

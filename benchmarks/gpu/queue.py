@@ -1,4 +1,4 @@
-"""What waits for a machine with an NVIDIA GPU: each command ends within ten minutes and prints a short table.
+"""Commands for a machine with an NVIDIA GPU: each ends within ten minutes and prints a short table.
 
     python -m benchmarks.gpu.queue encoder --wheel-dir wheels --out out       parity and speed of the encoder
     python -m benchmarks.gpu.queue mt --out out -- --set data.train=[x.tsv]   the translation model, full size
@@ -6,8 +6,8 @@
     python -m benchmarks.gpu.queue asr --out out -- --config X.yaml           an acoustic model, full size
     python -m benchmarks.gpu.queue encoder --device cpu --tiny                a dry run anywhere
 
-What follows "--" goes to `python -m training`. The training commands leave their weights in OUT/parts as
-float16 in parts (`benchmarks.gpu.parts join` undoes it).
+Arguments after "--" are passed to `python -m training`. The training commands write their weights to
+OUT/parts as float16 in parts (`benchmarks.gpu.parts join` joins them).
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NO_GPU
     options.out.mkdir(parents=True, exist_ok=True)
     if options.wheel_dir and os.environ.get(CARRIED) != str(options.wheel_dir):
-        # A new process, since the packages must be found before anything of theirs is imported.
+        # A new process: the packages must be found before any of their modules is imported.
         site = install(options.wheel_dir, Path(tempfile.mkdtemp(prefix="site-")))
         environment = {
             **os.environ,
             "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
             CARRIED: str(options.wheel_dir),
         }
-        command = [sys.executable, "-m", "benchmarks.gpu.queue", *arguments]
-        return subprocess.run(command, env=environment, check=False).returncode
+        command = [sys.executable, "-P", "-m", "benchmarks.gpu.queue", *arguments]
+        return subprocess.run(command, env=environment, check=False, timeout=_limit_s(options)).returncode
     return (
         run_encoder(options) if options.command == "encoder" else run_training(options, arguments[at + 1 :])
     )
@@ -83,8 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _limit_s(options: argparse.Namespace) -> float:
+    """After which a child that hangs is ended."""
+    return 60.0 * float(options.minutes) + 3600.0
+
+
 def gpu_name() -> str:
-    """What nvidia-smi calls the first GPU; "" where there is none."""
+    """The first GPU's name by nvidia-smi; "" where there is none."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -119,9 +124,9 @@ def run_encoder(options: argparse.Namespace) -> int:
 
 
 def run_training(options: argparse.Namespace, more: Sequence[str]) -> int:
-    """Train for the given minutes and bring the weights out in parts."""
+    """Train for the given minutes and write the weights in parts."""
     run_dir = options.out / f"{options.command}_run"
-    command = [sys.executable, "-m", "training", options.command, *more]
+    command = [sys.executable, "-P", "-m", "training", options.command, *more]
     if options.command in CONFIGS and "--config" not in more:
         command += ["--config", str(ROOT / "training/configs" / CONFIGS[options.command])]
     minutes = f"{TRAINING_SHARE * options.minutes:g}"
@@ -134,7 +139,7 @@ def run_training(options: argparse.Namespace, more: Sequence[str]) -> int:
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     started = time.perf_counter()
-    code = subprocess.run(command, env=environment, check=False).returncode
+    code = subprocess.run(command, env=environment, check=False, timeout=_limit_s(options)).returncode
     if code:
         return code
     names = split(run_dir / FINAL[options.command], options.out / "parts", int(options.part_mb * 2**20))

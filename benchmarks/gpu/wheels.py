@@ -1,4 +1,4 @@
-"""Packages that a machine without a network lacks, from a folder that was carried there."""
+"""Packages for a machine without a network, from a folder that was copied there."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def install(wheel_dir: Path, site: Path) -> Path:
     if not wheels and not parts:
         raise FileNotFoundError(f"{wheel_dir} holds no *.whl and no *.tar.xz; pip download into it first")
     if wheels:
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
-        subprocess.run([*pip, "--target", str(site), *map(str, wheels)], check=True)
+        pip = [sys.executable, "-P", "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
+        subprocess.run([*pip, "--target", str(site), *map(str, wheels)], check=True, timeout=1800)
     for name in dict.fromkeys(part.name.partition(".tar.xz")[0] for part in parts):
         joined = site / f"{name}.tar.xz"
         joined.write_bytes(b"".join(p.read_bytes() for p in parts if p.name.partition(".tar.xz")[0] == name))
         with tarfile.open(joined) as archive:
             archive.extractall(site, filter="data")
         joined.unlink()
-    # The machine may have plain onnxruntime, which this package hides. Two names of one package would look to
-    # the engine as if one had overwritten the other.
+    # The machine may have plain onnxruntime, which this package hides. With both names installed, the engine
+    # would report that one has overwritten the other.
     for folder in site.glob("onnxruntime_gpu-*.dist-info"):
         rmtree(folder)
     return site

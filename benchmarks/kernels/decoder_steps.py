@@ -1,10 +1,10 @@
-"""An attention decoder's steps by each of its backends: time, and how fast weights are read. One thread.
+"""An attention decoder's steps with each backend: time, and how fast weights are read. One thread.
 
     python -m benchmarks.kernels.decoder_steps BUNDLE --json steps.json
 
 Each round runs every backend at every number of rows; median and best of the calling thread's CPU time are
-reported, so that a busy machine does not decide. `reading` is the time in which one thread reads as many
-bytes as the weights have: no step can be faster.
+reported, so that a busy machine does not change them. `reading` is the time in which one thread reads as
+many bytes as the weights have: no step can be faster.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 @kernel
 def read_through(place: int, n_bytes: int) -> float:
-    """Read so many bytes, a multiple of 256, from front to end."""
+    """Read some bytes, a multiple of 256, from begin to end."""
     first = second = simd.splat(np.float32(0.0))
     for at in range(0, n_bytes, 128):
         first = simd.maximum(simd.load_f32(place + at), first)
@@ -130,7 +130,7 @@ def read_through(place: int, n_bytes: int) -> float:
 
 
 def summarise(times: Times, n_bytes: int) -> dict[str, dict[str, float]]:
-    """Milliseconds, and for steps gigabytes and thousand million products a second at the best."""
+    """Milliseconds; for steps also gigabytes and 10^9 products per second of the best round."""
     figures = {}
     for name, seconds in times.items():
         found = {"median": 1e3 * float(np.median(seconds)), "best": 1e3 * min(seconds)}

@@ -1,11 +1,11 @@
-"""Feature kernels against what else computes the same: 30 s of audio, one thread, in turn in one run.
+"""Feature kernels against other libraries: 30 s of audio, one thread, in turn in one run.
 
     python -m benchmarks.kernels.features --peer_python librosa=PEERS/bin/python asrfront=PEERS/bin/python \\
         --json features.json
 
-transformers, librosa, asrfront and kaldi-native-fbank are peers in processes of their own; those that are not
-installed are left out and named. Median and best of the CPU time count, so that a busy machine does not
-decide, and only where the features are the right ones.
+transformers, librosa, asrfront and kaldi-native-fbank are peers in separate processes; those that are not
+installed are left out and named. The figures are median and best of the CPU time, so that a busy machine does
+not change them, and only of systems whose features are right.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def roster(options: argparse.Namespace) -> dict[str, Roster]:
 
 
 def measure(driver: Driver, waveform: Any, rounds: int) -> dict[str, dict[str, float]]:
-    """Median and best CPU milliseconds of each system that computes what its kind of features is."""
+    """Median and best CPU milliseconds of each system whose features are right."""
     kinds = {"log-mel": numpy_log_mel(waveform), "normalise": numpy_normalize(waveform)}
     kinds["fbank"] = compute_features(waveform, FBANK)
     figures = {}
@@ -123,10 +123,10 @@ def measure(driver: Driver, waveform: Any, rounds: int) -> dict[str, dict[str, f
 
 
 def check(kind: str, outputs: Mapping[str, Any], expected: Any) -> float | None:
-    """Relative L2 distance; fbank has conventions of its own in each project, so its shape alone is compared.
+    """Relative L2 distance; of fbank, whose conventions differ between projects, only the shape is compared.
 
     Raises:
-        WrongOutputError: other features.
+        WrongOutputError: the features differ.
     """
     features = finite("features", outputs.get("features"))
     if features.shape != expected.shape:

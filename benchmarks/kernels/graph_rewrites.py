@@ -1,4 +1,4 @@
-"""What each graph rewrite of export/graph is worth in onnxruntime: the plain form and ours, in turn.
+"""How much faster each graph rewrite of export/graph is in onnxruntime: the plain form and ours, in turn.
 
     python -m benchmarks.kernels.graph_rewrites --json benchmarks/results/graph_rewrites.json
 
@@ -44,7 +44,7 @@ class Rewrite:
 
     Attributes:
         file: of export/graph.
-        plain, ours: emit the block for the value that they are given.
+        plain, ours: emit the block for a value.
         value: float32, the input of both.
         channels_first: the plain form gives [1, n_channels, n_rows], ours [1, n_rows, n_channels].
         tolerance: relative L2 distance allowed between the two.
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rewrites(seconds: float) -> dict[str, Rewrite]:
-    """Every rewrite, by what it does, for so much audio."""
+    """Every rewrite, by its effect, for some seconds of audio."""
     n_samples = int(seconds * SAMPLE_RATE)
     frames, waveform = _random(1, n_samples // 320, HIDDEN), _random(1, n_samples)
     first, second = _random(N_CHANNELS, 1, 10), _random(N_CHANNELS, N_CHANNELS, 3) * np.float32(0.02)
@@ -225,7 +225,7 @@ def _plain_norm(graph: GraphBuilder, rows: str, conv: WaveformConv) -> str:
 
 
 def _skip_norm(norm: LayerNorm) -> Emit:
-    """What onnxruntime's own optimiser makes of an addition before a norm."""
+    """The result of onnxruntime's own optimiser for an addition before a norm."""
 
     def emit(graph: GraphBuilder, value: str) -> str:
         weight, bias = graph.constant(norm.weight), graph.constant(norm.bias)

@@ -1,7 +1,7 @@
-"""Emissions like those of a German CTC model, made from text: for decoders where no model is at hand.
+"""Emissions like those of a German CTC model, made from text: for decoders without a model.
 
 Each letter is one or two peaky frames among blanks. With a rate that differs between
-utterances, a letter is mistaken for one that sounds alike, left out, or inserted.
+utterances, a letter is replaced by one that sounds similar, left out, or inserted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Weakness:
     """How often an utterance of average difficulty goes wrong, for each letter.
 
     Attributes:
-        confused: taken for a similar letter. dropped: drowned in blank. inserted: one too many.
+        confused: replaced by a similar letter. dropped: hidden by blank. inserted: one too many.
         spread: standard deviation in nats of how much the wrong letter wins by.
     """
 
@@ -38,7 +38,7 @@ class Weakness:
 def make_emissions(
     text: str, vocabulary: Sequence[str], rng: np.random.Generator, weakness: Weakness = Weakness()
 ) -> NDArray[np.float32]:
-    """Make log probabilities float32 [n_frames, vocab_size] that spell `text` more or less.
+    """Make log probabilities float32 [n_frames, vocab_size] that approximately spell `text`.
 
     Args:
         text: words of letters in the vocabulary, separated by spaces.

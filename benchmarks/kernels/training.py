@@ -1,8 +1,8 @@
-"""How fast acoustic training runs on one core: seconds of audio a second of CPU, and the share spent waiting.
+"""How fast acoustic training runs on one core: seconds of audio per CPU second, and the share of waiting.
 
     python -m benchmarks.kernels.training --json benchmarks/results/training.json
 
-The real trainers run on made clips (noise with pauses, 3 to 6 s, FLAC) through everything that a run has:
+The real trainers run on artificial clips (noise with pauses, 3 to 6 s, FLAC) with all parts of a run:
 reading, features, batches, forward, backward, clipping, optimiser. Weights are random, of the real sizes.
 """
 
@@ -48,7 +48,7 @@ WHISPER_BASE = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 
 
 @dataclasses.dataclass
 class Clock:
-    """CPU and wall time of the steps behind the warm-up."""
+    """CPU and wall time of the steps after the warm-up."""
 
     warmup: int = 2
     steps: int = 0
@@ -72,7 +72,7 @@ class Clock:
         self._last = now
 
     def figures(self) -> dict[str, float]:
-        """Return what was measured; `x_real_time` counts seconds of CPU, which neighbours do not inflate."""
+        """Return what was measured; `x_real_time` uses CPU seconds, which other programs do not change."""
         return {
             "x_real_time": round(self.audio_s / self.cpu_s, 1),
             "x_real_time_wall": round(self.audio_s / self.wall_s, 1),
@@ -123,7 +123,7 @@ def time_asr(
 def time_from_whisper(
     folder: Path, manifest: Path, options: argparse.Namespace, n_frozen: int
 ) -> dict[str, Any]:
-    """Time the log-mel form of `training from-whisper` on states that lie ready, as its recipe has them."""
+    """Time the log-mel form of `training from-whisper` on stored states, as in its recipe."""
     write_whisper(folder / "whisper")
     parser = argparse.ArgumentParser()
     from_whisper.add_arguments(parser)
@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def main() -> None:
-    """Measure, print and, where asked for, add the figures to a JSON file."""
+    """Measure, print and, with --json, add the figures to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     names = ["wav2vec2", "conformer", "log_mel", "log_mel_upper"]
     parser.add_argument("--models", nargs="*", choices=names, default=names)

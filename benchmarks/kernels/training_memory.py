@@ -1,8 +1,8 @@
-"""The memory estimate of `training asr --estimate` against what runs of scaled models really take.
+"""The memory estimate of `training asr --estimate` against the memory of real runs of smaller models.
 
     python -m benchmarks.kernels.training_memory --json benchmarks/results/training_memory.json
 
-Each run is a process of its own on the CPU: the real trainer, the settings of asr_xlsr_300m.yaml
+Each run is a separate process on the CPU: the real trainer, the settings of asr_xlsr_300m.yaml
 (checkpointing, frozen front end, bf16, batches of 24 s), a model of the same form with fewer and narrower
 layers. Measured is the peak of the resident memory over what the process held with everything imported.
 Large blocks are taken from the system one by one, so that the allocator's free lists do not count.
@@ -93,9 +93,17 @@ def run_case(name: str) -> dict[str, float]:
 
 def measure_apart(name: str) -> dict[str, float] | None:
     """Run a case in a fresh process; None where it cannot run here (bitsandbytes missing)."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.kernels.training_memory", "--case", name]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    search = os.pathsep.join(
+        [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": search,
+    }
+    command = [sys.executable, "-P", "-m", "benchmarks.kernels.training_memory", "--case", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
     if done.returncode:
         print(f"{name}: {done.stderr.strip().splitlines()[-1]}")
         return None

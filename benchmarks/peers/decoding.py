@@ -3,8 +3,8 @@
     python -m benchmarks.peers.decoding --emissions EMISSIONS.npz --language-model LM.bin --words WORDS.txt \\
         --peer-python PEERS/bin/python --json benchmarks/results/decoder.json
 
-The peers need an environment of their own (benchmarks/peers/requirements/decoding.txt). Each turn decodes ten
-utterances with one decoder, so that a busy machine slows all of them alike; one pass of each is not timed.
+The peers need a separate environment (benchmarks/peers/requirements/decoding.txt). Each turn decodes ten
+utterances with one decoder, so that a busy machine slows all decoders equally; one pass of each is not timed.
 Every decoder returns its hypotheses with the times of all their words. A decoder whose texts are far from the
 emissions' likeliest labels is left out.
 """
@@ -140,7 +140,7 @@ def check(texts: Any, greedy: Sequence[str]) -> float:
     """How far the texts are from the greedy ones: edits of characters by the number of characters.
 
     Raises:
-        WrongOutputError: not a text for each utterance, or texts of something else.
+        WrongOutputError: not one text for each utterance, or texts that do not fit the emissions.
     """
     import jiwer
 
@@ -150,14 +150,14 @@ def check(texts: Any, greedy: Sequence[str]) -> float:
         return 0.0
     distance = float(jiwer.cer(" ".join(greedy), " ".join(texts)))
     if distance > MAX_DISTANCE:
-        raise WrongOutputError(f"texts with {distance:.0%} of the characters other than the greedy ones")
+        raise WrongOutputError(f"texts whose characters differ from the greedy ones by {distance:.0%}")
     return distance
 
 
 def figures(
     timings: Mapping[str, Timing], sizes: Sequence[int], texts: list[str]
 ) -> dict[str, dict[str, float | None]]:
-    """CPU milliseconds an utterance, the median ratio to the engine turn by turn, and word errors.
+    """CPU milliseconds per utterance, the median ratio to the engine turn by turn, and word errors.
 
     Args:
         sizes: utterances of each turn.
@@ -202,14 +202,14 @@ def signature(options: argparse.Namespace) -> str:
 def time_threads(emissions: list[Any], labels: list[str], options: argparse.Namespace) -> dict[str, float]:
     """decode_batch on two threads against one, wall time, median of several rounds in turn.
 
-    cores_given is the CPU time over the wall time of two threads: below 2, others had the rest,
-    and the ratio tells of the machine and not of the decoder.
+    cores_given is the CPU time divided by the wall time of two threads: below 2, other programs used the
+    rest, and the ratio describes the machine and not the decoder.
     """
     words = options.words.read_text(encoding="utf-8").split()
     decoder = CtcBeamDecoder(labels, options.language_model, words)
     batch = emissions * THREAD_REPEATS
     gc.collect()
-    gc.freeze()  # or one pass or the other pays for looking through all that was imported
+    gc.freeze()  # otherwise some passes include the time of scanning all imported objects
     ratios, cores = [], []
     for _ in range(options.thread_rounds + 1):
         wall_s, cpu_s = [], []
@@ -237,7 +237,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", default=PEERS)
     parser.add_argument("--passes", type=int, default=PASSES, help="over all utterances that count")
     parser.add_argument(
-        "--thread_rounds", type=int, default=THREAD_ROUNDS, help="of two threads against one; 0 leaves it out"
+        "--thread_rounds",
+        type=int,
+        default=THREAD_ROUNDS,
+        help="rounds of two threads against one; 0 skips this part",
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)

@@ -3,7 +3,7 @@
     python -m benchmarks.peers.encoder --checkpoint none --cases "5 s" "15 s" --peer_python \\
         openvino=PEERS/openvino/bin/python --json encoder.json
 
-benchmarks/peers/README.md says what is timed, what is not, and how to make the peers' environments.
+benchmarks/peers/README.md explains what is timed, what is not, and how to make the peers' environments.
 """
 
 from __future__ import annotations
@@ -66,9 +66,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="rows to measure; default: all")
     parser.add_argument("--peer_python", nargs="*", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--core", type=int, help="the core that everything runs on; default: the last one")
-    parser.add_argument("--models", type=Path, help="keep the peers' graphs here for the next run")
+    parser.add_argument(
+        "--models", type=Path, help="folder for the peers' graphs, used again by the next run"
+    )
     parser.add_argument("--prepare", action="store_true", help="only make the graphs")
-    parser.add_argument("--json", type=Path, help="written; cases of an equal signature in it are kept")
+    parser.add_argument(
+        "--json", type=Path, help="result file; its cases with an equal signature are not measured again"
+    )
     options = parser.parse_args(argv)
     given = dict(pair.partition("=")[::2] for pair in options.peer_python)
     wrong = [name for name, python in given.items() if name not in PEERS or not python]
@@ -81,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def pin(core: int | None) -> int:
-    """Keep this process and every one that it starts on one core; -1 where the system cannot."""
+    """Bind this process and every one that it starts to one core; -1 where the system cannot."""
     os.environ["OMP_NUM_THREADS"] = "1"
     if not hasattr(os, "sched_setaffinity"):
         return -1
@@ -168,12 +172,12 @@ def signature(options: argparse.Namespace) -> str:
 
 
 def short(manifest: Path | None) -> str:
-    """A manifest's file and folder, without where they lie on this machine."""
+    """A manifest's file and folder, without their path on this machine."""
     return "synthetic" if manifest is None else f"{manifest.resolve().parent.name}/{manifest.name}"
 
 
 def package_version(name: str) -> str:
-    """Of an installed package; "-" where there is none."""
+    """The version of an installed package; "-" where there is none."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -45,7 +45,7 @@ def load_model(checkpoint: str, variant: str) -> Any:
 
 
 def write_checkpoint(model: Any, folder: Path) -> None:
-    """As save_pretrained does, with a tokenizer, which a converter may want to see."""
+    """Like save_pretrained, with a tokenizer, which a converter may need."""
     import json
 
     import transformers
@@ -61,7 +61,7 @@ def write_checkpoint(model: Any, folder: Path) -> None:
 def load_speech(manifest: Path | None, measured: bool) -> FloatArray:
     """The clips of a manifest joined, odd ones to measure, even ones to calibrate on: float32 [n_samples].
 
-    Without a manifest, signals like speech from seeds that are as disjoint.
+    Without a manifest, artificial signals like speech, with different seeds for the two.
     """
     if manifest is None:
         clips = [speech_like(40 * SAMPLE_RATE, SAMPLE_RATE, seed) for seed in range(int(measured), 6, 2)]
@@ -80,7 +80,7 @@ def cut(speech: FloatArray, batch: int, length_s: float) -> FloatArray:
 
 
 def calibration_set(speech: FloatArray) -> list[FloatArray]:
-    """Utterances [n_samples], spread over the speech."""
+    """Utterances [n_samples], evenly spread over the speech."""
     n_samples = int(CALIBRATION_S * SAMPLE_RATE)
     starts = np.linspace(0, max(speech.size - n_samples, 0), N_CALIBRATION).astype(int)
     return [cut(speech[start : start + n_samples], 1, CALIBRATION_S)[0] for start in starts]
@@ -116,7 +116,7 @@ def prepare_graphs(model: Any, calibration: Sequence[FloatArray], folder: Path) 
 
 def digest(model: Any, calibration: Sequence[FloatArray]) -> str:
     """Twelve hex digits that change with any weight and any sample of the calibration."""
-    config = model.config  # save_pretrained adds to it: only what no weight shows
+    config = model.config  # save_pretrained changes it: only fields that the weights do not show
     shape = (config.num_attention_heads, config.do_stable_layer_norm, tuple(config.conv_stride))
     found = hashlib.sha256(repr(shape).encode())
     for tensor in model.state_dict().values():
@@ -163,8 +163,8 @@ def quantize_statically(
 ) -> None:
     """onnxruntime's static QDQ, weights by channel.
 
-    Attention's products of two activations stay out, and outputs are not quantised again: both make the
-    graph faster in OpenVINO and more exact.
+    Attention's products of two activations are not quantised, and outputs are not quantised again: both make
+    the graph faster in OpenVINO and more exact.
     """
     import onnx
     from onnxruntime import quantization

@@ -55,7 +55,7 @@ def relative_error(logits: Any, expected: Any) -> float:
 
 
 def figures(timing: Timing, audio_s: float) -> dict[str, Any]:
-    """Real-time factors of the medians; the seconds themselves are kept."""
+    """Real-time factors of the medians, and the seconds."""
     wall_s, cpu_s = timing.rounds_s("wall_s"), timing.rounds_s("cpu_s")
     return {
         "rtfx_wall": round(audio_s / float(np.median(wall_s)), 3),
@@ -82,7 +82,7 @@ def ratios(cases: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def merge(report: dict[str, Any], previous: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the cases of an earlier run with the same signature, so that long runs can be cut."""
+    """Take the cases of an earlier run with the same signature, so that long runs can be split."""
     if previous.get("signature") == report["signature"] and previous.get("peers") == report["peers"]:
         report["cases"] = {**previous["cases"], **report["cases"]}
         report["runs"] = [*previous.get("runs", []), *report.get("runs", [])]
@@ -101,7 +101,9 @@ def render(report: Mapping[str, Any]) -> str:
             error = "-" if row["error"] is None else f"{row['error']:.2g}"
             lines.append(f"  {name:32s}{rates:>18s}{error:>10s}")
     for ours, others in report["ratios"].items():
-        lines.append(f"\n{ours} is so many times as fast, geometric mean over the cases, by CPU time:")
+        lines.append(
+            f"\nspeed of {ours} divided by that of others, geometric mean over the cases, by CPU time:"
+        )
         lines += [f"  {name:32s}{ratio:>8.2f}" for name, ratio in others.items() if name != ours]
     if report["left_out"]:
         lines.append("\nleft out:")

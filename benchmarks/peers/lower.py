@@ -2,9 +2,10 @@
 
     python -m benchmarks.peers.lower ENVIRONMENT
 
-A library may use registers of 512 bits only where the operating system saves them, and asks that with one
-instruction, xgetbv. It is replaced by its answer on such a processor, in the files of ENVIRONMENT: a virtual
-environment made for this. Why not by variables: benchmarks/peers/README.md, "All on AVX2".
+A library may use registers of 512 bits only where the operating system saves them. It finds this out with
+one instruction, xgetbv, which is replaced by its answer on a processor without such registers, in the files
+of ENVIRONMENT: a virtual environment made for this. benchmarks/peers/README.md, "All on AVX2", explains why
+variables are not enough.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.protocol.worker.peer_worker import RECORD
 
-# What asks, and what answers "x87, SSE and AVX registers" instead. All else stays as it was: code behind it
-# gives cpuid the zero in ecx. The second leaves the upper bits of eax, which matter only where there is AMX.
+# The question, and the answer "x87, SSE and AVX registers". All else stays the same: later code gives cpuid
+# the zero in ecx. The second does not change the upper bits of eax, which matter only with AMX.
 ANSWERS = {
     bytes.fromhex("0f01d0 89c0"): bytes.fromhex("b807000000"),  # xgetbv; mov eax, eax -> mov eax, 7
     bytes.fromhex("31c9 0f01d0"): bytes.fromhex("31c9 b007 90"),  # xor ecx, ecx; xgetbv -> ..; mov al, 7
@@ -27,7 +28,7 @@ ANSWERS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Change the libraries, and record it for the signatures of what runs there; returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.peers.lower", description=__doc__.split("\n")[0])
-    parser.add_argument("environment", type=Path, help="a virtual environment of its own")
+    parser.add_argument("environment", type=Path, help="a virtual environment made for this")
     folder = parser.parse_args(argv).environment
     if not (folder / "pyvenv.cfg").is_file():
         parser.error(f"{folder} is not a virtual environment (it has no pyvenv.cfg)")
@@ -44,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def package_of(path: Path) -> str:
-    """The package that a file belongs to; the libraries it brings along lie in "package.libs"."""
+    """The package that a file belongs to; its bundled libraries are in "package.libs"."""
     parts = path.parts
     return parts[parts.index("site-packages") + 1].split(".")[0] if "site-packages" in parts else path.name
 
 
 def lower(folder: Path) -> dict[Path, int]:
-    """Change every shared library below a folder; links are left alone.
+    """Change every shared library below a folder, but no links.
 
     Returns:
         The number of places changed, by path.
@@ -65,7 +66,7 @@ def lower(folder: Path) -> dict[Path, int]:
             data = data.replace(question, answer)
         if places:
             found[path.relative_to(folder)] = places
-            changed = path.with_name(f"new_{path.name}")  # a hard link elsewhere keeps the old content
+            changed = path.with_name(f"new_{path.name}")  # hard links elsewhere must have the old content
             changed.write_bytes(data)
             changed.chmod(path.stat().st_mode)
             changed.replace(path)

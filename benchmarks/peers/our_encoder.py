@@ -19,7 +19,7 @@ def our_systems(model: Any, calibration: Sequence[FloatArray]) -> dict[str, Run]
 
     Args:
         model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
-        calibration: normalised utterances [n_samples], none of them among those that are timed.
+        calibration: normalised utterances [n_samples], none of which is timed.
     """
     from engine.errors import LayoutError
     from engine.kernels.vector.levels import has_vector_kernels
@@ -56,7 +56,7 @@ def with_names(encoders: Mapping[str, Encode]) -> dict[str, Run]:
 
 
 def kernel_level() -> str:
-    """What our own kernels are compiled for in this process, for a signature: asked, not what was wanted."""
+    """The real level of our own kernels in this process, for a signature."""
     from engine.kernels.vector.levels import active
 
     return active().name

@@ -22,7 +22,7 @@ def our_translators(folder: Path, names: Sequence[str]) -> tuple[dict[str, Syste
         folder: of the export.
         names: of NAMES, those that are wanted.
     Returns:
-        The systems by name, and why others of the wanted are left out.
+        The systems by name, and the reasons for those that are left out.
     """
     found: dict[str, System] = {}
     left_out = {}
@@ -48,13 +48,13 @@ class Engine:
         runner: Any = open_kernels(folder, config) if kernels else open_sessions(folder, config)
         if runner is None:
             raise ImportError("the engine's own kernels do not compute this model here")
-        # An end token that no vocabulary has: the model goes on to the limit.
+        # An end token that no vocabulary has: the model continues to the limit.
         endless = msgspec.structs.replace(config, eos_id=config.vocab_size)
         self._models = {False: EncoderDecoder(runner, config), True: EncoderDecoder(runner, endless)}
         self.signature = f"engine:{config.precision}|{runner.backend}|onnxruntime:{runtime_version()}"
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Group by padded length, as the runtime's Translator does."""
+        """Group by padded length, like the runtime's Translator."""
         model, sources, limits = self._models[bool(inputs["forced"])], inputs["sources"], inputs["limits"]
         groups: dict[int, list[int]] = {}
         for index, source in enumerate(sources):

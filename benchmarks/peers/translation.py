@@ -2,10 +2,10 @@
 
     python -m benchmarks.peers.translation CHECKPOINT EXPORT --tsv dev.tsv --limit 200 --json OUT
 
-CHECKPOINT is a folder of MarianMTModel.save_pretrained, EXPORT what `export marian` made of it. Systems
-take turns batch by batch on one thread, peers in processes of their own; times are CPU seconds. CTranslate2
-runs int8 with the instruction set in CT2_FORCE_CPU_ISA (AVX512 is its best where VNNI exists; set it before
-the start); its matrix products are those of oneDNN, which does not obey that: README.md, "All on AVX2".
+CHECKPOINT is a folder of MarianMTModel.save_pretrained, EXPORT the result of `export marian`. Systems take
+turns batch by batch on one thread, peers in separate processes; times are CPU seconds. CTranslate2 runs
+int8 with the instruction set in CT2_FORCE_CPU_ISA (AVX512 is its best where VNNI exists; set it before the
+start); its matrix products are those of oneDNN, which ignores it: README.md, "All on AVX2".
 A peer that is not installed, or whose output is wrong, is left out and named in the result.
 """
 
@@ -31,7 +31,7 @@ from engine.translation.tokenizer import Tokenizer
 SCRIPTS = Path(__file__).parent / "translators"
 PEERS = ("ctranslate2", "transformers", "optimum")
 LENGTH_RATIO, LENGTH_SLACK = 2.0, 10
-USABLE_BLEU, MIN_SHARE = 5.0, 0.5  # where the best has so much, half of it is another model
+USABLE_BLEU, MIN_SHARE = 5.0, 0.5  # where the best has this BLEU, half of it means another model
 
 
 def roster(args: argparse.Namespace) -> dict[str, Roster]:
@@ -64,7 +64,7 @@ def measure(
     Args:
         batches: sources as token ids.
         vocab_size: no output may be beyond it.
-        forced: so many output tokens whatever the model says; 0 lets the model decide.
+        forced: exactly so many output tokens; 0 lets the model decide.
     """
     items = [
         {
@@ -83,10 +83,10 @@ def measure(
 
 
 def check_tokens(tokens: Any, n_sources: int, vocab_size: int, forced: int) -> None:
-    """One output for each source, of tokens that there are; where forced, all of that length.
+    """Check outputs: one for each source, of known tokens, and of the forced length.
 
     Raises:
-        WrongOutputError: otherwise.
+        WrongOutputError: they are different.
     """
     if not isinstance(tokens, list) or len(tokens) != n_sources:
         raise WrongOutputError(f"tokens {str(tokens)[:60]}", f"{n_sources} lists of token ids")
@@ -111,7 +111,7 @@ def figures(timings: Mapping[str, Timing]) -> dict[str, dict[str, float]]:
 def bench_forced(
     driver: Driver, args: argparse.Namespace, vocab_size: int, sources: Sequence[Ids]
 ) -> dict[str, Any]:
-    """Equal work for all: sources of 20 tokens, args.forced output tokens whatever the model says."""
+    """Equal work for all: sources of 20 tokens, exactly args.forced output tokens."""
     same = [[*(source * 20)[:19], source[-1]] for source in sources[:32]]
     table = {}
     for batch_size in (1, 32):
@@ -134,7 +134,7 @@ def bench_quality(
     rows: Sequence[Sequence[str]],
     pieces: Sequence[str],
 ) -> dict[str, Any]:
-    """BLEU of each system on many sentences, each translated once; sentences of like length share a batch."""
+    """BLEU of each system on many sentences, each translated once, in batches of similar length."""
     import sacrebleu
 
     rows = sorted(rows, key=lambda row: len(row[1]))
@@ -153,7 +153,7 @@ def bench_quality(
 
 
 def texts_of(timing: Timing, tokenizer: Tokenizer) -> list[str]:
-    """What a system wrote, sentence by sentence."""
+    """A system's translations, sentence by sentence."""
     return [tokenizer.decode(ids) for outputs in timing.outputs for ids in outputs["tokens"]]
 
 
@@ -176,7 +176,7 @@ def bench_real(
     rows: Sequence[Sequence[str]],
     sources: Sequence[Ids],
 ) -> dict[str, Any]:
-    """Real sentences, with the BLEU of what each system made of them in this run."""
+    """Real sentences, with the BLEU of each system's translations in this run."""
     import sacrebleu
 
     table: dict[str, Any] = {"sentences": len(rows)}

@@ -1,1 +1,1 @@
-"""One protocol for every system that is measured beside ours; benchmarks/peers/README.md describes it."""
+"""One protocol for every system that is compared with ours; benchmarks/peers/README.md describes it."""

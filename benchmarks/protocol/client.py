@@ -43,7 +43,7 @@ class PeerAnswer:
         outputs: by name; JSON values and numpy arrays.
         wall_s, cpu_s: seconds by the peer's own clock, so that the pipe is not in them; CPU seconds are
             those of all threads of its process.
-        peak_rss_mb: most memory of its process so far, in MiB; None where it does not say.
+        peak_rss_mb: most memory of its process so far, in MiB; None where it does not report it.
     """
 
     outputs: dict[str, Any]
@@ -70,7 +70,7 @@ class PeerProcess:
             script: the peer's script.
             python: the interpreter of the environment that the peer needs.
             arguments: passed on to the script.
-            threads: that the peer may use; 0 leaves it its own default.
+            threads: that the peer may use; 0 is its own default.
             timeout_s: longest wait for any answer, in seconds.
         Raises:
             PeerError: it cannot be started, is not installed there, or speaks another protocol.
@@ -85,7 +85,7 @@ class PeerProcess:
         command = [python, str(script), *arguments, "--threads", str(threads)]
         self._process = self._start(command, _environment(threads))
         self.pid = self._process.pid
-        # At the latest when the interpreter ends, a peer that hangs is ended too.
+        # A peer that hangs is ended when the interpreter ends.
         self._finalizer = weakref.finalize(self, _end, self._process, self._folder)
         try:
             self._read_hello(self._ask({"ask": "hello"}))
@@ -123,7 +123,7 @@ class PeerProcess:
         """Load the peer's model.
 
         Raises:
-            PeerError: it cannot be loaded; the process has ended then.
+            PeerError: it cannot be loaded; its process has ended.
         """
         try:
             answer = self._ask({"ask": "load"})
@@ -147,7 +147,7 @@ class PeerProcess:
             inputs: by name; JSON values and numpy arrays.
         Raises:
             PeerRunError: it answered with an error; it can be asked again.
-            PeerError: it ended, is silent, or wrote something else; every later call raises the same.
+            PeerError: it ended, does not answer, or wrote something else; every later call raises the same.
         """
         folder = self._folder.name
         request = {"ask": "run", "what": what, "folder": folder}
@@ -198,7 +198,7 @@ class PeerProcess:
         timer.daemon = True
         timer.start()
         try:
-            with contextlib.suppress(OSError):  # that it ended is seen below, with the reason
+            with contextlib.suppress(OSError):  # its end, with the reason, is found below
                 self._send({**request, "id": self._n_requests})
             line = _pipe(self._process.stdout).readline(MAX_LINE_BYTES)
         finally:
@@ -227,7 +227,7 @@ class PeerProcess:
             raise self._give_up(
                 PeerProtocolError(
                     f"{self.name} wrote {line[:80].decode('utf-8', 'replace')!r}",
-                    "a JSON object a line, with the request's id",
+                    "one JSON object per line, with the request's id",
                     BY_HAND,
                 )
             ) from problem
@@ -247,10 +247,10 @@ class PeerProcess:
         return PeerRunError(f"{self.name}: {message}")
 
     def _ended(self) -> PeerError:
-        """Why the process ended, in its own last words."""
+        """Why the process ended: the last line that it wrote."""
         try:
             code = self._process.wait(timeout=END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:  # it closed its output and runs on
+        except subprocess.TimeoutExpired:  # it closed its output and is still running
             _kill(self._process)
             code = self._process.wait()
         lines = self._stderr_path.read_text("utf-8", "replace").strip().splitlines()
@@ -295,7 +295,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
-    """Let a process end by itself for a moment, then end it; nothing of it is left."""
+    """Wait a moment for a process to end, then end it and everything it has started."""
     with contextlib.suppress(OSError):
         _pipe(process.stdin).close()
     try:

@@ -1,6 +1,6 @@
 """Systems in turn in one run: ours in this process, peers in theirs.
 
-A time counts only where the output is right.
+A time is used only where the output is right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.protocol.client import TIMEOUT_S, PeerAnswer, PeerProcess
 from benchmarks.protocol.worker.peer_worker import Run, reason, timed
 
 Inputs = Mapping[str, Any]
-# Item number and outputs -> how far they are from what is right, or None where that has no number.
+# Item number and outputs -> their error, or None where the error has no number.
 Check = Callable[[int, Mapping[str, Any]], float | None]
 
 
@@ -41,7 +41,7 @@ class LocalSystem:
         self._run, self.signature = run, signature
 
     def run(self, inputs: Inputs) -> PeerAnswer:
-        """Only the call is inside the clock."""
+        """Only the call is timed."""
         try:
             outputs, wall_s, cpu_s = timed(self._run, inputs)
             return PeerAnswer(outputs() if callable(outputs) else outputs, wall_s, cpu_s)
@@ -50,7 +50,7 @@ class LocalSystem:
 
 
 class PeerSystem:
-    """One of the things that a peer can run."""
+    """One capability of a peer."""
 
     def __init__(self, process: PeerProcess, what: str) -> None:
         self.process, self.what = process, what
@@ -61,7 +61,7 @@ class PeerSystem:
         return self.process.signature
 
     def run(self, inputs: Inputs) -> PeerAnswer:
-        """The peer's own clock counts, so that pipe and files are not in it."""
+        """The time is from the peer's own clock, so that it does not include pipe and files."""
         return self.process.run(self.what, inputs)
 
 
@@ -104,14 +104,14 @@ class Timing:
 
 
 class Driver:
-    """Runs systems in turn, so that whatever else the machine does falls on all of them alike."""
+    """Runs systems in turn, so that other programs on the machine affect all of them equally."""
 
     def __init__(self, systems: Mapping[str, System] | None = None) -> None:
         """Args: systems: by name, those that need no start; start() adds peers."""
         self.systems: dict[str, System] = dict(systems or {})
         self.peers: list[PeerProcess] = []
         self.left_out: dict[str, str] = {}  # peers that could not be started, and why
-        self.lost: dict[str, str] = {}  # systems that failed on the way, and why
+        self.lost: dict[str, str] = {}  # systems that failed later, and why
         self._stack = ExitStack()
 
     def __enter__(self) -> Driver:
@@ -137,7 +137,7 @@ class Driver:
             self.systems |= {what: PeerSystem(process, what) for what in process.capabilities}
 
     def choose(self, names: Sequence[str] | None) -> None:
-        """Keep the systems of these names, in their own order; all where None.
+        """Select the systems of these names, in the systems' order; None: all.
 
         Raises:
             PeerError: a name that no system has.
@@ -157,11 +157,11 @@ class Driver:
 
         Args:
             items: inputs of the calls of one round.
-            rounds: that count.
-            check: is given every output, those of the timed rounds too. Raises WrongOutputError.
-            names: the systems that take part; all where None.
+            rounds: that are timed.
+            check: called with every output, also of the timed rounds. Raises WrongOutputError.
+            names: the systems that take part; None: all.
         Returns:
-            By name, in the systems' order. A system that fails or whose output is wrong is in lost, with
+            By name, in the systems' order. A system that fails or whose output is wrong is in `lost`, with
             the reason, and not here; it is not called again.
         """
         timings = {
@@ -192,7 +192,7 @@ class Driver:
         return [peer.signature for peer in self.peers]
 
     def why_not(self) -> dict[str, str]:
-        """What has no figures, and why; systems that one cause took away share an entry."""
+        """Systems without figures, and why; systems with the same reason share an entry."""
         names: dict[str, list[str]] = {}
         for name, why in self.lost.items():
             names.setdefault(why, []).append(name)
@@ -200,7 +200,7 @@ class Driver:
 
 
 def turns(names: Sequence[Any], n_items: int, rounds: int) -> Iterator[tuple[int, int, Any]]:
-    """Whose turn it is: every system once for each item, each first equally often.
+    """The order of turns: every system once for each item, each first equally often.
 
     Returns:
         Round, item and name, in order.
@@ -226,10 +226,10 @@ def ratios(times: Mapping[str, Sequence[float]], ours: str) -> dict[str, float]:
 
 
 def finite(name: str, values: Any) -> Any:
-    """An array that is there and holds only finite numbers.
+    """Check for an array of finite numbers.
 
     Raises:
-        WrongOutputError: it does not.
+        WrongOutputError: it is something else.
     """
     import numpy as np
 

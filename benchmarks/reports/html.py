@@ -10,7 +10,16 @@ from typing import Any
 
 from benchmarks.measures.journal import write_text
 from benchmarks.reports import plots
-from benchmarks.reports.table import change, disagreements, noise_cells, number, percent, points, span
+from benchmarks.reports.table import (
+    CASCADE_COLUMNS,
+    cascade_rows,
+    disagreements,
+    noise_cells,
+    number,
+    percent,
+    points,
+    span,
+)
 
 MAX_TRANSCRIPTS = 50
 STYLE = """
@@ -104,7 +113,7 @@ def _plots(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if earlier:
         images.append(("History", plots.plot_history([*earlier, result])))
     left_out = len(results) - 1 - len(earlier)
-    note = [f"<p>{left_out} earlier results are of other data or another task.</p>"] if left_out else []
+    note = [f"<p>{left_out} earlier results have other data or another task.</p>"] if left_out else []
     return [_image(*image) for image in images] + note
 
 
@@ -143,21 +152,10 @@ def _range(interval: Sequence[float]) -> str:
 def _cascade(cascade: Mapping[str, Any] | None) -> list[str]:
     if cascade is None:
         return []
-    rows = [
-        (
-            row["name"],
-            percent(row["wer"]),
-            number(row["bleu"]),
-            span(row["bleu_interval"], 1),
-            number(row["chrf"]),
-            change(row.get("bleu_difference")),
-        )
-        for row in cascade["variants"]
-    ]
     cost = cascade["cost_of_recognition"]
     return [
         "<h2>Cascade</h2>",
-        _table(("variant", "WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned"), rows),
+        _table(("variant", *CASCADE_COLUMNS), cascade_rows(cascade)),
         f"<p>Recognition costs {number(cost['value'])} BLEU {span(cost['interval'], 1)}.</p>",
     ]
 

@@ -43,7 +43,7 @@ def read_encoders(result: Result) -> list[tuple[str, float, float | None]]:
 
 
 def plot_quality(results: Mapping[str, Result]) -> bytes:
-    """WER against speed: one colour a corpus, one marker a system."""
+    """WER against speed: one colour for each corpus, one marker for each system."""
 
     def draw(axes: Any) -> None:
         for colour, (corpus, result) in zip((BLUE, ORANGE), results.items(), strict=True):

@@ -14,12 +14,12 @@ from benchmarks.reports.summary import LENGTH
 SIZE_IN = (6.4, 3.2)
 DPI = 110
 BLUE, ORANGE = "#1f5fa8", "#d9822b"
-MANY_GROUPS = 7  # labels beside each other beyond that would overlap
+MANY_GROUPS = 7  # more labels next to each other would overlap
 Result = Mapping[str, Any]
 
 
 def render(draw: Callable[[Any], object]) -> bytes:
-    """Draw on fresh axes, without a display and without pyplot's global state."""
+    """Draw on new axes, without a display and without pyplot's global state."""
     figure = load_extra("matplotlib.figure").Figure(figsize=SIZE_IN, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)

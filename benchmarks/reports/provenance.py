@@ -1,4 +1,4 @@
-"""Where a figure comes from: command, commit and moment.
+"""Where a figure comes from: command, commit and time.
 
 Standard library only: peers' environments import it.
 """
@@ -37,11 +37,11 @@ def commit(root: Path = ROOT) -> str:
 
 
 def command_line(program: str, arguments: Sequence[str] | None = None) -> str:
-    """What was typed, with the last part of absolute paths only: folders differ from machine to machine.
+    """The command, with only the last part of absolute paths: folders differ between machines.
 
     Args:
         program: as a user starts it, such as "engine-bench".
-        arguments: after it; those of this process where None.
+        arguments: after it; None: those of this process.
     """
     typed = sys.argv[1:] if arguments is None else arguments
     return " ".join([program, shlex.join(_shorten(argument) for argument in typed)]).strip()
@@ -52,6 +52,6 @@ def _shorten(argument: str) -> str:
 
 
 def provenance(program: str, arguments: Sequence[str] | None = None) -> dict[str, str]:
-    """What every result file holds beside its figures: command, commit and time (UTC, ISO 8601)."""
+    """What every result file contains besides its figures: command, commit and time (UTC, ISO 8601)."""
     moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"command": command_line(program, arguments), "commit": commit(), "time": moment}

@@ -1,4 +1,4 @@
-"""No number without its circumstances: what was measured, on what, with which settings."""
+"""The signature of a figure: what was measured, on which data and machine, with which settings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sign(system: str, task: str, digest: str, n_utterances: int, warmup: int, re
 
 
 def environment() -> dict[str, Any]:
-    """Machine, versions and moment, for the result file."""
+    """Machine, versions and time, for the result file."""
     return {
         "cpu": cpu_model(),
         "vector_units": vector_units(),
@@ -66,10 +66,10 @@ def environment() -> dict[str, Any]:
 
 
 def vector_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str] | None:
-    """Which of VECTOR_UNITS the processor has: cloud machines often name it "AMD EPYC" whatever it is.
+    """Which of VECTOR_UNITS the processor has: the name on cloud machines is often only "AMD EPYC".
 
     Returns:
-        None where the system does not say.
+        None where the system does not report them.
     """
     try:
         text = cpuinfo.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From records to the result: one JSON object with everything that tables, plots and gates need."""
+"""From records to the result: one JSON object for tables, plots and gates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LENGTH = "length"
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a run knows about itself besides its records.
+    """The description of a run, besides its records.
 
     Attributes:
         signature: of benchmarks.reports.signature.sign.
@@ -43,8 +43,8 @@ class Circumstances:
         load_time_s: seconds of loading the model in this process.
         first_result_s: seconds of the very first utterance after loading; None without a warm-up.
         peak_rss_mb: most memory of the process, in MiB, before anything was scored; None where a peer
-            does not say.
-        gpu_memory_mb: most GPU memory that the process was seen to hold, in MiB; None where unknown.
+            does not report it.
+        gpu_memory_mb: most GPU memory of the process, in MiB; None where unknown.
         gpu_memory_note: why it is None.
         extra: further keys of the result.
     """
@@ -70,7 +70,7 @@ def summarize(
     Args:
         utterances: what was to be measured.
         records: of every pass.
-        about: the rest that belongs into a result.
+        about: the other parts of a result.
         group_by: manifest columns to break the errors down by; length always is.
     Raises:
         MeasurementError: no utterance succeeded.
@@ -138,7 +138,7 @@ def _by_part(runs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def _mean_stages(runs: Sequence[Record]) -> dict[str, float]:
-    """Seconds by stage: those of STAGES, and whatever else a system names."""
+    """Seconds by stage: those of STAGES, and others that a system names."""
     names = dict.fromkeys((*STAGES, *(stage for run in runs for stage in run.stages_s)))
     return {stage: statistics.fmean(run.stages_s.get(stage, 0.0) for run in runs) for stage in names}
 
@@ -164,7 +164,7 @@ def _quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rate(counts: Integers, name: str) -> dict[str, Any]:
-    """A rate and its interval; both None where no reference holds a word."""
+    """A rate and its interval; both None where no reference has a word."""
     interval = rate_interval(counts[:, :3].sum(axis=1), counts[:, 3])
     if interval is None:
         return {name: None, f"{name}_interval": None}
@@ -172,9 +172,9 @@ def _rate(counts: Integers, name: str) -> dict[str, Any]:
 
 
 def _count_inventions(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Clips in which nothing is said: how many, in how many words were invented, and how many words.
+    """Clips without speech: how many, in how many words were invented, and how many words.
 
-    The words are insertions of the totals too; a rate of such a clip by itself is not defined.
+    These words are also insertions in the totals; such a clip has no error rate.
     """
     invented = [row["word_errors"][2] for row in rows if not row["word_errors"][3]]
     return {
@@ -183,7 +183,7 @@ def _count_inventions(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _translation_quality(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """BLEU and chrF, and each row's counts for later comparisons; nulls without English references."""
+    """BLEU and chrF, and each row's counts for later comparisons; null without English references."""
     scored = [row for row in rows if row.get("text_en")]
     if not scored:
         return {"bleu": None, "bleu_interval": None, "chrf": None, "sacrebleu": None}

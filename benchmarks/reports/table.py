@@ -17,7 +17,7 @@ TEXT_WIDTH = 200
 def align(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     """Columns of equal width under underlined titles.
 
-    The first column, and those without a title, are words and flush left; the others are flush right.
+    The first column, and those without a title, are words and aligned left; the others are aligned right.
 
     Args:
         rows: cells; all rows as long as the header.
@@ -55,14 +55,14 @@ def change(difference: Mapping[str, Any] | None) -> str:
 
 
 def points(difference: Mapping[str, Any] | None) -> str:
-    """A difference of two rates; none where no reference holds a word."""
+    """A difference of two rates; none where no reference has a word."""
     if difference is None:
         return "no words in the references"
     return f"{100 * difference['value']:+.2f} points {span(difference['interval'])}"
 
 
 def clip(text: str) -> str:
-    """Text cut to TEXT_WIDTH, with an ellipsis where something is missing."""
+    """Text shortened to TEXT_WIDTH, with an ellipsis."""
     return text if len(text) <= TEXT_WIDTH else f"{text[: TEXT_WIDTH - 1]}…"
 
 
@@ -95,7 +95,7 @@ def _quality(result: Mapping[str, Any]) -> str:
         rows.append([label, percent(result[key]), span(result[f"{key}_interval"]), detail])
     empty = result.get("empty_references")  # earlier results had none
     if empty and empty["clips"]:
-        detail = f"in {empty['clips_with_words']} of {empty['clips']} clips in which nothing is said"
+        detail = f"in {empty['clips_with_words']} of {empty['clips']} clips without speech"
         rows.append(["invented words", str(empty["words"]), "", detail])
     if result["bleu"] is not None:
         rows.append(["BLEU", number(result["bleu"]), span(result["bleu_interval"], 1), ""])
@@ -129,7 +129,7 @@ def _speed(result: Mapping[str, Any]) -> str:
 
 
 def noise_cells(result: Mapping[str, Any]) -> tuple[str, str]:
-    """By how much passes with the same code differ, and from how many that is known."""
+    """By how much passes with the same code differ, and the number of passes."""
     noise = result["noise_floor"]
     if not noise or noise["wall"] is None:
         return "-", "unknown from one pass; --repeats 2 or more measures it"
@@ -173,9 +173,9 @@ def _worst(result: Mapping[str, Any]) -> str:
 
 
 def disagreements(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The utterances that the two read differently, the largest differences in errors first.
+    """The utterances with different transcripts, the largest differences in errors first.
 
-    Case, punctuation and the writing of numbers are no difference, as they are none in WER.
+    Differences in case, punctuation and the writing of numbers do not count, as in WER.
     """
     differing = [
         row
@@ -220,9 +220,12 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def render_cascade(cascade: Mapping[str, Any]) -> str:
-    """BLEU of every variant, and what recognition costs."""
-    rows = [
+CASCADE_COLUMNS = ("WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned")
+
+
+def cascade_rows(cascade: Mapping[str, Any]) -> list[list[str]]:
+    """The name of every variant of a cascade, and its figures in CASCADE_COLUMNS."""
+    return [
         [
             row["name"],
             percent(row["wer"]),
@@ -233,13 +236,17 @@ def render_cascade(cascade: Mapping[str, Any]) -> str:
         ]
         for row in cascade["variants"]
     ]
+
+
+def render_cascade(cascade: Mapping[str, Any]) -> str:
+    """BLEU of every variant, and what recognition costs."""
     cost = cascade["cost_of_recognition"]
-    table = align(rows, ["cascade", "WER", "BLEU", "95 % interval", "chrF", "BLEU against as_tuned"])
+    table = align(cascade_rows(cascade), ["cascade", *CASCADE_COLUMNS])
     return f"{table}\nrecognition costs {cost['value']:.1f} BLEU {span(cost['interval'], 1)}"
 
 
 def render_cold_start(seconds: Mapping[str, float]) -> str:
-    """A fresh process, step by step."""
+    """A new process, step by step."""
     names = {
         "import_s": "import engine",
         "load_s": "load",
@@ -251,7 +258,7 @@ def render_cold_start(seconds: Mapping[str, float]) -> str:
 
 
 def render_sweep(result: Mapping[str, Any]) -> str:
-    """A line for each combination; latency is that of a call, so of a whole batch."""
+    """A line for each combination; latency is that of a call, that is, of a whole batch."""
     cells = [
         [
             str(row["threads"]),
@@ -279,7 +286,7 @@ def render_findings(
     words = {
         "pass": "PASSED",
         "regression": "REGRESSION",
-        "undecided": "COULD NOT TELL, for the reasons above; where it is noise, try more --repeats",
+        "undecided": "COULD NOT TELL, for the reasons above; against noise, use more --repeats",
     }
     return "\n".join(
         [

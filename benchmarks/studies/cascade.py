@@ -1,4 +1,4 @@
-"""Speech to English, link by link: what the recogniser costs the translator, and what each option buys.
+"""Speech to English, step by step: what recognition errors cost, and what each option gains.
 
 Every variant is one corpus BLEU over the same utterances.
 
@@ -9,10 +9,10 @@ Every variant is one corpus BLEU over the same utterances.
     no_punctuation      as_tuned without its punctuation model
     greedy, beam_no_lm  without beam, without language model
     sentence_case       plain words, each segment with a capital and a full stop: a rule, not a model
-    punctuation_oracle  right words in the reference's case and punctuation: bounds any restoration
+    punctuation_oracle  right words in the reference's case and punctuation: an upper bound of restoration
     mt_greedy           as_tuned, the translator without beam
-    nbest_consensus     of the translations of ten readings the one most like all others, by chrF
-    nbest_oracle        of the same the one nearest to the reference: bounds reranking
+    nbest_consensus     of the translations of ten hypotheses the one most similar to all others, by chrF
+    nbest_oracle        of the same the one nearest to the reference: an upper bound of reranking
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run_cascade(
 
 
 def variants(system: EngineSystem) -> dict[str, Variant]:
-    """The variants by name; those with a language model only where the bundle holds one."""
+    """The variants by name; those with a language model only where the bundle has one."""
     tuned = system.options
     found: dict[str, Variant] = {
         "gold": lambda items: _from_text(system, [[item.text_de] for item in items]),
@@ -118,12 +118,12 @@ def _punctuate(system: EngineSystem, text: str) -> str:
 
 
 def _plain(text: str) -> list[str]:
-    """Sentences, as pauses would tell them apart, without case and punctuation."""
+    """Sentences, as separated by pauses, without case and punctuation."""
     return [plain for sentence in split_sentences(text) if (plain := normalize_text(sentence))]
 
 
 def _from_text(system: EngineSystem, german: Sequence[Sequence[str]]) -> Texts:
-    """Translate texts that each come in pieces; pieces of one text are joined again."""
+    """Translate texts in pieces; the pieces of one text are joined again."""
     english = iter(system.translator.translate_text(list(itertools.chain(*german)), system.options))
     return [(" ".join(pieces), " ".join(next(english) for _ in pieces)) for pieces in german]
 
@@ -165,12 +165,12 @@ def _nearest(english: Sequence[str], item: Utterance) -> int:
 
 
 def _translate_readings(system: EngineSystem, path: str) -> tuple[tuple[str, str], ...]:
-    """(German, English) of each reading."""
+    """(German, English) of each hypothesis."""
     return tuple(_from_text(system, _readings(system, path)))
 
 
 def _readings(system: EngineSystem, path: str) -> list[list[str]]:
-    """The segments of each of the n best readings; of a recording in several regions the best one alone."""
+    """The segments of each of the n best hypotheses; only the best for a recording in several regions."""
     translator = system.translator
     waveform = translator.load_audio(path)
     regions = translator.detect_speech(waveform)
@@ -183,7 +183,7 @@ def _readings(system: EngineSystem, path: str) -> list[list[str]]:
 
 
 def _segments(system: EngineSystem, reading: Hypothesis) -> list[str]:
-    """Punctuated and cut as transcribe() does, so that only the words differ from as_tuned."""
+    """Punctuated and segmented as in transcribe(), so that only the words differ from as_tuned."""
     words = reading.words
     if restores_punctuation(system):
         written = _punctuate(system, reading.text).split()

@@ -14,13 +14,13 @@ from benchmarks.measures.speed import CLOCKS, compare_speed
 
 
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Set a second system's result beside the first one's.
+    """Compare a second system's result with the first one's.
 
     Args:
         first, second: results over the same utterances, measured in turn in one run.
     Returns:
         A JSON object: the second one's figures, paired differences (second minus first) and time
-        ratios (second over first) with their intervals, and the transcripts side by side.
+        ratios (second over first) with their intervals, and both transcripts.
     Raises:
         MeasurementError: no utterance succeeded in both.
     """

@@ -1,7 +1,7 @@
 """`engine-bench confidence`: is a word of confidence .8 right eight times in ten?
 
-Recognised words are set beside the references; a table says how often words of each confidence are right,
-and Platt's scaling (a logistic regression on the confidence's own log-odds) says what would correct it.
+Recognised words are compared with the references. A table says how often words of each confidence are
+right, and Platt's scaling (a logistic regression on the log-odds of the confidence) corrects it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def judge_words(words: Sequence[Word], reference: str) -> list[tuple[float, bool]]:
-    """Confidence of each recognised word, and whether it is in the reference at its place."""
+    """Confidence of each recognised word, and whether it is right by the reference."""
     import jiwer
 
     spoken = [(word.confidence, part) for word in words for part in normalize_text(word.text).split()]
@@ -113,9 +113,9 @@ def to_log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def fit_platt(confidences: NDArray[np.float64], right: NDArray[np.float64]) -> tuple[float, float]:
-    """Offset and slope of the log-odds that make the words most probable, by Newton's method.
+    """Offset and slope of the log-odds with the highest likelihood of the words, by Newton's method.
 
-    Source: Platt 1999, with its targets that keep the slope finite.
+    Source: Platt 1999, with its targets, which make the slope finite.
     """
     n_right = float(right.sum())
     high, low = (n_right + 1.0) / (n_right + 2.0), 1.0 / (len(right) - n_right + 2.0)
@@ -154,7 +154,7 @@ def calibration_error(confidences: NDArray[np.float64], right: NDArray[np.float6
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """The table, the error, and the weights to put into the bundle."""
+    """The table, the error, and the weights for the bundle."""
     rows = [
         [f"{row['from']:.1f}", str(row["words"]), number(row["confidence"], 2), number(row["right"], 2)]
         for row in result["table"]

@@ -1,7 +1,7 @@
 """`engine-bench non-speech`: how many words a recogniser invents where nobody speaks.
 
-Silence, noise, hum and music-like tones are made here, the same in every run; recordings of rooms are
-added with --data. Each passes through the whole recogniser, with and without the speech detector in front.
+Silence, noise that is steady or pulses, hum and music-like tones are generated, the same in every run; --data
+adds recordings of rooms. Each runs through the whole recogniser, with and without the speech detector.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.audio.load import load_audio
 from engine.types import DecodingOptions, Passes
 
 SAMPLE_RATE = 16_000
-WINDOW_S = 12.0  # of recordings, and length of every made sound
+WINDOW_S = 12.0  # of recordings, and length of every generated sound
 LEVELS_DB = (-50.0, -35.0, -20.0)  # RMS, re full scale
 AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 Waveform = NDArray[np.float32]
@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATH", help="bundle folder or .onnx file (the embedded bundle)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="recordings in which nobody speaks")
     add_engine_options(parser)
+    parser.add_argument("--vad", default="energy", metavar="NAME", help="energy, silero or its .onnx file")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         for n_passes in passes:
             for vad_filter in (True, False):
                 settings = DecodingOptions(
-                    passes=n_passes, vad_filter=vad_filter, beam_width=options.beam_size
+                    passes=n_passes, vad_filter=vad_filter, vad=options.vad, beam_width=options.beam_size
                 )
                 rows.append(measure(system.translator, sounds, settings, tick))
     finally:
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 def measure(
     translator: Any, sounds: Sequence[tuple[str, Waveform]], settings: DecodingOptions, tick: Any
 ) -> dict[str, Any]:
-    """Words, by kind of sound and for each minute and hour of all of it."""
+    """Words by kind of sound, and per minute and hour of all sound."""
     words: dict[str, list[str]] = {}
     seconds = 0.0
     for kind, waveform in sounds:
@@ -79,7 +80,8 @@ def measure(
         tick()
     total = sum(map(len, words.values()))
     return {
-        "passes": settings.passes, "vad_filter": settings.vad_filter, "minutes": seconds / 60.0,
+        "passes": settings.passes, "vad_filter": settings.vad_filter, "vad": settings.vad,
+        "minutes": seconds / 60.0,
         "words": total, "words_per_minute": 60.0 * total / seconds,
         "words_per_hour": 3600.0 * total / seconds,
         "by_kind": {kind: len(found) for kind, found in words.items()}, "text": words,
@@ -87,7 +89,7 @@ def measure(
 
 
 def made_sounds() -> Iterator[tuple[str, Waveform]]:
-    """Ten minutes of silence, noise, hum and tones: kind and float32 [n_samples], 16 kHz."""
+    """Thirteen minutes of silence, noise, hum and tones: kind and float32 [n_samples], 16 kHz."""
     rng = np.random.default_rng(20)
     times = np.arange(int(WINDOW_S * SAMPLE_RATE)) / SAMPLE_RATE
     yield "silence", np.zeros(times.size, np.float32)
@@ -100,7 +102,17 @@ def made_sounds() -> Iterator[tuple[str, Waveform]]:
             yield "hum", at_level(np.sum(waves, axis=0), level_db)
         for _ in range(7):
             yield "tones", at_level(_tones(times, rng), level_db)
+    yield from pulsing(times)
     yield "clicks", at_level((rng.random(times.size) < 3e-4) * rng.standard_normal(times.size), -35.0)
+
+
+def pulsing(times: NDArray[np.float64]) -> Iterator[tuple[str, Waveform]]:
+    """White noise that goes on and off, as of machines, slower and faster than syllables."""
+    rng = np.random.default_rng(7)
+    for hertz in (0.5, 1.0, 2.0, 4.0, 8.0):
+        for level_db in LEVELS_DB:
+            is_on = np.sin(2.0 * np.pi * hertz * times) >= 0.0
+            yield "pulsing noise", at_level(rng.standard_normal(times.size) * is_on, level_db)
 
 
 def at_level(samples: NDArray[np.float64], level_db: float) -> Waveform:
@@ -116,7 +128,7 @@ def _coloured(n_samples: int, slope: float, rng: np.random.Generator) -> NDArray
 
 
 def _tones(times: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Chords of a pentatonic scale, each note struck and dying away."""
+    """Chords of a pentatonic scale, each note struck and decaying."""
     out, start = np.zeros(times.size), 0.0
     scale = 220.0 * 2.0 ** (np.array([0, 2, 4, 7, 9, 12, 14, 16]) / 12.0)
     while start < times[-1]:
@@ -149,8 +161,9 @@ def recorded(folder: Path) -> Iterator[tuple[str, Waveform]]:
 def render(result: Mapping[str, Any]) -> str:
     """A table, and every invented word."""
     rows = [
-        [str(row["passes"]), "yes" if row["vad_filter"] else "no", number(row["minutes"], 1),
-         str(row["words"]), number(row["words_per_minute"], 2), number(row["words_per_hour"], 1)]
+        [str(row["passes"]), row.get("vad", "energy") if row["vad_filter"] else "no",
+         number(row["minutes"], 1), str(row["words"]), number(row["words_per_minute"], 2),
+         number(row["words_per_hour"], 1)]
         for row in result["rows"]
     ]  # fmt: skip
     head = ["passes", "speech detector", "minutes", "words", "a minute", "an hour"]

@@ -1,7 +1,7 @@
 """Case and punctuation of a recognised text: by rule, and from the reference.
 
-Neither is a model that restores punctuation: `sentence_case` is what can be had for nothing, and
-`from_reference` bounds what a perfect model could bring around the words recognised.
+Neither is a model that restores punctuation: `sentence_case` is the simplest rule, and
+`from_reference` is an upper bound, a perfect model for the words recognised.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Restore = Callable[[Transcript], Transcript]
 
 
 def sentence_case(transcript: Transcript) -> Transcript:
-    """A capital at the start of each segment and a full stop at its end; nothing between is touched."""
+    """A capital at the start of each segment and a full stop at its end; no other changes."""
     segments = [
         replace(segment, text=f"{segment.text[:1].upper()}{segment.text[1:]}.") if segment.text else segment
         for segment in transcript.segments
@@ -26,12 +26,12 @@ def sentence_case(transcript: Transcript) -> Transcript:
 
 
 def from_reference(reference: str) -> Restore:
-    """Words that were recognised rightly get case and punctuation of the reference.
+    """Words that were recognised correctly get case and punctuation of the reference.
 
     Args:
         reference: German, as written.
     Returns:
-        From a transcript to one with the same words; those that were recognised wrongly stay as they are.
+        A function from a transcript to one with the same words; wrong words stay as they are.
     """
 
     def restore(transcript: Transcript) -> Transcript:
@@ -48,7 +48,7 @@ def write_like(reference: str, words: Sequence[str]) -> list[str]:
     """Recognised words in the form that an aligned reference gives them.
 
     Args:
-        reference: as written. A token that is spoken as several words (a number) lends no form.
+        reference: as written. A token that is spoken as several words (a number) gives no form.
         words: as recognised.
     Returns:
         As many words.

@@ -1,4 +1,4 @@
-"""Speed over threads, batch sizes, callers at once, and lengths; and a cold start in a fresh process."""
+"""Speed over threads, batch sizes, callers at once, and lengths; and a cold start in a new process."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from benchmarks.run import Data, RunSettings, load_engine
 from engine.errors import EngineError
 
 SAMPLE_RATE = 16_000
+COLD_START_S = 1800
 COLD_START = """
 import json, sys, time
 started = time.perf_counter()
@@ -48,13 +49,13 @@ Source = tuple[Any, float]  # what transcribe() takes, and its length in seconds
 
 @dataclass(frozen=True)
 class Grid:
-    """What is combined with what.
+    """The values that are combined.
 
     Attributes:
         threads: of the engine.
         batch_sizes: recordings for one call of transcribe_batch; 1 calls transcribe, as for a single request.
         concurrency: Python threads that call at once.
-        lengths_s: lengths in seconds to cut the audio into; as it is when empty.
+        lengths_s: lengths in seconds to cut the audio into; empty: not cut.
     """
 
     threads: Sequence[int] = (1,)
@@ -67,20 +68,20 @@ class Grid:
 
     @property
     def inner(self) -> list[tuple[int, int]]:
-        """(batch size, callers): what needs neither another model nor other audio."""
+        """(batch size, callers): the combinations for one model and one length."""
         return list(itertools.product(self.batch_sizes, self.concurrency))
 
 
 def run_sweep(
     settings: RunSettings, data: Data, grid: Grid, progress: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """Measure every combination, pass by pass in turn: a slow minute of the machine is everybody's.
+    """Measure every combination, pass by pass in turn: a slow minute of the machine affects all of them.
 
     The model is loaded once for each number of threads.
 
     Args:
-        settings: model, device, beams, warm-up and repeats (passes; 2 or more tell the noise).
-        data: the audio; with lengths, what the cuts are made of.
+        settings: model, device, beams, warm-up and repeats (passes; 2 or more measure the noise).
+        data: the audio.
         grid: the combinations.
         progress: called after each pass of a combination.
     Returns:
@@ -129,7 +130,7 @@ def _about(settings: RunSettings, data: Data, signatures: Sequence[str]) -> dict
 
 
 def _sources(system: EngineSystem, utterances: Sequence[Utterance], length_s: float | None) -> list[Source]:
-    """Decoded once, outside the clock: what is swept is the model."""
+    """The audio, decoded once and not timed: only the model is measured."""
     waveforms = [system.translator.load_audio(str(item.path)) for item in utterances]
     if length_s is not None:
         waveforms = cut(waveforms, length_s)
@@ -153,14 +154,14 @@ def cut(waveforms: Sequence[NDArray[np.float32]], length_s: float) -> list[NDArr
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over all pieces: its span, and the wall seconds of each call."""
+    """One pass over all pieces: its total time, and the wall seconds of each call."""
 
     span: Clock
     latencies_s: list[float]
 
 
 def _measure(system: EngineSystem, sources: Sequence[Source], batch_size: int, callers: int) -> Pass:
-    """Give batches to callers, as each becomes free."""
+    """Give batches to callers when they become free."""
     batches = [sources[start : start + batch_size] for start in range(0, len(sources), batch_size)]
 
     def call(batch: Sequence[Source]) -> float:
@@ -179,7 +180,7 @@ def transcribe(system: EngineSystem, waveforms: Sequence[Any], batch_size: int) 
 
     Args:
         waveforms: float32 [n_samples] at 16 kHz each.
-        batch_size: of the sweep; the last batch may hold fewer.
+        batch_size: of the sweep; the last batch may be smaller.
     Raises:
         EngineError: the first of any recording of the batch.
     """
@@ -210,7 +211,7 @@ def _row(sources: Sequence[Source], passes: Sequence[Pass]) -> dict[str, Any]:
 
 
 def cold_start(settings: RunSettings, path: Path, task: str) -> dict[str, float]:
-    """Import, load and first result in a fresh process.
+    """Import, load and first result in a new process.
 
     Args:
         path: the audio file that is transcribed, twice: once cold, once warm.
@@ -223,13 +224,17 @@ def cold_start(settings: RunSettings, path: Path, task: str) -> dict[str, float]
     arguments = json.dumps([settings.model, str(path), task, settings.device, settings.threads])
     root = Path(__file__).resolve().parents[2]
     search = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
-    answer = subprocess.run(
-        [sys.executable, "-c", COLD_START, arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": search},
-        check=False,
-    )
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-P", "-c", COLD_START, arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": search},
+            check=False,
+            timeout=COLD_START_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementError(f"the cold start did not end within {COLD_START_S} s") from error
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
         raise MeasurementError(f"the cold start failed: {reason}")

@@ -1,8 +1,8 @@
 """Translation of text alone: BLEU and chrF of a bundle's translator, from three kinds of German.
 
-`written` is the text as it stands; `recogniser` is without case, marks and digits, as from a recogniser
-without errors; `restored` is that with case and marks put back by the bundle's punctuation model, which
-is what the translator gets in the engine.
+`written` is the unchanged text; `recogniser` has no case, punctuation and digits, like the output of a
+recogniser without errors; `restored` is the same after the bundle's punctuation model, which is what the
+translator gets in the engine.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.folder import AcousticConfig, Bundle
-from engine.errors import BundleIntegrityError, BundleSchemaError, DeviceError
+from engine.errors import BundleSchemaError
 from engine.runtime.backend import Choice, choose_backend, open_model
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
@@ -23,8 +23,6 @@ OUTPUT_NAME = "logits"
 STATES_NAME = "states"  # of graphs for two passes: what the second reads
 COUNTS_NAME = "frame_counts"  # of graphs with a mask: valid frames of each utterance
 MAX_FIXED_SHAPES = 8  # each holds the weights once more
-# How a tensor that lives in another file names it: key "location" of a protobuf map entry.
-EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
 
 FloatArray = NDArray[np.float32]
 
@@ -111,7 +109,7 @@ class SessionEncoder:
     ) -> None:
         self.choice, self.compute_type = choice, config.precision
         self._graph, self._name, self._options = graph, name, options
-        self.session = _load_session(graph, name, options, threads=1)
+        self.session = open_session(graph, options, threads=1, name=name)
         self.device = self.session.device
         self.states_size = _states_size(self.session)
         self._input_name = INPUT_NAMES[config.features.kind]
@@ -137,7 +135,8 @@ class SessionEncoder:
         feeds: dict[str, NDArray[np.generic]] = {self._input_name: features[None]}
         if MASK_NAME in session.input_names:
             feeds[MASK_NAME] = np.ones((1, features.shape[-1]), np.int64)
-        return [array[0] for array in session.run(feeds, outputs, cancel)]
+        found = zip(outputs, session.run(feeds, outputs, cancel), strict=True)
+        return [session.expect(array, (1, None, None), name)[0] for name, array in found]
 
     def run_batch(
         self, rows: Sequence[FloatArray], width: int, cancel: CancelToken | None
@@ -153,10 +152,15 @@ class SessionEncoder:
             feeds[MASK_NAME] = (np.arange(width) < ends[:, None]).astype(np.int64)
             if self._options.cuda_graphs and self.device == "cuda":
                 session = self._fixed_session(len(rows), width)
+        shape = (len(rows), None, None)
         if COUNTS_NAME not in session.output_names:
-            return list(session.run(feeds, [OUTPUT_NAME], cancel)[0])
+            return list(session.expect(session.run(feeds, [OUTPUT_NAME], cancel)[0], shape, OUTPUT_NAME))
         logits, counts = session.run(feeds, [OUTPUT_NAME, COUNTS_NAME], cancel)
+        session.expect(logits, shape, OUTPUT_NAME)
         return [array[: int(count)] for array, count in zip(logits, counts, strict=True)]
+
+    def _open(self, threads: int, fixed_dims: Mapping[str, int] | None = None) -> Session:
+        return open_session(self._graph, self._options, threads, fixed_dims, self._name)
 
     def _fixed_session(self, n_rows: int, width: int) -> Session:
         """A session for one shape; the shapes met first get one, others share the general session."""
@@ -164,7 +168,7 @@ class SessionEncoder:
         with self._lock:
             if key not in self._fixed and len(self._fixed) < MAX_FIXED_SHAPES:
                 dims = {"batch": n_rows, "n_samples": width}
-                self._fixed[key] = _load_session(self._graph, self._name, self._options, 1, dims)
+                self._fixed[key] = self._open(1, dims)
             return self._fixed.get(key, self.session)
 
     def _wide_session(self) -> Session:
@@ -173,7 +177,7 @@ class SessionEncoder:
             return self.session
         with self._lock:
             if self._wide is None:
-                self._wide = _load_session(self._graph, self._name, self._options, threads)
+                self._wide = self._open(threads)
             return self._wide
 
 
@@ -192,13 +196,7 @@ def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions
         BundleSchemaError: the graph does not fit the manifest or the vocabulary.
     """
     choice = choose_backend(config.precision, options, options.compute_type)
-    graph, name = bundle.read("acoustic"), bundle.file("acoustic").name
-    if EXTERNAL_DATA_MARK in graph:
-        raise BundleIntegrityError(
-            f"{name} keeps weights in another file",
-            "one self-contained ONNX file",
-            "export it again without external data",
-        )
+    graph, name = bundle.graph("acoustic"), bundle.file("acoustic").name
 
     def by_kernels(choice: Choice) -> Encoder:
         found = KernelEncoder(graph, choice, options.threads or available_cores())
@@ -211,25 +209,6 @@ def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions
         return found
 
     return open_model("encoder", choice, by_kernels, by_session)
-
-
-def _load_session(
-    graph: bytes,
-    name: str,
-    options: RuntimeOptions,
-    threads: int,
-    fixed_dims: Mapping[str, int] | None = None,
-) -> Session:
-    try:
-        return open_session(graph, options, threads=threads, fixed_dims=fixed_dims)
-    except (DeviceError, ImportError):
-        raise
-    except Exception as error:  # onnxruntime's own exceptions share no public base
-        raise BundleSchemaError(
-            f"onnxruntime cannot load {name} ({str(error).splitlines()[0]})",
-            "a graph whose operators it knows",
-            "export the model again, or upgrade onnxruntime",
-        ) from error
 
 
 def _check_graph(session: Session, config: AcousticConfig, vocabulary: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ from engine.errors import (
     AudioTooShortError,
     BundleSchemaError,
     ModelCapabilityError,
+    ModelError,
 )
 from engine.runtime.cancel import CancelToken
 from engine.types import RuntimeOptions
@@ -117,7 +118,7 @@ class AcousticModel:
         Raises:
             CancelledError: cancel was set.
         """
-        return self._log_probs(self.encoder.run(features, cancel, wide))
+        return self._log_probs(self.encoder.run(features, cancel, wide), features.shape[-1])
 
     def compute_states(
         self, features: FloatArray, cancel: CancelToken | None = None, *, wide: bool = False
@@ -139,9 +140,19 @@ class AcousticModel:
                 "export it with `engine-export two-pass`",
             )
         logits, states = self.encoder.run_states(features, cancel, wide)
-        return self._log_probs(logits), states
+        return self._log_probs(logits, features.shape[-1]), states
 
-    def _log_probs(self, logits: FloatArray) -> FloatArray:
+    def _log_probs(self, logits: FloatArray, length: int) -> FloatArray:
+        """Of features of so many samples or frames."""
+        config = self.config
+        n_samples = length * (1 if config.features.kind == "waveform" else config.features.hop_length)
+        expected = n_samples / config.samples_per_frame
+        if logits.shape[1] != len(self.vocabulary) or abs(len(logits) - expected) > 4 + expected / 20:
+            raise ModelError(
+                f"an encoder that makes {list(logits.shape)} logits of {n_samples} samples",
+                f"about [{expected:.0f}, {len(self.vocabulary)}], as samples_per_frame and vocabulary say",
+                "export the model again",
+            )
         return compute_log_softmax(logits[: len(logits) - self._tail_frames])
 
     @property
@@ -177,7 +188,7 @@ class AcousticModel:
             rows += [rows[0]] * (batch.n_rows - len(rows))
             logits = self.encoder.run_batch(rows, batch.width, cancel)
             for index, array in zip(batch.indices, logits, strict=False):
-                results[index] = self._log_probs(array)
+                results[index] = self._log_probs(array, features[index].shape[-1])
         return [results[i] for i in range(len(features))]
 
     def _check_window(self, n_samples: int) -> None:
@@ -204,7 +215,14 @@ def _acoustic_config(bundle: Bundle) -> AcousticConfig:
             "a bundle that recognises speech",
             "load another bundle, or use its translator alone",
         )
-    return bundle.manifest.acoustic
+    config = bundle.manifest.acoustic
+    if config.samples_per_frame * WINDOW_PER_STRIDE > config.features.sample_rate / 2:
+        raise BundleSchemaError(
+            f"frames of {config.samples_per_frame} samples at {config.features.sample_rate} Hz",
+            "frames of less than 0.4 s",
+            "export the model again",
+        )
+    return config
 
 
 def _check_second_pass(bundle: Bundle, states_size: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,33 @@ BLOCK_FRAMES: Final = 1 << 16  # the choice is made anew, as a call or a film ma
 CANCELLED_NOTE: Final = (
     "the channels cancel each other (one is inverted): one channel is used, not their mean"
 )
+
+
+SAME: Final = 1e-4  # of the louder one's power: by so little a copy may differ
+
+
+def drop_copies(waveforms: Sequence[NDArray[np.float32]]) -> tuple[list[int], str]:
+    """The channels of which none is a copy of another, and a note where some are.
+
+    Args:
+        waveforms: float32 [n_samples] each, of equal lengths.
+    Returns:
+        Indices of the channels to keep, the first of those that are alike; "" where all are kept.
+    """
+    kept: list[int] = []
+    for number, waveform in enumerate(waveforms):
+        if not any(_is_copy(waveforms[other], waveform) for other in kept):
+            kept.append(number)
+    n_copies = len(waveforms) - len(kept)
+    note = f"{n_copies} of {len(waveforms)} channels are copies of another one; they are left out"
+    return kept, note if n_copies else ""
+
+
+def _is_copy(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
+    """Whether one is the other, inverted or not."""
+    powers = float(np.dot(first, first)), float(np.dot(second, second))
+    apart = powers[0] + powers[1] - 2 * abs(float(np.dot(first, second)))
+    return apart <= SAME * max(powers) and max(powers) > 0
 
 
 def mix_channels(samples: NDArray[Any]) -> tuple[NDArray[np.float32], bool]:

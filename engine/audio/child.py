@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from engine.errors import (
 
 AVAILABLE: Final = hasattr(socket, "send_fds") and sys.platform != "win32"
 POLL_S: Final = 0.05  # how soon a cancelled call is noticed
+SILENT_S: Final = 600.0  # by the clock; the child ends itself after 20 s of computing in vain
 MAX_IDLE: Final = 4
 MAX_JOBS: Final = 100
 BASE_CPU_S: Final = 60.0
@@ -179,18 +181,24 @@ class Worker:
 
     def _receive_bytes(self, length: int, sink: Sink) -> bytearray:
         content = bytearray(length)
-        view, n_read = memoryview(content), 0
+        view, n_read, heard_s = memoryview(content), 0, time.monotonic()
         while n_read < length:
             sink.beat()
             try:
                 n_new = self._socket.recv_into(view[n_read:])
             except TimeoutError:
+                if time.monotonic() - heard_s > SILENT_S:  # stopped, or waiting for a disk that is gone
+                    raise AudioLimitError(
+                        f"no sign of life from its decoder for {SILENT_S:g} s",
+                        "a file that can be read",
+                        "copy it to a local disk",
+                    ) from None
                 continue
             except OSError as error:
                 raise _DiedError from error
             if n_new == 0:
                 raise _DiedError
-            n_read += n_new
+            n_read, heard_s = n_read + n_new, time.monotonic()
         return content
 
 

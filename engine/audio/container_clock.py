@@ -9,9 +9,11 @@ MAX_START_S: Final = 600.0  # a file that starts later was cut from a live strea
 OVERLAP_S: Final = 1.0  # a clock that jumps further back was started again
 GAP_S: Final = 3600.0  # ... and any other clock
 DISCONTINUITY_S: Final = 10.0  # a broadcast clock that jumps further ahead was set anew
+NOTED_S: Final = 1.0  # shorter gaps are pauses in which some encoders send nothing
 MAX_NOTES: Final = 4
 FROM_ZERO: Final = frozenset({"matroska", "mov"})
-FROM_START: Final = frozenset({"asf", "avi", "flv", "mpeg", "mpegts", "ogg"})
+# Not "avi": its times of audio are made from bytes and a stated rate, which may be wrong.
+FROM_START: Final = frozenset({"asf", "flv", "mpeg", "mpegts", "ogg"})
 BROADCAST: Final = frozenset({"mpeg", "mpegts", "ogg"})
 
 
@@ -24,7 +26,8 @@ class ContainerClock:
     """
 
     def __init__(self, demuxer: str, start_us: int | None) -> None:
-        self.notes: list[str] = []
+        self._jumps: list[str] = []
+        self._gaps: list[tuple[float, float]] = []  # start and length, seconds
         start_s = (start_us or 0) / 1e6
         self._runs = demuxer in FROM_ZERO or demuxer in FROM_START
         self._limit_s = DISCONTINUITY_S if demuxer in BROADCAST else GAP_S
@@ -32,7 +35,7 @@ class ContainerClock:
         if demuxer in FROM_ZERO and start_s <= MAX_START_S:
             self._origin_s = 0.0
         elif demuxer in FROM_ZERO:
-            self.notes.append(f"its clock starts at {start_s:.1f} s; times are counted from there")
+            self._jumps.append(f"its clock starts at {start_s:.1f} s; times are counted from there")
         self._position_s = 0.0
         self._started = False
 
@@ -52,14 +55,25 @@ class ContainerClock:
                 self._note_jump(ahead_s)
             elif ahead_s > TOLERANCE_S:
                 silence_s = ahead_s
+                if self._started and ahead_s >= NOTED_S:
+                    self._gaps.append((self._position_s, ahead_s))
             elif ahead_s < -TOLERANCE_S:
                 n_dropped = min(n_samples, round(-ahead_s * sample_rate))
         self._started = True
         self._position_s += silence_s + (n_samples - n_dropped) / sample_rate
         return silence_s, n_dropped
 
+    @property
+    def notes(self) -> list[str]:
+        """What the caller should know."""
+        if not self._gaps:
+            return self._jumps
+        total_s, at_s = sum(length_s for _, length_s in self._gaps), self._gaps[0][0]
+        where = f"from {at_s:.1f} s on" if len(self._gaps) == 1 else f"in {len(self._gaps)} places"
+        return [*self._jumps, f"packets of {total_s:.1f} s are missing {where}; silence stands for them"]
+
     def _note_jump(self, ahead_s: float) -> None:
-        if len(self.notes) < MAX_NOTES:
-            self.notes.append(
+        if len(self._jumps) < MAX_NOTES:
+            self._jumps.append(
                 f"its clock jumps by {ahead_s:.1f} s at {self._position_s:.1f} s; what follows is joined"
             )

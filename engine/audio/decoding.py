@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from engine.errors import AudioDecodeError
+
+Part = TypeVar("Part")
+Decoded = TypeVar("Decoded")
 
 
 class Job(NamedTuple):
@@ -61,6 +64,30 @@ def find_decoder(kind: str) -> Callable[[BinaryIO, Job, Output], int]:
     return decode_mpeg if kind == "mpeg" else decode_other
 
 
+def decode_each(parts: Sequence[Part], decode: Callable[[Part], Decoded], out: Output) -> list[Decoded]:
+    """Decode the recordings that are joined in a file; a bad one costs no other.
+
+    Returns:
+        What decode returns of those that could be decoded, at least one.
+    Raises:
+        AudioDecodeError: that of the only one, or of the first where all are bad.
+    """
+    done: list[Decoded] = []
+    errors: list[AudioDecodeError] = []
+    for number, part in enumerate(parts, 1):
+        try:
+            done.append(decode(part))
+        except AudioDecodeError as error:
+            errors.append(error)
+            if len(parts) > 1:
+                out.note(
+                    f"recording {number} of those joined in it is left out where it is bad ({error.got})"
+                )
+    if not done:
+        raise errors[0]
+    return done
+
+
 def damaged(name: str, container: str, error: object) -> AudioDecodeError:
     """The error for a file that begins as a known kind and cannot be decoded."""
     reason = str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error)
@@ -68,4 +95,13 @@ def damaged(name: str, container: str, error: object) -> AudioDecodeError:
         f"{name} begins as {container} but cannot be decoded ({reason.rstrip('.')})",
         f"a complete and undamaged {container} file",
         "copy, download or record it again",
+    )
+
+
+def no_such_track(name: str, track: int, n_tracks: int) -> AudioDecodeError:
+    """The error for an audio track that a file does not have; tracks count from 1."""
+    return AudioDecodeError(
+        f"audio track {track} was asked for, and {name} has {n_tracks}",
+        "1" if n_tracks == 1 else f"1 to {n_tracks}",
+        "choose another, or leave it out for the first that speaks",
     )

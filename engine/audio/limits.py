@@ -30,7 +30,8 @@ class AudioLimits:
 
     Attributes:
         min_duration_s: 25 ms is the first frame of a wav2vec 2.0 encoder (400 samples).
-        max_duration_s: seconds of audio; 4 h take 920 MB as float32 at 16 kHz.
+        max_duration_s: seconds of audio; 4 h take 920 MB as float32 at 16 kHz. Channels that are kept
+            apart may be twice as long together.
         max_channels: of a file or array.
         min_sample_rate, max_sample_rate: Hz, as the file or the caller states it.
         max_file_bytes: of bytes and file objects, which are held in memory.
@@ -60,19 +61,34 @@ def downmix(samples: NDArray[Any], limits: AudioLimits | None = None) -> Wavefor
         AudioShapeError: no array, wrong dtype, more than two axes, too many channels.
         AudioValueError: samples that are not finite, or floats far outside [-1, 1].
     """
-    max_channels = (limits or AudioLimits()).max_channels
-    _check_array(samples, max_channels)
+    (waveform,), notes = read_array(samples, limits)
+    for note in notes:
+        warnings.warn(AudioWarning(f"the array: {note}"), stacklevel=2)
+    return waveform
+
+
+def read_array(
+    samples: NDArray[Any], limits: AudioLimits | None = None, separate: bool = False
+) -> tuple[tuple[Waveform, ...], tuple[str, ...]]:
+    """The waveform of an array as downmix gives it, or one a channel; and what the caller should know.
+
+    Raises:
+        AudioShapeError, AudioValueError: as for downmix.
+    """
+    _check_array(samples, (limits or AudioLimits()).max_channels)
     if not samples.size:
-        return np.zeros(0, np.float32)
-    if samples.ndim == 2:
-        channel_axis = 1 if samples.shape[1] <= samples.shape[0] else 0
-        waveform, cancelled = mix_channels(_scale(samples if channel_axis == 1 else samples.T))
-        if cancelled:
-            warnings.warn(AudioWarning(f"the array: {CANCELLED_NOTE}"), stacklevel=2)
+        return (np.zeros(0, np.float32),), ()
+    if samples.ndim == 1:
+        waveforms, cancelled = [_scale(samples)], False
     else:
-        waveform = _scale(samples)
-    check_values(waveform, "the array")
-    return np.ascontiguousarray(waveform, np.float32)
+        channel_axis = 1 if samples.shape[1] <= samples.shape[0] else 0
+        scaled = _scale(samples if channel_axis == 1 else samples.T)
+        mixed, cancelled = (None, False) if separate else mix_channels(scaled)
+        waveforms = [mixed] if mixed is not None else list(scaled.T)
+    for waveform in waveforms:
+        check_values(waveform, "the array")
+    plain = tuple(np.ascontiguousarray(waveform, np.float32) for waveform in waveforms)
+    return plain, (CANCELLED_NOTE,) if cancelled else ()
 
 
 def _check_array(samples: Any, max_channels: int) -> None:

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
-import warnings
-from types import FrameType
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.audio import child
+from engine.audio.channels import drop_copies
 from engine.audio.containers import KINDS, Found, identify
-from engine.audio.decoding import Job, damaged, find_decoder
+from engine.audio.decoding import Job, damaged, find_decoder, no_such_track
 from engine.audio.headers import read_layout
 from engine.audio.limits import (
     SAMPLE_RATE,
@@ -30,6 +28,7 @@ from engine.audio.limits import (
     check_length,
     check_rate,
     downmix,
+    read_array,
 )
 from engine.audio.media import missing_av
 from engine.audio.pcm import read_pcm
@@ -37,8 +36,16 @@ from engine.audio.sink import RESAMPLER_QUALITY, Sink, StreamResampler, resample
 from engine.audio.sndfile import decode_flac, decode_ogg
 from engine.audio.sources import descriptor_of, open_source, stream_size
 from engine.audio.vad import detect_speech
-from engine.errors import AudioDecodeError, AudioError, AudioTooShortError, AudioValueError, AudioWarning
+from engine.errors import (
+    AudioDecodeError,
+    AudioError,
+    AudioTooShortError,
+    AudioValueError,
+    AudioWarning,
+    EngineError,
+)
 from engine.runtime.cancel import CancelToken
+from engine.runtime.notices import warn_caller
 
 __all__ = [
     "RESAMPLER_QUALITY",
@@ -52,8 +59,39 @@ __all__ = [
 ]
 
 UNCOMPRESSED: Final = frozenset({"WAV", "AIFF", "AU", "CAF", "Wave64"})
+SINGLE_TRACK: Final = UNCOMPRESSED | {"MP3", "FLAC"}
 
 AudioSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[Any]
+
+
+class Audio(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+        waveforms: float32 [n_samples], mono, 16 kHz: one, or one for each channel, of equal lengths.
+        channels: the number of each in the source, from 1.
+        notes: what is missing, damaged, or was chosen among several.
+        name: of the source, for messages.
+    """
+
+    waveforms: tuple[Waveform, ...]
+    channels: tuple[int, ...]
+    notes: tuple[str, ...]
+    name: str
+
+    def without_copies(self) -> Audio:
+        """The same without channels that are copies of another one; a note says that there were some."""
+        kept, note = drop_copies(self.waveforms)
+        if not note:
+            return self
+        waveforms = tuple(self.waveforms[number] for number in kept)
+        channels = tuple(self.channels[number] for number in kept)
+        return Audio(waveforms, channels, (*self.notes, note), self.name)
+
+    def warn(self, depth: int = 0) -> None:
+        """Give the notes as one AudioWarning, depth frames above the caller's caller."""
+        if self.notes:
+            warn_caller(AudioWarning(f"{self.name}: {'; '.join(self.notes)}"), depth + 1)
 
 
 def load_audio(
@@ -62,6 +100,7 @@ def load_audio(
     *,
     limits: AudioLimits | None = None,
     cancel: CancelToken | None = None,
+    track: int | None = None,
 ) -> Waveform:
     """Decode, downmix and resample speech.
 
@@ -73,6 +112,7 @@ def load_audio(
         sample_rate: Hz, of an array (16,000 when None); files state their own.
         limits: bounds on duration, channels, rate and size.
         cancel: ends decoding from another thread.
+        track: the audio track of a container, from 1; None takes the first one that speaks.
     Returns:
         float32 [n_samples], mono (the mean of all channels), 16 kHz, nominally [-1, 1]. Times are
         those of the container: silence stands for what it says is not there. Joined files follow
@@ -81,7 +121,7 @@ def load_audio(
         AudioWarning: once a file, if part of it is missing or damaged, or was chosen among several.
     Raises:
         AudioNotFoundError: no such file, or not a regular one.
-        AudioDecodeError: not audio, or damaged.
+        AudioDecodeError: not audio, or damaged, or no such track.
         AudioShapeError: an array of a wrong shape or dtype.
         AudioValueError: no samples, or NaN, infinite or unscaled ones.
         AudioTooShortError: less than limits.min_duration_s.
@@ -89,34 +129,61 @@ def load_audio(
         CancelledError: cancel was set.
         DependencyError: the container needs the package av.
     """
-    limits = limits or AudioLimits()
+    audio = read_audio(source, sample_rate, limits=limits, cancel=cancel, track=track)
+    audio.warn()
+    return audio.waveforms[0]
+
+
+def read_audio(
+    source: AudioSource,
+    sample_rate: int | None = None,
+    *,
+    limits: AudioLimits | None = None,
+    cancel: CancelToken | None = None,
+    channels: Literal["mix", "separate"] = "mix",
+    track: int | None = None,
+) -> Audio:
+    """As load_audio, but what would be warned of is part of the result.
+
+    Args:
+        channels: "mix" averages them; "separate" keeps each.
+    """
+    limits, separate = limits or AudioLimits(), channels == "separate"
     if isinstance(source, np.ndarray):
-        return _load_array(source, SAMPLE_RATE if sample_rate is None else sample_rate, limits)
+        if track not in (None, 1):
+            raise no_such_track("the array", track or 0, 1)
+        rate = SAMPLE_RATE if sample_rate is None else sample_rate
+        return _read_array(source, rate, limits, separate)
     with open_source(source, limits) as (stream, name):
-        sink = Sink(name, limits, cancel)
+        sink = Sink(name, limits, cancel, separate)
         sink.beat()
-        waveform = _decode(stream, sink)
-        if sink.notes:
-            _warn(f"{name}: {'; '.join(sink.notes)}", sys._getframe(1))
-        return waveform
+        try:
+            waveforms = _decode(stream, sink, track)
+        except EngineError:
+            raise
+        except OSError as error:  # of the disk, or of what only looks like a file
+            reason = error.strerror or str(error)
+            raise AudioDecodeError(f"{name} cannot be read ({reason})", "a file", "copy it again") from error
+        return Audio(waveforms, _numbers(waveforms), tuple(sink.notes), name)
 
 
-def _warn(text: str, caller: FrameType) -> None:
-    """Warn at the caller's line, at each file: warnings.warn would keep all texts for ever."""
-    where = caller.f_code.co_filename
-    warnings.warn_explicit(AudioWarning(text), AudioWarning, where, caller.f_lineno, registry={})
+def _numbers(waveforms: tuple[Waveform, ...]) -> tuple[int, ...]:
+    return tuple(range(1, len(waveforms) + 1))
 
 
-def _load_array(samples: NDArray[Any], sample_rate: int, limits: AudioLimits) -> Waveform:
-    check_rate(sample_rate, "the array", limits)
-    waveform = downmix(samples, limits)
-    check_duration(len(waveform) / sample_rate, "the array", limits)
-    if len(waveform) and sample_rate != SAMPLE_RATE:
-        waveform = resample(waveform, sample_rate)
-    return check_length(waveform, "the array", limits)
+def _read_array(samples: NDArray[Any], sample_rate: int, limits: AudioLimits, separate: bool) -> Audio:
+    name = "the array"
+    check_rate(sample_rate, name, limits)
+    found, notes = read_array(samples, limits, separate)
+    check_duration(len(found[0]) / sample_rate, name, limits)
+    if len(found[0]) and sample_rate != SAMPLE_RATE:
+        found = tuple(resample(waveform, sample_rate) for waveform in found)
+    return Audio(
+        tuple(check_length(waveform, name, limits) for waveform in found), _numbers(found), notes, name
+    )
 
 
-def _decode(stream: BinaryIO, sink: Sink) -> Waveform:
+def _decode(stream: BinaryIO, sink: Sink, track: int | None) -> tuple[Waveform, ...]:
     if not stream_size(stream):
         raise AudioDecodeError(f"{sink.name} is empty (0 bytes)", "an audio file", "check how it was written")
     found = identify(stream)
@@ -128,16 +195,18 @@ def _decode(stream: BinaryIO, sink: Sink) -> Waveform:
             "convert it, for instance `ffmpeg -i INPUT -ac 1 -ar 16000 OUTPUT.flac`",
         )
     container = found.container
+    if track is not None and track > 1 and container.name in SINGLE_TRACK:
+        raise no_such_track(sink.name, track, 1)
     if container.name == "MP3":
         return _decode_mpeg(stream, found, sink)
     if container.name == "FLAC":
         decode_flac(stream, found.start, sink.name, sink)
         return sink.finish()
-    if container.name == "Ogg" and decode_ogg(stream, found.start, sink.name, sink):
+    if container.name == "Ogg" and track in (None, 1) and decode_ogg(stream, found.start, sink.name, sink):
         return sink.finish()
     if container.name in UNCOMPRESSED and _read_uncompressed(stream, found, sink):
         return sink.finish()
-    return _decode_media(stream, found, sink)
+    return _decode_media(stream, found, sink, track)
 
 
 def _read_uncompressed(stream: BinaryIO, found: Found, sink: Sink) -> bool:
@@ -157,7 +226,7 @@ def _read_uncompressed(stream: BinaryIO, found: Found, sink: Sink) -> bool:
     return True
 
 
-def _decode_mpeg(stream: BinaryIO, found: Found, sink: Sink) -> Waveform:
+def _decode_mpeg(stream: BinaryIO, found: Found, sink: Sink) -> tuple[Waveform, ...]:
     job = Job("mpeg", sink.name, found.container.name, found.container.demuxer, start=found.start)
     try:
         _run(stream, job, sink)
@@ -174,21 +243,23 @@ def _decode_mpeg(stream: BinaryIO, found: Found, sink: Sink) -> Waveform:
     return sink.finish()
 
 
-def _decode_media(stream: BinaryIO, found: Found, sink: Sink) -> Waveform:
+def _decode_media(stream: BinaryIO, found: Found, sink: Sink, track: int | None) -> tuple[Waveform, ...]:
     container = found.container
-    job = Job("media", sink.name, container.name, container.demuxer, start=found.start)
+    job = Job("media", sink.name, container.name, container.demuxer, (track or 1) - 1, found.start)
     if not _has_av():
         if container.name not in (*UNCOMPRESSED, "Ogg"):
             raise missing_av(job)
         job = job._replace(kind="other")
     n_tracks = _run(stream, job, sink)
-    return sink.finish() if n_tracks == 1 else _choose_track(stream, job, n_tracks, sink)
+    if n_tracks == 1 or track is not None:
+        return sink.finish()
+    return _choose_track(stream, job, n_tracks, sink)
 
 
-def _choose_track(stream: BinaryIO, job: Job, n_tracks: int, sink: Sink) -> Waveform:
+def _choose_track(stream: BinaryIO, job: Job, n_tracks: int, sink: Sink) -> tuple[Waveform, ...]:
     """The first track if it speaks, else the first of the others that does."""
     first, problem = _finish(sink)
-    if first is not None and detect_speech(first):
+    if first is not None and _speaks(first):
         sink.note(f"it has {n_tracks} audio tracks; the first is used")
         return first
     for track in range(1, n_tracks):
@@ -197,20 +268,24 @@ def _choose_track(stream: BinaryIO, job: Job, n_tracks: int, sink: Sink) -> Wave
             _run(stream, job._replace(track=track), other)
         except AudioDecodeError:
             continue
-        waveform, _ = _finish(other)
-        if waveform is not None and detect_speech(waveform):
+        waveforms, _ = _finish(other)
+        if waveforms is not None and _speaks(waveforms):
             sink.note(f"its first audio track is silent; track {track + 1} of {n_tracks} is used")
             for text in other.notes:
                 sink.note(text)
-            return waveform
+            return waveforms
     if first is None:
         raise problem or damaged(sink.name, job.container, "no track holds audio")
     sink.note(f"it has {n_tracks} audio tracks, and none speaks; the first is used")
     return first
 
 
-def _finish(sink: Sink) -> tuple[Waveform | None, AudioError | None]:
-    """The waveform, or why there is too little of it."""
+def _speaks(waveforms: tuple[Waveform, ...]) -> bool:
+    return any(detect_speech(waveform) for waveform in waveforms)
+
+
+def _finish(sink: Sink) -> tuple[tuple[Waveform, ...] | None, AudioError | None]:
+    """The waveforms, or why there is too little of them."""
     try:
         return sink.finish(), None
     except (AudioValueError, AudioTooShortError) as error:

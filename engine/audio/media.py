@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 from engine._distribution import install_command
 from engine.audio.container_clock import ContainerClock
-from engine.audio.decoding import Job, Output, damaged
+from engine.audio.decoding import Job, Output, damaged, decode_each, no_such_track
 from engine.audio.extent import find_extent
 from engine.errors import AudioDecodeError, DependencyError, EngineError
 
@@ -46,15 +46,12 @@ def decode_media(stream: BinaryIO, job: Job, out: Output) -> int:
     extent = find_extent(stream, job.demuxer)
     if extent.cut_off:
         out.note("it ends in the middle, as when recording is interrupted; all that is there is used")
-    n_tracks = _decode_file(av, _Span(stream, extent.starts, 0), job, out, last=len(extent.starts) == 1)
-    for number in range(1, len(extent.starts)):
-        try:
-            _decode_file(
-                av, _Span(stream, extent.starts, number), job, out, last=number == len(extent.starts) - 1
-            )
-        except AudioDecodeError as error:
-            out.note(f"recording {number + 1} of those joined in it is left out ({error.got})")
-    return n_tracks
+    numbers, last = range(len(extent.starts)), len(extent.starts) - 1
+    return decode_each(
+        numbers,
+        lambda number: _decode_file(av, _Span(stream, extent.starts, number), job, out, number == last),
+        out,
+    )[0]
 
 
 def _decode_file(av: Any, stream: Any, job: Job, out: Output, last: bool) -> int:
@@ -64,7 +61,9 @@ def _decode_file(av: Any, stream: Any, job: Job, out: Output, last: bool) -> int
     try:
         with av.open(stream, "r", format=job.demuxer, options=options, metadata_errors="replace") as file:
             tracks = [track for track in file.streams.audio if track.codec_context]
-            if job.track >= len(tracks):
+            if 0 < len(tracks) <= job.track:
+                raise no_such_track(job.name, job.track + 1, len(tracks))
+            if not tracks:
                 raise AudioDecodeError(
                     f"{job.name} has no readable audio track", "sound", "pass another file"
                 )
@@ -162,6 +161,9 @@ class _Track:
             fresh.layout = {1: "mono", 2: "stereo"}.get(n_channels, f"{n_channels} channels")
             return fresh
         context.thread_type = "NONE"
+        if self._job.demuxer == "caf" and context.name == "alac":
+            # The last frame knows how short it is; FFmpeg would cut it by that much once more.
+            context.options = {"flags2": "skip_manual"}
         return context
 
     def _packets(self) -> Iterator[Any]:

@@ -18,7 +18,7 @@ SYNC: Final = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xeb]")
 SEARCH_BYTES: Final = 1 << 20  # in front of the first frame
 CHAIN: Final = 4  # frames that must follow each other before a file counts as MP3
 RESYNC_CHAIN: Final = 2
-TAG_PAGE: Final = 64 * 1024
+READ_BYTES: Final = 1 << 14
 KBPS: Final = {
     (3, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),  # MPEG 1, layer I
     (3, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -130,7 +130,8 @@ def read_runs(
         at = _find_frame(window, at, window.size, RESYNC_CHAIN)
         if at > junk:
             lost_s = _seconds(run, at - junk)
-    return runs, _describe(runs, cut)
+    front = _describe_front(window, start, runs[0]) if runs else []
+    return runs, [*front, *_describe(runs, cut)]
 
 
 def _read_run(window: Window, start: int) -> tuple[Run, int, bool]:
@@ -246,6 +247,17 @@ def make_tag(window: Window, run: Run, at: int, n_frames: int) -> bytes:
             struct.pack_into(">4sII", content, 4 + side, b"Xing", 1, n_frames)
             return bytes(content)
     return b""
+
+
+def _describe_front(window: Window, start: int, first: Run) -> list[str]:
+    """What stands before the first frame, unless it is padding; as where the start was cut off."""
+    n_bytes = first.start - len(first.tag) - start
+    if not any(
+        any(window.read(at, READ_BYTES)[: start + n_bytes - at])
+        for at in range(start, start + n_bytes, READ_BYTES)
+    ):
+        return []
+    return [f"{n_bytes} bytes in front of its first frame are no audio and are left out"]
 
 
 def _describe(runs: list[Run], cut: bool) -> list[str]:

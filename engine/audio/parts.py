@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -61,19 +62,69 @@ def load_part(
         AudioValueError: offset or duration is negative, not finite, or beyond the file's end.
         AudioError: as load_audio.
     """
-    if not offset_s and duration_s is None:
-        return load_audio(path, limits=limits)
-    limits = limits or AudioLimits()
-    _check_numbers(path, offset_s, duration_s)
-    waveform = _seek(path, offset_s, duration_s, limits)
-    if waveform is not None:
-        return waveform
-    waveform = load_audio(path, limits=limits)
+    return PartLoader(limits).load(path, offset_s, duration_s)
+
+
+class PartLoader:
+    """Loads parts one after the other; a file that must be decoded from its start is decoded once for all.
+
+    Safe to share between threads. It holds the last such file.
+    """
+
+    def __init__(self, limits: AudioLimits | None = None) -> None:
+        """Take the limits, which are those of load_part."""
+        self._limits = limits or AudioLimits()
+        self._lock = threading.Lock()
+        self._held: tuple[str, Waveform] | None = None
+
+    def load(
+        self, path: str | os.PathLike[str], offset_s: float = 0.0, duration_s: float | None = None
+    ) -> Waveform:
+        """As load_part."""
+        if not offset_s and duration_s is None:
+            return load_audio(path, limits=self._limits)
+        _check_numbers(path, offset_s, duration_s)
+        waveform = _seek(path, offset_s, duration_s, self._limits)
+        if waveform is not None:
+            return waveform
+        name = os.fspath(path)
+        stated = read_length(path)  # whoever wrote the manifest has read the length there
+        slack_s = stated.slack_s if stated is not None else SLACK_S
+        whole = self._decode(name)
+        return cut_part(whole, offset_s, duration_s, name=name, slack_s=slack_s, limits=self._limits)
+
+    def _decode(self, name: str) -> Waveform:
+        with self._lock:
+            if self._held is None or self._held[0] != name:
+                self._held = None  # before the next one needs room
+                self._held = name, load_audio(name, limits=self._limits)
+            return self._held[1]
+
+
+def cut_part(
+    waveform: Waveform,
+    offset_s: float,
+    duration_s: float | None,
+    *,
+    name: str,
+    slack_s: float = SLACK_S,
+    limits: AudioLimits | None = None,
+) -> Waveform:
+    """Cut a part out of a waveform of 16 kHz.
+
+    Args:
+        waveform: float32 [n_samples].
+        offset_s, duration_s: as for load_part. name: for errors.
+        slack_s: how far the part may reach beyond the end.
+    Returns:
+        A copy.
+    Raises:
+        AudioValueError: offset or duration is negative, not finite, or beyond the end.
+    """
+    _check_numbers(name, offset_s, duration_s)
     start, stop = _samples(offset_s, duration_s, SAMPLE_RATE, len(waveform))
-    stated = read_length(path)  # whoever wrote the manifest has read the length there
-    slack_s = stated.slack_s if stated is not None else SLACK_S
     if start >= len(waveform) or stop > len(waveform) + slack_s * SAMPLE_RATE:
-        raise _beyond(path, offset_s, duration_s, len(waveform) / SAMPLE_RATE)
+        raise _beyond(name, offset_s, duration_s, len(waveform) / SAMPLE_RATE)
     return load_audio(waveform[start:stop].copy(), SAMPLE_RATE, limits=limits)
 
 

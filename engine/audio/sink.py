@@ -23,6 +23,7 @@ from engine.runtime.cancel import CancelToken
 
 RESAMPLER_QUALITY: Final = "HQ"
 MAX_NOTES: Final = 8
+SEPARATE_CHANNELS: Final = 2  # of the longest duration that fit into memory, one by one
 PUSH_FRAMES: Final = 1 << 16  # resampled between two looks at the caller's wish to stop
 
 
@@ -63,6 +64,25 @@ class StreamResampler:
         return np.asarray(self._stream.resample_chunk(chunk, last=last), np.float32)
 
 
+class _Lane:
+    """One waveform that grows: the mean of all channels, or one channel."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()  # grows in place: no second copy at the end
+        self.resampler: StreamResampler | None = None
+
+    def push(self, samples: Waveform, sample_rate: float) -> None:
+        if self.resampler is None or self.resampler.sample_rate != sample_rate:
+            self.flush()
+            self.resampler = StreamResampler(sample_rate)
+        self.content += self.resampler.push(np.ascontiguousarray(samples)).data
+
+    def flush(self) -> None:
+        if self.resampler is not None:
+            rest, self.resampler = self.resampler.flush(), None
+            self.content += rest.data
+
+
 class Sink:
     """Takes what decoders find, and stops at the first limit that is passed or when the call is cancelled.
 
@@ -70,10 +90,13 @@ class Sink:
         name: of the source, for messages.
         limits: bounds on what is decoded.
         cancel: ends decoding between two blocks.
+        separate: keep each channel by itself instead of their mean.
     """
 
-    def __init__(self, name: str, limits: AudioLimits, cancel: CancelToken | None = None) -> None:
-        self.name, self.limits = name, limits
+    def __init__(
+        self, name: str, limits: AudioLimits, cancel: CancelToken | None = None, separate: bool = False
+    ) -> None:
+        self.name, self.limits, self.separate = name, limits, separate
         self.notes: list[str] = []
         self._cancel = cancel
         self._n_decoded = 0
@@ -82,19 +105,18 @@ class Sink:
     def restart(self) -> None:
         """Forget the audio and the notes so far; the count of decoded samples goes on."""
         self.notes.clear()
-        self._resampler: StreamResampler | None = None
-        self._bytes = bytearray()  # grows in place: no second copy at the end
+        self._lanes = [_Lane()]
 
     def sibling(self) -> Sink:
         """An empty one with the same name, limits, token and count of decoded samples."""
-        other = Sink(self.name, self.limits, self._cancel)
+        other = Sink(self.name, self.limits, self._cancel, self.separate)
         other._n_decoded = self._n_decoded
         return other
 
     @property
     def duration_s(self) -> float:
         """Seconds of audio so far; the resampler may hold back some milliseconds."""
-        return len(self._bytes) / (4 * SAMPLE_RATE)
+        return len(self._lanes[0].content) / (4 * SAMPLE_RATE)
 
     def beat(self) -> None:
         """Raise CancelledError once the caller asked to stop."""
@@ -140,29 +162,52 @@ class Sink:
             n_samples = round(duration_s * SAMPLE_RATE)
             for first in range(0, n_samples, PUSH_FRAMES):
                 self.beat()
-                part = np.zeros(min(PUSH_FRAMES, n_samples - first), np.float32)
-                self._append(part)
+                for lane in self._lanes:
+                    lane.content += bytes(4 * min(PUSH_FRAMES, n_samples - first))
+                self._check_length()
 
-    def finish(self) -> Waveform:
-        """Return float32 [n_samples]; raise if it is too short."""
+    def finish(self) -> tuple[Waveform, ...]:
+        """Return float32 [n_samples], or one a channel, of equal lengths; raise if it is too short."""
         self._flush()
-        return check_length(np.frombuffer(self._bytes, np.float32), self.name, self.limits)
+        waveforms = [np.frombuffer(lane.content, np.float32) for lane in self._lanes]
+        return tuple(check_length(waveform, self.name, self.limits) for waveform in waveforms)
 
     def _push(self, block: NDArray[np.float32], sample_rate: float) -> None:
-        waveform, cancelled = mix_channels(block)
-        if cancelled:
-            self.note(CANCELLED_NOTE)
-        check_values(waveform, self.name)
-        if self._resampler is None or self._resampler.sample_rate != sample_rate:
+        if self.separate:
+            columns = [block[:, channel] for channel in range(block.shape[1])]
+        else:
+            mixed, cancelled = mix_channels(block)
+            columns = [mixed]
+            if cancelled:
+                self.note(CANCELLED_NOTE)
+        for column in columns:
+            check_values(column, self.name)
+        self._grow(len(columns))
+        silent = np.zeros(len(block), np.float32)
+        for number, lane in enumerate(self._lanes):
+            lane.push(columns[number] if number < len(columns) else silent, sample_rate)
+        self._check_length()
+
+    def _grow(self, n_channels: int) -> None:
+        """Begin more lanes, as where a stereo recording is joined to a mono one; they were silent so far."""
+        if n_channels > len(self._lanes):
             self._flush()
-            self._resampler = StreamResampler(sample_rate)
-        self._append(self._resampler.push(np.ascontiguousarray(waveform)))
+            while len(self._lanes) < n_channels:
+                lane = _Lane()
+                lane.content += bytes(len(self._lanes[0].content))
+                self._lanes.append(lane)
 
     def _flush(self) -> None:
-        if self._resampler is not None:
-            rest, self._resampler = self._resampler.flush(), None
-            self._append(rest)
+        for lane in self._lanes:
+            lane.flush()
+        self._check_length()
 
-    def _append(self, waveform: Waveform) -> None:
-        check_duration(self.duration_s + len(waveform) / SAMPLE_RATE, self.name, self.limits)
-        self._bytes += waveform.data
+    def _check_length(self) -> None:
+        check_duration(self.duration_s, self.name, self.limits)
+        total_s = self.duration_s * len(self._lanes)
+        if total_s > SEPARATE_CHANNELS * self.limits.max_duration_s:
+            raise AudioLimitError(
+                f"{self.name} holds at least {total_s:.1f} s of audio over {len(self._lanes)} channels",
+                f"at most {SEPARATE_CHANNELS} times {self.limits.max_duration_s:.1f} s",
+                "mix the channels, cut it into parts, or raise AudioLimits.max_duration_s",
+            )

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.audio.decoding import Job, Output, damaged
+from engine.audio.decoding import Job, Output, damaged, decode_each
 from engine.audio.mpeg import Run, make_tag, read_runs, skip_frames
 from engine.audio.ogg import Link, read_links
 from engine.audio.sources import Buffer, Part, Window, check_parts, stream_size
@@ -29,17 +29,21 @@ def decode_flac(stream: BinaryIO, start: int, name: str, out: Output) -> None:
     """Decode a FLAC file and those that are joined to it.
 
     Raises:
-        AudioDecodeError: one of them is damaged or ends early.
+        AudioDecodeError: all of them are damaged or end early.
     """
     starts = find_flac_files(stream, start, out.beat)
-    for first, end in zip(starts, [*starts[1:], stream_size(stream)], strict=True):
-        n_frames, n_claimed = decode_part(stream, first, end, name, "FLAC", out)
-        if n_frames < n_claimed < UNKNOWN_FRAMES:
-            raise AudioDecodeError(
-                f"{name} ends after {n_frames} of {n_claimed} frames",
-                "a complete FLAC file",
-                "copy or download it again",
-            )
+    spans = list(zip(starts, [*starts[1:], stream_size(stream)], strict=True))
+    decode_each(spans, lambda span: _decode_flac_file(stream, *span, name, out), out)
+
+
+def _decode_flac_file(stream: BinaryIO, start: int, end: int, name: str, out: Output) -> None:
+    n_frames, n_claimed = decode_part(stream, start, end, name, "FLAC", out)
+    if n_frames < n_claimed < UNKNOWN_FRAMES:
+        raise AudioDecodeError(
+            f"{name} ends after {n_frames} of {n_claimed} frames",
+            "a complete FLAC file",
+            "copy or download it again",
+        )
 
 
 def find_flac_files(stream: BinaryIO, start: int, beat: Callable[[], None] = lambda: None) -> list[int]:
@@ -72,26 +76,19 @@ def decode_ogg(stream: BinaryIO, start: int, name: str, out: Output) -> bool:
     Returns:
         False, before anything is decoded, where it holds more than Vorbis or Opus, each by itself.
     Raises:
-        AudioDecodeError: the first recording cannot be decoded.
+        AudioDecodeError: none of the recordings can be decoded.
     """
     links, notes = read_links(stream, start, out.beat)
     if any(len(link.codecs) != 1 or "other" in link.codecs for link in links):
         return False
     for text in notes:
         out.note(text)
-    for number, link in enumerate(links, 1):
-        _decode_link(stream, link, number, name, out)
+    decode_each(links, lambda link: _decode_link(stream, link, name, out), out)
     return True
 
 
-def _decode_link(stream: BinaryIO, link: Link, number: int, name: str, out: Output) -> None:
-    try:
-        n_frames, n_claimed = decode_part(stream, link.start, link.end, name, "Ogg", out)
-    except AudioDecodeError as error:
-        if number == 1:
-            raise
-        out.note(f"recording {number} of those joined in it is left out ({error.got})")
-        return
+def _decode_link(stream: BinaryIO, link: Link, name: str, out: Output) -> None:
+    n_frames, n_claimed = decode_part(stream, link.start, link.end, name, "Ogg", out)
     if n_claimed < UNKNOWN_FRAMES and n_frames < n_claimed * (1 - LENGTH_SLACK):
         out.note(f"it ends after {n_frames} of {n_claimed} frames; the rest is missing")
 

@@ -26,6 +26,8 @@ CONTEXT_BLOCKS: Final = 10  # ... and hold for this many seconds on either side
 FLOOR_RANK: Final = 10  # of the frames of a block, in order of their level
 SPEECH_RANK: Final = 90
 MIN_SPEECH_S: Final = 0.08  # less sound than this is a click
+MIN_PAUSE_S: Final = 1.0
+PAD_S: Final = 0.3
 MIN_JUDGED_S: Final = 0.5  # too short to tell a vowel from noise: kept unless silent
 MIN_RANGE_DB: Final = 5.0  # a steady noise varies less
 MAX_RANGE_DB: Final = 45.0  # weak fricatives lie about 40 dB below loud vowels
@@ -47,8 +49,8 @@ def detect_speech(
     sample_rate: int = 16_000,
     max_window_s: float = 28.0,
     min_speech_s: float = MIN_SPEECH_S,
-    min_pause_s: float = 1.0,
-    pad_s: float = 0.3,
+    min_pause_s: float = MIN_PAUSE_S,
+    pad_s: float = PAD_S,
 ) -> list[tuple[float, float]]:
     """Find the stretches of a recording that hold speech.
 
@@ -69,11 +71,24 @@ def detect_speech(
     if duration_s < MIN_JUDGED_S:
         return [(0.0, duration_s)] if band_levels.max() > SILENCE_DB else []
     levels = compute_excess(band_levels)
+    regions = find_regions(levels, compute_thresholds(levels), duration_s, min_speech_s, min_pause_s, pad_s)
+    return split_windows(regions, levels, max_window_s - ROUNDING_S)
+
+
+def find_regions(
+    levels: Levels,
+    thresholds: Thresholds,
+    duration_s: float,
+    min_speech_s: float = MIN_SPEECH_S,
+    min_pause_s: float = MIN_PAUSE_S,
+    pad_s: float = PAD_S,
+) -> list[tuple[float, float]]:
+    """Runs of frames with speech, padded: [(start_s, end_s)]; see detect_speech and find_runs."""
     regions: list[tuple[float, float]] = []
-    for start, end in find_runs(levels, compute_thresholds(levels), min_speech_s, min_pause_s):
+    for start, end in find_runs(levels, thresholds, min_speech_s, min_pause_s):
         start_s = max(start * FRAME_S - pad_s, regions[-1][1] if regions else 0.0)
         regions.append((start_s, min(end * FRAME_S + pad_s, duration_s)))
-    return split_windows(regions, levels, max_window_s - ROUNDING_S)
+    return regions
 
 
 def compute_band_levels(waveform: Waveform, sample_rate: int) -> Levels:

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from engine.bundle.bare import read_bare
+from engine.bundle.json_file import convert_json, read_json
 from engine.bundle.schema import (
     SCHEMA_VERSION,
     AcousticConfig,
@@ -30,7 +32,9 @@ from engine.errors import (
     BundleNotFoundError,
     BundleSchemaError,
     ModelCapabilityError,
+    ModelError,
 )
+from engine.runtime.onnx_file import OnnxFormatError, external_files
 
 __all__ = [
     "AcousticConfig",
@@ -72,7 +76,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 
 class Bundle:
-    """An opened, verified model folder."""
+    """An opened, verified model folder: its absolute path, and the source that open_bundle takes for it."""
 
     def __init__(
         self,
@@ -80,8 +84,9 @@ class Bundle:
         manifest: Manifest,
         files: Mapping[str, Path],
         added_tokens: Mapping[str, int] | None = None,
+        source: Path | None = None,
     ) -> None:
-        self.path = path
+        self.path, self.source = path, source or path
         self._added_tokens = dict(added_tokens or {})
         self.manifest = manifest
         self._files = dict(files)
@@ -112,6 +117,26 @@ class Bundle:
     def read(self, role: str) -> bytes:
         """The bytes of a role's file."""
         return self.file(role).read_bytes()
+
+    def graph(self, role: str, *tables: str) -> bytes:
+        """The bytes of a role's graph, whose tensors lie in it or in the files of the roles `tables`.
+
+        Raises:
+            ModelCapabilityError: the bundle holds no such file.
+            ModelError: it is no graph. BundleIntegrityError: it wants to read another file.
+        """
+        content, name = self.read(role), self.file(role).name
+        try:
+            foreign = external_files(content) - {self.file(table).name for table in tables}
+        except OnnxFormatError as error:
+            raise ModelError(f"{name}: {error}", "an ONNX graph", _RE_EXPORT) from error
+        if foreign:
+            raise BundleIntegrityError(
+                f"{name} keeps weights in another file ({min(foreign)[:80]!r})",
+                "one self-contained ONNX file, or the bundle's own table",
+                "export it again without external data",
+            )
+        return content
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -155,7 +180,7 @@ def _resolve(path: str | os.PathLike[str] | None) -> Path:
         raise BundleError(
             f"{str(location)!r} is a file", "a bundle folder or an .onnx file", "pass its folder"
         )
-    return location
+    return location.absolute()
 
 
 def _open_folder(folder: Path) -> Bundle:
@@ -178,20 +203,14 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleNotFoundError(f"{str(path)!r} does not exist", f"a bundle with {MANIFEST}", _RE_EXPORT)
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleSchemaError(f"{path.name} has {path.stat().st_size} bytes", "at most 4 MiB", _RE_EXPORT)
-    try:
-        raw = msgspec.json.decode(path.read_bytes())
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if version != SCHEMA_VERSION:
-            raise BundleSchemaError(
-                f"manifest schema_version {version!r}",
-                f"schema_version {SCHEMA_VERSION}",
-                "upgrade the engine, or export the bundle with this version",
-            )
-        return msgspec.convert(raw, Manifest)
-    except msgspec.DecodeError as error:
+    raw = read_json(path, dict[str, Any], "a manifest")
+    if raw.get("schema_version") != SCHEMA_VERSION:
         raise BundleSchemaError(
-            f"{path.name} is not a valid manifest ({error})", "its schema", _RE_EXPORT
-        ) from error
+            f"manifest schema_version {raw.get('schema_version')!r}",
+            f"schema_version {SCHEMA_VERSION}",
+            "upgrade the engine, or export the bundle with this version",
+        )
+    return convert_json(raw, Manifest, path.name, "a manifest of its schema")
 
 
 def _verified(folder: Path, entry: FileEntry) -> Path:
@@ -231,55 +250,14 @@ def _open_bare(model: Path) -> Bundle:
             "vocab.json (token to index) in the same folder",
             f"copy the checkpoint's vocab.json to {str(vocabulary)!r}, or pass a bundle",
         )
-    config = _read_json(model.with_name("config.json"))
-    preprocessor = _read_json(model.with_name("preprocessor_config.json")) or _read_json(
-        model.with_name("processor_config.json")  # transformers 5 nests it there
-    ).get("feature_extractor", {})
-    strides = config.get("conv_stride", [5, 2, 2, 2, 2, 2, 2])
-    tokenizer = _read_json(model.with_name("tokenizer_config.json"))
-    added = _added_tokens(model.parent, tokenizer, int(config.get("vocab_size", 0)))
-    tokens = _read_vocabulary(vocabulary, added)
-    blank_id, delimiter = config.get("pad_token_id"), tokenizer.get("word_delimiter_token", "|")
-    acoustic = AcousticConfig(
-        features=FeatureConfig(
-            sample_rate=int(preprocessor.get("sampling_rate", 16_000)),
-            normalize=bool(preprocessor.get("do_normalize", True)),
-        ),
-        samples_per_frame=_product(strides),
-        blank_id=_guess_blank(tokens) if blank_id is None else int(blank_id),
-        word_delimiter=delimiter if delimiter in tokens else " ",
-        trained_with_mask=bool(preprocessor.get("return_attention_mask", False)),
-    )
+    acoustic, added = read_bare(model.parent, lambda added: _read_vocabulary(vocabulary, added))
     manifest = Manifest(SCHEMA_VERSION, model.stem, "unknown", [], acoustic)
-    return Bundle(model.parent, manifest, {"acoustic": model, "vocabulary": vocabulary}, added)
-
-
-def _added_tokens(folder: Path, tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, int]:
-    """Tokens that a tokenizer keeps beside vocab.json and the head has outputs for."""
-    found = {str(token): int(at) for token, at in _read_json(folder / "added_tokens.json").items()}
-    for at, entry in tokenizer.get("added_tokens_decoder", {}).items():
-        found.setdefault(str(entry["content"] if isinstance(entry, dict) else entry), int(at))
-    return {token: at for token, at in found.items() if at < vocab_size}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise BundleSchemaError(
-            f"{path.name} is not valid ({error})", "a JSON object", "restore the file"
-        ) from error
+    files = {"acoustic": model, "vocabulary": vocabulary}
+    return Bundle(model.parent, manifest, files, added, source=model)
 
 
 def _read_vocabulary(path: Path, added: Mapping[str, int] | None = None) -> tuple[str, ...]:
-    try:
-        index = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
-    except msgspec.DecodeError as error:
-        raise BundleSchemaError(
-            f"{path.name} is not a vocabulary ({error})", "a JSON map of token to index", "restore the file"
-        ) from error
+    index = read_json(path, dict[str, int], "a JSON map of token to index")
     index |= {token: at for token, at in (added or {}).items() if at not in index.values()}
     tokens = sorted(index, key=index.__getitem__)
     if sorted(index.values()) != list(range(len(index))) or not tokens:
@@ -287,17 +265,6 @@ def _read_vocabulary(path: Path, added: Mapping[str, int] | None = None) -> tupl
             f"{path.name} has gaps or repeated indices", "0 ... n-1, each once", "restore the file"
         )
     return tuple(tokens)
-
-
-def _guess_blank(tokens: tuple[str, ...]) -> int:
-    return next((tokens.index(name) for name in ("<pad>", "[PAD]", "<blank>", "<blk>") if name in tokens), 0)
-
-
-def _product(values: list[int]) -> int:
-    result = 1
-    for value in values:
-        result *= int(value)
-    return result
 
 
 def write_bundle(  # noqa: PLR0913  - each is a part of the manifest, by keyword

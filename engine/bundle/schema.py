@@ -8,9 +8,19 @@ import msgspec
 
 SCHEMA_VERSION = 1
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+# Bounds far beyond every model: what lies outside would overflow, or fill the memory, where it is used.
+MAX_WINDOW_S, MAX_TAIL_S = 3600.0, 60.0
+Positive = Annotated[int, msgspec.Meta(gt=0, le=1_000_000)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Size = Annotated[int, msgspec.Meta(gt=0, le=65_536)]  # of tensors
+Tokens = Annotated[int, msgspec.Meta(gt=1, le=65_536)]
+Layers = Annotated[int, msgspec.Meta(gt=0, le=1024)]
+Beams = Annotated[int, msgspec.Meta(gt=0, le=64)]  # of a search over a decoder's tokens
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Weight = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=100)]  # of a score in a sum
+Threshold = Annotated[float, msgspec.Meta(ge=-1e9, le=0)]  # natural log
+Hertz = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 
 
 class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,21 +41,21 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     kind: Literal["waveform", "log_mel"] = "waveform"
-    sample_rate: Positive = 16_000
+    sample_rate: Annotated[int, msgspec.Meta(ge=1000, le=1_000_000)] = 16_000
     normalize: bool = True
-    n_fft: Positive = 400
-    hop_length: Positive = 160
-    n_mels: Positive = 80
+    n_fft: Size = 400
+    hop_length: Size = 160
+    n_mels: Annotated[int, msgspec.Meta(gt=0, le=1024)] = 80
     convention: Literal["whisper", "kaldi"] = "whisper"
     window: Literal["povey", "hamming", "hanning"] = "povey"
     preemphasis: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.97
     remove_dc: bool = True
     snip_edges: bool = True
-    low_hz: float = 20.0
-    high_hz: float = 0.0
+    low_hz: Hertz = 20.0
+    high_hz: Hertz = 0.0
     use_energy: bool = False
-    energy_floor: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    scale: Annotated[float, msgspec.Meta(gt=0)] = 32768.0
+    energy_floor: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    scale: Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)] = 32768.0
 
 
 class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,11 +72,11 @@ class AcousticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     features: FeatureConfig = FeatureConfig()
-    samples_per_frame: Positive = 320
+    samples_per_frame: Size = 320
     blank_id: Natural = 0
     word_delimiter: str = "|"
-    tail_silence_s: Seconds = 0.0
-    max_window_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    tail_silence_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_TAIL_S)] = 0.0
+    max_window_s: Annotated[float, msgspec.Meta(ge=0.5, le=MAX_WINDOW_S)] = 30.0
     mask: bool = False
     trained_with_mask: bool = False
     precision: str = "fp32"
@@ -85,13 +95,13 @@ class DecodingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             unk_letter_score: natural log added for each of its letters.
     """
 
-    beam_width: Positive = 64
-    lm_alpha: float = 0.5
-    lm_beta: float = 1.5
-    token_min_logp: float = -5.0
-    beam_prune_logp: float = -10.0
-    unk_score_offset: float = -10.0
-    unk_letter_score: float = 0.0
+    beam_width: Annotated[int, msgspec.Meta(gt=0, le=4096)] = 64
+    lm_alpha: Weight = 0.5
+    lm_beta: Weight = 1.5
+    token_min_logp: Threshold = -5.0
+    beam_prune_logp: Threshold = -10.0
+    unk_score_offset: Weight = -10.0
+    unk_letter_score: Weight = 0.0
     figures: dict[str, Any] = {}
 
 
@@ -108,13 +118,13 @@ class TranslationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     eos_id: Natural
     pad_id: Natural
     vocab_size: Positive
-    n_layers: Positive
-    n_heads: Positive
-    head_dim: Positive
-    max_source_tokens: Positive = 256
-    max_target_tokens: Positive = 256
-    beam_size: Positive = 4
-    length_penalty: float = 1.0
+    n_layers: Layers
+    n_heads: Size
+    head_dim: Size
+    max_source_tokens: Tokens = 256
+    max_target_tokens: Tokens = 256
+    beam_size: Beams = 4
+    length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] = 1.0
     source_language: str = "de"
     target_language: str = "en"
     precision: str = "fp32"
@@ -140,22 +150,22 @@ class SecondPassConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     vocab_size: Positive
-    prompt: tuple[Natural, ...]
+    prompt: Annotated[tuple[Natural, ...], msgspec.Meta(max_length=1024)]
     end_id: Natural
     no_speech_id: Natural
-    n_layers: Positive
-    n_heads: Positive
-    head_dim: Positive
-    hidden_size: Positive
-    max_tokens: Positive = 448
-    beam_size: Positive = 5
-    ctc_weight: float = 0.1
-    lm_weight: float = 0.1
-    word_bonus: float = 0.5
-    end_weight: float = 0.5
-    letter_share: float = 0.3
-    letter_tolerance: float = 3.0
-    unheard_weight: float = 0.5
+    n_layers: Layers
+    n_heads: Size
+    head_dim: Size
+    hidden_size: Size
+    max_tokens: Size = 448
+    beam_size: Beams = 5
+    ctc_weight: Share = 0.1
+    lm_weight: Weight = 0.1
+    word_bonus: Share = 0.5
+    end_weight: Share = 0.5
+    letter_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
+    letter_tolerance: Share = 3.0
+    unheard_weight: Share = 0.5
     confidence: dict[str, Any] = {}
     precision: str = "fp32"
     opset: Positive = 18
@@ -169,7 +179,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: str
     path: str
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    bytes: Natural
+    bytes: Bytes
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

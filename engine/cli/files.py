@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from engine.cli.inputs import find_inputs
+from engine.cli.many import Work
+from engine.cli.outputs import Delivery, Plan, plan_outputs
 from engine.cli.settings import decoding_options, load_model
-from engine.cli.terminal import complain, progress_bar, say
-from engine.errors import EngineError, OptionError, OutputError
-from engine.output.formats import FORMATS, render, write
+from engine.cli.terminal import progress_bar
+from engine.errors import CancelledError, EngineError, OptionError
+from engine.jobs.groups import run_around_errors
+from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript, Translation
 
 if TYPE_CHECKING:
@@ -20,7 +23,11 @@ Result = Transcript | Translation
 
 
 def run_files(options: argparse.Namespace) -> int:
-    """Work through the files in order; a bad one costs one line and exit code 1, never the others."""
+    """Work through the inputs in order; a bad one costs one line and exit code 1, never the others."""
+    if options.manifest is not None:
+        from engine.cli.archive import run_manifest
+
+        return run_manifest(options)
     if options.task == "translate" and options.text_file:
         from engine.cli.text import run_text
 
@@ -29,70 +36,56 @@ def run_files(options: argparse.Namespace) -> int:
         raise OptionError("no input", "audio files, or --text_file", "name at least one file")
     if options.task == "translate" and options.output:
         raise OptionError("--output without --text_file", "--output_dir for audio", "add --output_dir DIR")
-    outputs = plan_outputs(options.files, options.output_dir, options.output_format)
+    if options.shard is not None:
+        raise OptionError("--shard without --manifest", "a manifest", "add --manifest IN.jsonl")
+    found = find_inputs(options.files)
+    options.files = [each.path for each in found.inputs]
+    places = [each.place for each in found.inputs]
+    plan = plan_outputs(options.files, options.output_dir, options.output_format, places)
+    work = Work(found, plan, skip_existing=options.skip_existing)
+    return _run(work, options, plan) if work.todo else work.finish()
+
+
+def _run(work: Work, options: argparse.Namespace, plan: Plan) -> int:
+    sources = work.sources()
     translator = load_model(options)
-    failures = 0
-    for source, result in zip(options.files, _results(translator, options), strict=True):
-        try:
-            if isinstance(result, EngineError):
-                raise result
-            _deliver(source, result, outputs.get(source, ()), options)
-        except EngineError as error:
-            failures += 1
-            complain(f"engine: error: {source}: {error}")
-    return 1 if failures else 0
+    delivery = Delivery(options, plan)
+    with work.stopping() as cancel:
+        results = _results(translator, sources, options, cancel)
+        for one, result in zip(work.todo, results, strict=True):
+            try:
+                if isinstance(result, EngineError):
+                    raise result
+                delivery.add(one.path, result)
+                work.succeed()
+            except EngineError as error:
+                work.fail(one, error)
+    delivery.close()
+    return work.finish()
 
 
-def plan_outputs(
-    files: Sequence[str], output_dir: str | None, output_format: str | None
-) -> dict[str, tuple[Path, ...]]:
-    """Name every output file before any work is done.
-
-    Args:
-        files: inputs. output_dir: None prints instead. output_format: "all", or one format.
-    Returns:
-        Input to its output paths: the input's stem with the format's suffix, or its whole name
-        where two inputs share a stem.
-    Raises:
-        OptionError: the same input twice. OutputError: the folder cannot be made.
-    """
-    if output_dir is None:
-        if output_format == "all":
-            raise OptionError("--output_format all without --output_dir", "a folder", "add --output_dir DIR")
-        return {}
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make {str(folder)!r} ({error.strerror})", "a writable folder") from error
-    stems = [Path(file).stem for file in files]
-    names = [
-        stem if stems.count(stem) == 1 else Path(file).name for file, stem in zip(files, stems, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        raise OptionError("two inputs share a file name", "distinct names", "use one --output_dir for each")
-    formats = FORMATS if output_format in (None, "all") else (output_format,)
-    return {
-        file: tuple(folder / f"{name}.{suffix}" for suffix in formats)
-        for file, name in zip(files, names, strict=True)
-    }
-
-
-def _results(translator: SpeechTranslator, options: argparse.Namespace) -> Iterator[Result | EngineError]:
+def _results(
+    translator: SpeechTranslator, sources: Sequence[Any], options: argparse.Namespace, cancel: CancelToken
+) -> Iterator[Result | EngineError]:
     settings = decoding_options(options)
-    if len(options.files) == 1:
-        yield _one_with_progress(translator, options.files[0], settings, options.task)
+    if len(sources) == 1:
+        yield _one_with_progress(translator, sources[0], settings, options.task, cancel)
         return
     batch = translator.transcribe_batch if options.task == "transcribe" else translator.translate_batch
-    with progress_bar(len(options.files), "file") as bar:
-        for result in batch(options.files, options=settings):
+    with progress_bar(len(sources), "file") as bar:
+        results: Iterator[Result | EngineError] = run_around_errors(
+            sources, lambda others: batch(others, options=settings, cancel=cancel)
+        )
+        for result in results:
             bar.update()
             yield result
 
 
 def _one_with_progress(
-    translator: SpeechTranslator, source: str, settings: DecodingOptions, task: str
+    translator: SpeechTranslator, source: Any, settings: DecodingOptions, task: str, cancel: CancelToken
 ) -> Result | EngineError:
+    if isinstance(source, EngineError):
+        return source
     call = translator.transcribe if task == "transcribe" else translator.translate
     with progress_bar(None, "s", delay_s=2) as bar:
 
@@ -101,30 +94,8 @@ def _one_with_progress(
             bar.update(round(done_s, 1) - bar.n)
 
         try:
-            return call(source, options=settings, progress=advance)
+            return call(source, options=settings, progress=advance, cancel=cancel)
+        except CancelledError:
+            raise
         except EngineError as error:
             return error
-
-
-def _deliver(source: str, result: Result, paths: Sequence[Path], options: argparse.Namespace) -> None:
-    words, both = options.word_timestamps, getattr(options, "bilingual", False)
-    for path in paths:
-        write(result, path, word_timestamps=words, bilingual=both)
-    printed = not paths and (options.output_format is not None or not options.verbose)
-    if options.verbose:
-        (complain if printed else say)(describe(source, result))
-    if printed:
-        text = render(result, options.output_format or "txt", word_timestamps=words, bilingual=both)
-        say(text.rstrip("\n"))
-
-
-def describe(source: str, result: Result) -> str:
-    """A few lines for a person: what was said, its translation, and where the time went."""
-    transcript = result.source if isinstance(result, Translation) else result
-    lines = [f"{source} ({result.duration_s:.1f} s)", f"  de  {transcript.text or '(no speech)'}"]
-    if isinstance(result, Translation):
-        lines.append(f"  en  {result.text}")
-    stages = " | ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in result.stages_s.items())
-    total_s = sum(result.stages_s.values())
-    rtfx = f" | {result.duration_s / total_s:.0f}x real time" if total_s else ""
-    return "\n".join([*lines, f"      {stages}{rtfx}"])

@@ -6,9 +6,13 @@ import argparse
 from collections.abc import Callable
 
 from engine import __version__
+from engine.cli.merge import add_merge
+from engine.options import MAX_BEAM_WIDTH, MAX_THREADS, MAX_TRACK
 from engine.output.formats import FORMATS
 
+LARGEST = 10**9
 SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
+LONGEST_DRAIN_S = 3600.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("translate", "German speech, or text, to English text"),
     ):
         _add_task(commands.add_parser(task, help=purpose, description=purpose), task)
+    add_merge(commands)
     add_stream(commands)
     add_listen(commands)
     _add_info(commands)
@@ -33,15 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
+    from engine.cli.archive import add_inputs
     from engine.cli.files import run_files
 
-    several = "*" if task == "translate" else "+"
-    parser.add_argument("files", nargs=several, metavar="FILE", help="audio or video files")
+    add_inputs(parser, required=task == "transcribe")
     if task == "translate":
         parser.add_argument(
             "--text_file", metavar="IN", help="translate text, a line for a line ('-': stdin)"
         )
-        parser.add_argument("--output", metavar="OUT", help="where --text_file's translation goes (stdout)")
+        parser.add_argument(
+            "--output", metavar="OUT", help="where --text_file's translation goes ('-': stdout)"
+        )
         parser.add_argument("--bilingual", action="store_true", help="srt and vtt with German above English")
     parser.add_argument("--output_dir", metavar="DIR", help="write files there instead of printing")
     parser.add_argument(
@@ -53,7 +60,19 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
         help="times of single words in srt, vtt and tsv; json always has them",
     )
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
+    parser.add_argument(
+        "--channels",
+        choices=("mix", "separate"),
+        default="mix",
+        help="separate: a speaker on each channel, as in calls; each is recognised by itself and named",
+    )
+    parser.add_argument(
+        "--audio_track", type=_track, metavar="N", help="of a video, from 1 (the first that speaks)"
+    )
     parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
+    parser.add_argument(
+        "--vad", default="energy", metavar="NAME", help="what finds speech: energy, silero or its .onnx file"
+    )
     parser.add_argument(
         "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
     )
@@ -76,8 +95,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what computes the encoder and the translator",
     )
-    parser.add_argument("--threads", type=_natural, default=0, metavar="N", help="0: all usable cores")
-    parser.add_argument("--beam_size", type=_positive, metavar="N", help="1 is greedy (default: as tuned)")
+    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="0: all usable cores")
+    parser.add_argument("--beam_size", type=_beams, metavar="N", help="1 is greedy (default: as tuned)")
     parser.add_argument(
         "--passes",
         type=int,
@@ -117,23 +136,58 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("serve", help=purpose, description=purpose)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=_port, default=8000)
-    parser.add_argument("--max_upload_mb", type=_positive, default=25, metavar="N", help="of one request")
     parser.add_argument(
-        "--max_duration_s", type=_positive, default=3600, metavar="S", help="of one recording"
-    )
+        "--api_key", metavar="KEY", action="append",
+        help="refuse requests without it; several times for several keys (better: ENGINE_API_KEY)",
+    )  # fmt: skip
     parser.add_argument(
-        "--max_pending", type=_positive, default=32, metavar="N", help="requests waiting; more get 503"
+        "--cors_origins",
+        metavar="LIST",
+        default="",
+        help="web pages that may use it, with commas, or *",
     )
+    _add_bounds(parser)
+    parser.add_argument("--log_format", choices=("text", "json"), default="text")
     _add_model(parser)
     parser.set_defaults(run=run_serve)
 
 
-def _natural(text: str) -> int:
-    return _integer(text, 0)
+def _threads(text: str) -> int:
+    return _integer(text, 0, MAX_THREADS)
+
+
+def _beams(text: str) -> int:
+    return _integer(text, 1, MAX_BEAM_WIDTH)
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
+    for name, default, unit, purpose in (
+        ("--max_upload_mb", 25, "N", "MiB of one request"),
+        ("--max_duration_s", 3600, "S", "seconds of one recording"),
+        ("--max_pending", 32, "N", "complete requests that wait or run; more get 503"),
+        ("--max_uploads", 128, "N", "bodies that arrive at a time; the slowest of more gets 503"),
+        ("--max_connections", 1000, "N", "open connections; of more, an idle one is closed"),
+        ("--upload_timeout_s", 120, "S", "for a body to arrive"),
+        ("--request_timeout_s", 1800, "S", "for a complete request to be answered"),
+    ):
+        parser.add_argument(
+            name, type=_positive, default=default, metavar=unit, help=f"{purpose} ({default})"
+        )
+    parser.add_argument(
+        "--drain_s",
+        type=_seconds(0.0, LONGEST_DRAIN_S),
+        default=8.0,
+        metavar="S",
+        help="for requests in work at the end (8)",
+    )
 
 
 def _positive(text: str) -> int:
     return _integer(text, 1)
+
+
+def _track(text: str) -> int:
+    return _integer(text, 1, MAX_TRACK)
 
 
 def _port(text: str) -> int:
@@ -142,7 +196,7 @@ def _port(text: str) -> int:
 
 def _integer(text: str, least: int, most: int | None = None) -> int:
     wanted = f"{least} or more" if most is None else f"{least} to {most}"
-    if not text.isascii() or not text.isdecimal() or int(text) < least or (most and int(text) > most):
+    if not text.isascii() or not text.isdecimal() or not least <= float(text) <= (most or LARGEST):
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, {wanted}")
     return int(text)
 

@@ -32,7 +32,10 @@ def decoding_options(options: argparse.Namespace) -> DecodingOptions:
         translation_beam_size=options.beam_size,
         hotwords=hotwords,
         vad_filter=getattr(options, "vad_filter", True),
+        vad=getattr(options, "vad", "energy"),
         punctuation=getattr(options, "punctuation", True),
         passes=options.passes,
         numbers=getattr(options, "numbers", "words"),
+        channels=getattr(options, "channels", "mix"),
+        audio_track=getattr(options, "audio_track", None),
     )

@@ -12,8 +12,10 @@ from engine.errors import OptionError
 from engine.manifests import text_file
 from engine.manifests.text_file import decode_text, split_lines
 from engine.output.formats import write_text
+from engine.output.targets import Inputs, check_target
 
 LINES_AT_ONCE = 256
+STANDARD_OUTPUT = (None, "-")
 
 
 def run_text(options: argparse.Namespace) -> int:
@@ -22,10 +24,12 @@ def run_text(options: argparse.Namespace) -> int:
         raise OptionError("--text_file together with audio files", "one of them", "run the command twice")
     if options.output_dir or options.output_format:
         raise OptionError("--text_file with --output_dir or --output_format", "--output OUT", "name a file")
+    if options.output not in STANDARD_OUTPUT:
+        check_target(options.output, Inputs([options.text_file] if options.text_file != "-" else []))
     lines = read_lines(options.text_file)
     translator = load_model(options)
     translated = _translated(translator, lines, options)
-    if options.output is None:
+    if options.output in STANDARD_OUTPUT:
         for line in translated:
             say(line)
     else:

@@ -6,11 +6,17 @@ for anything but small or one-off models.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import math
 import re
-from collections.abc import Iterator
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +29,14 @@ Ngram = tuple[int, ...]
 Table = dict[Ngram, tuple[float, float]]  # word ids -> log10 probability, log10 backoff
 _COMBINE_A, _COMBINE_B = np.uint64(8978948897894561157), np.uint64(17894857484156487943)
 _FILL = 1.5  # buckets for each entry
-_UNSEEN = -100.0  # log10 probability of <unk> in a model that has none
+_LARGEST = 1e30  # of a log10: far beyond any, and sums of it fit into float32
+_UNSEEN = -100.0  # log10 probability of <unk> in a model that has none, and of what is written as -inf
+MAX_TEXT_BYTES: Final = 4 << 30  # of a compressed file, unpacked
+_PACKED: Final[dict[bytes, Callable[[Path], Any]]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
 
 
 @dataclass(frozen=True)
@@ -37,27 +50,47 @@ class ArpaModel:
 
 
 def load_arpa(path: Path) -> ArpaModel:
-    """Read an ARPA file of order 2 to 6.
+    """Read an ARPA file of order 2 to 6, plain or compressed by gzip, bzip2 or xz.
 
-    N-grams whose shorter ending was pruned away get it back with its backed-off probability,
-    so that every model scores as the ARPA format defines.
+    Words are compared in Unicode's composed form (NFC). N-grams whose shorter ending was pruned away
+    get it back with its backed-off probability, so that every model scores as the ARPA format defines.
 
     Raises:
         LanguageModelError: not an ARPA file, cut off, or with malformed lines.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").strip().split("\n")
+        lines = unicodedata.normalize("NFC", _read_text(path)).strip().split("\n")
     except UnicodeDecodeError:
         raise LanguageModelError(
             f"{path} is neither a KenLM binary nor ARPA text",
-            "a file that build_binary or lmplz wrote",
-            "unpack it, if it is compressed",
+            "a file that build_binary or lmplz wrote, or the latter compressed by gzip, bzip2 or xz",
+            "unpack it, if it is compressed in another way",
         ) from None
     words: dict[str, int] = {"<unk>": 0}
     tables = _parse(lines, words, path)
     tables[0].setdefault((0,), (_UNSEEN, 0.0))
     _complete_endings(tables)
     return _build(tables, words)
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(8)
+    opener = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
+    if opener is None:
+        return path.read_text(encoding="utf-8-sig")
+    try:
+        with opener(path) as file:
+            content: bytes = file.read(MAX_TEXT_BYTES + 1)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise LanguageModelError(
+            f"{path} cannot be unpacked ({error})", "a whole file", "copy it again"
+        ) from error
+    if len(content) > MAX_TEXT_BYTES:
+        raise LanguageModelError(
+            f"{path} unpacks to more than {MAX_TEXT_BYTES >> 30} GiB", "less", "convert it with build_binary"
+        )
+    return content.decode("utf-8-sig")
 
 
 def _parse(lines: list[str], words: dict[str, int], path: Path) -> list[Table]:
@@ -70,21 +103,36 @@ def _parse(lines: list[str], words: dict[str, int], path: Path) -> list[Table]:
         try:
             if len(spelled) != size or len(backoff) > 1:
                 raise ValueError
-            values = float(fields[0]), float(backoff[0]) if backoff else 0.0
-            if not all(math.isfinite(value) for value in values) or values[0] > 0:
+            values = _read_log(fields[0]), _read_log(backoff[0]) if backoff else 0.0
+            if values[0] > 0:
                 raise ValueError
             ids = tuple(_identify(word, words, size == 1) for word in spelled)
         except (ValueError, IndexError, KeyError):
             raise LanguageModelError(
                 f"line {number} of {path}: {line[:80]!r}", f"log10 probability, {size} known words, backoff"
             ) from None
-        tables[size - 1][ids] = values
+        known = tables[size - 1].get(ids, values)  # composed in one line, and not in another
+        tables[size - 1][ids] = max(values, known)
         counts[size - 1] += 1
     if counts != promised:
         raise LanguageModelError(
             f"{path} lists {counts} n-grams by order", f"{promised}, as its head says", "copy it again"
         )
     return tables
+
+
+def _read_log(field: str) -> float:
+    """A log10 value; -inf, as some tools write it, is as good as impossible.
+
+    Raises:
+        ValueError: no number, NaN, or too large for sums in float32.
+    """
+    value = float(field)
+    if value == -math.inf:
+        return _UNSEEN
+    if not abs(value) < _LARGEST:
+        raise ValueError
+    return value
 
 
 def _identify(word: str, words: dict[str, int], new: bool) -> int:
@@ -95,7 +143,7 @@ def _identify(word: str, words: dict[str, int], new: bool) -> int:
 def _read_counts(lines: list[str], path: Path) -> list[int]:
     """How many n-grams the head of the file promises of each order."""
     head = [line.strip() for line in lines[: MAX_ORDER + 20]]
-    found = [re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line) for line in head]
+    found = [re.fullmatch(r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})", line) for line in head]
     counts = [(int(match[1]), int(match[2])) for match in found if match]
     orders = [order for order, _ in counts]
     if "\\data\\" not in head or not 2 <= len(orders) <= MAX_ORDER or orders != [*range(1, len(orders) + 1)]:

@@ -8,18 +8,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.decoding.hotwords import Phrases, build_hotwords
-from engine.decoding.labels import (
-    FloatArray,
-    build_labels,
-    check_emissions,
-    check_values,
-    shape_emissions,
-)
+from engine.decoding.labels import FloatArray, build_labels, check_emissions, check_values, shape_emissions
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.decoding.settings import (
@@ -132,8 +127,8 @@ class CtcBeamDecoder:
         if isinstance(unigrams, str | bytes):
             raise DecodingError(f"unigrams as one string, {unigrams[:40]!r}", "a list of words")
         known = None if unigrams is None else tuple(unigrams)
-        self._arguments = (language_model, known, lexicon)
-        self.language_model = NgramModel(language_model) if language_model is not None else None
+        self.language_model = model = NgramModel(language_model) if language_model is not None else None
+        self._arguments = (model and model.path, known, lexicon and Path(lexicon).absolute())
         self._trie = self._load_trie(known, lexicon)
         self._cache: dict[Any, Prepared] = {}
         self._prepare(make_key())  # refuses a model that does not fit
@@ -196,8 +191,10 @@ class CtcBeamDecoder:
             logits: the values are raw model output; log-softmax is applied.
         Returns:
             Hypotheses, best first, with different texts; at least one (which may be empty).
+        Warns:
+            HotwordWarning: hotwords that the labels cannot spell, when they are first used.
         Raises:
-            DecodingError: emissions, hotwords or options that cannot be used, or another decoder's state.
+            DecodingError: emissions or options that cannot be used, or another decoder's state.
         """
         if state is not None:
             return self.finish(self._advance(state, log_probs, logits, whole=True), n_best)
@@ -362,6 +359,8 @@ class CtcBeamDecoder:
 
         The caller holds both for as long as a kernel runs.
         """
+        if self.language_model is not None:
+            self.language_model.check_unchanged()
         prepared = self._cache.get(key)
         if prepared is None:
             beam_width, several, phrases, weight, lm_alpha, lm_beta = key

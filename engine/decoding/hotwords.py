@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.labels import Labels
-from engine.errors import DecodingError
+from engine.decoding.phrases import describe_unspelled, spell_phrase
+from engine.errors import MAX_LISTED, DecodingError, HotwordWarning
 from engine.kernels.ctc.state import Hotwords
+from engine.runtime.notices import warn_caller
 
 Phrases = Sequence[str] | Mapping[str, float]
 MAX_WEIGHT = 100.0  # natural log; exp of more outgrows the search's numbers
@@ -55,14 +57,15 @@ def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excu
 
     Args:
         labels: the CTC vocabulary.
-        phrases: (phrase, weight in natural log); words of a phrase separated by spaces. A
-            phrase that only the other case can spell is taken in that case; of several that are
-            spelled alike, the one with the largest weight counts.
+        phrases: (phrase, weight in natural log), as people write them: see spell_phrase. Of several
+            that are spelled alike, the one with the largest weight counts.
         excuse: words of the phrases are not charged as unknown to the language model.
     Returns:
         Hotwords; with no phrases, one that changes nothing.
+    Warns:
+        HotwordWarning: names every phrase that the vocabulary cannot spell; the others count.
     Raises:
-        DecodingError: names every phrase that the vocabulary cannot spell, and wrong weights.
+        DecodingError: phrases that are no strings, and wrong weights.
     """
     spelled: dict[tuple[int, ...], float] = {}
     for tokens, weight in _spell_all(labels, phrases):
@@ -81,8 +84,8 @@ def build_hotwords(labels: Labels, phrases: Sequence[tuple[str, float]], *, excu
             node = children[node][token]
             credit[node] = max(credit[node], weight * depth / len(tokens))
         own[node] = weight
-    if len(children) > MAX_NODES:
-        raise DecodingError(f"hotwords of {len(children)} letters in all", f"at most {MAX_NODES}")
+        if len(children) > MAX_NODES:
+            raise _too_many_letters()
     return _link(labels, children, own, credit, excuse)
 
 
@@ -125,33 +128,29 @@ def _link(
     return Hotwords(follow, factors, complete, ends_word, highest)
 
 
+def _too_many_letters() -> DecodingError:
+    return DecodingError(f"hotwords of more than {MAX_NODES} letters in all", "fewer", "leave some out")
+
+
 def _spell_all(labels: Labels, phrases: Sequence[tuple[str, float]]) -> list[tuple[tuple[int, ...], float]]:
-    spelled, problems = [], []
+    spelled, problems, unspelled = [], [], []
+    if any(len(phrase) > MAX_NODES for phrase, _ in phrases if isinstance(phrase, str)):
+        raise _too_many_letters()
     for phrase, weight in phrases:
-        tokens = _spell(labels, phrase) if isinstance(phrase, str) else None
-        if tokens is None:
+        if not isinstance(phrase, str):
             problems.append(f"{phrase!r}")
         elif not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
             problems.append(f"{phrase!r} with weight {weight}")
+        elif found := spell_phrase(labels, phrase):
+            spelled += [(tokens, weight) for tokens in found]
         else:
-            spelled.append((tuple(tokens), weight))
+            unspelled.append(phrase)
     if problems:
+        more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         raise DecodingError(
-            "hotwords that cannot be used: " + ", ".join(problems),
-            f"words of the vocabulary's letters, weights between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}",
-            "write out digits and symbols",
+            "hotwords that cannot be used: " + ", ".join(problems[:MAX_LISTED]) + more,
+            f"strings, and weights between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}",
         )
+    if unspelled:
+        warn_caller(HotwordWarning(describe_unspelled(unspelled)), depth=1)
     return spelled
-
-
-def _spell(labels: Labels, phrase: str) -> list[int] | None:
-    words = phrase.split()
-    if not words or (len(words) > 1 and labels.delimiter_id < 0):
-        return None
-    tokens: list[int] = []
-    for word in words:
-        ids = labels.encode(word) or labels.encode(word.lower()) or labels.encode(word.upper())
-        if ids is None:
-            return None
-        tokens += [labels.delimiter_id, *ids] if tokens else ids
-    return tokens

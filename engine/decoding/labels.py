@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ class Labels:
     """A checked vocabulary.
 
     Attributes:
-        vocabulary: label of each column of the emissions.
+        vocabulary: label of each column of the emissions, in Unicode's composed form (NFC).
         blank_id: the CTC blank.
         delimiter_id: the label between words; -1 where the vocabulary has none.
         spoken: uint8 [vocab_size], 1 for the blank, the delimiter and every label that is text.
         index: token id of each label that is part of words.
         code_points: "<u4" [vocab_size], the character of each label; None where one is longer.
+        combining: whether some labels are accents alone, which texts hold as one with their letter.
     """
 
     vocabulary: tuple[str, ...]
@@ -39,16 +41,22 @@ class Labels:
     spoken: npt.NDArray[np.uint8]
     index: Mapping[str, int]
     code_points: npt.NDArray[np.uint32] | None
+    combining: bool = False
 
     def __len__(self) -> int:
         return len(self.vocabulary)
 
     def spell(self, tokens: Iterable[int]) -> str:
         """Join the labels of token ids."""
-        return "".join([self.vocabulary[token] for token in tokens])
+        text = "".join([self.vocabulary[token] for token in tokens])
+        return compose(text) if self.combining else text
 
     def spell_words(self, tokens: npt.NDArray[np.int64], ends: Sequence[int]) -> list[str]:
         """The texts of words whose token ids lie one after the other, each up to its end."""
+        texts = self._join_words(tokens, ends)
+        return [compose(text) for text in texts] if self.combining else texts
+
+    def _join_words(self, tokens: npt.NDArray[np.int64], ends: Sequence[int]) -> list[str]:
         texts, begin = [], 0
         if self.code_points is not None:  # a letter a label: one string, cut into words
             spelled = self.code_points[tokens].tobytes().decode("utf-32-le")
@@ -63,13 +71,22 @@ class Labels:
         return texts
 
     def encode(self, word: str) -> list[int] | None:
-        """Token ids of one word by single characters; None if a character has no label."""
-        ids = [self.index.get(char, NO_TOKEN) for char in word]
-        return None if not ids or NO_TOKEN in ids else ids
+        """Token ids of one word by single characters, composed or not; None if a character has no label."""
+        for form in ("NFC", "NFD") if self.combining else ("NFC",):
+            spelled = unicodedata.normalize(form, word)
+            ids = [self.index.get(char, NO_TOKEN) for char in spelled]
+            if ids and NO_TOKEN not in ids:
+                return ids
+        return None
 
     def is_letter(self, token: int) -> bool:
         """Whether a token is part of words, rather than blank, delimiter or a mark like <s>."""
         return bool(self.spoken[token]) and token not in (self.blank_id, self.delimiter_id)
+
+
+def compose(text: str) -> str:
+    """The text in Unicode's composed form (NFC), in which letters and words are compared here."""
+    return unicodedata.normalize("NFC", text)
 
 
 def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) -> Labels:
@@ -86,7 +103,8 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
     if isinstance(vocabulary, Mapping):
         fix = "pass sorted(vocabulary, key=vocabulary.get)"
         raise DecodingError("a vocabulary that is a mapping, in any order", "a list of labels", fix)
-    labels = tuple(vocabulary)
+    labels = tuple(compose(label) if isinstance(label, str) else label for label in vocabulary)
+    word_delimiter = compose(word_delimiter)
     problems = _find_problems(labels, blank_id)
     if problems:
         raise DecodingError("a vocabulary with " + "; ".join(problems), "a list of distinct labels")
@@ -105,7 +123,8 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
     if all(len(label) == 1 for label in index):
         code_points = np.array([ord(label) if label in index else 0 for label in labels], "<u4")
         code_points.setflags(write=False)
-    return Labels(labels, int(blank_id), delimiter_id, spoken, index, code_points)
+    combining = any(len(label) == 1 and unicodedata.combining(label) for label in index)
+    return Labels(labels, int(blank_id), delimiter_id, spoken, index, code_points, combining)
 
 
 def _refuse_word_starts(labels: tuple[str, ...], blank_id: int, delimiter_id: int) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import tokenize
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.decoding.labels import Labels
+from engine.decoding.labels import Labels, compose
 from engine.decoding.ngram import SPECIAL_WORDS, NgramModel
 from engine.errors import LanguageModelError
 from engine.kernels.ctc import lexicon as kernels
@@ -24,6 +27,12 @@ from engine.kernels.ctc.state import LEXICON_NODE
 FORMAT_VERSION = 1
 _PRIVATE = 0x10000  # token ids as characters that no label can contain unnoticed
 _N_CHECKED = 64  # words of a loaded trie that are looked up in the model
+_MAX_RATIO, _MAX_RATIO_BYTES = 50, 1 << 20  # of unpacked bytes to those of the file
+# What zipfile and numpy, which reads an array's header with Python's own tokenizer, make of damaged files.
+_UNREADABLE = (
+    OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError,
+)  # fmt: skip
 _ARRAYS = ("n_children", "label", "ends_word", "ids", "lookahead", "vocabulary", "meta")
 
 
@@ -96,7 +105,7 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
     """
     arrays, n_lm_words = _read_arrays(Path(path)), model.n_words
     vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "replace").split("\0")
-    if tuple(vocabulary) != labels.vocabulary:
+    if tuple(map(compose, vocabulary)) != labels.vocabulary:
         raise LanguageModelError(
             f"a lexicon made for {len(vocabulary)} other labels in {path}", "the acoustic model's vocabulary"
         )
@@ -118,23 +127,32 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
             "the one written with this very file",
             "build it again: probing and trie files number the words of one model differently",
         )
-    return WordTrie(first, label, word, np.ascontiguousarray(arrays["lookahead"]), vocabulary, n_lm_words)
+    lookahead = np.ascontiguousarray(arrays["lookahead"])
+    return WordTrie(first, label, word, lookahead, labels.vocabulary, n_lm_words)
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
     try:
-        data = io.BytesIO(path.read_bytes())
-        with np.load(data, allow_pickle=False) as archive:
+        content = path.read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            if unpacked > _MAX_RATIO * len(content) + _MAX_RATIO_BYTES:
+                raise ValueError("it would fill the memory")
             arrays = {name: archive[name] for name in _ARRAYS}
     except FileNotFoundError:
         raise LanguageModelError(
             f"no lexicon at {path}", "the file written with the language model"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise LanguageModelError(f"{path} is not a lexicon", "an intact .npz", "build it again") from error
-    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in arrays.values()):
+    if not all(_is_list(array) for array in arrays.values()):
         raise LanguageModelError(f"{path} is not a lexicon", "an intact .npz", "build it again")
     return arrays
+
+
+def _is_list(array: Any) -> bool:
+    """Whether it is whole numbers; numpy gives bytes where a file of the archive is no array."""
+    return isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _unpack(
@@ -219,12 +237,20 @@ def _list_words(model: NgramModel | None, unigrams: Iterable[str] | None) -> lis
             raise LanguageModelError(
                 f"{model.path} was built without its list of words", "the words", "pass unigrams= or lexicon="
             )
-    words = {word for word in unigrams or () if word not in SPECIAL_WORDS and "\n" not in word}
+    words = {compose(word) for word in unigrams or () if word not in SPECIAL_WORDS and "\n" not in word}
     return sorted(words)
 
 
 def _encode(labels: Labels, words: list[str]) -> list[str]:
     """Each word as a string of token ids (shifted by _PRIVATE); "" if a letter has no label."""
+    encoded = _encode_exactly(labels, words)
+    if labels.combining:
+        apart = _encode_exactly(labels, [unicodedata.normalize("NFD", word) for word in words])
+        encoded = [first or second for first, second in zip(encoded, apart, strict=True)]
+    return encoded
+
+
+def _encode_exactly(labels: Labels, words: list[str]) -> list[str]:
     table = {ord(label): chr(_PRIVATE + token) for label, token in labels.index.items() if len(label) == 1}
     text = "\n".join(words)
     unknown = {ord(char): "\0" for char in set(text) - {"\n"} if ord(char) not in table}

@@ -7,6 +7,7 @@ first result.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -36,12 +37,15 @@ class Recording:
     Attributes:
         waveform: float32 [n_samples]. regions: [(start_s, end_s)] of speech.
         clock: what reading it took.
+        notes: what is wrong with it, or was chosen. channel: its number, from 1; None where all are mixed.
     """
 
     waveform: NDArray[np.float32]
     regions: list[tuple[float, float]]
     duration_s: float
     clock: StageClock
+    notes: tuple[str, ...] = ()
+    channel: int | None = None
 
 
 def run_groups(
@@ -100,6 +104,35 @@ def _run_or_split(
         return [result for item in items for result in _run_or_split([item], work)]
 
 
+def run_around_errors(
+    items: Iterable[Item | EngineError],
+    batch: Callable[[Iterable[Item]], Iterator[Result | EngineError]],
+) -> Iterator[Result | EngineError]:
+    """Call a batch on items some of which are errors already.
+
+    Args:
+        items: taken lazily.
+        batch: takes the others, in order, and gives a result for each, in order.
+    Yields:
+        A result or an error for each item, in order.
+    """
+    taken: deque[EngineError | None] = deque()
+
+    def others() -> Iterator[Item]:
+        for item in items:
+            if isinstance(item, EngineError):
+                taken.append(item)
+            else:
+                taken.append(None)
+                yield item
+
+    for result in batch(others()):
+        while (error := taken.popleft()) is not None:
+            yield error
+        yield result
+    yield from (error for error in taken if error is not None)
+
+
 def transcribe_together(
     recordings: Sequence[Recording], acoustic: AcousticModel,
     decode: Callable[[NDArray[np.float32]], Hypothesis], finish: longform.Finish, threads: int,
@@ -124,7 +157,7 @@ def transcribe_together(
     results = []
     for recording, segments in zip(recordings, found, strict=True):
         stages = {**recording.clock.seconds(), **clock.seconds(recording.duration_s / total_s)}
-        results.append(Transcript(segments, recording.duration_s, stages_s=stages))
+        results.append(Transcript(segments, recording.duration_s, stages_s=stages, warnings=recording.notes))
     return results
 
 
@@ -153,4 +186,4 @@ def translate_together(
 
 
 def _in_english(segment: Segment, text: str, confidence: float) -> Segment:
-    return Segment(text, segment.start_s, segment.end_s, (), confidence)
+    return Segment(text, segment.start_s, segment.end_s, (), confidence, segment.channel)

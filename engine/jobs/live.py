@@ -17,7 +17,7 @@ from engine.jobs.streaming import Partial, StreamingTranscriber
 from engine.jobs.streams import SpeechStream, StreamStages, Translate, Write
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
-from engine.types import DecodingOptions, Hypothesis, Progress
+from engine.types import AudioOptions, DecodingOptions, Hypothesis, Progress
 
 if TYPE_CHECKING:
     from engine.stages import Stages
@@ -58,7 +58,7 @@ class LiveStages(Stages):
             AudioLimitError: an impossible sample rate. OptionError: an option that cannot be used.
             ModelCapabilityError: the bundle lacks a second pass or a translator that is asked for.
         """
-        settings = (options or DecodingOptions()).with_hotwords(hotwords)
+        settings = self._stream_settings(options, hotwords)
         endpoint = endpoint or EndpointOptions()
         token = cancel if cancel is not None else CancelToken()
         translate = self._stream_translate(settings, task, token)
@@ -73,6 +73,14 @@ class LiveStages(Stages):
             replace(endpoint, max_window_s=longest_s),
             token,
         )
+
+    def _stream_settings(self, options: DecodingOptions | None, hotwords: Sequence[str]) -> DecodingOptions:
+        settings, _ = self._settings(options, hotwords)
+        if settings.audio != AudioOptions() or settings.vad != "energy":
+            raise OptionError(
+                "channels, audio_track or vad for a stream", "none of them", "pass chunks of one channel"
+            )
+        return settings
 
     def _stream_translate(self, options: DecodingOptions, task: str, cancel: CancelToken) -> Translate | None:
         if task not in get_args(Task):
@@ -111,7 +119,7 @@ class LiveStages(Stages):
         warnings.warn(
             "stream() goes in the next release: use open_stream()", DeprecationWarning, stacklevel=2
         )
-        settings = (options or DecodingOptions()).with_hotwords(hotwords)
+        settings = self._stream_settings(options, hotwords)
         strip = self._finish(settings) if self.choose_passes(settings) == 2 else list
         stages = self._stream_stages(settings, cancel, lambda words, paused: strip(list(words)))
 

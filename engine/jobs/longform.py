@@ -34,7 +34,7 @@ Recognise = Callable[[NDArray[np.float32]], Hypothesis]
 Finish = Callable[[list[Word]], list[Word]]
 
 
-def transcribe_regions(
+def transcribe_regions(  # noqa: PLR0913  - each by keyword
     waveform: NDArray[np.float32],
     regions: Sequence[tuple[float, float]],
     recognise: Recognise,
@@ -43,6 +43,7 @@ def transcribe_regions(
     threads: int = 1,
     finish: Finish = list,
     progress: Progress | None = None,
+    partial: Callable[[Sequence[Word]], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[Segment, ...]:
     """Recognise regions of a recording.
@@ -55,6 +56,7 @@ def transcribe_regions(
         threads: regions worked on at a time.
         finish: all words of the recording -> the same words as they are to be read.
         progress: called in this thread with (done_s, total_s) of the recording.
+        partial: called in this thread with the words so far, after each region.
         cancel: ends the work between two regions; recognise may watch it as well.
     Returns:
         Segments in order of time, cut at pauses, each with words, times in the recording and
@@ -74,6 +76,8 @@ def transcribe_regions(
     results = _map_ordered(words_of, regions, min(threads, len(regions)))
     for region, result in zip(regions, results, strict=True):
         words.extend(result)
+        if partial is not None:
+            partial(words)
         if progress is not None:
             progress(min(region[1], total_s), total_s)
     if cancel is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba.core.event import Event, Listener, install_listener
 
 from engine.acoustic.model import AcousticModel
 from engine.bundle.folder import Bundle, open_bundle
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from engine.two_pass.second_pass import SecondPass
 
 NOTICE_AFTER_S = 1.5
+COMPILE_S = 900  # it takes half a minute
 COMPILING = "compiling kernels for this processor, once; it takes half a minute, on a single core one"
 UNCACHED = (
     "compiling kernels, in every process anew since no folder can hold them; "
@@ -41,14 +43,29 @@ logger = logging.getLogger("engine")
 
 @contextmanager
 def notice(message: str, after_s: float = NOTICE_AFTER_S) -> Iterator[None]:
-    """Log a message when the block takes longer than after_s seconds."""
+    """Log a message when the block has compiled for after_s seconds; loading compiled code is silent."""
     timer = threading.Timer(after_s, _say_once, (message,))
     timer.daemon = True
-    timer.start()
     try:
-        yield
+        with install_listener("numba:compile", _Starts(timer)):
+            yield
     finally:
         timer.cancel()
+
+
+class _Starts(Listener):
+    """Starts a timer when numba begins to compile."""
+
+    def __init__(self, timer: threading.Timer) -> None:
+        self._timer = timer
+
+    def on_start(self, event: Event) -> None:
+        """numba compiles a function; several threads may."""
+        with suppress(RuntimeError):  # it runs already
+            self._timer.start()
+
+    def on_end(self, event: Event) -> None:
+        """Nothing: the next one may follow."""
 
 
 @cache
@@ -66,9 +83,23 @@ def compile_beside(bundle: Bundle, threads: int) -> Iterator[None]:
     process = _start_compiling(bundle) if threads > 1 and not _decoder_is_compiled() else None
     try:
         yield
-    finally:
+    except BaseException:
         if process is not None:
-            process.wait()
+            process.kill()
+        raise
+    if process is not None:
+        _wait(process)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Where it takes too long, this process compiles by itself."""
+    try:
+        process.wait(COMPILE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    except BaseException:
+        process.kill()
+        raise
 
 
 def _compiling() -> str:
@@ -86,7 +117,7 @@ def _start_compiling(bundle: Bundle) -> subprocess.Popen[bytes] | None:
     if not Path(sys.executable or "").name.startswith("python"):
         return None  # an embedded interpreter: the executable is some other program
     # No -m: that would look for a package called engine in the working directory first.
-    command = [sys.executable, "-P", "-c", _BESIDE, str(Path(__file__).parents[2]), str(bundle.path)]
+    command = [sys.executable, "-P", "-c", _BESIDE, str(Path(__file__).parents[2]), str(bundle.source)]
     with suppress(OSError):
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

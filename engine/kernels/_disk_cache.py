@@ -1,16 +1,17 @@
 """Compiled kernels on disk: a folder for each state of the sources and each target, which may be read-only.
 
-numba's own cache looks at the time of a function's file only. It keeps code whose callees in other
-files have changed, which would then read outside of arrays with a new layout; and it needs a folder
-that can be written, so that kernels compiled into a container's image were of no use there.
+numba's own cache compares only the time of a function's file. It would load code after functions that it
+calls in other files have changed, which may then read outside of arrays with a new layout; and it needs a
+folder that can be written, which a container's image may not have.
 
-A package may carry compiled kernels (engine.kernels.shipped). They are read first; what they do not hold
-is compiled into a folder that can be written.
+A package may contain compiled kernels (in the folder `compiled`). They are read first; others are compiled
+into a folder that can be written. A folder that other users could have written is not read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,11 +26,13 @@ from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 from numba.misc.appdirs import AppDirs
 
+from engine.kernels._trust import find_distrusted
 from engine.kernels.vector.levels import NONE, Level, active
 
 _PREFIX = "kernels-"
 _SOURCES = Path(__file__).parent
 SHIPPED = _SOURCES / "compiled"
+logger = logging.getLogger("engine")
 
 
 class Places(NamedTuple):
@@ -37,7 +40,7 @@ class Places(NamedTuple):
 
     Attributes:
         shipped: comes with the package; None where it has nothing for this state.
-        own: what is compiled here is kept there; None where no folder can hold it.
+        own: for what is compiled here; None where no folder can be written.
     """
 
     shipped: Path | None
@@ -53,7 +56,7 @@ def digest_sources(sources: Path) -> str:
 
 
 def name_target(level: Level) -> str:
-    """A name for what code is compiled for: the level, and 8 hexadecimal digits of its exact form."""
+    """A name for the target of the compiler: the level, and 8 hexadecimal digits of its exact features."""
     if level.name == NONE:
         name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
         features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
@@ -74,22 +77,42 @@ def find_folder(places: Sequence[Path], state: str) -> Path | None:
     """The first folder that holds kernels of this state, else the first that can be written.
 
     Args:
-        places: folders that the cache's own may lie in.
+        places: parent folders of the cache, best first.
         state: digests of sources and processor.
     Returns:
-        None where nothing is compiled and nothing can be written.
+        None where nothing is compiled and nothing can be written, or others could have written it.
     """
     folders = [place / f"{_PREFIX}{state}" for place in places]
     for folder in folders:
         with suppress(OSError):
-            if any(folder.glob("*.nbi")):
+            if any(folder.glob("*.nbi")) and is_trusted(folder):
                 return folder
     for folder in folders:
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             tempfile.TemporaryFile(dir=folder).close()
-            return folder
+            if is_trusted(folder):
+                return folder
     return None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, which only this user may write, whatever the umask is."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o755, exist_ok=True)
+
+
+@cache
+def is_trusted(folder: Path) -> bool:
+    """Whether no other user could have put code into a folder; says so where one could."""
+    wrong = find_distrusted(folder, _SOURCES)
+    if wrong is not None:
+        logger.warning(
+            "compiled kernels in %s are not used: other users may write to %s, or own it; "
+            "fix: chmod go-w it, or set NUMBA_CACHE_DIR to a folder of your own", folder, wrong
+        )  # fmt: skip
+    return wrong is None
 
 
 def drop_other_states(place: Path, digest: str) -> None:
@@ -111,23 +134,23 @@ def name_state(level: Level) -> str:
 
 
 def folder_of(place: Path, level: Level) -> Path:
-    """Where a place holds the kernels of these sources for a level."""
+    """The folder in a place for the kernels of these sources and a level."""
     return place / f"{_PREFIX}{name_state(level)}"
 
 
 @cache
 def find_cache() -> Places:
-    """Where the kernels of this process are kept."""
+    """Where the kernels of this process are stored."""
     state = name_state(active())
     shipped = folder_of(SHIPPED, active())
     own = find_folder(list_places(_SOURCES), state)
     if own is not None and own.parent == _SOURCES / "__pycache__":
         drop_other_states(own.parent, state_of_sources())
-    return Places(shipped if shipped.is_dir() else None, own)
+    return Places(shipped if shipped.is_dir() and is_trusted(shipped) else None, own)
 
 
 class _Locator:
-    """What numba asks where a function's code is kept; _Implementation sets the folder."""
+    """Tells numba where a function's code is stored; _Implementation sets the folder."""
 
     def __init__(self, function: Callable[..., Any], path: str) -> None:
         self._py_file = path
@@ -153,7 +176,7 @@ class _Locator:
 
     def ensure_cache_path(self) -> None:
         """Called before code is written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
 
 
 class _Implementation(CompileResultCacheImpl):
@@ -161,17 +184,17 @@ class _Implementation(CompileResultCacheImpl):
 
 
 class _Index(IndexDataCacheFile):
-    """numba's list of a function's compiled signatures; a damaged one lists nothing and is written anew."""
+    """numba's list of a function's compiled signatures; a damaged list is empty and is written again."""
 
     def _load_index(self) -> Any:
         try:
             return super()._load_index()  # type: ignore[no-untyped-call]
-        except Exception:  # a cut pickle raises anything
+        except Exception:  # a truncated pickle may raise any exception
             return {}
 
 
 class _FolderCache(FunctionCache):
-    """numba's cache of one function in one folder. What cannot be read is not there."""
+    """numba's cache of one function in one folder. What cannot be read counts as missing."""
 
     _impl_class = _Implementation
 
@@ -185,12 +208,12 @@ class _FolderCache(FunctionCache):
         """The code of one signature, or None."""
         try:
             return super().load_overload(signature, target_context)  # type: ignore[no-untyped-call]
-        except Exception:  # damaged code raises anything
+        except Exception:  # damaged code may raise any exception
             return None
 
 
 class KernelCache:
-    """numba's cache of one function in two places. What cannot be read or written is compiled anew."""
+    """numba's cache of one function in two places. What cannot be read or written is compiled again."""
 
     def __init__(self, function: Callable[..., Any], places: Places) -> None:
         self._shipped, self._own = (

@@ -1,7 +1,7 @@
 """Compiles kernels for the active instruction set level instead of for the processor that compiles them.
 
-numba compiles everything for the processor it runs on. A kernel's own dispatcher hands numba another code
-generator while it compiles or loads a kernel, and gives numba's own back: what else a process compiles
+numba compiles everything for the processor it runs on. Our dispatcher gives numba another code generator
+while it compiles or loads a kernel, and restores numba's own afterwards: other code that a process compiles
 with numba is not affected.
 """
 
@@ -57,7 +57,7 @@ _make_cache: list[Callable[[Any], Any]] = [lambda function: KernelCache(function
 
 
 def keep_code_in(make_cache: Callable[[Any], Any]) -> None:
-    """From now on, use another cache than the process's; make_cache is called once for each kernel."""
+    """From now on, use another cache; make_cache is called once for each kernel."""
     _make_cache.append(make_cache)
 
 

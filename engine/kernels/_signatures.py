@@ -1,4 +1,4 @@
-"""numba's types as JSON, for the list of what is compiled ahead (signatures.json)."""
+"""numba's types as JSON, for the list of what is compiled ahead of time (signatures.json)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Compile kernels before they are needed, also for levels that this processor lacks.
 
 What the embedded bundle and Wav2Vec2 models call is listed in signatures.json, which
-tests/reference/record_kernels.py writes. Code goes to a folder for each level; engine.kernels looks into
-those of its own folder `compiled` first. Every level is compiled by a process of its own.
+tests/reference/record_kernels.py writes. Code is written to one folder for each level; engine.kernels first
+looks in its own folder `compiled`. Each level is compiled by separate processes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ START = (
     "sys.modules['engine'] = package; "
     "from engine.kernels.precompile import run_level; run_level(*sys.argv[1:])"
 )
+SILENT_S, END_S = 900, 60  # a single kernel takes seconds
 Signature = tuple[Any, ...]
 Progress = Callable[[int, int], None]
 
 
 class _Listed:
-    """A cache that keeps the listed signatures only: what they call is a part of their code."""
+    """A cache that stores the listed signatures only: their code contains what they call."""
 
     def __init__(self, cache: KernelCache, signatures: set[Signature]) -> None:
         self._cache, self._signatures = cache, signatures
@@ -58,12 +59,12 @@ def read_list() -> dict[str, list[Signature]]:
 
 
 def compile_level(level: levels.Level, folder: Path, part: int = 0, n_parts: int = 1) -> Iterator[None]:
-    """Compile what is listed, in a process that serves nothing else; yields after each signature.
+    """Compile what is listed, in a process used for nothing else; yields after each signature.
 
-    What the folder holds already is not compiled again.
+    What is in the folder already is not compiled again.
 
     Args:
-        folder: the code of the level goes to a folder of its own in it.
+        folder: the parent of the level's folder.
         part, n_parts: which of the listed kernels, when several processes share them.
     """
     levels.force(level)
@@ -91,11 +92,11 @@ def run_level(folder: str, name: str, part: str = "0", n_parts: str = "1") -> No
 
 
 def compile_ahead(folder: Path, names: Sequence[str], n_parts: int, progress: Progress | None = None) -> None:
-    """Compile everything that is listed for some levels, a level after the other.
+    """Compile everything that is listed for some levels, one level after another.
 
     Args:
-        folder: what engine.kernels is to find belongs into its own folder `compiled`, or where
-            NUMBA_CACHE_DIR points.
+        folder: engine.kernels finds the code in its own folder `compiled`, or where NUMBA_CACHE_DIR
+            points.
         names: of levels; the processor may lack them.
         n_parts: processes that share a level.
         progress: called with the signatures that are done and all of them.
@@ -107,12 +108,17 @@ def compile_ahead(folder: Path, names: Sequence[str], n_parts: int, progress: Pr
         raise OptionError(f"level {unknown[0]!r}", f"one of {', '.join(levels.LEVELS)}", "name one of these")
     total, done = len(names) * sum(len(many) for many in json.loads(LIST.read_text("utf-8")).values()), 0
     for name in names:
-        running = [_start(folder, name, part, n_parts) for part in range(n_parts)]
-        for _ in _lines(running):
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        _raise_problems(running, folder, name)
+        running: list[subprocess.Popen[str]] = []
+        try:
+            running += (_start(folder, name, part, n_parts) for part in range(n_parts))
+            for _ in _lines(running):
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            _raise_problems(running, folder, name)
+        finally:  # also of an interruption: nothing goes on behind it
+            for process in running:
+                _end(process)
 
 
 def _start(folder: Path, name: str, part: int, n_parts: int) -> subprocess.Popen[str]:
@@ -127,26 +133,39 @@ def _start(folder: Path, name: str, part: int, n_parts: int) -> subprocess.Popen
     )
 
 
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait(END_S)
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
 def _lines(running: Sequence[subprocess.Popen[str]]) -> Iterator[str]:
-    """Lines of several processes as they come."""
+    """Lines of several processes as they come, until all end or none has said anything for SILENT_S."""
     with selectors.DefaultSelector() as selector:
         for process in running:
             assert process.stdout is not None
             selector.register(process.stdout, selectors.EVENT_READ)
         while selector.get_map():
-            for key, _ in selector.select():
+            for key, _ in (ready := selector.select(SILENT_S)):
                 stream: Any = key.fileobj
                 line = stream.readline()
                 if line:
                     yield line
                 else:
                     selector.unregister(stream)
+            if not ready:
+                return
 
 
 def _raise_problems(running: Sequence[subprocess.Popen[str]], folder: Path, name: str) -> None:
     for process in running:
-        _, said = process.communicate()
-        if process.returncode:
+        try:
+            _, said = process.communicate(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            said = f"nothing was compiled for {SILENT_S} s"
+        if process.returncode != 0:
             problem = said.strip().splitlines() or ["no reason was given"]
             raise OutputError(
                 f"kernels for {name} could not be compiled ({problem[-1]})",

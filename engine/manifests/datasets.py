@@ -89,10 +89,12 @@ def _records(shard: Path) -> Iterator[dict[str, Any]]:
     pyarrow = _import(shard, "pyarrow")
     try:
         table = _read_table(shard, pyarrow)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        table.validate(full=True)  # damaged offsets would otherwise crash where they are followed
+        batches = iter(table.to_batches(max_chunksize=_BATCH))
+        while (batch := next(batches, None)) is not None:
+            yield from batch.to_pylist()
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         raise DatasetProblem(f"not a readable Arrow or Parquet file ({error})") from error
-    for batch in table.to_batches(max_chunksize=_BATCH):
-        yield from batch.to_pylist()
 
 
 def _import(shard: Path, name: str) -> Any:

@@ -112,7 +112,7 @@ def to_row(cells: Cells, folder: Path) -> tuple[ManifestRow | None, list[str]]:
         duration_s=duration_s,
         translation=translation,
         speaker=as_text(values.get(first_of(SPEAKER_COLUMNS, values) or "")),
-        id=as_text(values.get(ID)).strip() or _name_of(path, offset_s, duration_s),
+        id=as_text(values.get(ID)).strip() or name_part(path, offset_s, duration_s),
         columns={str(name): as_text(value) for name, value in values.items() if name not in used},
         place=place,
     ), []
@@ -125,7 +125,8 @@ def as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _name_of(path: str, offset_s: float, duration_s: float | None) -> str:
+def name_part(path: str, offset_s: float, duration_s: float | None) -> str:
+    """What a line without an id is called: the path, and the place in the file where it is a part."""
     if not offset_s:
         return path
     return f"{path}@{offset_s:.10g}" + (f"+{duration_s:.10g}" if duration_s is not None else "")

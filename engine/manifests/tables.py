@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from engine.manifests.rows import PATH_COLUMNS, TEXT_COLUMNS, WANTED, Cells, first_of
+from engine.manifests.rows import PATH_COLUMNS, TEXT_COLUMNS, Cells, first_of
 from engine.manifests.text_file import split_lines
 
 JSON_SUFFIXES: Final = (".jsonl", ".json", ".ndjson")
@@ -83,11 +83,12 @@ def _parse_rows(
 
 
 def _header_problems(place: str, header: Sequence[str], needed: Sequence[Sequence[str]]) -> list[str]:
+    wanted = " and ".join(f"one of {', '.join(names)}" for names in needed)
     if not any(header):
-        return [f"{place}: no header; want {WANTED}"]
+        return [f"{place}: no header; want {wanted}"]
     problems = [f"{place}: column {name!r} twice" for name, count in Counter(header).items() if count > 1]
     if any(first_of(names, header) is None for names in needed):
-        problems.append(f"{place}: got columns {', '.join(header)}; want {WANTED}")
+        problems.append(f"{place}: got columns {', '.join(header)}; want {wanted}")
     return problems
 
 

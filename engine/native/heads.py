@@ -11,13 +11,14 @@ from engine.bundle.layout import EncoderSpec, LstmSpec
 from engine.kernels.encoder.layer import BLOCK_ROWS, Norm, Scratch, dense_rows, normalize_rows
 from engine.kernels.encoder.lstm import run_direction
 from engine.kernels.layers.dense import Dense, to_bf16
-from engine.kernels.vector.gemm import TILE_ROWS, VECTOR_COLUMNS
+from engine.kernels.vector.gemm import TILE_ROWS, vector_columns
 from engine.native.buffers import rows_of
 from engine.native.packing import aligned, pack_bf16, pack_int8
 from engine.native.weights import Weights, beyond_kernels, expect
 from engine.native.workers import Workers
 
 F32Array = NDArray[np.float32]
+MULTIPLE_COLUMNS = 128  # of an LSTM's gates: the columns of its tiles at any level
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def read_head(weights: Weights, spec: EncoderSpec, d: int) -> Head:
 def _read_lstm(weights: Weights, spec: LstmSpec, d: int) -> Lstm:
     size = spec.size
     expect("inputs of the LSTM", spec.n_in, d)
-    if 4 * size % VECTOR_COLUMNS:
+    if 4 * size % MULTIPLE_COLUMNS:
         raise beyond_kernels(f"an LSTM of {size} units")
     both = np.array(weights.array(spec.bias, (2, 8 * size)), np.float32)
     bias = both.reshape(2, 2, -1).sum(axis=1)
@@ -133,7 +134,7 @@ def _read_integers(weights: Weights, spec: LstmSpec, bias: F32Array) -> tuple[De
 
 
 def _pack_recurrent(weight: F32Array) -> NDArray[np.uint8]:
-    """[size, 4 * size] as bfloat16 [panel of 128 columns, step, column, 2]."""
-    size, columns = weight.shape
-    split = to_bf16(weight).reshape(size // 2, 2, columns // VECTOR_COLUMNS, VECTOR_COLUMNS)
+    """[size, 4 * size] as bfloat16 [panel of vector_columns(), step, column, 2]."""
+    size = len(weight)
+    split = to_bf16(weight).reshape(size // 2, 2, -1, vector_columns())
     return aligned(split.transpose(2, 0, 3, 1))

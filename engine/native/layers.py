@@ -180,7 +180,7 @@ def pack_conv(
     n_in, n_out = product.weight.matrix.shape
     if n_in != width * n_channels or n_out % TILE_COLUMNS or n_channels % LANES or not 0 < width <= MAX_WIDTH:
         raise beyond_kernels(f"a convolution of {width} x {n_channels} to {n_out} channels by {n_in} rows")
-    dense = product.pack(integer)
+    dense = product.pack(integer, in_order=True)
     if dense.kind == INT8 and dense.n_in != n_in:  # taps are multiplied one by one
         raise beyond_kernels(f"an integer convolution over {n_in} values")
     sums = np.zeros((width, n_out), np.float32)
@@ -202,7 +202,7 @@ def pair_conv(conv: Conv, product: Product) -> Conv:
     total = first.astype(np.int16) + last
     middle, factor = quantize_columns(total.astype(np.float32), least_scale=1.0)
     codes = np.stack([odd, first, last, middle])
-    dense = pack_int8(codes.reshape(-1, codes.shape[2]), scale, bias)
+    dense = pack_int8(codes.reshape(-1, codes.shape[2]), scale, bias, in_order=True)
     scales = np.stack([scale, scale, scale, scale * factor])
     sums = np.concatenate([_sums(codes[i : i + 1], scales[i]) for i in range(len(codes))])
     return conv._replace(kind=PAIRED, dense=dense, tap_sums=sums, middle_scale=scales[3])

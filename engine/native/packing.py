@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.layers.dense import BF16, INT8, Dense, pack_weight, to_bf16
+from engine.kernels.layers.dense import BF16, INT8, NO_ORDER, Dense, pack_weight, to_bf16
+from engine.kernels.layers.order import put_in_order
 from engine.kernels.vector.gemm import TILE_COLUMNS
+from engine.kernels.vector.instructions import instructions
 from engine.runtime.pair_safe import is_pair_safe
 
 ALIGNMENT = 64
 F32Array = NDArray[np.float32]
+I32Array = NDArray[np.int32]
 
 
 def aligned(array: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -35,17 +38,23 @@ def _at_line(make: Any, size: int) -> NDArray[np.uint8]:
     return buffer[start : start + size]
 
 
-def pack_int8(weight: NDArray[np.int8], scale: F32Array, bias: F32Array | None) -> Dense:
+def pack_int8(
+    weight: NDArray[np.int8], scale: F32Array, bias: F32Array | None, in_order: bool = False
+) -> Dense:
     """A quantised layer.
 
     Args:
         weight: int8 [n_in, n_out]; n_in is padded with zeros to a multiple of 32.
         scale: float32 [n_out], or one for all. bias: float32 [n_out], or None.
+        in_order: keep its steps in order, for other tiles than those of multiply_rows.
     """
     weight = _pad_rows(weight)
     scale = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), weight.shape[1:])
     sums = scale * weight.sum(axis=0, dtype=np.int64)
     any_codes = not is_pair_safe(weight).all()
+    if not in_order and not any_codes and instructions().saturates:
+        packed, steps = put_in_order(_pad_columns(weight))
+        return _dense(INT8, weight, packed, scale, sums, bias, steps=steps)
     return _dense(INT8, weight, pack_weight(weight, 4), scale, sums, bias, any_codes)
 
 
@@ -70,8 +79,9 @@ def pack_together(layers: Sequence[Dense]) -> list[Dense]:
         place[:] = weight
         at += weight.nbytes
         scale, sums, bias = columns
+        any_codes, steps = bool(layer.any_codes), layer.steps
         moved.append(
-            Dense.of(layer.kind, layer.n_in, layer.n_out, place, scale, sums, bias, bool(layer.any_codes))
+            Dense.of(layer.kind, layer.n_in, layer.n_out, place, scale, sums, bias, any_codes, steps)
         )
     return moved
 
@@ -89,6 +99,7 @@ def _dense(
     sums: NDArray[np.generic],
     bias: F32Array | None,
     any_codes: bool = False,
+    steps: I32Array = NO_ORDER,
 ) -> Dense:
     n_in, n_out = weight.shape
     padded = -(-n_out // TILE_COLUMNS) * TILE_COLUMNS
@@ -96,7 +107,11 @@ def _dense(
         np.pad(np.asarray(values, np.float32), (0, padded - n_out))
         for values in (scale, sums, np.zeros(n_out) if bias is None else bias)
     ]
-    return Dense.of(kind, n_in, n_out, aligned(packed), columns[0], columns[1], columns[2], any_codes)
+    return Dense.of(kind, n_in, n_out, aligned(packed), columns[0], columns[1], columns[2], any_codes, steps)
+
+
+def _pad_columns(weight: NDArray[Any]) -> NDArray[Any]:
+    return np.pad(weight, ((0, 0), (0, -weight.shape[1] % TILE_COLUMNS)))
 
 
 def _pad_rows(weight: NDArray[Any]) -> NDArray[Any]:

@@ -76,15 +76,18 @@ class Product:
     weight: Weight
     bias: F32Array | None
 
-    def pack(self, integer: bool | None = None) -> Dense:
-        """For the kernels: in int8 where the graph multiplies integers (or as asked), else in bfloat16."""
+    def pack(self, integer: bool | None = None, in_order: bool = False) -> Dense:
+        """For the kernels: in int8 where the graph multiplies integers (or as asked), else in bfloat16.
+
+        in_order: see pack_int8.
+        """
         weight = self.weight
         if (
             weight.codes is not None
             and weight.scale is not None
             and (weight.integer if integer is None else integer)
         ):
-            return pack_int8(weight.codes, weight.scale, self.bias)
+            return pack_int8(weight.codes, weight.scale, self.bias, in_order)
         return pack_bf16(weight.floats(), self.bias)
 
 

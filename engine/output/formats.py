@@ -13,6 +13,7 @@ import msgspec
 from engine.errors import OptionError, OutputError
 from engine.output.bilingual import compute_bilingual_cues
 from engine.output.subtitles import Cue, compute_cues, word_cues
+from engine.output.targets import is_stream
 from engine.types import Segment, Transcript, Translation, Word
 
 DECIMALS: Final = 3  # of seconds and probabilities
@@ -74,19 +75,20 @@ def write(
     return write_text(render(result, kind, word_timestamps=word_timestamps, bilingual=bilingual), path)
 
 
-def write_text(text: str, path: str | os.PathLike[str]) -> Path:
+def write_text(text: str, path: str | os.PathLike[str], *, follow: bool = True) -> Path:
     """Write UTF-8 text to a file as `write` does.
 
+    Args:
+        follow: write through a link; else the link itself is replaced.
     Raises:
         OutputError: the folder is missing, full or not writable, or the path is a folder.
     """
-    target = Path(os.path.realpath(path))
     try:
-        if _is_stream(path, target):
+        if follow and is_stream(path):
             with open(path, "a", encoding="utf-8", newline="\n") as file:
                 file.write(text)
         else:
-            _replace(text, target)
+            _replace(text, Path(os.path.realpath(path) if follow else path))
     except OSError as error:
         raise OutputError(
             f"{os.fspath(path)!r} cannot be written ({error.strerror or error})",
@@ -104,6 +106,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "duration": _round(result.duration_s),
         "segments": [_segment_dict(i, segment) for i, segment in enumerate(result.segments)],
         "stages_s": {stage: _round(seconds) for stage, seconds in result.stages_s.items()},
+        "warnings": list(result.warnings),
     }
     if isinstance(result, Translation):
         content["source"] = to_dict(result.source)
@@ -120,6 +123,11 @@ def word_dict(word: Word) -> dict[str, Any]:
     }
 
 
+def channel_dict(segment: Segment) -> dict[str, Any]:
+    """Channel and speaker of a segment; empty where the channels were mixed."""
+    return {"channel": segment.channel, "speaker": segment.speaker} if segment.channel else {}
+
+
 def _segment_dict(index: int, segment: Segment) -> dict[str, Any]:
     content: dict[str, Any] = {
         "id": index,
@@ -128,6 +136,7 @@ def _segment_dict(index: int, segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "confidence": _round(segment.confidence),
     }
+    content |= channel_dict(segment)
     if segment.words:
         content["words"] = [word_dict(word) for word in segment.words]
     return content
@@ -135,12 +144,6 @@ def _segment_dict(index: int, segment: Segment) -> dict[str, Any]:
 
 def _round(value: float) -> float:
     return round(float(value), DECIMALS)
-
-
-def _is_stream(path: str | os.PathLike[str], target: Path) -> bool:
-    """A pipe or terminal takes no renaming; nor does /dev/stdout, whatever file it is redirected to."""
-    opened = os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
-    return target.exists() and not target.is_dir() and (opened or not target.is_file())
 
 
 def _replace(text: str, target: Path) -> None:
@@ -154,7 +157,8 @@ def _replace(text: str, target: Path) -> None:
 
 
 def _write_txt(result: Result, word_timestamps: bool) -> str:
-    return "".join(f"{_one_line(segment.text)}\n" for segment in result.segments if segment.text)
+    spoken = (segment for segment in result.segments if segment.text)
+    return "".join(f"{_label(segment.speaker)}{_one_line(segment.text)}\n" for segment in spoken)
 
 
 def _write_json(result: Result, word_timestamps: bool) -> str:
@@ -162,12 +166,14 @@ def _write_json(result: Result, word_timestamps: bool) -> str:
 
 
 def _write_tsv(result: Result, word_timestamps: bool) -> str:
-    rows = ["start\tend\ttext\n"]
+    separate = any(segment.channel for segment in result.segments)
+    rows = ["start\tend\tspeaker\ttext\n" if separate else "start\tend\ttext\n"]
     for segment in result.segments:
+        speaker = f"{segment.speaker}\t" if separate else ""
         entries: Sequence[Segment | Word] = segment.words if word_timestamps else ()
         for entry in entries or (segment,):
             start_ms, end_ms = round(entry.start_s * 1000), round(entry.end_s * 1000)
-            rows.append(f"{start_ms}\t{end_ms}\t{_one_line(entry.text)}\n")
+            rows.append(f"{start_ms}\t{end_ms}\t{speaker}{_one_line(entry.text)}\n")
     return "".join(rows)
 
 
@@ -181,7 +187,7 @@ def _write_vtt(result: Result, word_timestamps: bool) -> str:
 
 def _srt(cues: Sequence[Cue], _tagged: bool) -> str:
     blocks = (
-        f"{i}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{cue.text}\n"
+        f"{i}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{_label(cue.speaker)}{cue.text}\n"
         for i, cue in enumerate(cues, 1)
     )
     return "\n".join(blocks)
@@ -191,7 +197,9 @@ def _vtt(cues: Sequence[Cue], tagged: bool) -> str:
     blocks = ["WEBVTT\n"]
     for cue in cues:
         lines = _tagged_lines(cue) if tagged and cue.words else map(_escape, cue.lines)
-        blocks.append(f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n" + "\n".join(lines) + "\n")
+        voice = f"<v {cue.speaker}>" if cue.speaker else ""
+        times = f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}"
+        blocks.append(f"{times}\n{voice}" + "\n".join(lines) + "\n")
     return "\n".join(blocks)
 
 
@@ -207,6 +215,10 @@ def _tagged_lines(cue: Cue) -> Iterator[str]:
 
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _label(speaker: str) -> str:
+    return f"{speaker}: " if speaker else ""
 
 
 def _one_line(text: str) -> str:

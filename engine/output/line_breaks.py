@@ -77,11 +77,11 @@ def wrap(tokens: tuple[str, ...], width: int = LINE_CHARS) -> tuple[int, ...]:
     return tuple(reversed(counts))
 
 
-def fits(tokens: Sequence[str]) -> bool:
-    """Whether tokens fit into one cue; a single word always does."""
+def fits(tokens: Sequence[str], width: int = LINE_CHARS) -> bool:
+    """Whether tokens fit into one cue of lines of `width` characters; a single word always does."""
     n_lines, used = 1, -1
     for token in tokens:
         used += 1 + len(token)
-        if used > LINE_CHARS and used > len(token):
+        if used > width and used > len(token):
             n_lines, used = n_lines + 1, len(token)
     return len(tokens) == 1 or n_lines <= CUE_LINES

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.folder import Bundle
-from engine.errors import BundleSchemaError, EngineError
+from engine.errors import BundleSchemaError, ModelError
 from engine.runtime.onnx_session import open_session
 from engine.types import RuntimeOptions, Word
 
@@ -49,22 +49,14 @@ class Punctuator:
         """Load the punctuation model of a bundle.
 
         Raises:
-            ModelCapabilityError: the bundle has none. BundleSchemaError: the graph is no such model.
+            ModelCapabilityError: the bundle has none. BundleSchemaError, ModelError: the graph is no such
+                model.
         """
-        path = bundle.file("punctuation")
-        try:
-            self._session = open_session(path, RuntimeOptions(device="cpu"), threads=1)
-            shapes = [array.shape for array in self._tag(["probe"])]
-        except EngineError:
-            raise
-        except Exception as error:  # onnxruntime's errors share no base
-            raise BundleSchemaError(
-                f"{path.name} cannot be run ({str(error).splitlines()[0]})", "a tagger's graph", _FIX
-            ) from error
-        if shapes != [(1, len(CASES)), (1, len(MARKS))]:
-            raise BundleSchemaError(
-                f"{path.name} gives {shapes} for a word", f"{len(CASES)} cases and {len(MARKS)} marks", _FIX
-            )
+        graph, name = bundle.graph("punctuation"), bundle.file("punctuation").name
+        self._session = open_session(graph, RuntimeOptions(device="cpu"), threads=1, name=name)
+        if len(self._session.output_names) != 2:
+            raise BundleSchemaError(f"{name} gives {self._session.output_names}", "cases and marks", _FIX)
+        self._tag(["probe"])
 
     def punctuate(self, words: Sequence[str]) -> list[str]:
         """The same words with their case and the mark behind each; the last one ends a sentence.
@@ -99,6 +91,10 @@ class Punctuator:
     def _tag(self, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         pieces = np.array([hash_pieces(word) for word in words], np.int64)
         cases, marks = self._session.run({_INPUT: pieces})
+        self._session.expect(cases, (len(words), len(CASES)), "cases")
+        self._session.expect(marks, (len(words), len(MARKS)), "marks")
+        if np.isnan(cases).any() or np.isnan(marks).any():
+            raise ModelError(f"{self._session.name} gives scores that are no numbers", "numbers", _FIX)
         return cases, marks
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from typing import Final
 
 from engine.output.line_breaks import LINE_CHARS, SENTENCE, break_cost, count_chars, fits, wrap
@@ -37,12 +37,14 @@ class Cue:
         lines: one or two, none empty.
         start_s, end_s: seconds; a cue ends before the next one starts.
         words: those of each line, with their times; empty where the segment has none.
+        speaker: who says it, "Speaker 1"; empty where that is not known.
     """
 
     lines: tuple[str, ...]
     start_s: float
     end_s: float
     words: tuple[tuple[Word, ...], ...] = ()
+    speaker: str = ""
 
     @property
     def text(self) -> str:
@@ -63,14 +65,10 @@ def compute_cues(segments: Sequence[Segment]) -> list[Cue]:
             proportion to their letters.
     Returns:
         Cues in order, which hold every word exactly once. A word longer than a line has a line
-        for itself.
+        for itself. Only cues of different channels may overlap.
     """
-    cues: list[Cue] = []
-    for timed, group in groupby(segments, key=lambda segment: bool(segment.words)):
-        words = [word for segment in group for word in segment.words or spread_words(segment)]
-        for run in _split_at_pauses(words):
-            cues.extend(make_cue(part, timed) for part in best_cues(run))
-    return make_readable(cues)
+    laid_out = [make_readable(_cues_of(spoken)) for spoken in _by_channel(segments)]
+    return sorted(chain.from_iterable(laid_out), key=lambda cue: cue.start_s)
 
 
 def word_cues(segments: Sequence[Segment]) -> list[Cue]:
@@ -78,9 +76,33 @@ def word_cues(segments: Sequence[Segment]) -> list[Cue]:
     cues: list[Cue] = []
     for segment in segments:
         if segment.words:
-            cues.extend(Cue((word.text,), word.start_s, word.end_s, ((word,),)) for word in segment.words)
+            cues.extend(
+                Cue((word.text,), word.start_s, word.end_s, ((word,),), segment.speaker)
+                for word in segment.words
+            )
         else:
-            cues.extend(compute_cues([segment]))
+            cues.extend(make_readable(_cues_of([segment])))
+    return sorted(cues, key=lambda cue: cue.start_s)
+
+
+def _by_channel(segments: Sequence[Segment]) -> list[list[Segment]]:
+    channels: dict[int | None, list[Segment]] = {}
+    for segment in segments:
+        channels.setdefault(segment.channel, []).append(segment)
+    return list(channels.values())
+
+
+def _cues_of(segments: Sequence[Segment]) -> list[Cue]:
+    """The cues of one channel, before their times are made readable."""
+    cues: list[Cue] = []
+    for timed, group in groupby(segments, key=lambda segment: bool(segment.words)):
+        spoken = list(group)
+        words = [word for segment in spoken for word in segment.words or spread_words(segment)]
+        speaker = spoken[0].speaker
+        width = LINE_CHARS - (len(speaker) + 2 if speaker else 0)  # "Speaker 1: "
+        for run in _split_at_pauses(words):
+            cues.extend(make_cue(part, timed, width, speaker) for part in best_cues(run, width))
+    return cues
     return cues
 
 
@@ -96,14 +118,14 @@ def spread_words(segment: Segment) -> tuple[Word, ...]:
     return tuple(words)
 
 
-def make_cue(words: Sequence[Word], timed: bool) -> Cue:
+def make_cue(words: Sequence[Word], timed: bool, width: int = LINE_CHARS, speaker: str = "") -> Cue:
     """One cue of words that fit: wrapped into lines, from the first word's start to the last one's end."""
     lines, done = [], 0
-    for count in wrap(tuple(word.text for word in words)):
+    for count in wrap(tuple(word.text for word in words), width):
         lines.append(tuple(words[done : done + count]))
         done += count
     texts = tuple(" ".join(word.text for word in line) for line in lines)
-    return Cue(texts, words[0].start_s, words[-1].end_s, tuple(lines) if timed else ())
+    return Cue(texts, words[0].start_s, words[-1].end_s, tuple(lines) if timed else (), speaker)
 
 
 def make_readable(cues: Sequence[Cue]) -> list[Cue]:
@@ -141,9 +163,9 @@ def _split_at_pauses(words: Sequence[Word]) -> list[Sequence[Word]]:
     return [*runs, words[start:]] if words else []
 
 
-def best_cues(words: Sequence[Word]) -> list[Sequence[Word]]:
+def best_cues(words: Sequence[Word], width: int = LINE_CHARS) -> list[Sequence[Word]]:
     """Cut a run of words into cues at the least cost: dynamic programming over the places to cut."""
-    run = _Run.of(words)
+    run = _Run.of(words, width)
     best: list[tuple[float, int]] = [(0.0, 0)]  # cost, first word of the last cue
     for end in range(1, len(words) + 1):
         options = [(best[start][0] + cost, start) for start, cost in run.cues_to(end)]
@@ -164,15 +186,16 @@ class _Run:
     tokens: tuple[str, ...]
     ended: list[float]  # cost of a cut after the word
     pauses: list[float]  # cost of the pause after the word, inside a cue
+    width: int
 
     @classmethod
-    def of(cls, words: Sequence[Word]) -> _Run:
+    def of(cls, words: Sequence[Word], width: int) -> _Run:
         pauses = [
             _PAUSE_COST * max(after.start_s - word.end_s - _SHORT_PAUSE_S, 0.0)
             for word, after in pairwise(words)
         ]
         tokens = tuple(word.text for word in words)
-        return cls(words, tokens, [break_cost(token) for token in tokens], [*pauses, 0.0])
+        return cls(words, tokens, [break_cost(token) for token in tokens], [*pauses, 0.0], width)
 
     def cues_to(self, end: int) -> Iterator[tuple[int, float]]:
         """Every first word of a cue that ends before word `end`, and that cue's cost."""
@@ -195,7 +218,7 @@ class _Run:
 
     def _may_be_cue(self, start: int, end: int, n_chars: int) -> bool:
         too_long = self.words[end - 1].end_s - self.words[start].start_s > MAX_CUE_S
-        return not too_long and (n_chars <= LINE_CHARS or fits(self.tokens[start:end]))
+        return not too_long and (n_chars <= self.width or fits(self.tokens[start:end], self.width))
 
 
 def _speed_cost(n_chars: int, seconds: float) -> float:

@@ -48,7 +48,7 @@ def check_products(model: bytes | str | Path) -> ProductCheck:
         if isinstance(model, bytes):
             graph = read_graph(model)
         else:
-            graph = read_graph(_mapped(Path(model)), _Neighbours(Path(model).parent))
+            graph = read_graph(_mapped(Path(model)), Neighbours(Path(model).parent))
         makers = {output: node for node in graph.nodes for output in node.outputs}
         problems = tuple(problem for node in graph.nodes for problem in _problems(graph, makers, node))
     except (
@@ -110,7 +110,7 @@ def _mapped(path: Path) -> Any:
     return np.memmap(path, np.uint8, "r").data if path.stat().st_size else b""
 
 
-class _Neighbours(dict[str, Any]):
+class Neighbours(dict[str, Any]):
     """Files of one folder by name, mapped when they are asked for."""
 
     def __init__(self, folder: Path) -> None:

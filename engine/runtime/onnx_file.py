@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-VARINT_BITS = 64
+from engine.runtime.protobuf import read_fields, read_places, read_varint, write_field
+
 GRAPH, METADATA = 7, 14  # fields of a model
 DTYPES: dict[int, Any] = {
     1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16, 6: np.int32, 7: np.int64,
@@ -20,6 +20,13 @@ DTYPES: dict[int, Any] = {
 }  # fmt: skip
 OTHER_STORAGE = (4, 5, 6, 7, 10, 11)  # numbers as fields of their own
 Array = NDArray[Any]
+LOCATION = "location"  # key of the entry in which a tensor names the file that it lies in
+_TENSOR: dict[int, Any] = {}
+_SPARSE = {1: _TENSOR, 2: _TENSOR}
+_GRAPH: dict[int, Any] = {5: _TENSOR, 15: _SPARSE}
+_NODE = {5: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE}}  # its attributes
+_GRAPH[1] = _NODE
+_MODEL = {GRAPH: _GRAPH, 25: {7: _NODE}}  # and functions
 
 
 class OnnxFormatError(ValueError):
@@ -70,11 +77,11 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None, nodes: boo
     """
     try:
         view = memoryview(data)
-        graph = next(value for number, value in _fields(view) if number == GRAPH)
+        graph = next(value for number, value in read_fields(view) if number == GRAPH)
         found, constants, digest = [], {}, hashlib.sha256()
         names: dict[int, list[str]] = {11: [], 12: []}
         shapes: dict[str, tuple[int | None, ...]] = {}
-        for number, value in _fields(graph):
+        for number, value in read_fields(graph):
             if number in (1, *names):
                 digest.update(struct.pack("<QQ", number, len(value)))
                 digest.update(value)
@@ -84,7 +91,7 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None, nodes: boo
                 name, array = _tensor(value, files or {})
                 constants[name] = array
             elif number in names:
-                declared = [str(v, "utf-8") for n, v in _fields(value) if n == 1]
+                declared = [str(v, "utf-8") for n, v in read_fields(value) if n == 1]
                 names[number] += declared
                 shapes |= {name: shape for name in declared if (shape := _shape(value)) is not None}
         inputs, outputs = tuple(names[11]), tuple(names[12])
@@ -95,6 +102,30 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None, nodes: boo
         raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
 
 
+def external_files(data: bytes) -> set[str]:
+    """Names of the files that tensors of a serialised model lie in, wherever in the model these are.
+
+    Raises:
+        OnnxFormatError: the bytes are no model.
+    """
+    if LOCATION.encode() not in data:
+        return set()
+    try:
+        return set(_external_files(memoryview(data), _MODEL))
+    except (StopIteration, struct.error, LookupError, ValueError, TypeError, RecursionError) as error:
+        raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
+
+
+def _external_files(message: memoryview, parts: Mapping[int, Any]) -> Iterator[str]:
+    for number, value in read_fields(message):
+        if parts is _TENSOR and number == 13:
+            key, text = _entry(value)
+            if key == LOCATION:
+                yield text
+        elif number in parts:
+            yield from _external_files(value, parts[number])
+
+
 def with_metadata(data: bytes, key: str, text: str | None) -> bytes:
     """The same model with an entry of its metadata set, or without it; every other byte stays as it is.
 
@@ -103,88 +134,38 @@ def with_metadata(data: bytes, key: str, text: str | None) -> bytes:
     """
     try:
         view, at, kept = memoryview(data), 0, []
-        for number, value, end in _places(view):
+        for number, value, end in read_places(view):
             if number != METADATA or _entry(value)[0] != key:
                 kept.append(view[at:end])
             at = end
     except (struct.error, LookupError, ValueError, TypeError) as error:
         raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
-    parts = [] if text is None else [_field(METADATA, _field(1, key.encode()) + _field(2, text.encode()))]
+    parts = (
+        []
+        if text is None
+        else [write_field(METADATA, write_field(1, key.encode()) + write_field(2, text.encode()))]
+    )
     return b"".join([*kept, *parts])
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """A field of bytes, as protobuf writes it."""
-    size, head = len(content), bytearray([number << 3 | BYTES])
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes([*head, size]) + content
-
-
 def _metadata(model: memoryview) -> dict[str, str]:
-    return dict(_entry(value) for number, value in _fields(model) if number == METADATA)
+    return dict(_entry(value) for number, value in read_fields(model) if number == METADATA)
 
 
 def _entry(view: memoryview) -> tuple[str, str]:
     """A key and its text."""
-    found = {number: str(value, "utf-8") for number, value in _fields(view)}
+    found = {number: str(value, "utf-8") for number, value in read_fields(view)}
     return found.get(1, ""), found.get(2, "")
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    result = 0
-    for shift in range(0, VARINT_BITS, 7):
-        byte = view[at]
-        result |= (byte & 0x7F) << shift
-        at += 1
-        if not byte & 0x80:
-            return result % (1 << VARINT_BITS), at
-    raise ValueError("a number of more than 64 bits")
-
-
-def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
-    for number, value, _ in _places(view):
-        yield number, value
-
-
-def _places(view: memoryview) -> Iterator[tuple[int, Any, int]]:
-    """Number and content of each field, and where it ends."""
-    at = 0
-    while at < len(view):
-        key, at = _varint(view, at)
-        kind = key & 7
-        if kind == VARINT:
-            value, at = _varint(view, at)
-            yield key >> 3, value, at
-        elif kind == BYTES:
-            size, at = _varint(view, at)
-            content = _bytes(view, at, size)
-            at += size
-            yield key >> 3, content, at
-        elif kind in (FIXED32, FIXED64):
-            size = 4 if kind == FIXED32 else 8
-            content = _bytes(view, at, size)
-            at += size
-            yield key >> 3, content, at
-        else:
-            raise ValueError(f"wire type {kind}")
-
-
-def _bytes(view: memoryview, at: int, size: int) -> memoryview:
-    if at + size > len(view):
-        raise ValueError("a field is longer than the file")
-    return view[at : at + size]
 
 
 def _shape(declaration: memoryview) -> tuple[int | None, ...] | None:
     """The dimensions that an input or output declares; None where it declares none."""
     for path in (2, 1, 2):  # type, of a tensor, its shape
-        found = [value for number, value in _fields(declaration) if number == path]
+        found = [value for number, value in read_fields(declaration) if number == path]
         if not found:
             return None
         declaration = found[0]
-    sizes = [dict(_fields(value)).get(1) for number, value in _fields(declaration) if number == 1]
+    sizes = [dict(read_fields(value)).get(1) for number, value in read_fields(declaration) if number == 1]
     return tuple(None if size is None else _signed(size) for size in sizes)
 
 
@@ -195,7 +176,7 @@ def _signed(value: int) -> int:
 def _node(view: memoryview) -> Node:
     inputs, outputs, attributes = [], [], {}
     name = kind = ""
-    for number, value in _fields(view):
+    for number, value in read_fields(view):
         if number == 1:
             inputs.append(str(value, "utf-8"))
         elif number == 2:
@@ -212,7 +193,7 @@ def _node(view: memoryview) -> Node:
 
 def _attribute(view: memoryview) -> tuple[str, Any]:
     name, content, integers = "", None, []
-    for number, value in _fields(view):
+    for number, value in read_fields(view):
         if number == 1:
             name = str(value, "utf-8")
         elif number == 2:
@@ -231,7 +212,7 @@ def _packed_integers(value: int | memoryview) -> list[int]:
         return [_signed(value)]
     found, at = [], 0
     while at < len(value):
-        item, at = _varint(value, at)
+        item, at = read_varint(value, at)
         found.append(_signed(item))
     return found
 
@@ -248,7 +229,7 @@ def _tensor(view: memoryview, files: Mapping[str, bytes]) -> tuple[str, Array]:
     shape: list[int] = []
     name, kind, raw = "", 0, None
     external: dict[str, str] = {}
-    for number, value in _fields(view):
+    for number, value in read_fields(view):
         if number == 1:
             shape += _packed_integers(value)
         elif number == 2:
@@ -258,7 +239,7 @@ def _tensor(view: memoryview, files: Mapping[str, bytes]) -> tuple[str, Array]:
         elif number == 9:
             raw = value
         elif number == 13:
-            entry = {n: str(v, "utf-8") for n, v in _fields(value)}
+            entry = {n: str(v, "utf-8") for n, v in read_fields(value)}
             external[entry[1]] = entry[2]
         elif number in OTHER_STORAGE and value != 0:
             raise ValueError("a tensor that is not stored as raw bytes")

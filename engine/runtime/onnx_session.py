@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine._distribution import install_command
-from engine.errors import DependencyError, DeviceError, OptionError
+from engine.errors import DependencyError, DeviceError, EngineError, OptionError
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
+from engine.runtime.external_data import read_external
+from engine.runtime.graph_errors import expect_floats, failure_of
 from engine.runtime.integer_products import check_products
 from engine.types import RuntimeOptions
 
@@ -55,16 +57,20 @@ __all__ = [
 
 
 class Session:
-    """One loaded ONNX graph; safe to call from many threads at once."""
+    """One loaded ONNX graph; safe to call from many threads at once. name: of its file, for errors."""
 
-    def __init__(self, inference_session: Any, device: str, threads: int, fixed: bool = False) -> None:
+    def __init__(
+        self, inference_session: Any, device: str, threads: int, fixed: bool = False, name: str = "the graph"
+    ) -> None:
         """Wrap an InferenceSession; fixed: all calls have the same shapes and replay one CUDA graph."""
-        self._session = inference_session
+        self._session, self.name = inference_session, name
         self.fixed = fixed
         self.device = device
         self.threads = threads
-        self.input_names: tuple[str, ...] = tuple(i.name for i in inference_session.get_inputs())
-        self.output_names: tuple[str, ...] = tuple(o.name for o in inference_session.get_outputs())
+        # Read here, where a damaged graph's names that are no UTF-8 are an error of ours.
+        self._inputs = {i.name: tuple(i.shape) for i in inference_session.get_inputs()}
+        self._outputs = {o.name: tuple(o.shape) for o in inference_session.get_outputs()}
+        self.input_names, self.output_names = tuple(self._inputs), tuple(self._outputs)
         self.metadata: dict[str, str] = dict(inference_session.get_modelmeta().custom_metadata_map)
         self._graph: _GraphBuffers | None = None
         self._graph_lock = threading.Lock()
@@ -87,7 +93,19 @@ class Session:
             The outputs, as numpy arrays, in the order asked for.
         Raises:
             CancelledError: cancel was set before or during the call.
+            ModelError: the graph cannot be run, or not with these feeds. DeviceError: the GPU fails.
         """
+        try:
+            return self._run_bounded(feeds, outputs, cancel, shrink)
+        except EngineError:
+            raise
+        except Exception as error:  # onnxruntime's own types share no public base
+            raise failure_of(f"{self.name} cannot be run", error, self.device) from error
+
+    def _run_bounded(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None,
+        cancel: CancelToken | None, shrink: bool,
+    ) -> list[Array]:  # fmt: skip
         if cancel is None and not shrink:
             return self._run(feeds, outputs, None)
         run_options = _onnxruntime().RunOptions()
@@ -116,13 +134,21 @@ class Session:
                 return self._graph.run(feeds, run_options)
         return run_bound(self._session, feeds, names, run_options)
 
+    def expect(self, array: Array, shape: Sequence[int | None], what: str) -> Array:
+        """An output, if it is float32 of this shape; None is any size.
+
+        Raises:
+            ModelError: it is not.
+        """
+        return expect_floats(array, shape, f"{self.name} gives {what}")
+
     def input_shape(self, name: str) -> list[int | str | None]:
         """The declared shape of an input; free dimensions are names or None."""
-        return list(next(i for i in self._session.get_inputs() if i.name == name).shape)
+        return list(self._inputs[name])
 
     def output_shape(self, name: str) -> list[int | str | None]:
         """The declared shape of an output; free dimensions are names or None."""
-        return list(next(o for o in self._session.get_outputs() if o.name == name).shape)
+        return list(self._outputs[name])
 
 
 class _GraphBuffers:
@@ -166,6 +192,7 @@ def open_session(
     options: RuntimeOptions | None = None,
     threads: int | None = None,
     fixed_dims: Mapping[str, int] | None = None,
+    name: str = "",
 ) -> Session:
     """Load an ONNX graph on the requested device.
 
@@ -175,7 +202,9 @@ def open_session(
         threads: intra-op threads; overrides options (1 where the caller parallelises by itself).
         fixed_dims: values of free dimensions, by name; every call must then have these shapes. Needed for
             options.cuda_graphs, which does nothing without them or on the CPU.
+        name: what errors call it; the file's name where model is a path.
     Raises:
+        ModelError: onnxruntime cannot load it.
         DeviceError: CUDA was asked for and does not work here, or this processor computes the graph wrong.
         DependencyError: onnxruntime is missing or broken.
     """
@@ -191,20 +220,26 @@ def open_session(
             "no VNNI here: integer products are computed at three quarters of the speed; %s", problems[0]
         )
         settings.add_session_config_entry(EXACT_PRODUCTS, "1")
+    beside = {} if isinstance(model, bytes) else read_external(Path(model))
+    if beside:
+        sizes = [len(content) for content in beside.values()]
+        settings.add_external_initializers_from_files_in_memory(list(beside), list(beside.values()), sizes)
     for name, size in (fixed_dims or {}).items():
         settings.add_free_dimension_override_by_name(name, size)
     graphs = options.cuda_graphs and bool(fixed_dims) and device == "cuda"
     providers = provider_settings(device, options.gpu_memory_mb, graphs)
     # Its own fallback prints to standard output, and would serve a request for CUDA from the CPU.
+    name = name or ("the graph" if isinstance(model, bytes) else Path(model).name)
     try:
         session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
-    except Exception as error:  # onnxruntime's own types
+        opened = Session(session, device, count, fixed=graphs, name=name)
+    except Exception as error:  # onnxruntime's own types, and UnicodeError for names in the graph
         if problems and NOT_CONVERTED in str(error):
             raise _not_exact() from error
-        raise
+        raise failure_of(f"onnxruntime cannot load {name}", error, device) from error
     if device == "cuda" and CUDA not in session.get_providers():
         raise _no_cuda("onnxruntime fell back to the CPU")
-    return Session(session, device, count, fixed=graphs)
+    return opened
 
 
 def resolve_device(options: RuntimeOptions) -> str:
@@ -277,7 +312,7 @@ def _session_options(ort: Any, threads: int) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # failures are raised, with their text
     # Spinning workers burn the other stages' share of the budget.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.dynamic_block_base", "4")

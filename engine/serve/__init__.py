@@ -1,6 +1,6 @@
 """HTTP service with OpenAI's audio endpoints (extra [serve])."""
 
 from engine.serve.app import create_app
-from engine.serve.settings import ServeSettings
+from engine.serve.settings import ConnectionLimits, ServeSettings
 
-__all__ = ["ServeSettings", "create_app"]
+__all__ = ["ConnectionLimits", "ServeSettings", "create_app"]

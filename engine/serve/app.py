@@ -1,59 +1,30 @@
-"""The HTTP service: OpenAI's audio endpoints, a model list and an honest health check."""
+"""The HTTP service: OpenAI's audio endpoints, a model list, and what it says about itself."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from engine import __version__
-from engine._distribution import NAME
-from engine.audio.load import SAMPLE_RATE, AudioLimits, load_audio
 from engine.errors import EngineError
-from engine.runtime.cancel import CancelToken
 from engine.serve import responses
-from engine.serve.health import HealthCheck
-from engine.serve.requests import GRANULARITIES, RESPONSE_FORMATS, AudioRequest, read_request
-from engine.serve.settings import Recogniser, ServeSettings, model_name_of, threads_of
-from engine.serve.work import WorkQueue
-from engine.types import Transcript, Translation
-
-_log = logging.getLogger("engine")
-Call = Callable[..., Transcript | Translation]
-
-FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "model": {"type": "string"},
-                        "language": {"type": "string", "enum": ["de"]},
-                        "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
-                        "timestamp_granularities[]": {
-                            "type": "array",
-                            "items": {"type": "string", "enum": list(GRANULARITIES)},
-                        },
-                        "hotwords": {"type": "string", "description": "separated by commas"},
-                        "passes": {"type": "string", "enum": ["1", "2"], "description": "1 is faster"},
-                        "numbers": {"type": "string", "enum": ["words", "digits"]},
-                    },
-                }
-            }
-        },
-    }
-}
+from engine.serve.middleware.access import Access
+from engine.serve.middleware.keys import BearerKeys, check_keys
+from engine.serve.middleware.origins import check_origins, cors_options
+from engine.serve.routes.audio import add_audio
+from engine.serve.routes.models import add_models
+from engine.serve.routes.status import add_status
+from engine.serve.service import Service
+from engine.serve.settings import Recogniser, ServeSettings
 
 
 def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) -> FastAPI:
@@ -63,88 +34,57 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
         recogniser: a SpeechTranslator; shared by all requests.
         settings: bounds; the defaults when None.
     Returns:
-        The application, for uvicorn or any other ASGI server.
+        The application, for engine.serve.transport.server, which bounds connections, or any other ASGI
+        server.
+    Raises:
+        OptionError: keys or origins that cannot be used.
     """
-    settings = settings or ServeSettings()
-    queue = WorkQueue(threads_of(recogniser, settings), settings.max_pending)
+    service = Service(recogniser, settings or ServeSettings())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.loop = asyncio.get_running_loop()
         yield
-        queue.close()
+        service.queue.close()
 
-    app = FastAPI(title="Speech engine", version=__version__, lifespan=lifespan)
-    app.state.queue = queue
-    _add_errors(app)
-    _add_audio(app, recogniser, queue, settings)
-    _add_status(app, HealthCheck(recogniser, queue, settings), model_name_of(recogniser, settings))
+    app = FastAPI(
+        title="Speech engine", version=__version__, lifespan=lifespan, middleware=_middleware(service)
+    )
+    app.state.service = service
+    _add_errors(app, service)
+    for add in (add_audio, add_models, add_status):
+        add(app, service)
     return app
 
 
-def _add_audio(app: FastAPI, recogniser: Recogniser, queue: WorkQueue, settings: ServeSettings) -> None:
-    async def answer(request: Request, call: Call) -> Response:
-        with queue.admit():
-            wanted = await read_request(request, settings)
-            job = _job(call, wanted, settings)
-            return responses.result_response(await queue.run(job, request.is_disconnected), wanted)
-
-    @app.post("/v1/audio/transcriptions", openapi_extra=FORM)
-    async def transcriptions(request: Request) -> Response:
-        """German speech to German text."""
-        return await answer(request, recogniser.transcribe)
-
-    @app.post("/v1/audio/translations", openapi_extra=FORM)
-    async def translations(request: Request) -> Response:
-        """German speech to English text."""
-        return await answer(request, recogniser.translate)
+def _middleware(service: Service) -> list[Middleware]:
+    """The outermost first. A browser asks for permission without a key, so keys are inside."""
+    keys, origins = check_keys(service.settings.api_keys), check_origins(service.settings.cors_origins)
+    layers = [Middleware(Access, metrics=service.metrics)]
+    if origins:
+        layers.append(Middleware(CORSMiddleware, **cors_options(origins)))
+    if keys:
+        layers.append(Middleware(BearerKeys, keys=keys))
+    return layers
 
 
-def _job(
-    call: Call, wanted: AudioRequest, settings: ServeSettings
-) -> Callable[[CancelToken], Transcript | Translation]:
-    def job(cancel: CancelToken) -> Transcript | Translation:
-        limits = AudioLimits(max_duration_s=settings.max_duration_s)
-        waveform = load_audio(wanted.audio, limits=limits, cancel=cancel)
-        cancel.raise_if_cancelled()
-        usual = settings.decoding
-        options = usual.replace(passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers)
-        return call(waveform, SAMPLE_RATE, hotwords=wanted.hotwords, options=options, cancel=cancel)
-
-    return job
-
-
-def _add_status(app: FastAPI, health: HealthCheck, model_name: str) -> None:
-    @app.get("/health")
-    async def check_health() -> Response:
-        """Run a tiny inference; 200 only when it ended in time."""
-        healthy, report = await health.check()
-        return JSONResponse({**report, "model": model_name}, 200 if healthy else 503)
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The one model that is loaded."""
-        model = {"id": model_name, "object": "model", "created": 0, "owned_by": NAME}
-        return {"object": "list", "data": [model]}
-
-
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(EngineError)
     async def engine_error(_: Request, error: EngineError) -> Response:
+        service.metrics.count_error(type(error).__name__)
         return responses.engine_error_response(error)
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(_: Request, error: ClientDisconnect) -> Response:
+        service.metrics.count_error("ClientDisconnect")
         return responses.error_response(responses.CLIENT_LEFT, "the client left")
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return responses.error_response(error.status_code, str(error.detail))
+        return responses.error_response(
+            error.status_code, str(error.detail), headers=dict(error.headers or {})
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return responses.error_response(422, str(error))
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        _log.error("a request failed", exc_info=error)
-        return responses.error_response(500, "internal error; see the server's log")

@@ -16,6 +16,7 @@ from engine.serve.work import WorkQueue
 from engine.types import DecodingOptions
 
 PROBE_S: Final = 0.5  # seconds of audio
+FRESH_S: Final = 1.0
 _log = logging.getLogger("engine")
 
 
@@ -37,7 +38,7 @@ class HealthCheck:
         longest_s = self._queue.longest_s()
         if longest_s > self._settings.stuck_after_s:
             return False, {"status": "stuck", "reason": f"a request runs for {longest_s:.0f} s", **report}
-        if self._probe is None or self._probe.done():
+        if self._probe is None or (self._probe.done() and not self._is_fresh()):
             self._start()
         assert self._probe is not None
         left_s = self._began_s + self._settings.health_deadline_s - time.monotonic()
@@ -49,6 +50,11 @@ class HealthCheck:
             _log.exception("the health probe failed")
             return False, {"status": "failed", "reason": type(error).__name__, **report}
         return True, {"status": "ok", "inference_ms": round(1000 * seconds, 1), **report}
+
+    def _is_fresh(self) -> bool:
+        """Whether the last probe was right, and so young that another would only cost time."""
+        assert self._probe is not None
+        return self._probe.exception() is None and time.monotonic() - self._began_s < FRESH_S
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
-from engine.errors import AudioLimitError, OptionError
+from engine.errors import OptionError
+from engine.serve import fields
+from engine.serve.errors import BusyError, RequestError
 from engine.serve.settings import ServeSettings
-from engine.types import Numbers, Passes
+from engine.serve.uploads import Uploads, check_size
+from engine.types import Channels, Numbers, Passes
 
-RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
-GRANULARITIES: Final = ("segment", "word")
-LANGUAGES: Final = ("", "de", "de-de", "german")
-MAX_FIELDS: Final = 64
-
-
-class UploadTimeoutError(OptionError):
-    """The body did not arrive in time."""
+MAX_FIELDS: Final = 1064  # keywords may be one field each
+MAX_FIELD_BYTES: Final = 128 << 10
+SPOOL_BYTES: Final = 64 << 10  # of a file in memory; the rest is on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,97 +29,106 @@ class AudioRequest:
     """One upload and what is wanted of it.
 
     Attributes:
-        audio: the file's bytes.
-        response_format: one of RESPONSE_FORMATS.
-        granularities: subset of GRANULARITIES.
-        hotwords: from the extension field `hotwords`, separated by commas.
-        passes, numbers: from the extension fields of these names; None: as the service was started.
+        audio: the file, at its start; on disk where it is large. Whoever takes the request closes it.
+        response_format: one of fields.RESPONSE_FORMATS.
+        granularities: subset of fields.GRANULARITIES.
+        hotwords: of the fields hotwords, keywords[] and prompt.
+        logprobs: the answer holds the words' log probabilities.
+        stream: the answer comes in events.
+        passes, numbers, channels: from the extension fields of these names; None: as the service was started.
+        audio_track: from the extension field; None: the first that speaks.
     """
 
-    audio: bytes
+    audio: BinaryIO
     response_format: str
     granularities: frozenset[str]
     hotwords: tuple[str, ...]
+    logprobs: bool = False
+    stream: bool = False
     passes: Passes | None = None
     numbers: Numbers | None = None
+    channels: Channels | None = None
+    audio_track: int | None = None
 
 
-async def read_request(request: Request, settings: ServeSettings) -> AudioRequest:
-    """Read and check a form. `model`, `prompt` and `temperature` are taken and have no effect.
+async def read_request(request: Request, uploads: Uploads, settings: ServeSettings) -> AudioRequest:
+    """Read and check a form.
 
     Raises:
-        AudioLimitError: too many bytes. OptionError: a missing or impossible field.
-        UploadTimeoutError: the client is too slow.
+        RequestError: no form. AudioLimitError: too many bytes. OptionError: a missing or impossible field.
+        UploadTimeoutError: the client is too slow. BusyError: others had to make room.
     """
     stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > settings.max_upload_bytes:
-        raise _too_large(settings)
-    bounded = Request(request.scope, _bounded(request.receive, settings))
+    if stated.isdecimal():
+        check_size(int(stated[:20]), settings)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise RequestError("a body that is no form", "multipart/form-data with a file", "send a form")
     try:
-        async with asyncio.timeout(settings.upload_timeout_s):
-            async with bounded.form(max_files=1, max_fields=MAX_FIELDS) as form:
-                return await _checked(form)
-    except TimeoutError as error:
-        raise UploadTimeoutError(
-            f"an upload that took more than {settings.upload_timeout_s:g} s", "a faster one", "send less"
-        ) from error
+        async with uploads.bounded(request.receive) as receive:
+            form = await _parse(request, receive)
+    except OSError as error:
+        raise BusyError(f"an upload that cannot be stored ({error.strerror})", "", "try again") from error
+    try:
+        return _checked(form, settings)
+    except BaseException:
+        await form.close()
+        raise
 
 
-def _bounded(receive: Receive, settings: ServeSettings) -> Receive:
-    """Count what arrives: the stated length may be missing or wrong."""
-    n_bytes = 0
-
-    async def counted() -> Message:
-        nonlocal n_bytes
-        message = await receive()
-        n_bytes += len(message.get("body", b""))
-        if n_bytes > settings.max_upload_bytes:
-            raise _too_large(settings)
-        return message
-
-    return counted
-
-
-def _too_large(settings: ServeSettings) -> AudioLimitError:
-    return AudioLimitError(
-        "a request larger than this service takes",
-        f"at most {settings.max_upload_bytes} bytes",
-        "send a compressed or shorter recording",
+async def _parse(request: Request, receive: Receive) -> FormData:
+    stream = Request(request.scope, receive).stream()
+    parser = MultiPartParser(
+        request.headers, stream, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
     )
+    parser.spool_max_size = SPOOL_BYTES
+    try:
+        return await parser.parse()
+    except (MultiPartException, FormParserError, UnicodeError) as error:
+        message = error.message if isinstance(error, MultiPartException) else "Invalid multipart data."
+        raise RequestError(message.rstrip("."), "a form with one file", "check how it is made") from error
+    except HTTPException as error:
+        raise RequestError(str(error.detail)) from error
+    finally:
+        await stream.aclose()
 
 
-async def _checked(form: FormData) -> AudioRequest:
+def _checked(form: FormData, settings: ServeSettings) -> AudioRequest:
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise OptionError(
             "a request without the form field file", "multipart/form-data with a file", "add it"
         )
-    response_format = _one_of(form, "response_format", RESPONSE_FORMATS, "json")
-    _one_of(form, "language", LANGUAGES, "")
-    if _text(form, "stream").lower() in ("true", "1"):
-        raise OptionError("stream=true", "stream=false", "leave it out and wait for the whole answer")
-    hotwords = tuple(word.strip() for word in _text(form, "hotwords").split(",") if word.strip())
-    passes: Any = int(_one_of(form, "passes", ("", "1", "2"), "") or 0) or None
-    numbers: Any = _one_of(form, "numbers", ("", "words", "digits"), "") or None
-    audio, wanted = await upload.read(), _granularities(form)
-    return AudioRequest(audio, response_format, wanted, hotwords, passes, numbers)
+    fields.check_names(form)
+    fields.check_language(form)
+    fields.check_temperature(form)
+    fields.one_of(form, "chunking_strategy", ("", "auto"), "")
+    passes: Any = int(fields.one_of(form, "passes", ("", "1", "2"), "") or 0) or None
+    numbers: Any = fields.one_of(form, "numbers", ("", "words", "digits"), "") or None
+    channels: Any = fields.one_of(form, "channels", ("", "mix", "separate"), "") or None
+    audio: BinaryIO = upload.file
+    return _compatible(
+        AudioRequest(
+            audio,
+            fields.one_of(form, "response_format", fields.RESPONSE_FORMATS, "json"),
+            fields.some_of(form, "timestamp_granularities", fields.GRANULARITIES) or frozenset(["segment"]),
+            fields.read_hotwords(form, settings),
+            bool(fields.some_of(form, "include", ("logprobs",))),
+            fields.one_of(form, "stream", fields.TRUE + fields.FALSE, "") in fields.TRUE,
+            passes,
+            numbers,
+            channels,
+            fields.read_track(form),
+        )
+    )
 
 
-def _granularities(form: FormData) -> frozenset[str]:
-    values: list[Any] = form.getlist("timestamp_granularities[]") + form.getlist("timestamp_granularities")
-    for value in values:
-        if value not in GRANULARITIES:
-            raise OptionError(f"timestamp granularity {value!r}", "word or segment", "name one of these")
-    return frozenset(values or ["segment"])
-
-
-def _one_of(form: FormData, field: str, known: tuple[str, ...], default: str) -> str:
-    value = (_text(form, field) or default).lower()
-    if value not in known:
-        raise OptionError(f"{field} {value[:40]!r}", ", ".join(filter(None, known)), "name one of these")
-    return value
-
-
-def _text(form: FormData, field: str) -> str:
-    value = form.get(field, "")
-    return value.strip() if isinstance(value, str) else ""
+def _compatible(wanted: AudioRequest) -> AudioRequest:
+    """The same, unless its fields exclude each other."""
+    chosen = f"with response_format {wanted.response_format}"
+    if wanted.stream and wanted.response_format not in fields.STREAMED_FORMATS:
+        raise OptionError(f"stream=true {chosen}", "json or text", "leave one of the two out")
+    if wanted.stream and wanted.channels == "separate":
+        raise OptionError("stream=true with channels separate", "one of the two", "leave one of the two out")
+    if wanted.logprobs and wanted.response_format != "json":
+        raise OptionError(f"include[]=logprobs {chosen}", "json", "leave one of the two out")
+    return wanted

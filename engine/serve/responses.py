@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+import uuid
+from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -18,17 +22,22 @@ from engine.errors import (
     OptionError,
     TranslationError,
 )
-from engine.output.formats import render
-from engine.serve.requests import AudioRequest, UploadTimeoutError
-from engine.serve.work import BusyError
+from engine.output.formats import channel_dict, render
+from engine.serve.errors import BusyError, RequestTimeoutError, ShuttingDownError, UploadTimeoutError
+from engine.serve.requests import AudioRequest
 from engine.types import Segment, Transcript, Translation
 
 CLIENT_LEFT: Final = 499
 LANGUAGE_NAMES: Final = {"de": "german", "en": "english"}
 RETRY_AFTER_S: Final = 2
+INTERNAL: Final = "internal error; see the server's log"
+_log = logging.getLogger("engine.serve")
+MAX_MESSAGE: Final = 2000  # characters of an error
 # The first kind that matches counts.
 STATUS: Final[tuple[tuple[type[EngineError], int], ...]] = (
     (BusyError, 503),
+    (ShuttingDownError, 503),
+    (RequestTimeoutError, 504),
     (CancelledError, CLIENT_LEFT),
     (UploadTimeoutError, 408),
     (AudioLimitError, 413),
@@ -45,7 +54,8 @@ def result_response(result: Transcript | Translation, request: AudioRequest) -> 
     """Answer with a result in the format that was asked for."""
     wanted = request.response_format
     if wanted == "json":
-        return JSONResponse({"text": result.text})
+        logprobs = {"logprobs": word_logprobs(result)} if request.logprobs else {}
+        return JSONResponse({"text": result.text, **logprobs})
     if wanted == "verbose_json":
         return JSONResponse(verbose_json(result, request.granularities))
     output_format = "txt" if wanted == "text" else wanted
@@ -68,7 +78,22 @@ def verbose_json(result: Transcript | Translation, granularities: frozenset[str]
             {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
             for word in result.words
         ]
+    content["warnings"] = list(result.warnings)
     return content
+
+
+def word_logprobs(result: Transcript | Translation) -> list[dict[str, Any]]:
+    """OpenAI's log probabilities, one for each word; the tokens joined are the text."""
+    words = result.words if isinstance(result, Transcript) else ()
+    tokens = [f" {word.text}" if i else word.text for i, word in enumerate(words)]
+    return [
+        {"token": token, "logprob": _logprob(word.confidence), "bytes": list(token.encode())}
+        for token, word in zip(tokens, words, strict=True)
+    ]
+
+
+def _logprob(probability: float) -> float:
+    return round(math.log(max(probability, 1e-6)), 4)
 
 
 def _segment(index: int, segment: Segment) -> dict[str, Any]:
@@ -80,23 +105,55 @@ def _segment(index: int, segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "tokens": [],
         "temperature": 0.0,
-        "avg_logprob": round(math.log(max(segment.confidence, 1e-6)), 4),
+        "avg_logprob": _logprob(segment.confidence),
         "compression_ratio": 1.0,
         "no_speech_prob": 0.0,
+        **channel_dict(segment),
     }
 
 
 def engine_error_response(error: EngineError) -> Response:
     """Answer with an error of the engine: the client's fault as 4xx, ours as 500."""
-    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+    status = status_of(error)
+    if status == 500:  # our fault, and its message may name paths
+        _log.error("a request failed", exc_info=error)
+        return error_response(status, INTERNAL, type(error).__name__)
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
     return error_response(status, str(error), type(error).__name__, headers)
+
+
+def status_of(error: EngineError) -> int:
+    """The status that an error of the engine is answered with."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
 def error_response(
     status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with OpenAI's error object."""
+    return JSONResponse(error_object(status, message, code), status, headers)
+
+
+def error_object(status: int, message: str, code: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    content = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return JSONResponse(content, status, headers)
+    if len(message) > MAX_MESSAGE:
+        message = message[:MAX_MESSAGE] + " ..."
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def raw_response(status: int, message: str, code: str | None = None) -> bytes:
+    """A whole answer as it is sent, for connections without a request; the connection is closed after it."""
+    content = json.dumps(error_object(status, message, code)).encode()
+    retry = f"Retry-After: {RETRY_AFTER_S}\r\n" if status == 503 else ""
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n{retry}X-Request-ID: {new_request_id()}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + content
+
+
+def new_request_id() -> str:
+    """A name for one request."""
+    return uuid.uuid4().hex

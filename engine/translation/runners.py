@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,16 @@ from numpy.typing import NDArray
 
 from engine.bundle.folder import Bundle
 from engine.bundle.schema import TranslationConfig
-from engine.runtime.backend import Choice, choose_backend, open_model
+from engine.runtime.backend import Choice, choose_backend
 from engine.runtime.cancel import CancelToken
-from engine.runtime.onnx_session import Session, open_session
+from engine.runtime.graph_pair import PairRoles, open_graph_pair
+from engine.runtime.onnx_session import Session, as_float32
 from engine.translation.search import Runner, Steps, padded_length
 from engine.types import RuntimeOptions
 
 Ids = NDArray[np.int64]
 Array = NDArray[Any]
+ROLES = PairRoles("mt_encoder", "mt_decoder", "mt_embeddings")
 
 
 class SessionRunner:
@@ -71,10 +74,12 @@ class SessionSteps:
         batch = len(feeds["source_mask"])
         feeds["input_ids"], feeds["row_idx"] = ids[:, None], row_idx
         feeds["query_shape"] = np.array([batch, len(ids) // batch, self._width], np.int64)
-        log_probs, *cache = self._runner.decoder.run(feeds, self._runner.outputs, cancel)
+        decoder, vocab_size = self._runner.decoder, self._runner.config.vocab_size
+        log_probs, *cache = decoder.run(feeds, self._runner.outputs, cancel)
+        decoder.expect(log_probs, (len(ids), 1, vocab_size), "log_probs")
         feeds.update(zip(self._runner.past, cache, strict=True))
         feeds["position"] += 1
-        return log_probs.reshape(len(ids), -1)
+        return as_float32(log_probs).reshape(len(ids), -1)
 
 
 class KernelRunner:
@@ -132,14 +137,7 @@ def open_runner(bundle: Bundle, config: TranslationConfig, options: RuntimeOptio
     """
     choice = choose_backend(config.precision, options)
 
-    def by_kernels(choice: Choice) -> Runner:
-        tables = {bundle.file("mt_embeddings").name: bundle.read("mt_embeddings")}
-        return KernelRunner(bundle.read("mt_encoder"), bundle.read("mt_decoder"), tables, config, choice)
-
-    def by_session(choice: Choice) -> Runner:
-        # Several threads share one single-threaded session: faster than one session with several.
-        encoder = open_session(bundle.file("mt_encoder"), options, threads=1)
-        decoder = open_session(bundle.file("mt_decoder"), options, threads=1)
-        return SessionRunner(encoder, decoder, config, choice)
-
-    return open_model("translator", choice, by_kernels, by_session)
+    return open_graph_pair(
+        "translator", choice, bundle, ROLES, options,
+        partial(KernelRunner, config=config), partial(SessionRunner, config=config),
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.schema import TranslationConfig
+from engine.errors import ModelError
 from engine.kernels.seq2seq.beam_select import NEVER, select_beams, trace_back
 from engine.kernels.seq2seq.top_tokens import advance_greedy, top_tokens
 from engine.runtime.backend import Choice
@@ -90,13 +92,21 @@ class EncoderDecoder:
         Returns:
             For each sentence its hypotheses, best first.
         Raises:
-            CancelledError: cancel was set.
+            CancelledError: cancel was set. ModelError: the graphs give no scores.
         """
         bounds = np.asarray(limits, np.int64)
         steps = self.runner.start(sources, beam_size, int(bounds.max()), cancel)
         if beam_size == 1:
-            return self._greedy(steps, bounds, length_penalty, cancel)
-        return self._beams(steps, bounds, beam_size, length_penalty, n_best, cancel)
+            found = self._greedy(steps, bounds, length_penalty, cancel)
+        else:
+            found = self._beams(steps, bounds, beam_size, length_penalty, n_best, cancel)
+        if not all(each and math.isfinite(each[0].log_prob) for each in found):
+            raise ModelError(
+                "a translator whose scores are no numbers",
+                "finite log-probabilities",
+                "export the model again",
+            )
+        return found
 
     def _greedy(
         self, steps: Steps, limits: Ids, length_penalty: float, cancel: CancelToken | None

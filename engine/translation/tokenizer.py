@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from engine.bundle.folder import Bundle
-from engine.errors import BundleSchemaError, DependencyError
+from engine.bundle.json_file import decode_json
+from engine.errors import BundleSchemaError, DependencyError, ModelError
+from engine.runtime.graph_errors import first_line
+from engine.translation.tokenizer_file import check_model
 
 UNKNOWN = "<unk>"
 _LINE_BREAKS = re.compile(r"[\s\x00-\x20\x7f-\xa0\u2028\u2029]+")
@@ -26,13 +28,16 @@ class Tokenizer:
         target: of the target language; None when it is the same.
         vocabulary: id by piece; None when the ids are SentencePiece's own.
     Raises:
-        BundleSchemaError: the files are damaged or do not fit each other.
+        BundleSchemaError: the files do not fit each other. ModelError: they are damaged.
     """
 
     def __init__(self, source: bytes, target: bytes | None, vocabulary: dict[str, int] | None) -> None:
-        self._source, self._target = _load(source), _load(target or source)
-        size = len(vocabulary) if vocabulary else self._source.get_piece_size()
-        unknown = vocabulary.get(UNKNOWN) if vocabulary else self._source.unk_id()
+        self._source = _load(source, "mt_tokenizer")
+        self._target = (
+            _load(source, "mt_tokenizer") if target is None else _load(target, "mt_tokenizer_target")
+        )
+        size = self._source.get_piece_size() if vocabulary is None else len(vocabulary)
+        unknown = self._source.unk_id() if vocabulary is None else vocabulary.get(UNKNOWN)
         if unknown is None:
             raise BundleSchemaError(
                 f"a vocabulary without {UNKNOWN}", "Marian's vocab.json", "export it again"
@@ -46,7 +51,7 @@ class Tokenizer:
                     f"id {index} in a vocabulary of {size}", "ids 0 to n-1", "export it again"
                 )
             pieces[index] = piece
-        self._pieces = pieces if vocabulary else None
+        self._pieces = None if vocabulary is None else pieces
 
     @cached_property
     def vocab_size(self) -> int:
@@ -55,16 +60,28 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without an end token; characters that no piece covers are unk_id."""
-        encoded: list[list[int]] = self._source.encode([clean_text(text) for text in texts])
+        encoded: list[list[int]] = _call(self._source.encode, [clean_text(text) for text in texts])
         return [self._to_ids[ids].tolist() if ids else [] for ids in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of target ids; unknown tokens and what no text has (control tokens) are left out."""
         if self._pieces is None:
             kept = [i for i in ids if i != self.unk_id]
-            return str(self._target.decode(kept))
+            return str(_call(self._target.decode, kept))
         pieces = [self._pieces[i] for i in ids if i != self.unk_id]
-        return str(self._target.decode_pieces([piece for piece in pieces if not _is_control(piece)]))
+        return str(_call(self._target.decode_pieces, [piece for piece in pieces if not _is_control(piece)]))
+
+
+def _call(function: Callable[[Any], Any], argument: Any) -> Any:
+    """What sentencepiece makes of it; its errors, and text of it that is no Unicode, as one of ours."""
+    try:
+        return function(argument)
+    except Exception as error:  # its own share no base
+        raise ModelError(
+            f"the translator's tokenizer fails ({first_line(error)})",
+            "the one of this model",
+            "export it again",
+        ) from error
 
 
 def clean_text(text: str) -> str:
@@ -80,7 +97,7 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer:
     """The tokenizer of a bundle.
 
     Raises:
-        BundleSchemaError: damaged files. ModelCapabilityError: the bundle has none.
+        BundleSchemaError, ModelError: damaged files. ModelCapabilityError: the bundle has none.
     """
     vocabulary = _read_vocabulary(bundle.read("mt_vocabulary")) if bundle.has("mt_vocabulary") else None
     target = bundle.read("mt_tokenizer_target") if bundle.has("mt_tokenizer_target") else None
@@ -88,34 +105,34 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer:
 
 
 def _read_vocabulary(content: bytes) -> dict[str, int]:
-    try:
-        vocabulary = json.loads(content)
-    except ValueError as error:
+    vocabulary = decode_json(content, dict[str, int], "mt_vocabulary", "Marian's map of piece to id")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise BundleSchemaError(
-            f"mt_vocabulary is not JSON ({error})", "Marian's vocab.json", "export it again"
-        ) from error
-    if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
-        raise BundleSchemaError(
-            "mt_vocabulary is no map of piece to id", "Marian's vocab.json", "export it again"
+            f"mt_vocabulary of {len(vocabulary)} with other ids", "ids 0 to n-1, each once", "export it again"
         )
     return vocabulary
 
 
-def _load(model: bytes) -> Any:
+def _load(model: bytes, name: str) -> Any:
     try:
         import sentencepiece
     except ImportError as error:
         raise DependencyError(
             f"sentencepiece cannot be imported ({error})", fix="pip install sentencepiece"
         ) from error
+    check_model(model, name)
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        loaded = bool(model) and processor.LoadFromSerializedProto(model)
-    except RuntimeError:
-        loaded = False
+        loaded = processor.LoadFromSerializedProto(model)
+    except Exception as error:  # its own share no base
+        raise ModelError(
+            f"{name} is a damaged SentencePiece model ({first_line(error)})",
+            "the file that was exported",
+            "export it again",
+        ) from error
     if not loaded:
-        raise BundleSchemaError(
-            "a damaged SentencePiece model", "the file that was exported", "export it again"
+        raise ModelError(
+            f"{name} is a damaged SentencePiece model", "the file that was exported", "export it again"
         )
     return processor
 
@@ -125,7 +142,7 @@ def _ids(processor: Any, vocabulary: dict[str, int] | None, unk_id: int) -> Any:
     size = processor.get_piece_size()
     if vocabulary is None:
         return np.arange(size)
-    return np.array([vocabulary.get(processor.id_to_piece(i), unk_id) for i in range(size)], np.int64)
+    return np.array([vocabulary.get(_call(processor.id_to_piece, i), unk_id) for i in range(size)], np.int64)
 
 
 def _is_control(piece: str) -> bool:

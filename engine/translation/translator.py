@@ -9,7 +9,8 @@ from math import exp
 from typing import TypeVar
 
 from engine.bundle.folder import Bundle
-from engine.errors import ModelCapabilityError, OptionError, TranslationError
+from engine.bundle.schema import TranslationConfig
+from engine.errors import BundleSchemaError, ModelCapabilityError, OptionError, TranslationError
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
 from engine.runtime.scheduler import CoreScheduler, Urgency
@@ -62,6 +63,7 @@ class Translator:
         self.threads = options.threads or available_cores()
         self._scheduler = scheduler or CoreScheduler(self.threads)
         self.tokenizer = load_tokenizer(bundle)
+        _check_config(config, self.tokenizer.vocab_size)
         self._model = EncoderDecoder(open_runner(bundle, config, options), config)
         self.backend = self._model.runner.backend
         self.choice = self._model.runner.choice
@@ -209,6 +211,27 @@ class Translator:
         text = self.tokenizer.decode(found.tokens).strip()
         text = trim_loops(text, most=max(3, longest_run(source)))
         return TranslationHypothesis(text, found.score, exp(min(0.0, found.log_prob / max(1, found.length))))
+
+
+def _check_config(config: TranslationConfig, n_pieces: int) -> None:
+    """Compare the configuration with the tokenizer, before anything runs.
+
+    Raises:
+        BundleSchemaError: they do not fit.
+    """
+    problems = [
+        f"{name} {getattr(config, name)} of {config.vocab_size} tokens"
+        for name in ("decoder_start_id", "eos_id", "pad_id")
+        if getattr(config, name) >= config.vocab_size
+    ]
+    if config.beam_size > config.vocab_size // 2:
+        problems.append(f"{config.beam_size} beams over {config.vocab_size} tokens")
+    if n_pieces != config.vocab_size:
+        problems.append(f"a tokenizer of {n_pieces} tokens for a model of {config.vocab_size}")
+    if problems:
+        raise BundleSchemaError(
+            "; ".join(problems), "configuration and tokenizer of one translator", "export it again"
+        )
 
 
 def _checked(text: str) -> str:

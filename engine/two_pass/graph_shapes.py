@@ -20,7 +20,8 @@ def check_graphs(bundle: Bundle, config: SecondPassConfig) -> None:
     problems = []
     for role, wanted in (("asr_memory", memory_shapes(config)), ("asr_decoder", decoder_shapes(config))):
         try:
-            problems += shape_problems(read_graph(bundle.read(role), tables, nodes=False), wanted)
+            graph = read_graph(bundle.read(role), tables, nodes=False)
+            problems += [f"{bundle.file(role).name}: {problem}" for problem in shape_problems(graph, wanted)]
         except OnnxFormatError as error:
             problems.append(f"{bundle.file(role).name}: {error}")
     raise_problems(problems)

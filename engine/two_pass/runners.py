@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from engine.bundle.folder import Bundle
 from engine.bundle.schema import SecondPassConfig
-from engine.runtime.backend import Choice, choose_backend, open_model
+from engine.runtime.backend import Choice, choose_backend
 from engine.runtime.cancel import CancelToken
-from engine.runtime.onnx_session import Session, as_float32, open_session
+from engine.runtime.graph_pair import PairRoles, open_graph_pair
+from engine.runtime.onnx_session import Session, as_float32
 from engine.two_pass.bounds import Bounds
 from engine.two_pass.graph_shapes import check_graphs, raise_problems
 from engine.two_pass.tokens import config_problems, read_tokens
@@ -21,6 +23,7 @@ from engine.types import RuntimeOptions
 Ids = NDArray[np.int64]
 F32Array = NDArray[np.float32]
 Array = NDArray[Any]
+ROLES = PairRoles("asr_memory", "asr_decoder", "asr_embeddings")
 
 
 class DecoderSteps(Protocol):
@@ -117,7 +120,9 @@ class SessionSteps:
         self._feeds |= {
             "input_ids": ids, "row_idx": parents, "positions": np.arange(end - ids.shape[1], end)
         }  # fmt: skip
-        log_probs, *cache = self._runner.decoder.run(self._feeds, self._runner.outputs, cancel)
+        decoder, vocab_size = self._runner.decoder, self._runner.config.vocab_size
+        log_probs, *cache = decoder.run(self._feeds, self._runner.outputs, cancel)
+        decoder.expect(log_probs, (*ids.shape, vocab_size), "log_probs")
         self._feeds.update(zip(self._runner.past, cache, strict=True))
         return as_float32(log_probs).reshape(ids.size, -1)
 
@@ -189,14 +194,7 @@ def open_decoder(bundle: Bundle, config: SecondPassConfig, options: RuntimeOptio
     check_graphs(bundle, config)
     choice = choose_backend(config.precision, options, few_rows=True)
 
-    def by_kernels(choice: Choice) -> DecoderRunner:
-        tables = {bundle.file("asr_embeddings").name: bundle.read("asr_embeddings")}
-        return KernelRunner(bundle.read("asr_memory"), bundle.read("asr_decoder"), tables, config, choice)
-
-    def by_session(choice: Choice) -> DecoderRunner:
-        # Several threads share one single-threaded session: faster than one session with several.
-        memory = open_session(bundle.file("asr_memory"), options, threads=1)
-        decoder = open_session(bundle.file("asr_decoder"), options, threads=1)
-        return SessionRunner(memory, decoder, config, choice)
-
-    return open_model("second pass", choice, by_kernels, by_session)
+    return open_graph_pair(
+        "second pass", choice, bundle, ROLES, options,
+        partial(KernelRunner, config=config), partial(SessionRunner, config=config),
+    )  # fmt: skip

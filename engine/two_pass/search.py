@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.schema import SecondPassConfig
-from engine.errors import OptionError
+from engine.errors import ModelError, OptionError
 from engine.kernels.ctc.ngram import CONTEXT
 from engine.kernels.ctc.pack import Prepared
 from engine.kernels.ctc.prefix import soften_emissions
@@ -136,7 +136,7 @@ class JointSearch:
             n_best: texts to return at most.
             cancel: ends the call from another thread.
         Raises:
-            CancelledError: cancel was set.
+            CancelledError: cancel was set. ModelError: the decoder gives no scores.
         """
         if not len(log_probs):
             return Found((), 1.0)
@@ -149,6 +149,10 @@ class JointSearch:
         )
         begin_joint(joint)
         first = steps.prefill(self._prompt, cancel)
+        if np.isnan(first).any():
+            raise ModelError(
+                "an attention decoder whose scores are no numbers", "log-probabilities", "export it again"
+            )
         no_speech = math.exp(min(0.0, float(first[0, self.config.no_speech_id])))
         if no_speech > NO_SPEECH:
             return Found((), no_speech)

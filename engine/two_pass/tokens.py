@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from engine.bundle.folder import Bundle
+from engine.bundle.json_file import read_json
 from engine.bundle.schema import SecondPassConfig
-from engine.errors import BundleSchemaError
 
 
 def read_tokens(bundle: Bundle) -> tuple[str, ...]:
@@ -17,13 +15,7 @@ def read_tokens(bundle: Bundle) -> tuple[str, ...]:
     Raises:
         ModelCapabilityError: the bundle has no second pass. BundleSchemaError: not a list of strings.
     """
-    path = bundle.file("asr_tokens")
-    try:
-        return tuple(msgspec.json.decode(path.read_bytes(), type=list[str]))
-    except msgspec.DecodeError as error:
-        raise BundleSchemaError(
-            f"{path.name} is not a list of tokens ({error})", "a JSON list of strings", "restore the file"
-        ) from error
+    return tuple(read_json(bundle.file("asr_tokens"), list[str], "a list of tokens"))
 
 
 def config_problems(config: SecondPassConfig, tokens: tuple[str, ...]) -> list[str]:

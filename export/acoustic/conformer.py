@@ -35,7 +35,7 @@ def export_conformer(checkpoint: Path, folder: Path, options: ExportOptions) -> 
     """Export a checkpoint of training/ as a verified bundle.
 
     Raises:
-        ExportError: the checkpoint cannot be exported, or the graph is not what the checkpoint is.
+        ExportError: the checkpoint cannot be exported, or the graph differs from it.
     """
     return export_acoustic(load_conformer(checkpoint), folder, options)
 
@@ -44,7 +44,7 @@ def load_conformer(checkpoint: Path) -> AcousticSource:
     """Read config.json, vocab.json and model.safetensors.
 
     Raises:
-        ExportError: a file is missing, foreign, or does not fit the others.
+        ExportError: a file is missing, of another kind, or does not fit the others.
     """
     from training.asr.conformer import SUBSAMPLING, load_checkpoint
 
@@ -78,7 +78,7 @@ def build_conformer(
     Args:
         model: training.asr.conformer.ConformerCtc, in evaluation mode.
         precision: of each block.
-        ranges: for a block, the largest magnitude of each channel it reads.
+        ranges: for a block, the largest magnitude of each channel that it reads.
     Returns:
         The graph (input_features [batch, n_mels, n_frames100] -> logits [batch, n_frames, vocab_size]),
         and the value that each block reads.

@@ -68,10 +68,10 @@ class AcousticSource:
         build: makes the graph for a choice of precisions and known ranges.
         reference: the original model, [batch, ...] features to [batch, n_frames, vocab_size] logits.
         vocabulary: tokens by output index.
-        config: what the manifest will say, but for precision, exporter and figures.
+        config: for the manifest, without precision, exporter and figures.
         about: lines for the model card.
-        batchable: like build, with an input attention_mask, so that utterances of different lengths may
-            share a call; None where the model has no such graph.
+        batchable: like build, with an input attention_mask, so that one call may take utterances of
+            different lengths; None where the model has no such graph.
     """
 
     name: str
@@ -90,10 +90,10 @@ class ExportOptions:
 
     Attributes:
         keep: prefixes of blocks that stay in float32 (layer_0, stem).
-        verify_data: manifest of recordings; signals like speech where None.
+        verify_data: manifest of recordings; None: artificial signals like speech.
         min_agreement: instead of the precision's own.
         allow_slower: do not refuse a graph that is slower than float32.
-        sensitivity: measure what each block's int8 costs alone, for the card.
+        sensitivity: measure the error that int8 causes in each block, for the card.
         batches: compare utterances in batches too.
         max_wer_loss: the largest acceptable rise of the word error rate, as a fraction.
     """
@@ -110,12 +110,12 @@ class ExportOptions:
 
 
 def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions) -> Report:
-    """Export, verify, and write a bundle that holds only the acoustic model.
+    """Export, verify, and write a bundle with only the acoustic model.
 
     Returns:
-        What the comparison with the original model found.
+        The comparison with the original model.
     Raises:
-        ExportError: the comparison failed, or the disk is full; nothing is left behind.
+        ExportError: the comparison failed, or the disk is full; no file is left.
     """
     check_target(folder)
     cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
@@ -187,7 +187,7 @@ def _quantize(
 
 def _measure_on(cases: Sequence[Case]) -> Measure[onnx.ModelProto]:
     def measure(candidate: onnx.ModelProto) -> tuple[float, float]:
-        prove_exact(candidate)  # else what is measured would hold on this kind of processor only
+        prove_exact(candidate)  # otherwise the figures would be true on this kind of processor only
         return compare(onnx_run(candidate), cases)
 
     return measure
@@ -243,10 +243,10 @@ def verify_bundle(
     allow_slower: bool = False,
     batches: bool = True,
 ) -> Report:
-    """Compare a bundle that was exported before with its checkpoint.
+    """Compare an existing bundle with its checkpoint.
 
     Raises:
-        ExportError: the bundle is not what the checkpoint is. BundleError: the bundle is damaged.
+        ExportError: the bundle differs from the checkpoint. BundleError: the bundle is damaged.
     """
     bundle = open_bundle(folder)
     config = bundle.manifest.acoustic
@@ -280,7 +280,7 @@ def _with_speed(
     precision: str,
     device: RuntimeOptions,
 ) -> Report:
-    """The report with the speed against float32; float16 is timed on CUDA only, which it is for."""
+    """The report with the speed against float32; float16 is for CUDA, and timed there only."""
     report = dataclasses.replace(report, device=str(device.device))
     if precision != "int8" and device is not CUDA:
         return report

@@ -30,7 +30,7 @@ def export_log_mel(checkpoint: Path, folder: Path, options: ExportOptions) -> Re
     """Export a checkpoint of training/ as a verified bundle.
 
     Raises:
-        ExportError: the checkpoint cannot be exported, or the graph is not what the checkpoint is.
+        ExportError: the checkpoint cannot be exported, or the graph differs from it.
     """
     return export_acoustic(load_log_mel(checkpoint), folder, options)
 
@@ -41,7 +41,7 @@ def load_log_mel(checkpoint: Path, states: bool = False) -> AcousticSource:
     Args:
         states: the graph gives the encoder's states too, for a second pass.
     Raises:
-        ExportError: a file is missing, foreign, or does not fit the others.
+        ExportError: a file is missing, of another kind, or does not fit the others.
     """
     from training.asr.log_mel_ctc import load_checkpoint
 
@@ -81,12 +81,12 @@ def build_log_mel(
     Args:
         model: training.asr.log_mel_ctc.LogMelCtc, in evaluation mode.
         precision: of each block.
-        ranges: for a block, the largest magnitude of each channel it reads.
+        ranges: for a block, the largest magnitude of each channel that it reads.
         states: a second output.
     Returns:
         The graph (input_features [batch, n_mels, n_frames100] -> logits [batch, n_frames, vocab_size], and
-        the encoder's states [batch, n_frames, hidden] behind its final norm where they are asked for), and
-        the value that each block reads.
+        with `states` the encoder's states [batch, n_frames, hidden] after its final norm), and the value
+        that each block reads.
     """
     graph, config = GraphBuilder(precision, ranges), model.config
     hidden = emit_mel_stem(graph, "input_features", _stem(model))

@@ -1,4 +1,4 @@
-"""What the log-mel checkpoints of training/ have in common: their files, their features, their reference."""
+"""The common parts of the log-mel checkpoints of training/: files, features, reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from export.checkpoint import read_json, read_vocabulary
 from export.errors import ExportError
 from export.graph.linear import FloatArray
 
-KALDI_SCALE = 32768.0  # of samples, where a checkpoint says nothing; the Whisper convention has none
+KALDI_SCALE = 32768.0  # of samples, where a checkpoint has no scale; the Whisper convention has none
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def read_mel_checkpoint(
         load: folder -> model.
         kind: the class of the checkpoint; others: commands for other ones. Both are for the message.
     Raises:
-        ExportError: a file is missing, foreign, or does not fit the others.
+        ExportError: a file is missing, of another kind, or does not fit the others.
     """
     described = read_json(folder / "config.json", required=True)
     vocabulary = read_vocabulary(folder, described)

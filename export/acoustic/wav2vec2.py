@@ -1,4 +1,4 @@
-"""A Hugging Face Wav2Vec2ForCTC or HubertForCTC as an ONNX graph, whatever its norms and sizes."""
+"""A Hugging Face Wav2Vec2ForCTC or HubertForCTC as an ONNX graph, with any norms and sizes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def export_wav2vec2(checkpoint: str, folder: Path, options: ExportOptions) -> Re
         checkpoint: a save_pretrained folder, or a hub name.
         folder: where the bundle will be.
     Raises:
-        ExportError: the checkpoint cannot be exported, or the graph is not what the checkpoint is.
+        ExportError: the checkpoint cannot be exported, or the graph differs from it.
     """
     return export_acoustic(load_wav2vec2(checkpoint), folder, options)
 
@@ -54,6 +54,7 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
     Raises:
         ExportError: it is not a CTC model of a known architecture, or its files do not fit each other.
     """
+    import torch
     import transformers
 
     folder = _local_folder(checkpoint)
@@ -61,7 +62,11 @@ def load_wav2vec2(checkpoint: str) -> AcousticSource:
     model_class = getattr(transformers, info.architecture)
     try:
         model, loading = model_class.from_pretrained(
-            folder, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
+            folder,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            dtype=torch.float32,  # a checkpoint in half precision would stay so, and no CPU compares in it
         )
     except Exception as error:  # safetensors' own error derives from nothing else
         raise ExportError(
@@ -120,7 +125,7 @@ def _local_folder(checkpoint: str) -> Path:
         return Path(huggingface_hub.snapshot_download(checkpoint, allow_patterns=wanted))
     except Exception as error:  # the hub's errors share no base
         raise ExportError(
-            f"{checkpoint!r} is neither a folder nor to be had from the hub ({type(error).__name__})",
+            f"{checkpoint!r} is neither a folder nor available from the hub ({type(error).__name__})",
             "a save_pretrained folder or a hub name",
             "check the path, or download the checkpoint first",
         ) from error
@@ -139,8 +144,8 @@ def build_wav2vec2(
         precision: of each block.
         ranges: for a block, the largest magnitude of each channel it reads.
         batchable: with an input attention_mask int64 [batch, n_samples], ones then zeros; the valid frames
-            of an utterance are then what they are alone, also behind a group norm, and an output
-            frame_counts int64 [batch] says how many they are.
+            of an utterance then do not depend on its batch, also after a group norm, and an output
+            frame_counts int64 [batch] counts them.
     Returns:
         The graph (input_values [batch, n_samples] -> logits [batch, n_frames, vocab_size]) and the
         value that each block reads.
@@ -171,10 +176,10 @@ def build_wav2vec2(
 
 
 def check_supported(config: Any) -> None:
-    """Collect everything in a configuration that the graph does not cover.
+    """Refuse a configuration with parts that the graph does not cover.
 
     Raises:
-        ExportError: names all of it.
+        ExportError: names all of them.
     """
     wanted: dict[str, tuple[Any, ...]] = {
         "hidden_act": ("gelu",),

@@ -1,4 +1,4 @@
-"""Graphs with new layout tables: the kernels, which read the table, against onnxruntime, which does not."""
+"""Compares the kernels, which read a graph's new layout table, with onnxruntime, which does not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Row:
 
     Attributes:
         error: relative L2 error of the kernels' outputs against onnxruntime's; None where the kernels do not
-            compute this part here.
+            compute this part on this machine.
     """
 
     part: str
@@ -57,7 +57,7 @@ def compare_layouts(bundle: Bundle) -> tuple[Row, ...]:
     """Run every part of a bundle in both ways.
 
     Raises:
-        ExportError: a part is another model by the kernels than by onnxruntime.
+        ExportError: a part gives other results with the kernels than with onnxruntime.
     """
     compared = {"acoustic": _acoustic, "second pass": _second_pass, "translation": _translation}
     rows = tuple(
@@ -102,7 +102,7 @@ def _second_pass(bundle: Bundle) -> float | None:
 def _decode(
     runner: DecoderRunner, config: SecondPassConfig, case: Case, encoder: AcousticModel
 ) -> DecoderCase:
-    """What onnxruntime makes of a signal: its greedy tokens, and the log-probabilities behind each."""
+    """onnxruntime's results for a signal: greedy tokens, and the log-probabilities after each."""
     states = encoder.compute_states(case.features)[1]
     ids, limit = list(config.prompt), min(N_TOKENS, config.max_tokens)
     steps = runner.start(states, 1, limit, None)

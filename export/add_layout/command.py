@@ -1,7 +1,7 @@
 """`engine-export layout BUNDLE OUT`: layout tables for a bundle of an earlier export, without its checkpoint.
 
 Graphs of earlier exports have no table (engine.bundle.layout), so that onnxruntime runs them. The table is
-read from the nodes that this package wrote; every other byte of the graphs and all other files stay.
+read from the nodes that this package wrote; every other byte of the graphs and all other files stay the same.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def add_layouts(source: Path, out: Path) -> tuple[Row, ...] | None:
         How the kernels compare with onnxruntime on each part; None, with nothing written, where every graph
         has the table that this version writes.
     Raises:
-        ExportError: no bundle, or a table that makes another model of a graph; nothing was written.
-        BundleError: the bundle is damaged, or out is not the place for one.
+        ExportError: no bundle, or a table with which the kernels' results differ; nothing was written.
+        BundleError: the bundle is damaged, or `out` cannot become a bundle.
     """
     if not source.is_dir() and source.suffix == ".onnx":
         raise ExportError(f"{str(source)!r} is a bare graph", "the folder of a bundle", "export it again")
@@ -41,7 +41,7 @@ def add_layouts(source: Path, out: Path) -> tuple[Row, ...] | None:
     try:
         with tempfile.TemporaryDirectory(prefix="export-") as temporary:
             files = {entry.role: bundle.file(entry.role) for entry in bundle.manifest.files}
-            for role in {*graphs, *TABLES.values()}.intersection(files):  # graphs look for tables beside them
+            for role in {*graphs, *TABLES.values()}.intersection(files):  # tables are in the graphs' folder
                 files[role] = Path(temporary, FILE_NAMES[role])
                 files[role].write_bytes(graphs.get(role) or bundle.read(role))
             rows = compare_layouts(Bundle(Path(temporary), bundle.manifest, files))
@@ -57,7 +57,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, bytes]:
     """The graphs of a bundle by role, with layout tables and otherwise byte for byte the same.
 
     Raises:
-        ExportError: one cannot be read, or there is none; or a file has another name than exports give it.
+        ExportError: a graph cannot be read, there is none, or a file has a name that exports do not use.
     """
     roles = [role for role in FAMILIES if bundle.has(role)]
     if not roles:
@@ -78,7 +78,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, bytes]:
 
 
 def tables_of(bundle: Bundle, role: str) -> Mapping[str, bytes]:
-    """The file in which some tensors of a graph lie, by name."""
+    """The file that contains some tensors of a graph, by name."""
     table = TABLES.get(role, "")
     return {bundle.file(table).name: bundle.read(table)} if table and bundle.has(table) else {}
 
@@ -100,7 +100,7 @@ def _write(bundle: Bundle, out: Path, files: Mapping[str, Path]) -> None:
 
 
 def show_layouts(bundle: Bundle) -> list[str]:
-    """A line for each graph: what its table says that it is."""
+    """A line for each graph: its kind by the table."""
     lines = []
     for role in (role for role in FAMILIES if bundle.has(role)):
         layout = read_layout(read_graph(bundle.read(role), tables_of(bundle, role), nodes=False))
@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Describe, compare and write; say what was found."""
+    """Describe, compare and write; print the result."""
     rows = add_layouts(options.bundle, options.out)
     if rows is None:
         print(f"{options.bundle}: every graph has its layout table already; nothing was written")

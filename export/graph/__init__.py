@@ -1,1 +1,1 @@
-"""ONNX graphs of speech encoders, built block by block from the weights; one rewrite a file."""
+"""ONNX graphs of speech encoders, built block by block from the weights; one file for each rewrite."""

@@ -34,7 +34,7 @@ class Attention:
 
 
 def emit_attention(graph: GraphBuilder, value: str, attention: Attention, norm: LayerNorm | None) -> str:
-    """Add self-attention over [batch, n_frames, hidden], behind a norm where one is given."""
+    """Add self-attention over [batch, n_frames, hidden], after a norm where one is given."""
     joined = Linear.joined(attention.query, attention.key, attention.value)
     with graph.scope("qkv"):
         packed = emit_linear(graph, *emit_smoothed_norm(graph, value, norm, joined))
@@ -67,7 +67,7 @@ def emit_smoothed_norm(
 
 
 def _emit_sinks(graph: GraphBuilder, value: str, attention: Attention) -> tuple[str, ...]:
-    """Hand the sinks over as the past of a cache: they come before the utterance's own keys."""
+    """Pass the sinks as the past of a cache: they come before the utterance's keys."""
     sinks = attention.sinks
     assert sinks is not None
     batch, n_frames = graph.size(value, 0), graph.size(value, 1)

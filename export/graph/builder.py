@@ -28,7 +28,7 @@ class GraphBuilder:
 
     Attributes:
         blocks: the value that each block (a scope with a linear layer, as layer_0/feed_in) reads.
-        key_mask: int32 [batch, n_frames], the frames that attention may look at; "" where all are real.
+        key_mask: int32 [batch, n_frames], the frames that attention may see; "" where all are valid.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class GraphBuilder:
         Args:
             precision: of a block.
             ranges: for a block, the largest magnitude of each channel that it reads, float32 [n_in];
-                what is known is used to quantise better.
+                known ranges make quantisation more exact.
         """
         self._precision = precision
         self._ranges = ranges or {}
@@ -66,7 +66,7 @@ class GraphBuilder:
         return "/".join(self._scope)
 
     def precision(self, value: str | None = None) -> Precision:
-        """Of the current block; notes the value that it reads."""
+        """Of the current block; records the value that it reads."""
         if value is not None:
             self.blocks.setdefault(self.block, value)
         return self._precision(self.block)
@@ -88,7 +88,7 @@ class GraphBuilder:
         return value
 
     def integers(self, *values: int) -> str:
-        """Store an int64 vector, as shapes and axes are given."""
+        """Store an int64 vector, such as a shape or axes."""
         return self.constant(np.array(values, np.int64), "integers")
 
     def scalar(self, value: int) -> str:

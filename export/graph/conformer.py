@@ -1,7 +1,7 @@
-"""A Conformer layer and its stem: every linear layer a GEMM that may be int8, batch norm folded away.
+"""A Conformer layer and its stem: every linear layer is a GEMM that may be int8.
 
-Halving the feed-forward blocks is folded into their second layer. Each layer gathers its bias from a small
-table by the clipped distances of all pairs of frames, which the layers share.
+Batch norms and the factor of one half of feed-forward blocks are folded into weights. Each layer gathers its
+bias from a small table by the clipped distances of all pairs of frames, which the layers share.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ConformerLayer:
 def fold_batch_norm(
     weight: FloatArray, bias: FloatArray, mean: FloatArray, variance: FloatArray, norm: LayerNorm
 ) -> tuple[FloatArray, FloatArray]:
-    """A convolution [n, ...] and the batch norm behind it as one convolution."""
+    """A convolution [n, ...] and the batch norm after it as one convolution."""
     factor = norm.weight / np.sqrt(variance + np.float32(norm.epsilon))
     shaped = factor.reshape(-1, *[1] * (weight.ndim - 1))
     return (weight * shaped).astype(np.float32), ((bias - mean) * factor + norm.bias).astype(np.float32)

@@ -1,8 +1,8 @@
-"""GroupNorm with one channel a group, folded into the convolution before it.
+"""GroupNorm with one channel per group, folded into the convolution before it.
 
 The norm needs each channel's mean and variance over the whole utterance. Those of a linear map follow
-from its input's: var(w . x) = w' cov(x) w. The input has only 10 values a window, so a 10 x 10 covariance
-replaces two passes over 512 channels at 3,200 frames a second, and the result is exact.
+from its input's: var(w . x) = w' cov(x) w. The input has only 10 values per window, so a 10 x 10 covariance
+replaces two passes over 512 channels at 3,200 frames per second, and the result is exact.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def emit_folded_group_norm(
     Args:
         windows: float32 [batch, n_frames, n_in].
         weight: float32 [n_in, n_channels]; a bias of the convolution would cancel out.
-        norm: of the group norm, one value a channel.
-        padding: which windows are real, so that the others do not count; all are where None.
+        norm: of the group norm, one value per channel.
+        padding: which windows are valid; the others do not count. None: all.
     Returns:
         float32 [batch, n_frames, n_channels]; with channels_first [batch, n_channels, n_frames].
     """
@@ -56,7 +56,7 @@ def emit_folded_group_norm(
 
 
 def _emit_centred(graph: GraphBuilder, windows: str, padding: Padding) -> tuple[str, str]:
-    """Windows less the mean of the real ones, zero behind them; and how many are real, [batch, 1, 1]."""
+    """Windows minus the mean of the valid ones, zero after them; and the count of these, [batch, 1, 1]."""
     last, time = graph.integers(2), graph.integers(1)
     valid = graph.op("Unsqueeze", emit_valid(graph, padding, windows), last)
     count = graph.op("Unsqueeze", graph.op("Cast", padding.lengths, to=1), last)

@@ -85,7 +85,7 @@ def _emit_depthwise(graph: GraphBuilder, hidden: str, weight: FloatArray, bias: 
 
 
 def emit_lstm(graph: GraphBuilder, hidden: str, layer: LstmLayer) -> str:
-    """Add a bidirectional LSTM over [batch, n_frames, n]; both directions side by side, [..., 2 * hidden]."""
+    """Add a bidirectional LSTM over [batch, n_frames, n]; both directions joined, [..., 2 * hidden]."""
     size = layer.weight_hidden.shape[2]
     weights = [_reorder(array) for array in (layer.weight_input, layer.weight_hidden)]
     bias = _reorder(layer.bias)

@@ -1,4 +1,4 @@
-"""A transformer layer, with its norms before the blocks (Whisper, XLS-R) or behind them (wav2vec2-base)."""
+"""A transformer layer, with its norms before the blocks (Whisper, XLS-R) or after them (wav2vec2-base)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def emit_layer(graph: GraphBuilder, hidden: str, layer: Layer) -> str:
 
 
 def emit_feed_forward(graph: GraphBuilder, value: str, layer: Layer, norm: LayerNorm | None) -> str:
-    """Two linear layers with a GELU between; units with outliers in a float32 block of their own."""
+    """Two linear layers with a GELU between; units with outliers in a separate float32 block."""
     with graph.scope("feed_in"):
         value, feed_in = emit_smoothed_norm(graph, value, norm, layer.feed_in)
     feed_out, outliers = layer.feed_out, None

@@ -1,8 +1,8 @@
-"""Linear layers: float32, or int8 weights by column with activations quantised as they come.
+"""Linear layers: float32, or int8 weights by column with activations quantised at run time.
 
 onnxruntime's integer GEMM is fast for unsigned activations with signed weights only, which is
 what DynamicQuantizeMatMul does: on a Xeon with VNNI 440 against 154 GOP/s in float32 (one core).
-Without VNNI it adds pairs of products in 16 bits: weights that multiply integers are rounded to fit these.
+Without VNNI it adds pairs of products in 16 bits: such weights are rounded so that these sums fit.
 """
 
 from __future__ import annotations

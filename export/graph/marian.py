@@ -1,7 +1,7 @@
 """Marian encoders and one-step decoders as ONNX graphs, with the key-value cache outside.
 
-Integer layers use fixed activation scales that were measured on sentences, not scales taken from
-each batch: an output then never depends on what else is in the batch, and the step saves an operator.
+Integer layers use fixed activation scales that were measured on sentences, not scales of each batch:
+an output then never depends on other sentences of the batch, and the step saves an operator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ACTIVATIONS = {"relu": "Relu", "swish": "swish", "silu": "swish", "gelu": "Gelu"
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """The least and the greatest input that a linear layer met while calibrating; zero is within."""
+    """The smallest and the largest input of a linear layer during calibration; they include zero."""
 
     low: float
     high: float
@@ -42,10 +42,10 @@ class MarianGraph(StepGraph):
 
     Args:
         model: a MarianMTModel in evaluation mode.
-        tables: where embedding tables go.
+        tables: where embedding tables are stored.
         ranges: activation range by module name; None makes a float32 graph.
-        by_column: an int8 weight has a scale for every output, more exact; one scale is faster by
-            3 us for every thousand outputs of a single row.
+        by_column: an int8 weight has a scale for every output: more exact, and slower by 3 us for
+            every thousand outputs of a single row.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MarianGraph(StepGraph):
         return self._integer_matmul(value, ranges, self.constant(weight, "weight"), scale, joined.bias)
 
     def quantize(self, weight: FloatArray) -> tuple[Array, Array]:
-        """int8 codes of a weight [n_in, n_out], and its scale: one, or one a column."""
+        """int8 codes of a weight [n_in, n_out], and its scale: one, or one per column."""
         if self.by_column:
             return quantize_columns(weight)
         codes, scale = quantize_tensor(weight)
@@ -125,7 +125,7 @@ class MarianGraph(StepGraph):
 
 
 def build_encoder(graph: MarianGraph, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Token ids -> the decoder layers' cross-attention keys and values, computed once a sentence.
+    """Token ids -> the decoder layers' cross-attention keys and values, computed once per sentence.
 
     Inputs: input_ids int64 [batch, source]; source_mask int32 [batch, source], 1 where a token is.
     Outputs: cross_key_i, cross_value_i float32 [batch, heads, source, head_dim] for every decoder layer.
@@ -159,7 +159,7 @@ def build_encoder(graph: MarianGraph, metadata: Mapping[str, str]) -> onnx.Model
 
 
 def build_decoder(graph: MarianGraph, banned: list[int], metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """One step of the decoder, for greedy search and beams alike.
+    """One step of the decoder, for greedy search and for beams.
 
     Inputs: input_ids int64 [rows, 1], the last token of every row; position int64 [1];
     row_idx int64 [rows], which row of the cache each row continues;

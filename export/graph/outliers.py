@@ -1,9 +1,9 @@
 """Outliers, which cost int8 most of its accuracy, moved to where they do no harm. Both rewrites are exact.
 
-A few channels of a transformer carry values far above all others, and activations share one scale.
-Behind a layer norm the scale of each channel can move into the weights of the next layer (SmoothQuant).
+A few channels of a transformer have values far above all others, and activations share one scale.
+After a layer norm the scale of each channel can move into the weights of the next layer (SmoothQuant).
 Inside a feed-forward block it cannot pass the GELU, so the few units with outliers become a narrow
-float32 block beside the int8 one.
+float32 block in addition to the int8 one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def smooth(norm: LayerNorm, linear: Linear, magnitudes: FloatArray) -> tuple[Lay
     """Share the ranges of a norm's channels evenly between it and the layer that reads it.
 
     Args:
-        magnitudes: the largest magnitude of each channel behind the norm, float32 [n_channels].
+        magnitudes: the largest magnitude of each channel after the norm, float32 [n_channels].
     Returns:
-        A norm and a layer whose composition is that of the given ones.
+        A norm and a layer that together compute the same as the given ones.
     """
     weights = np.abs(linear.weight).max(axis=1)
     factor = np.sqrt(np.maximum(magnitudes, _SMALLEST) / np.maximum(weights, _SMALLEST)).astype(np.float32)

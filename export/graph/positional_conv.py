@@ -1,12 +1,12 @@
-"""wav2vec2's grouped positional convolution: as the convolution that it is, or as one batched GEMM.
+"""wav2vec2's grouped positional convolution: as a convolution, or as one batched GEMM.
 
 In onnxruntime's CPU kernels the GEMM is 1.2 to 1.5 times as slow (measured by
 benchmarks/kernels/graph_rewrites.py).
 It is for CUDA, where cuDNN would search for an algorithm at every new length.
 
 A kernel of 128 taps over 16 groups of 48 channels is a poor shape for a convolution routine. With
-128 = 8 * 16, sixteen shifted copies side by side make rows of 16 * 48 values; one GEMM a group gives the
-partial sums of the eight blocks of taps at once, and eight shifted slices of its result add up.
+128 = 8 * 16, sixteen shifted copies make rows of 16 * 48 values; one GEMM per group gives the partial
+sums of the eight blocks of taps at once, and eight shifted slices of its result are added.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Linear layers whose activations get a scale for each row as they come.
+"""Linear layers whose activations get a scale for each row at run time.
 
-What a row becomes then depends on that row alone: not on the other beams, nor on whether tokens come one by
-one or all at once. onnxruntime's own operators know one scale for a whole tensor. With it, and with scales
-fixed beforehand, the log-probabilities of Whisper base's decoder had a relative L2 error of 0.43 on 16
-recordings, with a scale for each row 0.11: a few rows behind the feed-forward blocks' GELU are far larger
+The result of a row then depends on that row only: not on the other beams, nor on whether tokens come one by
+one or all at once. onnxruntime's own operators have one scale for a whole tensor. With it, and with scales
+fixed in advance, the log-probabilities of Whisper base's decoder had a relative L2 error of 0.43 on 16
+recordings, with a scale for each row 0.11: a few rows after the feed-forward blocks' GELU are far larger
 than the others.
 """
 
@@ -58,7 +58,7 @@ def emit_tied_head(graph: StepGraph, value: str, table: str, scale: FloatArray |
 
 
 def _shift(codes: Array, scale: FloatArray, least: float | None) -> FloatArray | None:
-    """What the beginning of the codes adds to every row."""
+    """What the offset of the codes adds to every row."""
     if least is None:
         return None
     sums = codes.sum(axis=0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What lies between encoder and head: a weighted sum of layers' states, and their normalisation over time."""
+"""Steps between encoder and head: a weighted sum of layers' states, and their normalisation over time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EPSILON = np.float32(1e-5)
 
 
 def emit_mix(graph: GraphBuilder, states: Sequence[str], weights: FloatArray, norm: LayerNorm) -> str:
-    """Sum the normalised states with fixed weights [len(states)]; the weights ride in the norms."""
+    """Sum the normalised states with fixed weights [len(states)]; the weights are folded into the norms."""
     parts = []
     for state, weight in zip(states, weights, strict=True):
         scaled = LayerNorm(norm.weight * weight, norm.bias * weight, norm.epsilon)

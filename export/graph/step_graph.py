@@ -22,7 +22,7 @@ class SharedTables:
     """Embedding tables, each stored once in one file that both graphs refer to.
 
     Attributes:
-        file_name: of the file, beside the graphs.
+        file_name: of the file, in the graphs' folder.
         parts: arrays in file order, by a key of their content.
     """
 
@@ -30,7 +30,7 @@ class SharedTables:
     parts: dict[bytes, Array] = field(default_factory=dict)
 
     def tensor(self, array: Array, name: str) -> onnx.TensorProto:
-        """A tensor whose data lies in the file; equal arrays share it."""
+        """A tensor whose data is in the file; equal arrays share it."""
         array = np.ascontiguousarray(array)
         key = repr((array.dtype.str, array.shape)).encode() + array.tobytes()
         offset = 0
@@ -59,10 +59,10 @@ class SharedTables:
 
 
 class StepGraph(GraphBuilder):
-    """A graph builder whose tables lie in a file that graphs share.
+    """A graph builder whose tables are in a file that graphs share.
 
     Args:
-        tables: where they go. precision: of a block.
+        tables: where they are stored. precision: of a block.
     """
 
     def __init__(self, tables: SharedTables, precision: Choice = lambda block: "float32") -> None:

@@ -1,4 +1,4 @@
-"""Whisper's attention decoder as two graphs: the encoder's states once, then tokens with a cache outside."""
+"""Whisper's attention decoder as two graphs: the encoder's states once, then tokens; the cache is outside."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build_two_pass(
 
 
 def build_memory(graph: StepGraph, decoder: Any, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The encoder's states -> keys and values of every layer's cross-attention, once an utterance.
+    """The encoder's states -> keys and values of every layer's cross-attention, once per utterance.
 
     Inputs: states float32 [batch, n_frames, d].
     Outputs: cross_key_i, cross_value_i float32 [batch, heads, n_frames, head_dim].
@@ -68,7 +68,7 @@ def build_memory(graph: StepGraph, decoder: Any, metadata: Mapping[str, str]) ->
 
 
 def build_steps(graph: StepGraph, decoder: Any, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Tokens behind those in the cache: one for each of several rows, or several for one row.
+    """Tokens after those in the cache: one for each of several rows, or several for one row.
 
     Inputs: input_ids int64 [rows, n]; positions int64 [n]; row_idx int64 [rows], which row of the cache each
     row continues; cross_key_i, cross_value_i of one utterance, which all rows share; past_key_i,

@@ -1,14 +1,14 @@
 """wav2vec2's convolutions over the waveform: channels last, as GEMMs, or channels first, as convolutions.
 
-Channels last, every layer norm and GELU works on contiguous rows and no transpose is left. In int8 a
-layer's input is quantised once, with the range it has at run time (a range fixed by calibration
-breaks on noise unlike the calibration set), and only bytes are gathered to windows.
+With channels last, every layer norm and GELU works on contiguous rows and no transpose is needed. In int8 a
+layer's input is quantised once, with its range at run time (a range fixed by calibration fails on noise
+unlike the calibration set), and only bytes are gathered into windows.
 
-Only rows behind a layer norm are quantised here. Without one (the group-norm models) loud and quiet frames
+Only rows after a layer norm are quantised here. Without one (the group-norm models) loud and quiet frames
 differ by orders of magnitude, and one scale for all of them cost a relative error of 0.48 where 0.04 was
 usual: there only the weights are int8, and the engine's own kernels, which give every row its scale,
-multiply bytes. Such models, in float arithmetic and with no norm that wants rows of channels, are exported
-channels first: onnxruntime's convolution is 6 to 12 % faster than the GEMM there. Batches keep the GEMM: they
+multiply bytes. Such models, in float arithmetic and without a norm over rows of channels, are exported
+channels first: onnxruntime's convolution is 6 to 12 % faster than the GEMM there. Batches use the GEMM: they
 are for CUDA, where cuDNN would search for an algorithm at every new length.
 """
 
@@ -36,9 +36,9 @@ from export.graph.windows import as_matrix, emit_windows
 
 @dataclass(frozen=True)
 class WaveformConv:
-    """One convolution, torch's weight [n_out, n_in, width], with the norm behind it.
+    """One convolution, torch's weight [n_out, n_in, width], with the norm after it.
 
-    norm_over: "time" (group norm with one channel a group), "channels" (layer norm) or None.
+    norm_over: "time" (group norm with one channel per group), "channels" (layer norm) or None.
     """
 
     weight: FloatArray
@@ -59,7 +59,7 @@ def emit_waveform_convs(
     if padding is None and convs[0].norm_over == "time" and all(conv.norm is None for conv in convs[1:]):
         return _emit_channels_first(graph, waveform, convs)
     rows = graph.op("Unsqueeze", waveform, graph.integers(2))
-    even = False  # whether the rows are of like magnitude
+    even = False  # whether the rows have similar magnitudes
     for index, conv in enumerate(convs):
         with graph.scope(f"conv_{index}"):
             if padding is not None:

@@ -1,4 +1,4 @@
-"""A strided convolution over channels-last rows is a GEMM over neighbouring rows laid end to end."""
+"""A strided convolution over channels-last rows as a GEMM over neighbouring rows, joined end to end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from export.graph.linear import FloatArray
 
 
 def emit_windows(graph: GraphBuilder, rows: str, width: int, stride: int, n_channels: int) -> str:
-    """Lay `width` neighbouring rows end to end, every `stride` rows.
+    """Join `width` neighbouring rows end to end, every `stride` rows.
 
     Args:
         rows: [batch, n_rows, n_channels] of any type, n_rows >= width.
     Returns:
         [batch, n_windows, width * n_channels], n_windows = (n_rows - width) // stride + 1.
-    A whole stride of rows is a reshape, which costs nothing when it starts at row 0; only the rest is copied.
+    A whole stride of rows is a reshape, which is free when it starts at row 0; only the rest is copied.
     """
     n_rows = graph.size(rows, 1)
     span = graph.op("Sub", n_rows, graph.integers(width))

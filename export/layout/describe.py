@@ -31,14 +31,14 @@ FAMILIES: dict[str, Callable[[Scopes], ModelSpec]] = {
 }
 TABLES = {"asr_memory": "asr_embeddings", "asr_decoder": "asr_embeddings"} | dict.fromkeys(
     ("mt_encoder", "mt_decoder"), "mt_embeddings"
-)  # the role of the file in which some of a graph's tensors lie
+)  # the role of the file that contains some of a graph's tensors
 Files = Mapping[str, bytes]
 
 
 def describe(graph: OnnxGraph, role: str) -> Layout:
     """The layout of a graph that this package built, of one of FAMILIES.
 
-    A graph with parts that no block describes has the layout of an OtherSpec, which says why.
+    A graph with parts that no block describes has the layout of an OtherSpec, with the reason.
     """
     scopes = Scopes(graph)
     try:
@@ -62,13 +62,13 @@ def describe(graph: OnnxGraph, role: str) -> Layout:
 
 
 def add_layout(data: bytes, role: str, files: Files | None = None) -> bytes:
-    """A graph with its layout table, in place of one that it may have; every other byte stays as it is.
+    """A graph with its layout table, which replaces an older one; every other byte stays as it is.
 
     Args:
         data: the ONNX file. role: one of FAMILIES.
-        files: those that its tensors may lie in, by name.
+        files: those that may contain its tensors, by name.
     Raises:
-        ExportError: the bytes are no graph that can be read here.
+        ExportError: the bytes are not a graph that can be read here.
     """
     try:
         graph = read_graph(data, files)

@@ -26,10 +26,10 @@ MEL_TAPS = 3
 
 
 def describe_encoder(scopes: Scopes) -> EncoderSpec:
-    """What the blocks of an encoder are.
+    """The blocks of an encoder.
 
     Raises:
-        UndescribedError: one has no place in the table.
+        UndescribedError: the table cannot describe one.
     """
     graph = scopes.graph
     if len(graph.inputs) != 1 or graph.inputs[0] not in INPUTS:
@@ -120,7 +120,7 @@ def _describe_waveform(scopes: Scopes) -> WaveformStemSpec:
 
 
 def _describe_conv(scopes: Scopes, scope: str, n_channels: int) -> ConvSpec:
-    """A norm over time is folded into the graph's product; its scale then divides by the deviation."""
+    """A norm over time is folded into the graph's product; its scale includes the standard deviation."""
     convolutions, over_time = scopes.nodes(scope, "Conv"), bool(scopes.nodes(scope, "Sqrt"))
     if convolutions:
         product, width = scopes.convolution(convolutions[0])
@@ -143,7 +143,7 @@ def _describe_conv(scopes: Scopes, scope: str, n_channels: int) -> ConvSpec:
 
 
 def _without_bias(product: LinearSpec) -> LinearSpec:
-    """The product with the covariance, whose sum with epsilon is no layer's bias."""
+    """The product with the covariance: the epsilon that is added to it is not a bias."""
     return LinearSpec(product.n_in, product.n_out, product.weight)
 
 

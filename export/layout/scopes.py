@@ -26,7 +26,7 @@ class UndescribedError(ValueError):
 
 @dataclass(frozen=True)
 class Held:
-    """A constant as the file holds it: its name, that of its scale, and whether it is turned before use."""
+    """A constant in the file: its name, that of its scale, and whether it is transposed before use."""
 
     name: str
     scale: str = ""
@@ -77,7 +77,7 @@ class Scopes:
         return [one.split("/")[0] for one in found]
 
     def find(self, value: str, chain: int = MAX_CHAIN) -> Held | None:
-        """The constant behind a value, also behind nodes that unpack a compact one; None for other values."""
+        """The constant that a value comes from, through nodes that unpack it; None for other values."""
         if value in self.graph.constants:
             return Held(value)
         maker = self._makers.get(value)
@@ -111,7 +111,7 @@ class Scopes:
         """The name of a constant that is stored as it is used, or as float16.
 
         Raises:
-            UndescribedError: it depends on the input, or is unpacked otherwise.
+            UndescribedError: it depends on the input, or is unpacked in another way.
         """
         found = self.held(value)
         if found.scale or found.turned:
@@ -119,7 +119,7 @@ class Scopes:
         return found.name
 
     def array(self, name: str) -> Array:
-        """What the file holds under a name."""
+        """The array of a name in the file."""
         return self.graph.constants[name]
 
     def products(self, scope: str) -> list[LinearSpec]:
@@ -173,10 +173,10 @@ class Scopes:
         return found[0]
 
     def table(self, value: str) -> TableSpec:
-        """A matrix of constants that is looked up or cut.
+        """A matrix of constants from which rows are taken.
 
         Raises:
-            UndescribedError: it is no matrix.
+            UndescribedError: it is not a matrix.
         """
         held = self.held(value)
         shape = self.array(held.name).shape
@@ -224,7 +224,7 @@ class Scopes:
         )  # fmt: skip
 
     def _with_row_bias(self, scope: str, node: Node, spec: LinearSpec) -> LinearSpec:
-        """The bias behind a product whose rows have scales of their own (export.graph.row_linear)."""
+        """The bias after a product whose rows have one scale each (export.graph.row_linear)."""
         value = node.outputs[0]
         scaled = [other.outputs[0] for other in self.nodes(scope, "Mul") if value in other.inputs]
         added = self.added(scope, scaled[0]) if scaled else None

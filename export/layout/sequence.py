@@ -127,7 +127,7 @@ def _activation(scopes: Scopes) -> Activation:
 
 
 def _embeddings(scopes: Scopes) -> EmbeddingSpec:
-    """The table behind input_ids, its scales, and the positions."""
+    """The table that input_ids look up, its scales, and the positions."""
     gathers = scopes.nodes(ROOT, "Gather")
     lookups = [n for n in gathers if n.inputs[1] == "input_ids"]
     places = [n for n in gathers if n.inputs[1] == "position"]

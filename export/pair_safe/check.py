@@ -1,6 +1,6 @@
-"""The graphs of a bundle before and after their weights were rounded again: the same inputs to both.
+"""Compares the graphs of a bundle before and after their weights were rounded again, on the same inputs.
 
-Both in each way in which the engine may run them: by onnxruntime and by its own kernels.
+Both run in each way in which the engine may run them: with onnxruntime and with its own kernels.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from export.verification.kernel_check import kernel_run
 from export.verification.verify import compare, onnx_run, with_logits
 
 PARTS = {"acoustic": ("acoustic",), "translation": ("mt_encoder", "mt_decoder")}
-# Rounding twice costs about as much as rounding once. Above this, a graph is not what it was.
+# Rounding twice costs about as much as rounding once. Above this, a graph has changed too much.
 MAX_ERROR = 0.1
 MIN_AGREEMENT = 0.95
 SUMMARY = """\
 `engine-export pair-safe` has rounded integer weights of this bundle again, from their own codes, so that
 the codes of neighbouring inputs add up to at most 128 in magnitude. Columns whose codes did so before are
-unchanged, and so is everything else but the scales. Figures above this section that do not say otherwise
-were measured with the earlier codes."""
+unchanged, and so is everything else except the scales. Figures above this section were measured with the
+earlier codes, unless they say otherwise."""
 CASES = """\
 New against old. Acoustic: logits of signals like speech, five lengths, clean, with white and with red noise.
 Translation: log-probabilities of the tokens that the old translator gives for German sentences."""
@@ -69,7 +69,7 @@ class Comparison:
     rows: tuple[Row, ...]
 
     def figures(self, part: str) -> dict[str, Any]:
-        """For a part of the manifest; empty where nothing of it changed."""
+        """For a part of the manifest; empty where nothing in it changed."""
         columns = {
             role: list(self.columns[role]) for role in PARTS[part] if self.columns.get(role, (0, 0))[0]
         }

@@ -1,8 +1,8 @@
 """`engine-export pair-safe BUNDLE OUT`: int8 weights of an earlier export, made exact on every x86-64.
 
-Earlier exports wrote any int8 codes. Where a processor lacks VNNI these are multiplied more slowly, or,
-outside this engine, wrongly (engine/runtime/pair_safe.py). The checkpoint is not needed: codes are
-rounded from themselves.
+Earlier exports wrote any int8 codes. On a processor without VNNI their products are slower, or, outside
+this engine, wrong (engine/runtime/pair_safe.py). The checkpoint is not needed: the codes themselves are
+rounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from export.rewrites.codes import Rounded, round_codes
 from export.rewrites.edit import FIX, GraphEdit
 from export.rewrites.pair_safe import apply_codes, multiplied
 
-# All others multiply in float: the model of punctuation, and speech detectors, which are no exports of ours.
+# All others multiply in float: the punctuation model, and speech detectors, which we do not export.
 GRAPHS = tuple(role for roles in PARTS.values() for role in roles)
 TABLE = "mt_embeddings"
 NOT_SAFE = "are not pair-safe"  # how engine.runtime.integer_products ends the one problem that is fixed here
@@ -49,13 +49,13 @@ def make_pair_safe(source: Path, out: Path, parts: Collection[str] = tuple(PARTS
     """Write a bundle again with pair-safe weights.
 
     Args:
-        parts: of PARTS; what belongs to no other is copied as it is.
+        parts: of PARTS; all others are copied as they are.
     Returns:
         How the new graphs compare with the old ones; None, with nothing written, where all weights are
         pair-safe.
     Raises:
         ExportError: no int8 bundle, or graphs with parts that are not known here; nothing was written.
-        BundleError: the bundle is damaged, or out is not the place for one.
+        BundleError: the bundle is damaged, or `out` cannot become a bundle.
     """
     if not source.is_dir() and source.suffix == ".onnx":
         raise ExportError(f"{str(source)!r} is a bare graph", "the folder of a bundle", FIX)
@@ -67,7 +67,7 @@ def make_pair_safe(source: Path, out: Path, parts: Collection[str] = tuple(PARTS
     try:
         with tempfile.TemporaryDirectory(prefix="export-") as temporary:
             files = {entry.role: bundle.file(entry.role) for entry in bundle.manifest.files}
-            for role in {*files}.intersection((*GRAPHS, TABLE)):  # graphs look for tables beside them
+            for role in {*files}.intersection((*GRAPHS, TABLE)):  # tables are in the graphs' folder
                 files[role] = Path(temporary, FILE_NAMES[role])
                 files[role].write_bytes(rounded.files.get(role) or bundle.read(role))
             for role in rounded.columns:
@@ -86,7 +86,7 @@ def round_bundle(bundle: Bundle, parts: Collection[str] = tuple(PARTS)) -> Round
     """Round what is not pair-safe in the graphs of a bundle's parts.
 
     Raises:
-        ExportError: all that is in the way, in one error.
+        ExportError: names all problems.
     """
     roles = [role for part in parts for role in PARTS[part] if bundle.has(role)]
     found = {role: check_products(bundle.file(role)) for role in roles}
@@ -155,10 +155,10 @@ def _round_graphs(bundle: Bundle, roles: list[str]) -> RoundedBundle:
 
 
 def _shared(graph: GraphEdit, in_table: Mapping[tuple[int, int], Rounded]) -> dict[str, Rounded]:
-    """A graph's tensors that lie where a table has changed, maybe for another graph's sake.
+    """A graph's tensors in parts of a table that have changed, maybe because of another graph.
 
     Raises:
-        ExportError: one sees the same bytes as something else.
+        ExportError: one uses the same bytes as something else.
     """
     found = {}
     for name, tensor in graph.tensors.items():
@@ -168,9 +168,9 @@ def _shared(graph: GraphEdit, in_table: Mapping[tuple[int, int], Rounded]) -> di
                 continue
             layout = multiplied(graph).get(name, change.layout)
             if (place.start, place.stop) != (start, stop) or tuple(tensor.dims) != change.codes.shape:
-                raise ExportError(f"{name!r} overlaps another table", "tables side by side", FIX)
+                raise ExportError(f"{name!r} overlaps another table", "tables that do not overlap", FIX)
             if layout != change.layout:
-                raise ExportError(f"{name!r} is multiplied as it is and turned", "one of both", FIX)
+                raise ExportError(f"{name!r} is multiplied both as it is and transposed", "one of both", FIX)
             found[name] = change
     return found
 
@@ -197,7 +197,7 @@ def _write(bundle: Bundle, out: Path, files: Mapping[str, Path], comparison: Com
 
 
 def _with_figures(manifest: Manifest, part: str, comparison: Comparison) -> Any:
-    """A part's configuration, with where it is exact and what rounding its weights again changed."""
+    """A part's configuration, with the processors where it is exact and the effect of rounding again."""
     config, figures = getattr(manifest, part), comparison.figures(part)
     if config is None or not figures:
         return config
@@ -216,7 +216,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Round, prove, compare and write; say what changed."""
+    """Round, check, compare and write; print what changed."""
     comparison = make_pair_safe(options.bundle, options.out, options.parts)
     if comparison is None:
         parts = " and ".join(options.parts)

@@ -1,7 +1,7 @@
-"""On which x86-64 processors a graph's integer products are exact, read from its own weights.
+"""On which x86-64 processors a graph's integer products are exact, by its weights.
 
-A comparison on this machine cannot tell: with VNNI every product is exact, without it those of weights that
-are not pair-safe saturate (engine/runtime/pair_safe.py).
+A comparison on this machine cannot show it: with VNNI every product is exact, without it those of weights
+that are not pair-safe saturate (engine/runtime/pair_safe.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def exact_on(model: onnx.ModelProto | bytes | Path) -> str:
 
 
 def prove_exact(model: onnx.ModelProto | bytes | Path) -> str:
-    """As exact_on, of a graph that was just made.
+    """The same as exact_on, for a graph that was just made.
 
     Raises:
         ExportError: a product may saturate.

@@ -17,7 +17,7 @@ from export.graph.builder import Choice, Precision
 
 logger = logging.getLogger("export")
 FloatArray = NDArray[np.float32]
-# The head is a fraction of a percent of the work, and every one of its roundings reaches the logits.
+# The head is a fraction of a percent of the work, and each of its roundings changes the logits.
 ALWAYS_FLOAT = ("head/output",)
 CPU = RuntimeOptions(device="cpu")
 
@@ -58,7 +58,7 @@ def measure_ranges(
 
 
 def choose(int8: Collection[str]) -> Choice:
-    """Quantise some blocks; the others keep float32 arithmetic over weights that are stored as int8."""
+    """Quantise some blocks; the others use float32 arithmetic with weights that are stored as int8."""
 
     def precision(block: str) -> Precision:
         if block in ALWAYS_FLOAT:
@@ -71,7 +71,7 @@ def choose(int8: Collection[str]) -> Choice:
 def measure_sensitivity(
     build: Build[Graph], candidates: Sequence[str], ranges: Mapping[str, FloatArray], measure: Measure[Graph]
 ) -> dict[str, float]:
-    """The relative error that each block makes alone: it computes in int8, all others are float32 throughout.
+    """The relative error of each block alone: it computes in int8, all others in float32.
 
     Arguments as for search_blocks.
     """
@@ -97,10 +97,10 @@ def search_blocks(
         candidates: the blocks to quantise if possible.
         measure: relative error and argmax agreement of a graph against the original model.
         min_agreement: the smallest acceptable share of frames with the same argmax.
-        errors: what measure_sensitivity found; measured here, if needed, where None.
+        errors: of measure_sensitivity; None: measured here if needed.
     Returns:
-        The graph, and the candidates that keep float32 arithmetic. Blocks are given up in the order
-        of the error that each makes alone, until the agreement is reached or none is left.
+        The graph, and the candidates that use float32 arithmetic. Blocks become float32 in the order of
+        the error that each makes alone, until the agreement is reached or none is left.
     """
     model = build(choose(candidates), ranges)[0]
     if measure(model)[1] >= min_agreement:

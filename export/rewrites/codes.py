@@ -1,4 +1,4 @@
-"""Integer codes rounded again from themselves, so that neighbours along the inner dimension are pair-safe."""
+"""Integer codes rounded again, so that neighbours along the inner dimension are pair-safe."""
 
 from __future__ import annotations
 

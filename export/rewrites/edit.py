@@ -1,4 +1,4 @@
-"""A finished graph whose constants can be changed while all else stays as it is, byte for byte."""
+"""A finished graph whose constants can be changed while everything else stays the same, byte for byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Place = tuple[onnx.NodeProto, int]
 
 
 class GraphEdit:
-    """A parsed graph: constants by name, who makes a value, and who reads it at which input.
+    """A parsed graph: constants by name, the node that makes each value, the nodes and inputs that read it.
 
     Attributes:
         replaced: names of values that something no longer reads; left out when nothing else does.
@@ -27,14 +27,14 @@ class GraphEdit:
         """Parse a serialised graph.
 
         Args:
-            table_name, table: the one other file that its tensors may lie in.
+            table_name, table: the one other file that may contain its tensors.
         Raises:
-            ExportError: it is no graph, or weights lie in other files.
+            ExportError: it is not a graph, or other files contain weights.
         """
         try:
             self.model = onnx.load_model_from_string(data)
         except Exception as error:  # protobuf's own types, which differ between its versions
-            raise ExportError(f"no ONNX graph ({error})", "a graph of engine-export", FIX) from error
+            raise ExportError(f"not an ONNX graph ({error})", "a graph of engine-export", FIX) from error
         self._table = table
         graph = self.model.graph
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -57,7 +57,7 @@ class GraphEdit:
         """Nodes that read a value, and at which input.
 
         Raises:
-            ExportError: the graph hands it to its caller.
+            ExportError: it is an output of the graph.
         """
         if name in self.outputs:
             raise ExportError(f"{name!r} is an output of the graph", "a value that nodes read", FIX)
@@ -74,7 +74,7 @@ class GraphEdit:
             return None
         start, size = int(entry.get("offset", 0)), int(entry.get("length", -1))
         if not 0 <= start <= start + size <= len(self._table):
-            raise ExportError(f"{name!r} lies beyond the end of its file", "a whole bundle", FIX)
+            raise ExportError(f"{name!r} is beyond the end of its file", "a whole bundle", FIX)
         return slice(start, start + size)
 
     def array(self, name: str) -> Array:
@@ -126,7 +126,7 @@ class GraphEdit:
         self._before.setdefault(node.output[0], []).extend(nodes)
 
     def serialize(self) -> bytes:
-        """The graph as it is now, without constants that were replaced and that nothing reads any more."""
+        """The graph as it is now, without replaced constants that nothing reads any more."""
         graph, nodes = self.model.graph, []
         for node in graph.node:
             nodes += [*self._before.get(node.output[0] if node.output else "", ()), node]
@@ -155,7 +155,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 
 def _located(tensor: onnx.TensorProto) -> dict[str, str]:
-    """Where a tensor lies in another file: location, offset, length; empty for one in the graph."""
+    """The place of a tensor in another file: location, offset, length; empty for one in the graph."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return {}
     return {entry.key: entry.value for entry in tensor.external_data}

@@ -1,9 +1,9 @@
 """A float32 graph rewritten to float16 weights and matrix products, for the tensor cores of a GPU.
 
-What float16 cannot carry stays float32: the sums of the residual stream, every norm and its statistics, the
-first convolution (raw samples, and a covariance) and the head. A value is cast where it enters a product,
-stays float16 as long as only products, GELUs and moves of data follow, and is cast back before it is added
-up. The softmax is inside the fused attention, which keeps its statistics in float32.
+Parts that need more than float16 stay float32: the sums of the residual stream, every norm and its
+statistics, the first convolution (raw samples, and a covariance) and the head. A value is cast where it
+enters a product, stays float16 while only products, GELUs and moves of data follow, and is cast back before
+it is added. The softmax is inside the fused attention, which has its statistics in float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 PRODUCTS = ("MatMul", "Conv")  # where one factor is a constant
 ATTENTION = "MultiHeadAttention"
-# Move data or work on each value alone; by which inputs hold values (the others are shapes and bounds).
+# Move data or work on single values; by which inputs hold values (the others are shapes and bounds).
 MOVERS: dict[str, slice] = {
     "Concat": slice(None),
     "Gelu": slice(1),
@@ -42,7 +42,7 @@ def use_half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> onnx.ModelProt
 
     Args:
         model: a float32 graph of this package.
-        keep: prefixes of scopes (layer_0, conv_1) that stay float32, beside KEEP.
+        keep: prefixes of scopes (layer_0, conv_1) that stay float32, in addition to KEEP.
     Returns:
         The same graph in mixed precision. A product with weights that float16 cannot hold stays float32.
     """
@@ -63,7 +63,7 @@ def half_share(model: onnx.ModelProto) -> float:
 
 
 class _Rewriter:
-    """Decides backwards which moves serve products only, then rewrites forwards."""
+    """First finds, from the outputs back, the moves that only products use; then rewrites the graph."""
 
     def __init__(self, graph: onnx.GraphProto, keep: tuple[str, ...]) -> None:
         self._graph, self._keep = graph, keep
@@ -120,7 +120,7 @@ class _Rewriter:
         values = _values(node)
         fits = all(_fits(self._constants[name]) for name in values if name in self._constants)
         dynamic = [name for name in values if name not in self._constants]
-        # A sum or product of two computed values is no move: it stays float32, as the residual stream does.
+        # A sum or product of two computed values is not a move: it stays float32, like the residual stream.
         if node.op_type in ("Add", "Mul") and len(dynamic) > 1:
             return False
         return fits and any(name in self._half for name in dynamic)

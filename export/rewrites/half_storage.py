@@ -1,4 +1,4 @@
-"""Large float32 constants stored as float16 behind a Cast: half the file, the same arithmetic.
+"""Large float32 constants stored as float16 with a Cast: half the file size, the same arithmetic.
 
 The runtime folds the Cast when it loads the graph, so running costs nothing; what changes is the
 rounding of the constants to 11 significant bits, an eighth of what int8 weights lose.

@@ -1,8 +1,8 @@
 """The integer weights of a finished graph, rounded again so that their pairs are safe.
 
 A weight is its codes times a scale. Columns that are not pair-safe get new codes, each scale that multiplies
-them becomes longer by the same factor, and nothing else in the graph changes. A scale for a whole tensor
-becomes one for each column: a single longer step would round all the other columns again too.
+them becomes larger by the same factor, and nothing else in the graph changes. A scale for a whole tensor
+becomes one for each column: a single larger step would also round all other columns again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def multiplied(graph: GraphEdit) -> dict[str, Layout]:
         if tensor is None or tensor.data_type != TensorProto.INT8 or not RANKS[layout](len(tensor.dims)):
             continue
         if found.setdefault(name, layout) != layout:
-            raise ExportError(f"{name!r} is multiplied as it is and turned", "one of both", FIX)
+            raise ExportError(f"{name!r} is multiplied both as it is and transposed", "one of both", FIX)
     return found
 
 
@@ -65,12 +65,12 @@ def _weights(graph: GraphEdit) -> Iterator[tuple[str, Layout]]:
 
 
 def apply_codes(graph: GraphEdit, changes: Mapping[str, Rounded]) -> None:
-    """Give tensors their new codes, and all that reads them the scales to go with these.
+    """Give tensors their new codes, and the nodes that read them the new scales.
 
     Args:
-        changes: by the tensor's name; data in another file is left to the caller.
+        changes: by the tensor's name; the caller changes data in another file.
     Raises:
-        ExportError: something reads a tensor that would take the new codes for the old ones.
+        ExportError: a node would read the new codes with the old scale.
     """
     for name, change in changes.items():
         for node, position in graph.readers(name):
@@ -118,7 +118,7 @@ def _rescale_product(graph: GraphEdit, node: onnx.NodeProto, position: int, chan
 def _rescale(
     graph: GraphEdit, node: onnx.NodeProto, position: int, factors: F32Array, wide: tuple[int, ...]
 ) -> F32Array:
-    """Lengthen the scale at an input; one that columns shared gets the shape `wide`."""
+    """Enlarge the scale at an input; one that columns shared gets the shape `wide`."""
     found = graph.constant(node, position)
     if found is None or found.size not in (1, len(factors), factors.size):
         shape = "that the graph computes" if found is None else f"of shape {found.shape}"
@@ -137,7 +137,7 @@ def _rescale(
 def _rescale_rows(
     graph: GraphEdit, name: str, gather: onnx.NodeProto, node: onnx.NodeProto, factors: F32Array
 ) -> None:
-    """A table of which rows are looked up: so are their scales."""
+    """A table whose rows, with their scales, are looked up."""
     rows, ids = gather.output[0], gather.input[1]
     if casts_to_float(node):
         for product, at in graph.readers(node.output[0]):

@@ -46,7 +46,7 @@ def score_sets(translator: Translator, sets: Mapping[str, Rows]) -> Iterator[dic
 
 
 def open_export(folder: Path, scratch: Path, threads: int = 1) -> Translator:
-    """A translator from what `export marian` wrote; scratch receives a bundle made of it."""
+    """A translator from an export; a bundle made from it is written to `scratch`."""
     import msgspec
 
     from export.translation.runners import FILES
@@ -58,7 +58,7 @@ def open_export(folder: Path, scratch: Path, threads: int = 1) -> Translator:
 
 
 def write_card(folder: Path, scores: Sequence[Mapping[str, Any]], about: str) -> Path:
-    """Write README.md beside an export.
+    """Write README.md into an export's folder.
 
     Args:
         folder: what `export marian` wrote.

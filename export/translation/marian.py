@@ -1,4 +1,4 @@
-"""`export marian CHECKPOINT OUT`: a MarianMTModel as encoder and one-step decoder, proved before written."""
+"""`export marian CHECKPOINT OUT`: a MarianMTModel as encoder and one-step decoder, verified first."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", help="a folder of save_pretrained, or a hub name such as Helsinki-NLP/opus-mt-de-en"
     )
-    parser.add_argument("out", help="the folder to write; replaced only when every check passed")
+    parser.add_argument("out", help="the folder to write; replaced only after every check has passed")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
     parser.add_argument("--verify", metavar="TSV", help="id<TAB>German<TAB>English lines for the BLEU check")
-    parser.add_argument("--verify_limit", type=int, default=1000, help="lines of it, evenly spread")
+    parser.add_argument("--verify_limit", type=int, default=1000, help="how many lines of it, evenly spread")
     parser.add_argument(
         "--score", nargs="*", default=[], metavar="TSV", help="sets that the model card reports"
     )
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export as the arguments say; 0, or 1 with the reason on the log."""
+    """Export; 0, or 1 with the reason in the log."""
     try:
         sources, references = _read_verify(args.verify, args.verify_limit) if args.verify else (None, None)
         export_marian(
@@ -176,7 +176,7 @@ def _locate(checkpoint: str | Path) -> Path:
     if not folder.is_dir():
         if folder.is_absolute() or str(checkpoint).count("/") != 1:
             raise ExportError(
-                f"{checkpoint} is no folder", "a checkpoint's folder or a hub name", "check the path"
+                f"{checkpoint} is not a folder", "a checkpoint's folder or a hub name", "check the path"
             )
         from huggingface_hub import snapshot_download
 
@@ -220,7 +220,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def banned_tokens(model: Any) -> list[int]:
-    """The single tokens of generation_config.bad_words_ids; padding apart, which the runtime never takes."""
+    """The single tokens of generation_config.bad_words_ids, without padding, which is never taken."""
     banned = model.generation_config.bad_words_ids or []
     return sorted(ids[0] for ids in banned if len(ids) == 1 and ids[0] != model.config.pad_token_id)
 
@@ -327,7 +327,7 @@ def _quantize(
         output = translate(written.runner, tokenizer, texts)
         score = sacrebleu.corpus_bleu(output, [target]).score
         kernels = open_kernels(written.folder, written.config)
-        if kernels is not None:  # both ways in which the engine may run it must be good enough
+        if kernels is not None:  # the engine may run it in either way, so both must be good enough
             output = translate(EncoderDecoder(kernels, written.config), tokenizer, texts)
             score = min(score, sacrebleu.corpus_bleu(output, [target]).score)
         logger.info("%s: BLEU %.2f, at least %.2f wanted", name, score, least)
@@ -370,7 +370,7 @@ def translate(
 
 
 def _check_out(out: Path) -> None:
-    """Refuse to replace what no export wrote."""
+    """Refuse to replace a folder that no export wrote."""
     ours = {*FILES.values(), "translation.json", "README.md"}
     if out.is_dir() and any(entry.name not in ours for entry in out.iterdir()):
         raise ExportError(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from engine.bundle.schema import TranslationConfig
-from engine.errors import LayoutError
-from engine.kernels.vector.levels import has_vector_kernels
-from engine.runtime.onnx_session import open_session
-from engine.translation.runners import KernelRunner, SessionRunner
-from engine.types import RuntimeOptions
-from export.layout.describe import ensure_layout
+from engine.translation.runners import ROLES, KernelRunner, SessionRunner
+from export.verification.graph_pair import open_pair_kernels, open_pair_sessions
 
 FILES = {
     "mt_encoder": "mt_encoder.onnx", "mt_decoder": "mt_decoder.onnx", "mt_embeddings": "mt_embeddings.bin",
@@ -20,24 +17,10 @@ FILES = {
 
 
 def open_sessions(folder: Path, config: TranslationConfig) -> SessionRunner:
-    """An export's graphs by onnxruntime, on one CPU thread."""
-    encoder, decoder = (
-        open_session(folder / FILES[role], RuntimeOptions(device="cpu"), threads=1)
-        for role in ("mt_encoder", "mt_decoder")
-    )
-    return SessionRunner(encoder, decoder, config)
+    """An export's graphs with onnxruntime, on one CPU thread."""
+    return SessionRunner(*open_pair_sessions(folder, FILES, ROLES), config)
 
 
 def open_kernels(folder: Path, config: TranslationConfig) -> KernelRunner | None:
-    """An int8 export's graphs by the engine's own kernels; None where they do not compute this model here."""
-    if not has_vector_kernels():
-        return None
-    tables = {FILES["mt_embeddings"]: (folder / FILES["mt_embeddings"]).read_bytes()}
-    encoder, decoder = (
-        ensure_layout((folder / FILES[role]).read_bytes(), role, tables)
-        for role in ("mt_encoder", "mt_decoder")
-    )
-    try:
-        return KernelRunner(encoder, decoder, tables, config)
-    except LayoutError:
-        return None
+    """An int8 export's graphs with the engine's own kernels; None where they do not compute it here."""
+    return open_pair_kernels(folder, FILES, ROLES, partial(KernelRunner, config=config))

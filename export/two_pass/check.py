@@ -1,31 +1,28 @@
-"""Proof that an exported decoder still is its checkpoint: log-probabilities and greedy tokens on states."""
+"""Checks that an exported decoder equals its checkpoint: log-probabilities and greedy tokens on states."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from engine.bundle.folder import FILE_NAMES
 from engine.bundle.schema import SecondPassConfig
-from engine.errors import LayoutError
-from engine.kernels.vector.levels import has_vector_kernels
-from engine.runtime.onnx_session import open_session
-from engine.two_pass.runners import DecoderRunner, KernelRunner, SessionRunner
+from engine.two_pass.runners import ROLES, DecoderRunner, KernelRunner, SessionRunner
 from export.errors import ExportError
 from export.graph.linear import FloatArray
-from export.layout.describe import ensure_layout
 from export.two_pass.checkpoint import TwoPassSource
 from export.verification.audio_cases import build_cases
-from export.verification.verify import CPU
+from export.verification.graph_pair import open_pair_kernels, open_pair_sessions
 
 BUCKETS = ("3 s", "6 s", "")  # "": the utterances of a manifest
 MAX_TOKENS = 48  # of a case, the prompt's included
 MAX_SPOKEN = 40
 MIN_AGREEMENT = {"fp32": 0.999, "int8": 0.97}
-MAX_DIVERGENCE = {"fp32": 1e-6, "int8": 0.01}  # nats a token
+MAX_DIVERGENCE = {"fp32": 1e-6, "int8": 0.01}  # nats per token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +31,7 @@ class DecoderCase:
 
     Attributes:
         features: as the encoder reads them. states: float32 [n_frames, hidden_size], of the original encoder.
-        ids: the prompt, and what the original decoder then takes greedily.
+        ids: the prompt, and the original decoder's greedy tokens.
         log_probs: of the original decoder, float32 [len(ids), vocab_size].
     """
 
@@ -46,7 +43,7 @@ class DecoderCase:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderFigures:
-    """How near a decoder is to the original.
+    """How close a decoder is to the original.
 
     Attributes:
         error: L2 error of the log-probabilities relative to their spread over the tokens.
@@ -64,7 +61,7 @@ class DecoderFigures:
 
 
 def build_decoder_cases(source: TwoPassSource, manifest: Path | None = None) -> list[DecoderCase]:
-    """Signals like speech, or a manifest's utterances, with what the original makes of them.
+    """Artificial signals like speech, or a manifest's utterances, with the original's results.
 
     Raises:
         ManifestError: lists every problem of the manifest.
@@ -131,7 +128,7 @@ def _search(runner: DecoderRunner, config: SecondPassConfig, case: DecoderCase) 
 def check_decoder(
     figures: DecoderFigures, precision: str, backend: str, min_agreement: float | None = None
 ) -> None:
-    """Refuse a decoder that is not what its checkpoint was.
+    """Refuse a decoder that differs from its checkpoint.
 
     Raises:
         ExportError: too little agreement, or distributions too far from the original's.
@@ -154,23 +151,10 @@ def check_decoder(
 
 
 def open_decoder_sessions(folder: Path, config: SecondPassConfig) -> SessionRunner:
-    """An export's graphs by onnxruntime, on one CPU thread."""
-    memory, decoder = (
-        open_session(folder / FILE_NAMES[role], CPU, threads=1) for role in ("asr_memory", "asr_decoder")
-    )
-    return SessionRunner(memory, decoder, config)
+    """An export's graphs with onnxruntime, on one CPU thread."""
+    return SessionRunner(*open_pair_sessions(folder, FILE_NAMES, ROLES), config)
 
 
 def open_decoder_kernels(folder: Path, config: SecondPassConfig) -> KernelRunner | None:
-    """An int8 export's graphs by the engine's own kernels; None where they do not compute this model here."""
-    if not has_vector_kernels():
-        return None
-    tables = {FILE_NAMES["asr_embeddings"]: (folder / FILE_NAMES["asr_embeddings"]).read_bytes()}
-    memory, decoder = (
-        ensure_layout((folder / FILE_NAMES[role]).read_bytes(), role, tables)
-        for role in ("asr_memory", "asr_decoder")
-    )
-    try:
-        return KernelRunner(memory, decoder, tables, config)
-    except LayoutError:
-        return None
+    """An int8 export's graphs with the engine's own kernels; None where they do not compute it here."""
+    return open_pair_kernels(folder, FILE_NAMES, ROLES, partial(KernelRunner, config=config))

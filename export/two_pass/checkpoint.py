@@ -51,7 +51,7 @@ class TwoPassSource:
         return found
 
     def config(self, precision: str) -> SecondPassConfig:
-        """What the manifest will say, but for the figures."""
+        """For the manifest, without the figures."""
         return second_pass_config(self.decoder, precision)
 
 
@@ -59,7 +59,7 @@ def load_two_pass(checkpoint: Path) -> TwoPassSource:
     """Read config.json, model.safetensors, vocab.json, decoder.json, decoder.safetensors and tokens.json.
 
     Raises:
-        ExportError: a file is missing or foreign, or encoder, decoder and tokens do not fit each other.
+        ExportError: a file is missing or of another kind, or encoder, decoder and tokens do not fit together.
     """
     from training.whisper.checkpoint import load_two_pass as load
 
@@ -90,7 +90,7 @@ def second_pass_config(decoder: Any, precision: str) -> SecondPassConfig:
 
 
 def _check_fit(checkpoint: Path, model: Any, tokens: tuple[str, ...]) -> None:
-    """All that does not fit, in one error."""
+    """Refuse parts that do not fit; one error names all problems."""
     problems = config_problems(second_pass_config(model.decoder, "fp32"), tokens)
     encoder, decoder = model.ctc.config, model.decoder.config
     if encoder.hidden_size != decoder.hidden_size:

@@ -52,7 +52,7 @@ class TwoPassOptions:
         acoustic: of the encoder; its precision ("int8" or "fp32") and data hold for the decoder too.
         keep: prefixes of the decoder's blocks that stay in float32 (head layer_0).
         min_agreement: of the decoder's best tokens, instead of the precision's own; then the divergence is
-            not looked at.
+            not checked.
     """
 
     acoustic: ExportOptions = dataclasses.field(default_factory=ExportOptions)
@@ -65,9 +65,9 @@ class DecoderReport:
     """What was found.
 
     Attributes:
-        backends: the comparison with the original, by what computes the graphs.
-        from_features: share of positions with the same best token where the exported encoder made the states.
-        float_blocks: blocks in float32 arithmetic. sensitivity: the error that each block's int8 makes alone.
+        backends: the comparison with the original, by backend.
+        from_features: share of positions with the same best token, with states of the exported encoder.
+        float_blocks: blocks in float32 arithmetic. sensitivity: the error that int8 causes in each block.
         exact_on: the processors on which the integer products are exact, by their weights.
     """
 
@@ -83,15 +83,16 @@ class DecoderReport:
 
     def card(self) -> list[str]:
         """As lines of Markdown."""
-        lines = ["| by | utterances | tokens | relative L2 error | divergence, nats | same best token | "]
-        lines[0] += "same greedy tokens |"
+        lines = ["| backend | utterances | tokens | relative L2 error | divergence, nats "]
+        lines[0] += "| same best token | same greedy tokens |"
         lines += ["|---|---:|---:|---:|---:|---:|---:|"]
         for name, one in self.backends.items():
             lines.append(
                 f"| {name} | {one.n_utterances} | {one.n_tokens} | {one.error:.2g} | {one.divergence:.2g} | "
                 f"{100 * one.agreement:.2f} % | {100 * one.greedy:.2f} % |"
             )
-        lines += ["", f"With the states of the exported encoder: {100 * self.from_features:.2f} % same best."]
+        same = f"{100 * self.from_features:.2f} % same best token."
+        lines += ["", f"With the states of the exported encoder: {same}"]
         if self.float_blocks:
             lines.append(f"Float32 arithmetic in: {', '.join(self.float_blocks)}.")
         if self.exact_on:
@@ -103,7 +104,7 @@ def export_two_pass(checkpoint: Path, folder: Path, options: TwoPassOptions) -> 
     """Export encoder and decoder, verify both, and write one bundle.
 
     Raises:
-        ExportError: parts that do not fit each other, a failed check, or a full disk; nothing is left.
+        ExportError: parts that do not fit each other, a failed check, or a full disk; no file is left.
     """
     check_target(folder)
     precision = options.acoustic.precision
@@ -153,7 +154,7 @@ def export_decoder(
 def _verify(
     source: TwoPassSource, acoustic: Path, folder: Path, cases: Sequence[DecoderCase], options: TwoPassOptions
 ) -> DecoderReport:
-    """Compare what was written with the original in each way in which the engine may run it."""
+    """Compare the written graphs with the original, with each backend that the engine may use."""
     precision, exact = options.acoustic.precision, ""
     config = source.config(precision)
     runner = open_decoder_sessions(folder, config)
@@ -175,10 +176,10 @@ def _verify(
 
 
 def verify_second_pass(checkpoint: Path, folder: Path, manifest: Path | None = None) -> DecoderReport:
-    """Compare the second pass of a bundle that was exported before with its checkpoint.
+    """Compare the second pass of an existing bundle with its checkpoint.
 
     Raises:
-        ExportError: the bundle is not what the checkpoint is. BundleError: the bundle is damaged.
+        ExportError: the bundle differs from the checkpoint. BundleError: the bundle is damaged.
     """
     source, bundle = load_two_pass(checkpoint), open_bundle(folder)
     config = bundle.manifest.second_pass
@@ -261,7 +262,7 @@ def _decoder_card(config: SecondPassConfig, report: DecoderReport) -> list[str]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `engine-export two-pass` beside those of every acoustic export."""
+    """Options of `engine-export two-pass`, in addition to those of every acoustic export."""
     parser.add_argument(
         "--keep-decoder", nargs="*", default=[], help="blocks of the decoder to keep in float32: head layer_0"
     )
@@ -271,7 +272,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, acoustic: ExportOptions) -> int:
-    """Export, and say what the comparison found."""
+    """Export, and print the comparison."""
     report = export_two_pass(
         Path(options.checkpoint),
         options.out,

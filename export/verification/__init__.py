@@ -1,1 +1,1 @@
-"""Proof that an exported graph still is its checkpoint."""
+"""Checks that an exported graph equals its checkpoint."""

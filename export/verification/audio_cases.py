@@ -1,4 +1,4 @@
-"""Utterances to verify on: recordings or signals like speech, in length buckets, clean and noisy."""
+"""Utterances to verify on: recordings or artificial signals, in length buckets, clean and noisy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.text import normalize_text
 BUCKETS_S = (1.0, 3.0, 6.0, 12.0, 20.0)
 NOISE_LEVELS_DB = {"clean": None, "white 20 dB": 20.0, "red 10 dB": 10.0}
 PER_BUCKET = 2
-MAX_SPOKEN = 120  # taken evenly from the manifest
+MAX_SPOKEN = 120  # evenly spread over the manifest
 
 FloatArray = NDArray[np.float32]
 
@@ -69,7 +69,7 @@ def build_cases(config: AcousticConfig, manifest: Path | None = None) -> list[Ca
 
 
 def features_of(waveform: FloatArray, config: AcousticConfig) -> FloatArray:
-    """What the engine would feed: features with the model's tail silence."""
+    """The engine's features, with the model's tail silence."""
     n_tail = round(config.tail_silence_s * config.features.sample_rate)
     if config.features.kind == "waveform":
         return np.pad(compute_features(waveform, config.features), (0, n_tail))

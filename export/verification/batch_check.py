@@ -1,4 +1,4 @@
-"""Whether an utterance keeps its logits among others: by length, noise and batch size."""
+"""Checks that an utterance's logits do not depend on its batch: by length, noise and batch size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from export.verification.audio_cases import Case
 
 BATCHES = (1, 2, 7)
 LONGEST_PADDING = 1.1  # times the utterance, where a graph takes a mask
-NOISES = ("clean", "red 10 dB")  # the easiest and the hardest: seven long utterances take their time
+NOISES = ("clean", "red 10 dB")  # only the easiest and the hardest: seven long utterances take much time
 
 FloatArray = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class BatchRow:
 
 
 def batch_rows(run: Run, cases: Sequence[Case], masked: bool) -> list[BatchRow]:
-    """Put one utterance of each bucket and noise among others.
+    """Run one utterance of each bucket and noise in batches with others.
 
     Args:
         cases: with the original's logits.

@@ -1,4 +1,4 @@
-"""The exported graph by the engine's own kernels, which must be as good as it is by onnxruntime."""
+"""Checks that the exported graph is as good with the engine's own kernels as with onnxruntime."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def check_kernels(
     probe: Case,
     limits: tuple[Any, ...],
 ) -> Report:
-    """The report with what the kernels make of an int8 graph.
+    """The report with the kernels' results for an int8 graph.
 
     Args:
-        report: by onnxruntime. baseline: the float32 graph, which the speed is measured against.
+        report: with onnxruntime. baseline: the float32 graph, for the speed.
         limits: of export.verification.verify.check.
     Raises:
-        ExportError: the kernels' logits are not what the checkpoint's are.
+        ExportError: the kernels' logits differ from the checkpoint's.
     """
     run = kernel_run(model)
     if run is None:

@@ -1,4 +1,4 @@
-"""Proof that a graph still is its checkpoint: logits, argmax and words, by length and with noise."""
+"""Checks that a graph equals its checkpoint: logits, argmax and words, by length and with noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from engine.bundle.schema import AcousticConfig
-from engine.errors import EngineError
+from engine.errors import ModelError
 from engine.runtime.onnx_session import open_session, runtime_version
 from engine.types import RuntimeOptions
 from export.errors import ExportError
@@ -23,7 +23,7 @@ from export.verification.batch_check import BatchRow, batch_rows
 
 MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.98}
 MAX_WER_LOSS = 0.003  # 0.3 points
-MIN_WORDS_FOR_WER = 300  # below, one word is worth more than the loss that would be refused
+MIN_WORDS_FOR_WER = 300  # with fewer, one word is more than the loss that is refused
 CHANCE_DEVIATIONS = 2.0
 CPU = RuntimeOptions(device="cpu")
 MASK_NAME = "attention_mask"
@@ -49,17 +49,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """The results of a comparison.
 
     Attributes:
-        batches: one utterance of each bucket in batches. A graph without a mask is run with one utterance a
-            call by the engine, so there they tell only what another runtime would meet.
-        masked: the graph takes a mask, so an utterance in a batch must be what it is alone.
+        batches: one utterance of each bucket in batches. The engine runs a graph without a mask with one
+            utterance per call, so there these rows matter to other runtimes only.
+        masked: the graph takes a mask, so an utterance's result must not depend on its batch.
         exact_on: the processors on which its integer products are exact, by its weights; "" without any.
-        sensitivity: block to the relative L2 error that it makes alone, in the reduced precision.
+        sensitivity: the relative L2 error by block, where only that block has the reduced precision.
         device: where the speed was measured.
-        kernels: agreement, error, speedup and wer of the same graph by the engine's own kernels; empty where
-            they do not compute it.
+        kernels: agreement, error, speedup and wer of the same graph with the engine's own kernels; empty
+            where they do not compute it.
         wer_reference, wer_export: word error rates of greedy decoding over n_words words; None without texts.
         speedup: float32 time over this graph's time, one thread, interleaved; None if not measured.
     """
@@ -112,11 +112,9 @@ def onnx_run(model: onnx.ModelProto | bytes, options: RuntimeOptions = CPU) -> R
     graph = model if isinstance(model, bytes) else model.SerializeToString()
     try:
         session = open_session(graph, options, threads=1)
-    except EngineError:
-        raise
-    except Exception as error:  # onnxruntime's own exceptions share no public base
+    except ModelError as error:
         raise ExportError(
-            f"onnxruntime {runtime_version()} cannot load the graph ({str(error).splitlines()[0]})",
+            f"onnxruntime {runtime_version()}: {error.got}",
             "operators that it knows",
             "upgrade onnxruntime, or export with another --precision",
         ) from error
@@ -135,7 +133,7 @@ def onnx_run(model: onnx.ModelProto | bytes, options: RuntimeOptions = CPU) -> R
 
 
 def with_logits(cases: Sequence[Case], reference: Run) -> list[Case]:
-    """The same cases with what the original model answers."""
+    """The same cases with the original model's logits."""
     return [dataclasses.replace(case, logits=reference(case.features[None])[0]) for case in cases]
 
 
@@ -174,7 +172,7 @@ def verify(
         run: the graph.
         cases: utterances by length bucket, clean and noisy, with the original's logits; some with a text.
         vocabulary: tokens by output index.
-        batches: put utterances into batches too, which takes most of the time.
+        batches: also run utterances in batches, which takes most of the time.
     """
     rows = []
     for key in dict.fromkeys((case.bucket, case.noise) for case in cases if case.bucket):
@@ -214,7 +212,7 @@ def check(
     allow_slower: bool = False,
     max_wer_loss: float = MAX_WER_LOSS,
 ) -> None:
-    """Refuse an export that is not what its checkpoint was.
+    """Refuse an export that differs from its checkpoint.
 
     Raises:
         ExportError: too little agreement, too many more word errors, or int8 slower than float32.
@@ -225,7 +223,7 @@ def check(
         problems.append("logits that are not finite")
     if not report.agreement >= wanted:  # also where it is not a number
         problems.append(f"argmax agreement {report.agreement:.4f}, below {wanted}")
-    for row in report.rows:  # a second has few frames: allow for what chance alone does
+    for row in report.rows:  # one second has few frames: allow for chance
         chance = CHANCE_DEVIATIONS * float(np.sqrt(wanted * (1 - min(wanted, 1.0)) / row.n_frames))
         if row.agreement < wanted - chance:
             problems.append(f"argmax agreement {row.agreement:.4f} at {row.bucket}, {row.noise}")
@@ -244,7 +242,7 @@ def check(
 
 
 def _batch_problems(report: Report, wanted: float) -> list[str]:
-    """Only of a graph that takes a mask: the engine never puts two utterances into a call of another."""
+    """Only for a graph that takes a mask: other graphs get one utterance per call."""
     if not report.masked:
         return []
     agreements = [row.alone for row in report.batches]

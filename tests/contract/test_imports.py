@@ -34,6 +34,8 @@ OWNERS = {
     "num2words": {"engine/text/words.py"},
     "text_to_num": {"engine/output/numbers.py"},
     "tqdm": {"engine/cli/terminal.py"},
+    "uvicorn": {"engine/serve/transport/server.py", "engine/serve/transport/connections.py"},
+    "prometheus_client": {"engine/serve/metrics.py"},
 }
 
 

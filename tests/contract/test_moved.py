@@ -40,6 +40,16 @@ def test_names_of_old_modules_that_are_folders_now(line: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "line", ["import engine.ray as r", "from engine import ray as r", "import engine; r = engine.ray"]
+)
+def test_the_class_for_ray_is_also_where_users_look_for_it(line: str) -> None:
+    code = f"{line}; import engine.jobs.ray; assert r is engine.jobs.ray; print(r.Transcriber.__module__)"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "engine.jobs.ray", done.stderr
+
+
 def test_an_unknown_name_is_still_unknown() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("engine.no_such_module")

@@ -1,29 +1,36 @@
 """Mutated audio files: each ends in audio or in a typed error, in bounded time and memory.
 
-A short form runs with the tests. The long form: `python -m tests.fuzz.audio --count 1000000 --seed 0`.
-It stops at the first failure and writes the file that caused it.
+A short form runs with the tests. The long form:
+`python -m tests.fuzz.audio --count 1000000 --seed 0 --out tests/fuzz/results/audio.json`.
+It goes on where the file given by --out ended, stops at the first failure and writes the file that caused it.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import multiprocessing
 import sys
+import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
+from engine.audio import child
 from engine.audio.load import AudioLimits, load_audio
 from engine.errors import AudioError, AudioWarning
+from tests.fuzz.lines import LineCounter
+from tests.fuzz.record import MAX_GROWTH_MB, FuzzError, Record, peak_mb, timed
 from tests.unit.audio_files import RATE, Track, encoded, muxed, noise
 
 LIMITS = AudioLimits(max_duration_s=20.0, max_decoded_samples=4_000_000)
-MAX_SECONDS = 30.0  # for one file, on a machine that does other things as well
-MAX_GROWTH_MB = 400.0
+CLIP_S = 0.15  # most files of a long run: what is damaged counts, not how much there is
+WARM_UP = 300  # cases after which memory counts
+LINES_EVERY = 100
 NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\1\0\0\0")
 SNDFILE = (
     ("WAV", "PCM_16"), ("WAV", "IMA_ADPCM"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
@@ -34,12 +41,18 @@ MEDIA = (
     ("matroska", "pcm_s16le"), ("webm", "libopus"), ("mp4", "aac"), ("mov", "alac"), ("mpegts", "aac"),
     ("avi", "ac3"), ("adts", "aac"), ("flv", "aac"), ("wv", "wavpack"), ("asf", "mp2"), ("mpegts", "mp2"),
 )  # fmt: skip
+MODULES = (
+    "engine.audio.container_clock", "engine.audio.containers", "engine.audio.decoding", "engine.audio.extent",
+    "engine.audio.formats", "engine.audio.headers", "engine.audio.load", "engine.audio.media",
+    "engine.audio.mpeg", "engine.audio.ogg", "engine.audio.pcm", "engine.audio.sink", "engine.audio.sndfile",
+    "engine.audio.sources",
+)  # fmt: skip
 
 
-def make_files(media: bool = True) -> dict[str, bytes]:
+def make_files(media: bool = True, clip_s: float = 0.6) -> dict[str, bytes]:
     """Small undamaged files of every kind, by name."""
-    wave = noise(0.6, 1)
-    stereo = np.stack([wave, noise(0.6, 2)], axis=1)
+    wave = noise(clip_s, 1)
+    stereo = np.stack([wave, noise(clip_s, 2)], axis=1)
     files = {
         f"{form}/{subtype}": encoded(stereo if form in ("FLAC", "AIFF") else wave, form, subtype)
         for form, subtype in SNDFILE
@@ -48,7 +61,7 @@ def make_files(media: bool = True) -> dict[str, bytes]:
         return files
     for form, codec in MEDIA:
         rate = 48_000 if codec in ("libopus", "ac3", "mp2") else RATE
-        files[f"{form}/{codec}"] = muxed([Track(noise(0.6, 3, rate))], form, codec, rate)
+        files[f"{form}/{codec}"] = muxed([Track(noise(clip_s, 3, rate))], form, codec, rate)
     many = np.repeat(wave[:, None], 16, axis=1)
     files["matroska/16 channels"] = muxed([Track(many)], "matroska", "pcm_s16le", layout="16 channels")
     files["matroska/2 tracks"] = muxed([Track(wave * 0), Track(wave)], "matroska", "flac")
@@ -78,6 +91,11 @@ def mutate(files: Sequence[bytes], rng: np.random.Generator) -> bytes:
     return bytes(content)
 
 
+def make_case(files: Sequence[bytes], seed: int, number: int) -> bytes:
+    """The file of a case."""
+    return mutate(files, np.random.default_rng([seed, number]))
+
+
 def check(content: bytes) -> str:
     """Decode; return "audio", "warned" or the kind of error. Raises whatever is no typed error."""
     with warnings.catch_warnings(record=True) as caught:
@@ -99,30 +117,85 @@ def check(content: bytes) -> str:
 
 
 def fuzz(
-    count: int, seed: int, files: dict[str, bytes], max_s: float = float("inf"), folder: Path | None = None
-) -> Counter[str]:
-    """Check mutated files until count or max_s is reached; return how many ended in what."""
-    rng, outcomes, began = np.random.default_rng(seed), Counter[str](), time.monotonic()
-    contents, base_mb = list(files.values()), peak_mb()
-    for number in range(count):
-        if time.monotonic() - began > max_s:
-            break
-        content, start = mutate(contents, rng), time.monotonic()
+    count: int, seed: int, files: Sequence[bytes], record: Record | None = None, max_s: float = float("inf"),
+    folder: Path | None = None,
+) -> Record:  # fmt: skip
+    """Check mutated files until there are count of them or max_s is over.
+
+    Args:
+        record: of a run that this one continues. folder: receives a file that fails.
+    Raises:
+        FuzzError: a file failed; the message says which and how.
+    """
+    record, began, base_mb = record or Record(seed), time.monotonic(), 0.0
+    first = record.done
+    while record.done < count and time.monotonic() - began < max_s:
+        number = record.done
+        content = make_case(files, seed, number)
         try:
-            outcomes[check(content)] += 1
-            assert time.monotonic() - start < MAX_SECONDS, "it took too long"
-            assert peak_mb() - base_mb < MAX_GROWTH_MB, "it took too much memory"
-        except BaseException:
+            outcome = timed(partial(check, content), record)
+            base_mb = peak_mb() if number - first == WARM_UP else base_mb
+            record.note(0.0, 0.0, peak_mb() - base_mb if base_mb else 0.0)
+            if record.growth_mb > MAX_GROWTH_MB:
+                raise FuzzError(f"{record.growth_mb:.0f} MB")
+        except (Exception, KeyboardInterrupt) as error:
             if folder is not None:
                 (folder / f"failed_{seed}_{number}.bin").write_bytes(content)
-            raise
-    return outcomes
+            raise FuzzError(f"case {number} of seed {seed}: {error!r}") from error
+        record.count("files", outcome)
+    record.seconds += time.monotonic() - began
+    return record
 
 
-def peak_mb() -> float:
-    """The most memory that this process has held, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform == "linux" else 1024**2)
+def trace(connection: Connection, seed: int, numbers: Sequence[int]) -> None:
+    """Send the lines that cases reach, decoders included, which run in this process here, and may end it."""
+    child.AVAILABLE = False
+    files, lines = list(make_files(clip_s=CLIP_S).values()), LineCounter(MODULES)
+    for number in numbers:
+        with lines.recording():
+            check(make_case(files, seed, number))
+        connection.send((number, {path: sorted(seen) for path, seen in lines.seen.items() if seen}))
+
+
+def count_lines(lines: LineCounter, seed: int, numbers: Sequence[int]) -> None:
+    """Add the lines of these cases; what a case reaches that ends its process is not known."""
+    context = multiprocessing.get_context("spawn")
+    while numbers:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=trace, args=(theirs, seed, numbers), daemon=True)
+        process.start()
+        theirs.close()
+        last = numbers[0] - 1
+        try:
+            while last < numbers[-1] and ours.poll(60):
+                last, seen = ours.recv()
+                lines.add(seen)
+        except EOFError:
+            pass
+        process.kill()
+        process.join()
+        numbers = [number for number in numbers if number > last + 1] if last < numbers[-1] else []
+
+
+def run(count: int, seed: int, out: Path | None, max_s: float, folder: Path, every: int = 5000) -> Record:
+    """The long form: lines are counted, and the record is written every so many cases."""
+    record = Record.read(out, seed) if out is not None else Record(seed)
+    lines, began = LineCounter(MODULES), time.monotonic()
+    lines.add({path: record.seen.get(name, []) for path, name in lines.names.items()})
+    files = list(make_files(clip_s=CLIP_S).values())
+    while record.done < count and time.monotonic() - began < max_s:
+        left, first = max_s - (time.monotonic() - began), record.done
+        fuzz(min(count, record.done + every), seed, files, record, left, folder)
+        if first < 10 * every:
+            count_lines(lines, seed, range(first, record.done, LINES_EVERY))
+        record.lines = lines.shares()
+        record.seen = {name: sorted(lines.seen[path]) for path, name in lines.names.items()}
+        if out is not None:
+            record.write(out, f"python -m tests.fuzz.audio --count {count} --seed {seed}")
+        print(f"{record.done} of {count}, {record.seconds:.0f} s, lines {record.share():.1%}", flush=True)
+    for name, missed in lines.missing().items():
+        print(f"  not reached in {name}: {missed}", file=sys.stderr)
+    return record
 
 
 def main() -> None:
@@ -131,13 +204,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max_s", type=float, default=float("inf"), help="seconds after which it stops")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where a file that fails is written")
+    parser.add_argument("--out", type=Path, help="JSON with the counts; continued where it is there")
+    parser.add_argument("--folder", type=Path, help="where a file that fails is written")
     options = parser.parse_args()
-    began = time.monotonic()
-    outcomes = fuzz(options.count, options.seed, make_files(), options.max_s, options.folder)
-    print(f"{sum(outcomes.values())} files in {time.monotonic() - began:.0f} s, peak {peak_mb():.0f} MB")
-    for kind, n_files in outcomes.most_common():
-        print(f"  {kind:20} {n_files}")
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz_audio_"))
+    folder.mkdir(parents=True, exist_ok=True)
+    record = run(options.count, options.seed, options.out, options.max_s, folder)
+    print(dict(record.total().most_common()))
 
 
 if __name__ == "__main__":

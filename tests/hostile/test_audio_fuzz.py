@@ -20,7 +20,8 @@ def test_undamaged_files_are_read_without_a_warning(files: dict[str, bytes]) -> 
 
 
 def test_mutated_files_end_in_audio_or_a_typed_error(files: dict[str, bytes]) -> None:
-    outcomes = fuzz(400, 1, files)
-    assert sum(outcomes.values()) == 400
+    record = fuzz(400, 1, list(files.values()))
+    outcomes = record.total()
+    assert record.done == sum(outcomes.values()) == 400
     assert outcomes["audio"] > 20
     assert outcomes["AudioDecodeError"] > 20

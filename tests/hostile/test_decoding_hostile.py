@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from engine.decoding import CtcBeamDecoder, decode_greedy
 from engine.decoding.ngram import NgramModel
-from engine.errors import DecodingError, LanguageModelError
+from engine.errors import DecodingError, HotwordWarning, LanguageModelError
 from engine.kernels.ctc.batch import search_several
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
@@ -76,11 +77,19 @@ def test_settings_that_cannot_be(vocabulary, options, message):
         CtcBeamDecoder(vocabulary, **options)
 
 
-@pytest.mark.parametrize("phrase", ["straße 7", "", "   ", "c", "ab\tc", 5])
-def test_hotwords_that_cannot_be_spelled_are_named(phrase):
-    with pytest.raises(DecodingError) as caught:
-        CtcBeamDecoder(LABELS).decode(GOOD, hotwords=["ab", phrase])
-    assert repr(phrase) in str(caught.value) and "'ab'" not in str(caught.value)
+@pytest.mark.parametrize("phrase", ["straße 7", "", "   ", "c", "ab\tc"])
+def test_hotwords_that_cannot_be_spelled_are_named_and_left_out(phrase):
+    decoder = CtcBeamDecoder(LABELS)
+    with pytest.warns(HotwordWarning) as caught:
+        found = decoder.decode(GOOD, hotwords=["ab", phrase])
+    (warning,) = caught
+    assert repr(phrase) in str(warning.message) and "'ab'" not in str(warning.message)
+    assert found == decoder.decode(GOOD, hotwords=["ab"])
+
+
+def test_a_hotword_that_is_no_string_is_an_error():
+    with pytest.raises(DecodingError, match="cannot be used: 5"):
+        CtcBeamDecoder(LABELS).decode(GOOD, hotwords=["ab", 5])
 
 
 def test_hotwords_of_wrong_kind():
@@ -96,6 +105,21 @@ def test_hotwords_of_wrong_kind():
     plain = decoder.decode(GOOD, hotwords=["ab", "b"])
     assert decoder.decode(GOOD, hotwords=np.array(["ab", "b"])) == plain
     assert decoder.decode(GOOD, hotwords=None) == decoder.decode(GOOD, hotwords=())
+
+
+def test_hotwords_without_end_are_refused_before_their_tables_are_built():
+    decoder = CtcBeamDecoder(LABELS)
+    began_s = time.perf_counter()
+    with pytest.raises(DecodingError, match="more than"):
+        decoder.decode(GOOD, hotwords=["a" * 1_000_000])
+    assert time.perf_counter() - began_s < 2  # 1.5 s and 40 MB for the tables of such a word
+
+
+def test_many_hotwords_that_cannot_be_spelled_are_told_in_few_words():
+    decoder = CtcBeamDecoder(LABELS)
+    with pytest.warns(HotwordWarning, match="19990 more") as told:
+        decoder.decode(GOOD, hotwords=[chr(0x4E00 + i) for i in range(20_000)])
+    assert len(str(told[0].message)) < 500
 
 
 def test_hotwords_given_twice_count_once():

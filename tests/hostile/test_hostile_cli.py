@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,14 @@ def test_every_bad_file_is_one_line_that_names_it_and_leaves_no_output(tmp_path,
     assert len(errors) == 1
     assert Path(path).name in errors[0] and "expected" in errors[0] and "fix:" in errors[0]
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="the system has no such file")
+def test_a_file_that_cannot_be_read_leaves_the_others(tmp_path: Path, capsys) -> None:
+    files = ["/proc/self/mem", CLIP]
+    assert main(["transcribe", *files, "--passes", "1", "--output_dir", str(tmp_path)]) == 1
+    (error,) = errors_of(capsys)
+    assert "/proc/self/mem cannot be read" in error and len(list(tmp_path.iterdir())) == 5
 
 
 def test_cuda_where_there_is_none(capsys, monkeypatch) -> None:
@@ -172,3 +182,54 @@ def test_a_live_stream_that_is_interrupted_still_says_its_last_words(monkeypatch
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Microphone(samples.tobytes())))
     assert main(["stream"]) == 0
     assert capsys.readouterr().out.strip().endswith("Blumen mit.")
+
+
+SUNDAY = str(ROOT / "examples" / "audio" / "sunday.flac")
+
+
+def test_several_files_on_standard_output_can_be_told_apart(capsys) -> None:
+    files = [CLIP, f"{CLIP}.gone", CLIP]
+    assert main(["transcribe", *files, "--passes", "1", "--output_format", "json"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["file"] for line in lines] == [CLIP, CLIP]
+    assert main(["transcribe", *files, "--passes", "1"]) == 1
+    first, text, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"==> {CLIP} <==" and text and rest == [first, text]
+    assert main(["transcribe", CLIP, "--passes", "1"]) == 0
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_verbose_tells_the_time_on_the_clock(capsys) -> None:
+    """Stages are summed over threads: two seconds of them may pass in one."""
+    began_s = time.perf_counter()
+    assert main(["transcribe", SUNDAY, CLIP, "--passes", "1", "--verbose", "--threads", "2"]) == 0
+    took_s = time.perf_counter() - began_s
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if "x real time" in line]
+    audio_s, said_s = (float(number) for number in re.findall(r"[0-9.]+(?= s)", line))
+    assert audio_s == pytest.approx(47.6, abs=0.1) and said_s <= took_s + 0.1
+    assert shown.count("of all threads together") == 2
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "transcribe", CLIP, "--passes", "1", "--output_dir", str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "visit.json' cannot be written (File too large)" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["visit.txt"]
+
+
+@pytest.mark.parametrize("value", ["0", "many"])
+def test_a_wrong_number_of_threads_in_the_environment_is_one_line(value: str) -> None:
+    environment = {**os.environ, "NUMBA_NUM_THREADS": value, "OMP_NUM_THREADS": value}
+    command = [sys.executable, "-m", "engine", "info", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"engine: error: NUMBA_NUM_THREADS={value!r}; expected a whole number, 1 or more; "
+        "fix: unset the variable"
+    ]

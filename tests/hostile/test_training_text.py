@@ -116,12 +116,11 @@ def test_the_usual_options_pass(text: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted_is_said_with_its_exit_code(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.lm.language_model.choose_vocabulary", interrupt)
-    with caplog.at_level(logging.ERROR, "training"):
-        assert main(["language-model", str(text), "--out", str(tmp_path / "lm")]) == 130
-    assert "interrupted" in caplog.text
+    assert main(["language-model", str(text), "--out", str(tmp_path / "lm")]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -13,7 +13,8 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
-from engine.kernels.layers.dense import Dense, multiply_rows, pack_weight
+from engine.kernels.layers.dense import INT8, Dense, multiply_rows, pack_weight
+from engine.kernels.layers.order import put_in_order
 from engine.kernels.vector.attention_tiles import mix_tile, score_tile
 from engine.kernels.vector.gemm import (
     TILE_COLUMNS,
@@ -21,8 +22,9 @@ from engine.kernels.vector.gemm import (
     int8_tile_add,
     int8_tile_twice,
 )
+from engine.kernels.vector.ordered_tile import AT_ONCE, ORDERED_COLUMNS
 from engine.native.packing import aligned, pack_int8
-from engine.runtime.pair_safe import is_pair_safe
+from engine.runtime.pair_safe import is_pair_safe, quantize_columns
 from tests.reference.level_kernel import level_kernel
 
 pytestmark = pytest.mark.levels
@@ -91,6 +93,63 @@ def test_sums_of_every_height_are_exact(safe: bool, data: st.DataObject) -> None
     assert not (safe and layer.any_codes)
     rows = data.draw(activations(data.draw(st.integers(1, 26)), len(weight)))
     np.testing.assert_array_equal(multiplied(layer, rows), sums_of(rows, weight))
+
+
+def ordered(weight: np.ndarray) -> Dense:
+    """A layer in order of its own at every level, also where the product has no use for it."""
+    n_out = weight.shape[1]
+    wide = np.pad(weight, ((0, 0), (0, -n_out % TILE_COLUMNS)))
+    packed, steps = put_in_order(wide)
+    ones, zeros = np.ones(wide.shape[1], F32), np.zeros(wide.shape[1], F32)
+    return Dense.of(INT8, len(weight), n_out, aligned(packed), ones, zeros, zeros, steps=steps)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_sums_of_every_height_are_exact_in_another_order(data: st.DataObject) -> None:
+    weight = data.draw(weights(safe=True))
+    rows = data.draw(activations(data.draw(st.integers(1, 26)), len(weight)))
+    np.testing.assert_array_equal(multiplied(ordered(weight), rows), sums_of(rows, weight))
+
+
+def joined_steps(weight: np.ndarray) -> int:
+    """Steps that are joined, of all panels; each pair is checked to fit 16 bits whatever the rows are."""
+    packed, steps = put_in_order(weight)
+    n_steps, total = len(weight) // 4, 0
+    split = weight.reshape(n_steps, 4, -1, ORDERED_COLUMNS).transpose(2, 0, 3, 1)
+    for panel, (n_joined, *places), whole in zip(packed, steps, split, strict=True):
+        order = np.array(places) // 4
+        assert sorted(order) == list(range(n_steps)) and (np.array(places) % 4 == 0).all()
+        np.testing.assert_array_equal(panel.reshape(n_steps, ORDERED_COLUMNS, 4), whole[order])
+        assert n_joined % AT_ONCE == 0 and 0 <= n_joined <= n_steps
+        codes = panel[:n_joined].astype(int).reshape(-1, 2, 2 * ORDERED_COLUMNS, 2)  # pair, step, place, code
+        for sign in (1, -1):
+            assert np.maximum(sign * codes, 0).sum(axis=(1, 3)).max(initial=0) * 255 < 2**15
+        total += int(n_joined)
+    return total
+
+
+@given(weight=weights(safe=True))
+@settings(max_examples=100, deadline=None)
+def test_steps_that_are_joined_fit_together(weight: np.ndarray) -> None:
+    joined_steps(np.pad(weight, ((0, 0), (0, -weight.shape[1] % TILE_COLUMNS))))
+
+
+@pytest.mark.parametrize(("largest", "share"), [(0, 1.0), (32, 1.0), (33, 0.0), (64, 0.0)])
+def test_as_many_steps_are_joined_as_fit(largest: int, share: float) -> None:
+    weight = np.full((96, 32), largest, np.int8)
+    assert joined_steps(weight) == share * 2 * 24
+
+
+def test_large_steps_are_joined_with_small_ones() -> None:
+    weight = np.zeros((64, 32), np.int8)
+    weight[:32] = 64
+    assert joined_steps(weight) == 2 * 16
+
+
+def test_most_steps_of_a_layer_are_joined() -> None:
+    codes, _ = quantize_columns(np.random.default_rng(0).standard_normal((512, 64)).astype(F32))
+    assert joined_steps(codes) > 0.9 * 4 * 128
 
 
 @pytest.mark.parametrize("code", [127, -127, -128])

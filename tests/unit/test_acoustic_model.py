@@ -23,6 +23,7 @@ from engine.errors import (  # noqa: E402
     CancelledError,
     DeviceError,
     ModelCapabilityError,
+    ModelError,
 )
 from engine.runtime.cancel import CancelToken  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
@@ -154,7 +155,7 @@ def test_graph_that_does_not_fit_is_refused_at_load(
 def test_what_onnxruntime_cannot_load_is_one_clear_error(tmp_path: Path) -> None:
     graph = make_graph()
     graph.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(BundleSchemaError, match=r"cannot load acoustic\.onnx"):
+    with pytest.raises(ModelError, match=r"cannot load acoustic\.onnx"):
         AcousticModel(make_bundle(tmp_path, graph), CPU)
 
 

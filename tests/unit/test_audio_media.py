@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -141,6 +142,21 @@ def test_many_channels(n_channels: int, codec: str) -> None:
     waveform, note = load_noted(content)
     assert not note
     np.testing.assert_allclose(waveform[: len(samples)], samples[:, -1] / n_channels, atol=1e-3)
+
+
+def test_channels_in_an_order_of_their_own() -> None:
+    """Stereo that is labelled right, left: av frees such a layout twice where it is looked at twice."""
+    stereo = np.stack([CLIP, -0.5 * CLIP], axis=1)
+    content = bytearray(muxed([Track(stereo)], "mov", "pcm_s16le", layout="stereo"))
+    at = content.index(b"chan") - 4
+    labels = struct.pack(">4sIIII", b"chan", 0, 0, 0, 2) + struct.pack(">I16x", 2) + struct.pack(">I16x", 1)
+    more = 4 + len(labels) - struct.unpack_from(">I", content, at)[0]
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"sowt"):
+        size_at = content.rindex(box, 0, at) - 4
+        struct.pack_into(">I", content, size_at, struct.unpack_from(">I", content, size_at)[0] + more)
+    content[at : at + 4 + len(labels) - more] = struct.pack(">I", 4 + len(labels)) + labels
+    for _ in range(3):
+        np.testing.assert_allclose(load_audio(bytes(content)), 0.25 * CLIP, atol=1e-3)
 
 
 @pytest.mark.parametrize(("form", "codec", "rate"), [("mp4", "aac", 48_000), ("webm", "libopus", 48_000)])

@@ -124,7 +124,7 @@ def test_words_invented_where_nothing_is_said_are_counted(
     assert {group["value"]: group["wer"] for group in result["by"]["emotion"]}["noise"] is None
     assert result["worst"] == ["hum.wav"] and result["bleu"] == pytest.approx(100)
     printed = capsys.readouterr().out
-    assert re.search(r"invented words +2 +in 1 of 2 clips in which nothing is said", printed)
+    assert re.search(r"invented words +2 +in 1 of 2 clips without speech", printed)
 
 
 def test_data_in_which_nobody_speaks_has_no_wer(
@@ -243,7 +243,7 @@ def test_an_interrupted_run_keeps_what_it_measured_and_resumes(
 
     monkeypatch.setattr(stages, "measure_one", stop_at_the_fifth)
     assert bench(tmp_path, "--warmup", "0") == (130, {})
-    assert "goes on from there" in capsys.readouterr().err
+    assert "continues from there" in capsys.readouterr().err
     partial = tmp_path / "out.json.partial.jsonl"
     assert len(partial.read_text(encoding="utf-8").splitlines()) == 5
     with partial.open("a") as file:

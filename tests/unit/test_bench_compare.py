@@ -111,7 +111,7 @@ def test_a_peer_in_its_own_process(tmp_path: Path, models: dict[str | None, Fake
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
-    [("broken", "exit code 3"), ("noise", "a JSON object a line"), ("silent", "gave no text_de")],
+    [("broken", "exit code 3"), ("noise", "one JSON object per line"), ("silent", "gave no text_de")],
 )
 def test_a_peer_that_misbehaves_says_how(tmp_path: Path, mode: str, expected: str) -> None:
     script = tmp_path / "parrot.py"
@@ -253,7 +253,7 @@ def test_the_history_holds_what_was_measured_on_the_same_data(
     page = tmp_path / "page.html"
     assert main(["report", *paths, "--output", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    assert "1 earlier results are of other data or another task" in text
+    assert "1 earlier results have other data or another task" in text
     assert "<figcaption>History</figcaption>" in text
     assert "unknown from one pass; --repeats 2 or more measures it" in text
     assert main(["report", paths[1], paths[2], "--output", str(page)]) == 0

@@ -155,7 +155,7 @@ def test_other_arithmetic_on_another_processor_is_no_regression_and_no_pass() ->
     names = {"signature": "model:x|acoustic:int8,onnxruntime|cpu:b", "environment": {"cpu": "b"}}
     findings = judge(result(errors, 3 * timed(random), **names), base)
     assert verdict_of(findings) == "undecided"
-    assert findings[-1].change == "the model runs in other arithmetic on this processor"
+    assert findings[-1].change == "the model uses other arithmetic on this processor"
     same_cpu = result(errors, 3 * timed(random), signature=names["signature"])
     assert verdict_of(judge(same_cpu, base)) == "regression"  # kernels that are off by mistake are caught
 
@@ -210,7 +210,7 @@ def test_wall_time_is_not_judged_where_others_had_the_core() -> None:
         row["reference_wall_s"] = {name: [2 * v for v in t] for name, t in row["reference_wall_s"].items()}
     findings = judge(now, base)
     assert [finding.verdict for finding in findings[-2:]] == ["pass", "undecided"]
-    assert "others took the core for 100 % of the time" in findings[-1].change
+    assert "other programs had the core for 100 % of the time" in findings[-1].change
     assert verdict_of(findings) == "pass"
 
 

@@ -157,7 +157,7 @@ def test_the_table_of_http_errors_is_the_services() -> None:
 
 def test_every_field_of_the_http_form_is_on_its_page() -> None:
     pytest.importorskip("fastapi")
-    from engine.serve.app import FORM
+    from engine.serve.fields import FORM
 
     page = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
     schema = FORM["requestBody"]["content"]["multipart/form-data"]["schema"]

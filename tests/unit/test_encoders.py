@@ -21,7 +21,14 @@ import onnx  # noqa: E402
 from engine.acoustic import encoders  # noqa: E402
 from engine.acoustic.model import AcousticModel  # noqa: E402
 from engine.bundle.folder import AcousticConfig, Bundle, FeatureConfig, open_bundle, write_bundle  # noqa: E402
-from engine.errors import BundleSchemaError, CancelledError, DeviceError, EngineError, OptionError  # noqa: E402
+from engine.errors import (  # noqa: E402
+    BundleSchemaError,
+    CancelledError,
+    DeviceError,
+    EngineError,
+    ModelError,
+    OptionError,
+)
 from engine.runtime import backend  # noqa: E402
 from engine.runtime.backend import Choice  # noqa: E402
 from engine.runtime.cancel import CancelToken  # noqa: E402
@@ -168,7 +175,7 @@ def test_graph_of_another_exporter_is_refused_where_the_kernels_were_asked_for(
 @needs_vectors
 @pytest.mark.usefixtures("without_matrix_unit")
 def test_what_is_no_graph_at_all_is_refused_by_both(make_bundle: MakeBundle) -> None:
-    with pytest.raises(BundleSchemaError, match="cannot load") as caught:
+    with pytest.raises(ModelError, match="cannot load") as caught:
         open_with(make_bundle(graph=b"no graph"))
     assert_says_got_want_fix(caught.value)
     with pytest.raises(DeviceError, match="not a readable ONNX model"):

@@ -19,6 +19,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from engine.bundle.folder import open_bundle  # noqa: E402
+from engine.errors import DeviceError  # noqa: E402
 from engine.native.encoder import NativeEncoder  # noqa: E402
 from engine.runtime.integer_products import check_products  # noqa: E402
 from engine.runtime.onnx_session import open_session  # noqa: E402
@@ -101,6 +102,23 @@ def run(data: bytes) -> NDArray[np.float32]:
     return session.run({name: feeds[name] for name in session.input_names})[0]
 
 
+def run_exactly(data: bytes) -> NDArray[np.float32]:
+    """What a graph with int8 weights computes where nothing saturates.
+
+    Below VNNI onnxruntime refuses to convert shared layers and LSTMs; there the same weights run as uint8
+    with 128 as zero, whose products it computes without saturation.
+    """
+    try:
+        return run(data)
+    except DeviceError:
+        model = onnx.load_model_from_string(data)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.INT8:
+                codes = numpy_helper.to_array(tensor).astype(np.int16) + 128
+                tensor.CopyFrom(numpy_helper.from_array(codes.astype(np.uint8), tensor.name))
+        return run(model.SerializeToString())
+
+
 def constants_of(data: bytes) -> dict[str, bytes]:
     model = onnx.load_model_from_string(data)
     return {tensor.name: tensor.SerializeToString() for tensor in model.graph.initializer}
@@ -110,7 +128,7 @@ def assert_mended(before: bytes, changed: set[str]) -> bytes:
     """The result is exact, near, and has only the named constants changed."""
     after = mend(before)
     assert check_products(before).problems and not check_products(after).problems
-    expected, found = run(before), run(after)
+    expected, found = run_exactly(before), run(after)
     assert 0 < np.linalg.norm(found - expected) < 0.03 * np.linalg.norm(expected)
     old, new = constants_of(before), constants_of(after)
     assert {name for name in old if new.get(name) != old[name]} == changed
@@ -245,9 +263,9 @@ def test_kernels_get_pair_safe_codes_in_the_order_in_which_they_read_them(
     packed: list[bool] = []
     from engine.native import heads, layers, weights
 
-    def remember(codes: NDArray[np.int8], *rest: Any) -> Any:
+    def remember(codes: NDArray[np.int8], *rest: Any, **named: Any) -> Any:
         packed.append(bool(is_pair_safe(codes).all()))
-        return original(codes, *rest)
+        return original(codes, *rest, **named)
 
     original = layers.pack_int8
     for module in (layers, heads, weights):

@@ -187,7 +187,7 @@ def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_had_or_has_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="neither a folder nor to be had"):
+    with pytest.raises(ValueError, match="neither a folder nor available"):
         mt.checkpoint_folder("nobody/no such model")
     with pytest.raises(ValueError, match=r"no source\.spm, target\.spm, vocab\.json"):
         mt.checkpoint_folder(str(tmp_path))
@@ -296,7 +296,7 @@ def test_a_bad_pair_is_noticed_at_its_step_named_and_left_out(
 
     monkeypatch.setattr(mt_loop.Trainer, "_accumulate", hurting)
     mt.train(load_config(write_run(tmp_path, max_steps=30, checkpoint_minutes=60.0)))
-    assert "not finite. The update was left out" in caplog.text and "pair 7" in caplog.text
+    assert "not finite. The update was skipped" in caplog.text and "pair 7" in caplog.text
     newest = mt_loop.checkpoints(tmp_path / "run" / "checkpoints")[-1]
     state = torch.load(newest, weights_only=True)
     assert state["progress"]["step"] == 30 and state["progress"]["rate"] == 1.0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine import (
+    AudioOptions,
     DecodingOptions,
     HotwordOptions,
     LanguageModelOptions,
@@ -19,6 +20,8 @@ from engine import (
 )
 
 FLAT = {
+    "channels": "separate",
+    "audio_track": 2,
     "beam_width": 8,
     "passes": 2,
     "vad_filter": False,
@@ -32,6 +35,7 @@ FLAT = {
     "numbers": "digits",
 }
 PARTS = DecodingOptions(
+    audio=AudioOptions("separate", 2),
     search=SearchOptions(8, 2, False),
     language_model=LanguageModelOptions(0.5, -1.0),
     biasing=HotwordOptions(("Rothenburg", "an der Fulda"), 7.0),
@@ -70,6 +74,9 @@ def test_options_can_be_sent_to_another_process_and_not_be_changed() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"channels": "left"},
+        {"audio_track": 0},
+        {"audio_track": 1.5},
         {"beam_width": 0},
         {"beam_width": -3},
         {"beam_width": 2.5},

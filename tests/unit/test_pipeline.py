@@ -16,8 +16,8 @@ from engine.errors import (
     AudioLimitError,
     AudioNotFoundError,
     CancelledError,
-    DecodingError,
     EngineError,
+    HotwordWarning,
     OptionError,
 )
 from engine.pipeline import SpeechTranslator
@@ -95,12 +95,15 @@ def test_greedy_and_beam_are_both_there(translator, clip) -> None:
     assert jiwer.wer(beam, greedy) < 0.8
 
 
-def test_a_hotword_is_heard_where_it_is_likely_and_refused_where_it_cannot_be_spelled(
+def test_a_hotword_is_heard_where_it_is_likely_and_left_out_where_it_cannot_be_spelled(
     translator, clip
 ) -> None:
-    with pytest.raises(DecodingError, match="東京"):
-        translator.transcribe(clip, hotwords=["東京"])
-    assert translator.transcribe(clip, hotwords=["großmutter"]).text
+    with pytest.warns(HotwordWarning, match="東京") as caught:
+        found = translator.transcribe(clip, hotwords=["東京", "Großmutter"])
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert found.warnings == ("hotwords that the model's letters cannot spell are left out: '東京'",)
+    plain = translator.transcribe(clip, hotwords=["großmutter"])
+    assert found.text == plain.text != "" and plain.warnings == ()
 
 
 def test_silence_and_noise_are_not_words(translator) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from engine.bundle.schema import SecondPassConfig
 from engine.decoding import CtcBeamDecoder
-from engine.errors import BundleSchemaError, DecodingError, ModelCapabilityError, OptionError
+from engine.errors import BundleSchemaError, DecodingError, HotwordWarning, ModelCapabilityError, OptionError
 from engine.two_pass import second_pass as module
 from engine.two_pass.alignment import align_words
 from engine.two_pass.confidence import Calibration, compute_logit, read_calibration
@@ -204,7 +204,7 @@ def test_what_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         decode(second_pass, log_probs[:, :5])
     with pytest.raises(DecodingError, match="NaN"):
         decode(second_pass, np.full_like(log_probs, np.nan))
-    with pytest.raises(DecodingError, match="東京"):
+    with pytest.warns(HotwordWarning, match="東京"):
         decode(second_pass, log_probs, DecodingOptions(hotwords=("東京",)))
     with pytest.raises(OptionError, match="beam_size 1000"):
         decode(second_pass, log_probs, DecodingOptions(beam_width=1000))

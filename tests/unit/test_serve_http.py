@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from tone_service import (
+    SPEECH,
+    TRANSCRIBE,
+    TRANSLATE,
+    ToneTranslator,
+    post,
+    refused,
+    running_server,
+    wait_for,
+    wav,
+)
 
-from engine.audio.load import AudioLimits
-from engine.audio.vad import detect_speech
 from engine.cli import main
-from engine.errors import CancelledError, ModelCapabilityError
-from engine.jobs.longform import transcribe_regions
-from engine.types import DecodingOptions, Segment, Transcript, Translation
-from tests.reference.tone_speech import recognise, silence, speak
+from engine.errors import ModelCapabilityError
+from engine.types import DecodingOptions
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("multipart", reason="needs the extra [serve]")
@@ -33,63 +38,7 @@ from starlette.testclient import TestClient
 
 from engine.serve import ServeSettings, create_app
 
-TRANSCRIBE, TRANSLATE = "/v1/audio/transcriptions", "/v1/audio/translations"
 BUNDLE = Path(__file__).resolve().parents[2] / "engine" / "bundled" / "de-en-base"
-
-
-class ToneTranslator:
-    """The interface of SpeechTranslator over tones; `gate` holds every call until it is set."""
-
-    threads = 2
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.started, self.cancelled = threading.Semaphore(0), threading.Event()
-        self.hotwords: tuple[str, ...] = ()
-        self.options: Any = None
-        self.limits = AudioLimits()
-        self.error: Exception | None = None
-
-    def transcribe(
-        self,
-        source: np.ndarray,
-        sample_rate: int | None = None,
-        *,
-        hotwords: Any = (),
-        options: Any = None,
-        cancel: Any = None,
-    ) -> Transcript:
-        self.hotwords, self.options = tuple(hotwords), options
-        self.started.release()
-        if self.error:
-            raise self.error
-        while not self.gate.wait(0.01):
-            if cancel is not None and cancel.cancelled:
-                self.cancelled.set()
-                raise CancelledError("the call was cancelled")
-        segments = transcribe_regions(source, detect_speech(source), recognise, cancel=cancel)
-        return Transcript(segments, len(source) / 16_000)
-
-    def translate(self, source: np.ndarray, sample_rate: int | None = None, **options: Any) -> Translation:
-        transcript = self.transcribe(source, sample_rate, **options)
-        english = {"eins": "one", "zwei": "two", "drei": "three"}
-        segments = tuple(
-            Segment(" ".join(english[word.text] for word in s.words), s.start_s, s.end_s, (), 0.5)
-            for s in transcript.segments
-        )
-        return Translation(segments, transcript)
-
-
-def wav(samples: np.ndarray, form: str = "WAV") -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, 16_000, format=form)
-    return buffer.getvalue()
-
-
-SPEECH = wav(
-    np.concatenate([silence(0.5), speak("eins zwei drei . drei zwei eins", pause_s=2.5), silence(0.5)])
-)
 
 
 @pytest.fixture
@@ -101,10 +50,6 @@ def translator() -> ToneTranslator:
 def client(translator: ToneTranslator) -> Iterator[TestClient]:
     with TestClient(create_app(translator), raise_server_exceptions=False) as client:
         yield client
-
-
-def post(client: Any, path: str = TRANSCRIBE, audio: bytes = SPEECH, **fields: Any) -> Any:
-    return client.post(path, files={"file": ("speech.wav", audio)}, data={"model": "whisper-1", **fields})
 
 
 def test_json_is_the_default(client: TestClient) -> None:
@@ -164,22 +109,17 @@ def test_the_settings_say_how_requests_are_decoded(translator: ToneTranslator) -
 
 
 def test_the_command_hands_its_options_on(translator: ToneTranslator, monkeypatch: Any) -> None:
-    served: dict[str, Any] = {}
+    served: list[Any] = []
     monkeypatch.setattr("engine.cli.serve.load_model", lambda options: translator)
-    monkeypatch.setattr("engine.serve.create_app", lambda model, settings: served.update(settings=settings))
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: served.update(options))
-    assert main(["serve", "--beam_size", "3", "--max_duration_s", "20000", "--port", "9000"]) == 0
-    assert served["settings"].decoding.beam_width == 3
-    assert served["settings"].max_duration_s == translator.limits.max_duration_s == 20_000
-    assert served["port"] == 9000
-
-
-def refused(response: Any, status: int, *words: str) -> None:
-    assert response.status_code == status
-    error = response.json()["error"]
-    assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
-    for word in words:
-        assert word in error["message"]
+    monkeypatch.setattr("engine.cli.serve._load_all", lambda *given: None)
+    monkeypatch.setattr("engine.serve.logs.configure_logs", lambda log_format: None)
+    monkeypatch.setattr("engine.serve.transport.server.run_server", lambda *given: served.extend(given))
+    assert main(["serve", "--beam_size", "3", "--max_duration_s", "20000", "--port", "0"]) == 0
+    server, (sock,) = served
+    settings = server.config.app.state.service.settings
+    assert settings.decoding.beam_width == 3
+    assert settings.max_duration_s == translator.limits.max_duration_s == 20_000
+    sock.close()
 
 
 @pytest.mark.parametrize(
@@ -187,8 +127,18 @@ def refused(response: Any, status: int, *words: str) -> None:
     [
         ({"response_format": "docx"}, "verbose_json"),
         ({"language": "fr"}, "german"),
-        ({"timestamp_granularities[]": "phoneme"}, "word or segment"),
-        ({"stream": "true"}, "stream=false"),
+        ({"timestamp_granularities[]": "phoneme"}, "segment or word"),
+        ({"stream": "maybe"}, "true"),
+        ({"stream": "true", "response_format": "srt"}, "json or text"),
+        ({"include[]": "logprobs", "response_format": "verbose_json"}, "json"),
+        ({"include[]": "item"}, "logprobs"),
+        ({"temperature": "hot"}, "0 to 1"),
+        ({"chunking_strategy": "server_vad"}, "auto"),
+        ({"known_speaker_names[]": "Anna"}, "not told apart"),
+        ({"hotword": "Anna"}, "hotwords"),
+        ({"keywords[]": ["Anna"] * 1001 + [f"a{i}" for i in range(1001)]}, "Maximum number"),
+        ({"keywords[]": "a" * 101}, "at most 100"),
+        ({"prompt": "a" * 10_001}, "at most 10000"),
     ],
 )
 def test_impossible_fields(client: TestClient, fields: dict[str, str], word: str) -> None:
@@ -267,9 +217,7 @@ def test_a_full_house_answers_503_at_once_and_recovers() -> None:
         translator.gate.clear()
         waiting = [in_thread(lambda: post(client)) for _ in range(2)]
         assert translator.started.acquire(timeout=5)
-        deadline = time.monotonic() + 5
-        while client.app.state.queue.pending < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(lambda: client.app.state.service.queue.pending == 2)
         response = post(client)
         refused(response, 503, "try again")
         assert response.headers["retry-after"]
@@ -320,36 +268,15 @@ def test_health_of_a_failing_model_and_of_a_stuck_request() -> None:
         thread.join(10)
 
 
-@contextmanager
-def running_server(translator: Any, settings: ServeSettings) -> Iterator[str]:
-    """A real server on a free port of this machine."""
-    uvicorn = pytest.importorskip("uvicorn")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = uvicorn.Config(create_app(translator, settings), port=port, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    deadline = time.monotonic() + 10
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-
-
 def test_a_client_that_leaves_cancels_its_work() -> None:
     translator = ToneTranslator()
     translator.gate.clear()
-    with running_server(translator, ServeSettings(max_running=1)) as url:
+    with running_server(translator, ServeSettings(max_running=1)) as running:
         with pytest.raises(httpx.TimeoutException):
-            httpx.post(url + TRANSCRIBE, files={"file": SPEECH}, timeout=0.5)
+            httpx.post(running.url + TRANSCRIBE, files={"file": SPEECH}, timeout=0.5)
         assert translator.cancelled.wait(3), "the work went on for nobody"
         translator.gate.set()
-        assert httpx.post(url + TRANSCRIBE, files={"file": SPEECH}).status_code == 200
+        assert httpx.post(running.url + TRANSCRIBE, files={"file": SPEECH}).status_code == 200
 
 
 def test_a_slow_upload_ends() -> None:
@@ -359,8 +286,8 @@ def test_a_slow_upload_ends() -> None:
         yield b"late"
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    with running_server(ToneTranslator(), ServeSettings(upload_timeout_s=0.3)) as url:
-        refused(httpx.post(url + TRANSCRIBE, content=trickle(), headers=headers), 408, "upload")
+    with running_server(ToneTranslator(), ServeSettings(upload_timeout_s=0.3)) as running:
+        refused(httpx.post(running.url + TRANSCRIBE, content=trickle(), headers=headers), 408, "upload")
 
 
 def test_the_default_bundle_is_served() -> None:

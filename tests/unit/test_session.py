@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine._distribution import install_command
-from engine.errors import CancelledError, DependencyError, DeviceError, OptionError
+from engine.errors import CancelledError, DependencyError, DeviceError, ModelError, OptionError
 from engine.runtime import onnx_session as session
 from engine.types import RuntimeOptions
 
@@ -65,9 +65,29 @@ def test_a_provider_that_fails_is_not_replaced_by_the_cpu_in_silence(monkeypatch
             raise RuntimeError("CUDA failure 2: out of memory")
 
     monkeypatch.setattr(ort, "InferenceSession", Failing)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(ModelError, match="out of memory"):
         session.open_session(session.PROBE, RuntimeOptions(device="cpu"))
+    monkeypatch.setattr(session, "resolve_device", lambda _: "cuda")
+    with pytest.raises(DeviceError, match="out of memory"):  # not the graph's fault
+        session.open_session(session.PROBE, RuntimeOptions(device="cuda"))
     assert capsys.readouterr().out == ""
+
+
+def test_what_onnxruntime_cannot_run_is_one_typed_error_that_names_the_graph() -> None:
+    opened = session.open_session(make_graph(), RuntimeOptions(device="cpu"), threads=1, name="a.onnx")
+    for feeds in ({"x": np.zeros((2, 2, 2), np.int64)}, {}, {"y": np.zeros(1, np.float32)}):
+        with pytest.raises(ModelError, match=r"^a\.onnx cannot be run \(.+\); ") as caught:
+            opened.run(feeds)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 3), np.float32), np.zeros((2, 4), np.int64), [None], None])
+def test_an_output_of_another_shape_or_type_is_refused(array: object) -> None:
+    opened = session.open_session(make_graph(), RuntimeOptions(device="cpu"), threads=1)
+    right = np.zeros((2, 4), np.float32)
+    assert opened.expect(right, (None, 4), "y") is right
+    with pytest.raises(ModelError, match="gives y of shape"):
+        opened.expect(array, (None, 4), "y")
 
 
 def test_an_unknown_device_is_refused() -> None:
@@ -186,3 +206,14 @@ def test_fixed_dimensions_are_those_of_every_call_and_no_cuda_graph_on_the_cpu()
     assert not opened.fixed
     assert opened.run({"x": np.ones((2, 5), np.float32)})[0].shape == (2, 5)
     assert session.open_session(make_graph(), options, threads=1).input_shape("x") == ["batch", "n"]
+
+
+def test_a_dimension_whose_name_is_no_text_is_a_model_error() -> None:
+    onnx = pytest.importorskip("onnx")
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, ["QQQQ", 2]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(ModelError, match="the graph"):
+        session.open_session(
+            model.SerializeToString().replace(b"QQQQ", b"\xd6QQQ"), RuntimeOptions(device="cpu")
+        )

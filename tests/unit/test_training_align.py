@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from engine.runtime.interrupts import INTERRUPTED
 from engine.text import normalize_text
 from tests.reference.tone_bundle import SAMPLE_RATE, spell, write_tone_bundle
 from training.alignment import corpus
 from training.alignment.cutting import compute_agreement
-from training.cli import EXIT_FAILED, EXIT_INTERRUPTED, main
+from training.cli import EXIT_FAILED, main
 
 SENTENCES = (
     "Der Hund liegt heute hier.",
@@ -167,7 +168,7 @@ class Interrupted:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt(), EXIT_INTERRUPTED), (OSError(28, "no space"), EXIT_FAILED)]
+    ("error", "code"), [(KeyboardInterrupt(), INTERRUPTED), (OSError(28, "no space"), EXIT_FAILED)]
 )
 def test_an_interrupted_run_leaves_nothing_partial(bundle, talks, monkeypatch, caplog, error, code):
     caplog.set_level(logging.INFO, "training.alignment.command")

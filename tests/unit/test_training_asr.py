@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
-from training.asr.config import AsrConfig, ConfigError, load_config  # noqa: E402
+from training.asr.config import AsrConfig, load_config  # noqa: E402
 from training.asr.model import (  # noqa: E402
     Batch,
     build_model,
@@ -22,6 +22,7 @@ from training.asr.model import (  # noqa: E402
 )
 from training.asr.trainer import AsrTrainer, TrainingStopped  # noqa: E402
 from training.common.augment import mask_spans  # noqa: E402
+from training.common.config import ConfigError  # noqa: E402
 from training.common.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")

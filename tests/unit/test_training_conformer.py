@@ -10,12 +10,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 yaml = pytest.importorskip("yaml")
 
-from training.asr.config import AsrConfig, ConfigError  # noqa: E402
+from training.asr.config import AsrConfig  # noqa: E402
 from training.asr.conformer import load_checkpoint, output_lengths  # noqa: E402
 from training.asr.model import build_model  # noqa: E402
 from training.asr.networks import ConformerNetwork, network_of  # noqa: E402
 from training.asr.trainer import AsrTrainer  # noqa: E402
 from training.cli import main  # noqa: E402
+from training.common.config import ConfigError  # noqa: E402
 from training.common.data import build_vocabulary, probe_samples, read_manifest  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")

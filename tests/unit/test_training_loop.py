@@ -173,12 +173,12 @@ def test_a_cut_checkpoint_gives_way_to_the_sound_one_before_it(tmp_path, caplog,
     file.write_bytes(file.read_bytes()[:200])
     run = Regression(tmp_path, max_steps=4, store=stores[kind]())
     assert run.resume() and run.position.step == 2
-    assert "cut or damaged" in caplog.text and "the one before it is used" in caplog.text
+    assert "truncated or damaged" in caplog.text and "the one before it is used" in caplog.text
     sound = stores[kind]().find()
     assert len(sound) == 1  # the damaged one is out of the row, and does not push the sound one out
     sound_file = sound[0] / "state.pt" if sound[0].is_dir() else sound[0]
     sound_file.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="cut or damaged"):
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
         read_newest(stores[kind](), "cpu")
 
 
@@ -187,7 +187,7 @@ def test_another_seed_or_model_is_refused_and_another_rate_is_said(tmp_path, cap
     Regression(tmp_path, max_steps=2).run()
     with pytest.raises(CheckpointError, match="seed was 0, is 1"):
         Regression(tmp_path, seed=1).resume()
-    with pytest.raises(CheckpointError, match=r"7 tensors of other sizes: 0\.bias was \(4,\), is \(5,\)"):
+    with pytest.raises(CheckpointError, match=r"7 tensors have other sizes: 0\.bias was \(4,\), is \(5,\)"):
         Regression(tmp_path, width=5).resume()
     assert Regression(tmp_path, rate=0.01).resume()
     assert "learning_rate was 0.05, is 0.01" in caplog.text

@@ -104,7 +104,7 @@ def test_one_model_alone_stays_what_it_is(tmp_path):
 
 @pytest.mark.parametrize("weights", [[1.0], [-1.0, 2.0], [0.0, 0.0]])
 def test_weights_that_cannot_be_used_are_named(mixed, weights):
-    with pytest.raises(MixingError, match="want one each"):
+    with pytest.raises(MixingError, match="want one for each"):
         mix(mixed[:2], weights, mixed[2])
 
 

@@ -12,6 +12,7 @@ from engine.errors import (
     BundleSchemaError,
     CancelledError,
     ModelCapabilityError,
+    ModelError,
     OptionError,
     TranslationError,
 )
@@ -155,7 +156,7 @@ def test_tokenizer_round_trip_folds_the_source_case_only() -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"not a model", b"\x0a\xff\xff"])
 def test_damaged_tokenizer_files_are_typed_errors(damage: bytes) -> None:
-    with pytest.raises(BundleSchemaError):
+    with pytest.raises(ModelError):
         Tokenizer(damage, None, None)
 
 

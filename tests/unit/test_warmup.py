@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 
+import numba
 import pytest
 
 from engine.bundle.folder import open_bundle
@@ -30,18 +33,43 @@ def test_nothing_starts_on_one_core_or_with_a_full_cache(monkeypatch: pytest.Mon
     assert started == []
 
 
-def test_the_process_is_waited_for_also_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[bool] = []
+def start_sleeping(seconds: float) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-P", "-c", f"import time; time.sleep({seconds})"])
 
-    class Started:
-        def wait(self) -> None:
-            waited.append(True)
 
-    monkeypatch.setattr(warmup, "_start_compiling", lambda bundle: Started())
+def test_the_process_is_waited_for_and_ended_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warmup, "_decoder_is_compiled", lambda: False)
-    with pytest.raises(RuntimeError), warmup.compile_beside(open_bundle(None), threads=2):
-        raise RuntimeError
-    assert waited == [True]
+    short, long = start_sleeping(0.1), start_sleeping(60)
+    monkeypatch.setattr(warmup, "_start_compiling", lambda bundle: short)
+    with warmup.compile_beside(open_bundle(None), threads=2):
+        pass
+    assert short.returncode == 0
+    monkeypatch.setattr(warmup, "_start_compiling", lambda bundle: long)
+    with pytest.raises(KeyboardInterrupt), warmup.compile_beside(open_bundle(None), threads=2):
+        raise KeyboardInterrupt
+    assert long.wait(10) < 0
+
+
+def test_a_process_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = start_sleeping(60)
+    monkeypatch.setattr(warmup, "_start_compiling", lambda bundle: process)
+    monkeypatch.setattr(warmup, "_decoder_is_compiled", lambda: False)
+    monkeypatch.setattr(warmup, "COMPILE_S", 0.1)
+    with warmup.compile_beside(open_bundle(None), threads=2):
+        pass
+    assert process.wait(10) < 0
+
+
+def test_only_compiling_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(warmup, "_say_once", said.append)
+    with warmup.notice("slow, and nothing is compiled", after_s=0.0):
+        time.sleep(0.05)
+    assert said == []
+    with warmup.notice("compiling", after_s=0.0):
+        numba.njit(lambda x: x + 1)(1)
+        time.sleep(0.05)
+    assert said == ["compiling"]
 
 
 @pytest.mark.parametrize("executable", ["", "/usr/bin/some-server", "/no/such/python3"])

@@ -1,4 +1,4 @@
-"""Certain places: rare runs of letters that are both heard and written, where a long text may be split."""
+"""Anchors: rare runs of letters that are both heard and written, where a long text may be split."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from training.alignment.spoken_text import Slot
 from training.alignment.viterbi import Alignment, Costs, SlotSpan, Stretch, align_slots
 
 GOOD_CELLS: Final = 30_000_000  # frames times states of one search: some minutes of speech
-MAX_CELLS: Final = 400_000_000  # ... where nothing is certain; takes as many bytes
+MAX_CELLS: Final = 400_000_000  # ... where there is no anchor; takes as many bytes
 MATCH_LETTERS: Final = 10
-MIN_SUPPORT: Final = 2  # other matches that agree with one about how text and speech go on
+MIN_SUPPORT: Final = 2  # other matches that agree with a match about how text and speech continue
 SUPPORT_LETTERS: Final = 300
 MAX_DRIFT: Final = 0.25  # letters heard more or fewer than written, as a share
 
@@ -52,13 +52,13 @@ def align_long(
     Args:
         log_probs: float32 [n_frames, 32], as Emissions holds them.
         slots: the text.
-        costs: prices of leaving out text and of passing over speech.
+        costs: prices of leaving out text and of skipping speech.
         good_cells: frames times states of one search, where it can be split.
         max_cells: the same, where it cannot.
     Returns:
         Alignment of the whole.
     Raises:
-        AlignmentError: too long for one search, and no place is certain.
+        AlignmentError: too long for one search, and without anchors.
     """
     anchors = find_anchors(log_probs, slots)
     ends = [Anchor(0, 0), Anchor(len(slots), len(log_probs))]
@@ -100,7 +100,7 @@ def _split(
         raise AlignmentError(
             f"no certain match between {last.frame - first.frame} frames of speech and "
             f"{last.slot - first.slot} words of text",
-            "a text that is mostly what is said, or a shorter recording",
+            "a text that mostly matches the speech, or a shorter recording",
             "check that the text belongs to the recording, or cut it into parts of a few minutes",
         )
     middle = min(inside, key=lambda anchor: abs(2 * anchor.frame - first.frame - last.frame))
@@ -109,7 +109,7 @@ def _split(
 
 
 def find_anchors(log_probs: FloatArray, slots: Sequence[Slot]) -> list[Anchor]:
-    """Find where slots begin for certain; in order, both of slots and of frames."""
+    """Find the anchors: certain beginnings of slots, ordered by slots and by frames."""
     heard = [(letter, frame) for letter, frame in read_greedy(log_probs) if letter != " "]
     written, begins = "", {}
     for number, slot in enumerate(slots):

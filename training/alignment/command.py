@@ -1,7 +1,7 @@
 """`engine-train align`: long recordings with approximate text, cut into utterances for training.
 
-The text is expanded to what may have been said, aligned with the emissions of a recogniser in a way that
-may leave out text and pass over speech, cut at pauses, and kept where speech and text agree.
+The text is expanded to what may have been said, and aligned with the emissions of a recogniser; the alignment
+may leave out text and skip speech. It is cut at pauses; utterances are accepted where speech and text agree.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from engine.audio.parts import load_part
 from engine.audio.vad import Waveform
 from engine.bundle.signature import bundle_digest
 from engine.errors import AudioError, OptionError
+from engine.output.targets import check_apart
 from training.alignment.anchors import AlignmentError
 from training.alignment.corpus import CorpusFolder, fingerprint
 from training.alignment.cutting import Cut, CutOptions, Progress, cut_recording
 from training.alignment.recordings import Recording, choose_held_out, read_recordings
 
+WRITTEN = ("audio", "records", "train.tsv", "held_out.tsv")  # in the output folder
 LOGGER = logging.getLogger("training.alignment.command")
 NOT_FOUND, UNREADABLE = "text not found", "unreadable audio"
 
@@ -35,8 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `engine-train align`."""
     default = CutOptions()
     parser.add_argument("--data", type=Path, required=True, help="manifest of the recordings and their texts")
-    parser.add_argument("--output_dir", type=Path, required=True, help="gets audio/, train.tsv, held_out.tsv")
-    parser.add_argument("--model", metavar="PATH", help="bundle that listens (the embedded one)")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="folder to write audio/, train.tsv and held_out.tsv to"
+    )
+    parser.add_argument(
+        "--model", metavar="PATH", help="bundle that recognises the speech (default: the embedded one)"
+    )
     parser.add_argument(
         "--keep_out", nargs="+", default=[], metavar="NAME",
         help="recordings, by name, path or speaker, for held_out.tsv instead of train.tsv; "
@@ -46,11 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_s", type=float, default=default.max_s, help="longest utterance (%(default)s)")
     parser.add_argument(
         "--min_score", type=float, default=default.min_score,
-        help="what the text may cost against what the model hears freely, nats a letter (%(default)s)",
+        help="least score of the text against the model's free transcript, nats per letter (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--min_word_score", type=float, default=default.min_word_score,
-        help="the same for each single word (%(default)s)",
+        help="the same for each word (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--min_agreement", type=float, default=default.min_agreement,
@@ -66,6 +72,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     settings = check_options(options)
     recordings = read_recordings(options.data, options.skip_bad)
+    check_apart(
+        [options.output_dir / name for name in WRITTEN],
+        [options.data, *(recording.path for recording in recordings)],
+    )
     held_out = choose_held_out(recordings, options.keep_out)
     model = engine.load(options.model, threads=options.threads)
     folder = CorpusFolder(options.output_dir)
@@ -87,7 +97,7 @@ def check_options(options: argparse.Namespace) -> CutOptions:
     """The settings of a run.
 
     Raises:
-        OptionError: values that make no sense; the message names all of them.
+        OptionError: impossible values; the message names all of them.
     """
     problems = []
     if not 0.1 <= options.min_s < options.max_s <= 600.0:
@@ -110,7 +120,7 @@ def check_options(options: argparse.Namespace) -> CutOptions:
 
 
 class Cutter:
-    """Cuts recordings one after another; what an earlier run has finished is kept."""
+    """Cuts recordings one after another; those that an earlier run has finished are not cut again."""
 
     def __init__(self, model: Any, settings: CutOptions, folder: CorpusFolder, skip_bad: bool) -> None:
         self.model, self.settings, self.folder, self.skip_bad = model, settings, folder, skip_bad
@@ -148,7 +158,7 @@ class Cutter:
         return self.folder.write_recording(recording, waveform, rate, cut, digest), ""
 
     def _cut(self, recording: Recording, progress: Progress) -> tuple[Waveform, Cut]:
-        """A recording's waveform and utterances; none where its text is not found in it."""
+        """A recording's waveform and utterances; no utterances where its text is not found in it."""
         try:
             waveform = load_part(recording.path, recording.offset_s, recording.part_s)
         except AudioError as error:
@@ -173,7 +183,7 @@ def _kept_s(record: dict[str, Any]) -> float:
 
 
 def report(records: dict[str, dict[str, Any]], parts: dict[str, list[str]]) -> list[str]:
-    """Say how much was kept, and why the rest was dropped, one line each.
+    """Report how much was accepted, and why the rest was dropped, one line each.
 
     Args:
         records: by recording. parts: names of recordings by manifest.
@@ -200,7 +210,7 @@ def report(records: dict[str, dict[str, Any]], parts: dict[str, list[str]]) -> l
 
 
 def _mean(rows: Sequence[dict[str, str]], column: str) -> float:
-    """The mean of a column, each row by its length."""
+    """The mean of a column, weighted by length."""
     weights = [float(row["duration_s"]) for row in rows]
     values = [float(row[column]) for row in rows]
     return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights) if rows else math.nan

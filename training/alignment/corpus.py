@@ -30,7 +30,7 @@ def fingerprint(recording: Recording, options: CutOptions, model: str) -> str:
     Args:
         model: the model's signature.
     Raises:
-        OSError: the audio is gone.
+        OSError: the audio file is missing.
     """
     stat = recording.path.stat()
     parts = (
@@ -42,7 +42,7 @@ def fingerprint(recording: Recording, options: CutOptions, model: str) -> str:
 
 
 class CorpusFolder:
-    """An output folder. Everything in it is written under another name first, then renamed.
+    """An output folder. Every file in it is written under a temporary name first, then renamed.
 
     Layout: audio/NAME/0000.flac and so on, records/NAME.json, train.tsv, held_out.tsv.
     """
@@ -65,10 +65,10 @@ class CorpusFolder:
     def write_recording(
         self, recording: Recording, waveform: Waveform, rate: int, cut: Cut, digest: str
     ) -> dict[str, Any]:
-        """Write a recording's clips and, behind them, its record; returns the record.
+        """Write a recording's clips and, after them, its record; returns the record.
 
         Raises:
-            OSError: the disk is full or the folder cannot be written; nothing partial is left.
+            OSError: the disk is full or the folder cannot be written; no partial file is left.
         """
         target = self._audio / recording.name
         beside = self._audio / (recording.name + PARTIAL)
@@ -98,11 +98,11 @@ class CorpusFolder:
         return target
 
     def remove_manifest(self, name: str) -> None:
-        """Remove a manifest that no longer says what the clips hold."""
+        """Remove a manifest that no longer describes the clips."""
         (self.folder / f"{name}.tsv").unlink(missing_ok=True)
 
     def remove_partial(self) -> None:
-        """Remove what an interrupted run has left; finished recordings stay, whatever the manifest."""
+        """Remove partial files of an interrupted run; finished recordings stay, with any manifest."""
         for path in self._audio.glob(f"*{PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
         for path in (*self.folder.glob(f"*{PARTIAL}"), *self._records.glob(f"*{PARTIAL}")):
@@ -127,7 +127,7 @@ def _write_clips(
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a file under another name, then rename it; after an error nothing is left."""
+    """Write a file under a temporary name, then rename it; after an error no file is left."""
     beside = target.with_name(target.name + PARTIAL)
     try:
         with beside.open("w", encoding="utf-8", newline="\n") as file:

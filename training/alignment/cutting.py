@@ -22,11 +22,11 @@ POOR_SCORE, POOR_AGREEMENT, NO_TEXT = "poor score", "other words heard", "no tex
 
 @dataclasses.dataclass(frozen=True)
 class CutOptions:
-    """What an utterance must keep to.
+    """The limits of an utterance.
 
     Attributes:
         min_s, max_s: seconds.
-        min_score: nats a letter that the text may cost against the greedy path, on average (below 0).
+        min_score: nats per letter that the text may cost against the greedy path, on average (below 0).
         min_word_score: the same for a single word.
         min_agreement: share of letters on which a free decoding and the text agree.
     """
@@ -46,10 +46,10 @@ class Kept(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What became of a recording.
+    """The result for a recording.
 
     Attributes:
-        kept: in order. dropped_s: seconds by reason; kept and dropped together are the recording.
+        kept: in order. dropped_s: seconds by reason; kept and dropped together are the whole recording.
     """
 
     kept: list[Kept]
@@ -67,12 +67,12 @@ def cut_recording(
     Args:
         model: engine.SpeechTranslator.
         waveform: float32 [n_samples], mono, at the model's rate.
-        text: what it is read from, approximately.
+        text: what was read aloud, approximately.
         progress: called with the seconds that the encoder has done.
     Returns:
-        Cut; nothing is kept where the text does not fit.
+        Cut; without utterances where the text does not fit.
     Raises:
-        TextError: nothing to say in the text. AlignmentError: too long, and nothing certain in it.
+        TextError: no words in the text. AlignmentError: too long, and without anchors.
     """
     slots = read_slots(text)
     rate = model.acoustic.sample_rate

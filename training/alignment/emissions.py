@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from engine.audio import vad
 from engine.text import LETTERS
 
-EDGE_S: Final = 1.0  # heard by the encoder on either side of a window, and then thrown away
-FLOOR: Final = -10.0  # a letter that the model excludes costs no more than this, in nats
+EDGE_S: Final = 1.0  # context on either side of a window, whose emissions are dropped
+FLOOR: Final = -10.0  # lowest log-probability of a letter, natural log
 
 FloatArray = NDArray[np.float32]
 
@@ -39,8 +39,8 @@ def compute_emissions(
         waveform: float32 [n_samples], mono, at the model's rate.
         progress: called with the seconds done after each window.
     Returns:
-        Emissions with ceil(n_samples / samples_per_frame) frames; frames that the encoder does not
-        give, at the very end, are blank.
+        Emissions with ceil(n_samples / samples_per_frame) frames; frames at the end that the encoder
+        does not give are blank.
     """
     acoustic = model.acoustic
     rate = acoustic.sample_rate

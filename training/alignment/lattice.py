@@ -1,4 +1,4 @@
-"""Slots of text as the states of a CTC automaton, laid out for updates of whole arrays."""
+"""Slots of text as the states of a CTC automaton, stored for updates of whole arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLANK_COLUMN: Final = 0
 
 
 class Lattice(NamedTuple):
-    """States of all forms of all slots, one behind another: letter, blank, letter ... letter.
+    """States of all forms of all slots, one after another: letter, blank, letter ... letter.
 
     Attributes:
         columns: intp [n_states], the column of the emissions that each state emits.
@@ -43,7 +43,7 @@ class Lattice(NamedTuple):
 
 
 def build_lattice(slots: Sequence[Slot]) -> Lattice:
-    """Lay out the states of slots; every form has at least one letter."""
+    """Make the states of slots; every form has at least one letter."""
     states: list[tuple[int, bool]] = []
     first: list[int] = []
     last: list[int] = []
@@ -71,7 +71,7 @@ def count_letters(slot: Slot) -> int:
 
 
 def _states_of(letters: str) -> list[tuple[int, bool]]:
-    """(column, leap) of each state of a form; between two words a gap stands in for the blank."""
+    """(column, leap) of each state of a form; between two words a gap replaces the blank."""
     states: list[tuple[int, bool]] = []
     previous, gap = "", BLANK_COLUMN
     for letter in letters:

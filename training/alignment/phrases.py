@@ -1,4 +1,4 @@
-"""Phrases between pauses, each judged by itself: what was said is what the text says, or why not."""
+"""Phrases between pauses, each judged separately: whether speech and text agree, and if not, why."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from training.alignment.spoken_text import Slot
 from training.alignment.viterbi import Alignment, SlotSpan
 
 MIN_PAUSE_S: Final = 0.16  # the closure before a "t" or "k" is half as long
-SHORT_PAUSE_S: Final = 0.08  # cut at only to save what lies beside bad text
-REACH_S: Final = 0.1  # CTC places a letter this much beside its sound
+SHORT_PAUSE_S: Final = 0.08  # only cut at to save phrases next to bad text
+REACH_S: Final = 0.1  # CTC may place a letter this far from its sound
 MAX_EDGE_S: Final = 0.3  # of silence, before and after an utterance
-MAX_STRAY_LETTERS: Final = 2  # heard between words: breath, or a letter of a neighbour
+MAX_STRAY_LETTERS: Final = 2  # heard between words: breath, or a letter of the next word
 FASTEST_LETTER_S: Final = 0.03  # nobody speaks faster
 MIN_SKIPPED_LETTERS: Final = 8  # fewer may have been said too quickly to hear
 WORD_SLACK: Final = 6.0  # nats; a short word with less than this is not judged
@@ -28,7 +28,7 @@ Runs = list[tuple[float, float]]
 
 
 class Gap(NamedTuple):
-    """What lies in front of a word, or behind the last one.
+    """The gap before a word, or after the last one.
 
     Attributes:
         start_s, end_s: from the end of the last letter to the start of the next.
@@ -59,8 +59,8 @@ class Phrase(NamedTuple):
 
     Attributes:
         words: their spans. start_s, end_s: where to cut.
-        problems: why it is not to be trusted; empty for a good one.
-        joins: nothing but a pause lies between it and the phrase before.
+        problems: why it is refused; empty for a good one.
+        joins: only a pause is between it and the phrase before.
     """
 
     words: tuple[SlotSpan, ...]
@@ -130,11 +130,11 @@ def cut_phrases(
     min_word_score: float,
     max_s: float,
 ) -> list[Phrase]:
-    """Cut at every pause and judge what lies between; bad and overlong phrases also at short pauses.
+    """Cut at every pause and judge the phrases; bad and overlong phrases are also cut at short pauses.
 
     Args:
         words: n spans. gaps: n + 1, from build_gaps.
-        min_word_score: nats a letter; a word below it was not heard.
+        min_word_score: nats per letter; a word below it was not heard.
         max_s: a longer phrase is cut at shorter pauses too.
     Returns:
         Phrases in order; speech that no word covers is in none of them.
@@ -171,7 +171,7 @@ def _judge(
 
 
 def _edge_before(gap: Gap) -> tuple[float, str]:
-    """Where a phrase begins that has this gap in front, and what speaks against it."""
+    """Where a phrase after this gap begins, and its problems."""
     stray = gap.heard_s[-1] if len(gap.heard_s) > MAX_STRAY_LETTERS else -1.0
     for start_s, end_s in reversed(gap.pauses):
         if len(gap.heard_s) > MAX_STRAY_LETTERS and end_s <= stray:
@@ -183,7 +183,7 @@ def _edge_before(gap: Gap) -> tuple[float, str]:
 
 
 def _edge_behind(gap: Gap) -> tuple[float, str]:
-    """Where a phrase ends that has this gap behind it, and what speaks against it."""
+    """Where a phrase before this gap ends, and its problems."""
     stray = gap.heard_s[0] if len(gap.heard_s) > MAX_STRAY_LETTERS else np.inf
     for start_s, end_s in gap.pauses:
         if start_s >= stray:

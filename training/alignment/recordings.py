@@ -1,4 +1,4 @@
-"""Long recordings with their texts, all checked before any is worked on."""
+"""Long recordings with their texts, all checked before any is processed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Recording(NamedTuple):
 
     Attributes:
         name: unique in its manifest, letters, digits, "_" and "-": its folder of clips.
-        path: the audio. source: its path as the manifest is to name it.
-        text: what it is read from. speaker: empty where the manifest names none.
+        path: the audio. source: its path for the manifest.
+        text: what was read aloud. speaker: empty where the manifest names none.
         duration_s: from the file's header.
         offset_s, part_s: which part of the file it is, as in training.common.data.Sample.
     """
@@ -51,7 +51,7 @@ def read_recordings(manifest: Path, skip_bad: bool = False) -> list[Recording]:
         At least one recording.
     Raises:
         ManifestError: unreadable. RecordingsError: missing or unreadable audio, texts that are empty or
-        in another script; one message for all of them.
+        in another script; one message names all of them.
     """
     samples = probe_samples(read_manifest(manifest))
     names = _names_of(samples)
@@ -89,7 +89,7 @@ def _check_text(text: str) -> str:
 
 
 def _names_of(samples: Sequence[Sample]) -> list[str]:
-    """A name for each recording from its file's; a second one of the same name gets a number."""
+    """A name for each recording, from its file's name; equal names get numbers."""
     names: dict[str, None] = {}
     for sample in samples:
         stem = re.sub(r"[^\w-]+", "_", sample.path.stem) or "recording"
@@ -125,5 +125,9 @@ def choose_held_out(recordings: Sequence[Recording], patterns: Sequence[str]) ->
             )
         chosen |= matched
     if chosen and len(chosen) == len(recordings):
-        raise OptionError("--keep_out names every recording", "some that are left", "name fewer")
+        raise OptionError(
+            "--keep_out matches every recording",
+            "patterns that leave some recordings for training",
+            "name fewer",
+        )
     return chosen

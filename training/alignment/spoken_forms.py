@@ -1,4 +1,4 @@
-"""What German speakers say for digits, dates, abbreviations and letters, all usual ways of each."""
+"""What German speakers say for digits, dates, abbreviations and letters, in all usual ways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.text import LETTERS, normalize_text
 from engine.text import words as german
 from engine.text.units import MONTHS
 
-RARE: Final = 2.0  # nats that a form costs which few readers would choose
+RARE: Final = 2.0  # cost of a form that few readers choose, nats
 SLURRED: Final = 1.0  # ... or that is said quickly and written in full
 ROMAN: Final = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 INFLECTING: Final = frozenset(
@@ -91,7 +91,7 @@ def year_forms(number: int) -> tuple[Form, ...]:
 
 
 def _slur(year: str) -> tuple[Form, ...]:
-    """How quick speakers say "neunzehnhundertdreiundvierzig": neunzehndreinvierzig."""
+    """How fast speakers say "neunzehnhundertdreiundvierzig": neunzehndreinvierzig."""
     head, found, tail = year.partition("hundert")
     if not found or not tail:
         return ()
@@ -101,7 +101,7 @@ def _slur(year: str) -> tuple[Form, ...]:
 
 
 def _with_und(words: str) -> list[str]:
-    """The same number with "und" behind its last hundred or thousand: zweitausendundzwei."""
+    """The same number with "und" after its last hundred or thousand: zweitausendundzwei."""
     for part in ("hundert", "tausend"):
         head, found, tail = words.rpartition(part)
         if found and tail and "und" not in tail:
@@ -110,11 +110,11 @@ def _with_und(words: str) -> list[str]:
 
 
 def ordinal_forms(number: int, before: str = "") -> tuple[Form, ...]:
-    """Ways to say "7.": siebten, siebter, siebte, siebtes; the word before it says which are likely.
+    """Ways to say "7.": siebten, siebter, siebte, siebtes; the word before it decides which are likely.
 
     Args:
         number: at least 0.
-        before: the word in front of it, in lower case.
+        before: the word before it, in lower case.
     """
     stem = spell_number(number, "ordinal")
     if before in INFLECTING:
@@ -152,7 +152,7 @@ def time_forms(hours: int, minutes: int) -> tuple[Form, ...]:
 
 
 def letter_forms(written: str) -> tuple[Form, ...]:
-    """A word with capitals that may be letters (KZ-Friedhof, NSDAP, Q): as it stands and with their names."""
+    """A word with capitals that may be letters (KZ-Friedhof, NSDAP, Q): unchanged, and as names."""
     parts = written.split("-")
     named = [
         " ".join(LETTER_NAMES.get(letter, letter) for letter in part.lower()) if is_acronym(part) else part

@@ -44,7 +44,7 @@ class Slot(NamedTuple):
 
     Attributes:
         forms: the ways to say it, at least one, the most likely first.
-        prefix, suffix: punctuation that a transcript keeps in front of and behind the form.
+        prefix, suffix: punctuation of the transcript before and after the form.
     """
 
     forms: tuple[Form, ...]
@@ -57,7 +57,7 @@ class Slot(NamedTuple):
 
     @property
     def ends_sentence(self) -> bool:
-        """Whether a sentence ends behind it."""
+        """Whether a sentence ends after it."""
         return bool(ENDS_SENTENCE.search(self.write()))
 
 
@@ -77,7 +77,7 @@ def read_slots(text: str) -> list[Slot]:
     Returns:
         At least one slot; every form's letters are engine.text.LETTERS and single spaces.
     Raises:
-        TextError: nothing to say in it, or another script; the message says which.
+        TextError: no words in it, or another script; the message says which.
     """
     check_script(text)
     tokens = [split_token(word) for word in repair_text(text).split()]
@@ -126,7 +126,7 @@ def check_script(text: str) -> None:
 
 
 def repair_text(text: str) -> str:
-    """Undo what copying does to text: CSV quotes, soft hyphens, missing spaces behind punctuation."""
+    """Undo what copying does to text: CSV quotes, soft hyphens, missing spaces after punctuation."""
     text = unicodedata.normalize("NFC", text).strip()
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', ""):
         text = text[1:-1].replace('""', '"')
@@ -213,7 +213,7 @@ def _year(digits: str) -> tuple[Form, ...]:
 
 
 def _read_ordinal(tokens: Sequence[Token], before: str) -> tuple[list[Slot], int] | None:
-    """7. or II. in front of a word of the same sentence."""
+    """7. or II. before a word of the same sentence."""
     token = tokens[0]
     if not token.suffix.startswith(".") or len(tokens) < 2 or not tokens[1].core:
         return None

@@ -12,7 +12,7 @@ from training.alignment.spoken_text import Slot
 
 TARGET_S: Final = 7.0
 SPREAD_S: Final = 7.0
-CUT_IN_SENTENCE: Final = 1.5  # a cut there costs as much as being this many spreads off the target
+CUT_IN_SENTENCE: Final = 1.5  # a cut there costs as much as a length this many spreads from the target
 CUT_AT_COMMA: Final = 0.6
 
 
@@ -21,7 +21,7 @@ class Utterance(NamedTuple):
 
     Attributes:
         start_s, end_s: in the recording. text: written, numbers as words. letters: normalised.
-        score: nats a letter relative to the greedy path, at most 0.
+        score: nats per letter relative to the greedy path, at most 0.
     """
 
     start_s: float
@@ -43,7 +43,7 @@ def join_phrases(
 
     Args:
         phrases: all phrases of a recording, in order; those with problems separate the others.
-        min_s, max_s: wanted length; what stays shorter is returned as it is.
+        min_s, max_s: wanted length; shorter utterances may remain.
     Returns:
         Utterances in order, none longer than max_s; a phrase that is longer is left out.
     """

@@ -1,7 +1,7 @@
-"""The best path of a text through emissions, which may leave out text and pass over speech.
+"""The best path of a text through emissions, which may leave out text and skip speech.
 
-CTC segmentation (Kuerzinger et al., 2020) with two more ways: at each boundary between slots a state
-that reads whatever the greedy path reads, for a price a letter, and a leap over a slot, for another.
+CTC segmentation (Kuerzinger et al., 2020) with two more moves: at each boundary between slots a state
+that follows the greedy path, for a price per letter, and a jump over a slot, for another price.
 All scores are relative to the greedy path: 0 is as good as any text can be.
 """
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from training.alignment.lattice import GAP_COLUMN, Lattice
 
-FOREIGN_COST: Final = 2.5  # nats a letter of speech that is not in the text
+FOREIGN_COST: Final = 2.5  # nats per letter of speech that is not in the text
 FOREIGN_ENTRY: Final = 4.0  # nats, once for each such stretch
-SKIP_COST: Final = 1.0  # nats a letter of text that was not said
+SKIP_COST: Final = 1.0  # nats per letter of text that was not said
 SKIP_ENTRY: Final = 5.0  # nats, once for each slot
 LOWEST: Final = np.float32(-1e30)
 GAP, FOREIGN, SKIPPED, FIRST_FORM = 0, 1, 2, 3  # where a boundary's score comes from
@@ -53,7 +53,7 @@ class SlotSpan(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Frames [start, end) in front of slot `boundary` that hold speech of no slot."""
+    """Frames [start, end) before slot `boundary` with speech of no slot."""
 
     boundary: int
     start: int
@@ -72,7 +72,7 @@ class Alignment(NamedTuple):
 class _Trace(NamedTuple):
     moves: NDArray[np.uint8]  # [n_frames, n_states]: 0 stayed, 1 from the state before, 2 from two before
     sources: NDArray[np.int16]  # [n_frames + 1, n_boundaries]: where the boundary's score came from
-    stayed: NDArray[np.bool_]  # [n_frames, n_boundaries]: other speech went on
+    stayed: NDArray[np.bool_]  # [n_frames, n_boundaries]: other speech continued
 
 
 def extend_emissions(log_probs: NDArray[np.float32], foreign: float) -> NDArray[np.float32]:
@@ -98,11 +98,11 @@ def align_slots(log_probs: NDArray[np.float32], lattice: Lattice, costs: Costs |
     Args:
         log_probs: float32 [n_frames, 32], as Emissions holds them.
         lattice: from build_lattice.
-        costs: prices of leaving out text and of passing over speech.
+        costs: prices of leaving out text and of skipping speech.
     Returns:
         Alignment; where nothing fits, all slots are left out.
     Source: Kuerzinger et al., CTC-Segmentation of Large Corpora, 2020; differs: other speech, left-out
-        text, several forms a slot, scores relative to the greedy path.
+        text, several forms per slot, scores relative to the greedy path.
     """
     costs = costs or Costs()
     emissions = extend_emissions(log_probs, costs.foreign)

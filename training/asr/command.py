@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.output.targets import check_apart
 from engine.text import VOCABULARY
 from training.asr.config import AsrConfig, load_config
 from training.asr.doctor import SampleLimits, describe_problems, examine
@@ -33,7 +34,8 @@ from training.common.data import (
 )
 
 LOGGER = logging.getLogger("training.asr.command")
-OVERFIT_CER = 10.0  # per cent under which clips count as known by heart
+WRITTEN = ("model", "checkpoint", "overfit", "table.tsv")  # what a run replaces in its output_dir
+OVERFIT_CER = 10.0  # per cent; below it the clips count as memorised
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--max_steps", type=int)
     parser.add_argument("--max_minutes", type=float)
-    parser.add_argument("--estimate", action="store_true", help="say what memory the run would take, and end")
-    parser.add_argument("--doctor", action="store_true", help="examine the samples, and end")
+    parser.add_argument(
+        "--estimate", action="store_true", help="print how much memory the run would take, and exit"
+    )
+    parser.add_argument("--doctor", action="store_true", help="check the samples, and exit")
     parser.add_argument("--overfit", type=int, metavar="CLIPS", default=0,
-                        help="learn a few clips by heart, to see data and model fit")  # fmt: skip
+                        help="memorise a few clips, to check that data and model fit")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,6 +65,9 @@ def run(options: argparse.Namespace) -> int:
             return estimate(config)
         samples = [sample for source in config.train for sample in read_manifest(source)]
         evaluation = [sample for source in config.eval for sample in read_manifest(source)]
+        read = [*config.train, *config.eval, *(one.path for one in (*samples, *evaluation))]
+        read += [Path(config.model)] if config.model else []
+        check_apart([config.output_dir / name for name in WRITTEN], read)
     except (ConfigError, ManifestError) as error:
         LOGGER.error("%s", error)
         return 2
@@ -88,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     except OSError as error:
         LOGGER.error(
-            "%s: the last whole checkpoint in %s stands; free some space and start again",
+            "%s: the last complete checkpoint is in %s; free some space and start again",
             error,
             config.output_dir,
         )
@@ -109,7 +116,7 @@ def find_obstacle(config: AsrConfig, n_sound: int, n_bad: int) -> str:
 
 
 def estimate(config: AsrConfig) -> int:
-    """Say what memory a run would take, from its configuration alone; returns the exit code."""
+    """Print how much memory a run would take, by its configuration; returns the exit code."""
     model = outline_model(config, len(VOCABULARY))
     LOGGER.info("%s; %s", describe_model(model), estimate_run(config, model))
     if config.optimizer_8bit and importlib.util.find_spec("bitsandbytes") is None:
@@ -125,7 +132,7 @@ def examine_samples(
     config: AsrConfig, samples: Sequence[Sample], vocabulary: dict[str, int], purpose: str,
     samples_per_frame: int = 320,
 ) -> tuple[list[Sample], int]:  # fmt: skip
-    """Return the sound samples and how many are not; the report also goes to output_dir/doctor_*.txt."""
+    """Return the good samples and the number of bad ones; also writes output_dir/doctor_*.txt."""
     if not samples:
         return [], 0
     limits = SampleLimits(samples_per_frame, min_s=config.min_s, max_s=config.max_s)
@@ -141,7 +148,7 @@ def examine_samples(
 
 
 def estimate_run(config: AsrConfig, model: Any, frozen_front_end: bool | None = None) -> MemoryEstimate:
-    """Estimate the memory of a configured run; frozen_front_end: instead of what the configuration says."""
+    """Estimate the memory of a configured run; frozen_front_end: instead of the configuration's value."""
     frozen = config.freeze_front_end and bool(config.model) if frozen_front_end is None else frozen_front_end
     n_parameters, n_trained = count_parameters(model)
     return estimate_memory(
@@ -153,22 +160,22 @@ def estimate_run(config: AsrConfig, model: Any, frozen_front_end: bool | None = 
 
 
 def overfit(config: AsrConfig, model: Any, vocabulary: dict[str, int], samples: Sequence[Sample]) -> int:
-    """Learn a few clips by heart, without masks and augmentation; returns 0 if their CER falls under 10 %."""
+    """Memorise a few clips, without masks and augmentation; returns 0 if their CER falls below 10 %."""
     plain = dataclasses.replace(
         config, mask_time=0.0, augment=0.0, epochs=10_000, max_steps=config.max_steps or 300, warmup_steps=20,
         eval_every=25, save_every=10**9, output_dir=config.output_dir / "overfit", accumulate=1,
     )  # fmt: skip
-    shutil.rmtree(plain.output_dir, ignore_errors=True)  # an earlier check is not to be resumed
+    shutil.rmtree(plain.output_dir, ignore_errors=True)  # an earlier check must not be resumed
     began = time.monotonic()
     trainer = AsrTrainer(plain, model, vocabulary, samples, samples)
     trainer.enough_cer = OVERFIT_CER / 2.0
     trainer.run()
     cer = float(trainer.log.rows[-1]["cer"])
     verdict = "data, labels and model fit together" if cer < OVERFIT_CER else (
-        "something does not fit: look at the learning rate, the labels and what is frozen"
+        "something does not fit: check the learning rate, the labels and the frozen parts"
     )  # fmt: skip
     took_s, step = time.monotonic() - began, trainer.position.step
     LOGGER.info(
-        "%d clips by heart in %d steps, %.0f s: CER %.1f %%: %s", len(samples), step, took_s, cer, verdict
+        "%d clips memorised in %d steps, %.0f s: CER %.1f %%: %s", len(samples), step, took_s, cer, verdict
     )
     return 0 if cer < OVERFIT_CER else 1

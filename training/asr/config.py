@@ -1,4 +1,4 @@
-"""What `training asr` can be told, read from YAML with every unknown key refused."""
+"""The configuration of `training asr`, read from YAML; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from training.common.config import (
-    ConfigError,
     build_config,
     check_choice,
     check_not_negative,
     check_positive,
+    check_share,
+    raise_problems,
     read_tree,
 )
 
@@ -41,27 +42,27 @@ class AsrConfig:
         listen: let the doctor read every waveform (silence, clipping), not only headers.
         batch_s: padded seconds of audio in a micro batch; max_batch: most clips in one.
         sorted_epochs: epochs that go from short clips to long ones.
-        accumulate: micro batches to an optimiser step; the gradient equals that of one large batch.
+        accumulate: micro batches per optimiser step; the gradient equals that of one large batch.
         epochs, max_steps: whichever ends first; max_steps 0 is no limit.
         learning_rate, head_learning_rate: for the encoder and the CTC head.
         warmup_steps: linear rise; then cosine decay to 3 %.
         freeze_front_end: keep the convolutional front end fixed.
-        freeze_encoder_steps: train the head alone for so many steps first.
+        freeze_encoder_steps: first train only the head, for so many steps.
         gradient_checkpointing: recompute activations; a third slower, far less memory.
         bf16: run the network in bfloat16; CTC always runs in float32.
         fp16: float16 instead, for GPUs without bfloat16; the loss is scaled up, and its scale watched.
-        loss_scale: at the start, with fp16 alone.
+        loss_scale: at the start, only with fp16.
         lora_rank: rank of LoRA adapters on the attention projections; 0 trains the weights themselves.
         optimizer_8bit: 8-bit optimiser states, where bitsandbytes is installed.
-        mask_time: expected fraction of frames hidden by SpecAugment; mask_span: frames (20 ms) a span.
+        mask_time: expected fraction of frames hidden by SpecAugment; mask_span: frames (20 ms) per span.
         mask_bands: widest band of mel channels hidden (log-mel models only).
         mask_from: optimiser step at which masking begins.
         augment: fraction of clips whose waveform is changed (rooms, noise, colour, level, speed, coding).
         noise_dir: recordings to cut noise from.
-        save_every, eval_every: optimiser steps; eval_every 0 is once an epoch.
+        save_every, eval_every: optimiser steps; eval_every 0 is once per epoch.
         patience, watch_warmup: see watchdog.Watchdog.
         device: "auto" takes a GPU where there is one; else a torch device such as cpu or cuda:1.
-        threads: of torch's operators; workers: threads that read audio; prefetch: steps they read ahead.
+        threads: of torch's operators; workers: threads that read audio; prefetch: steps read in advance.
     """
 
     output_dir: Path
@@ -120,13 +121,7 @@ class AsrConfig:
         if self.min_s >= self.max_s:
             problems.append(f"min_s: got {self.min_s}, want less than max_s, {self.max_s}")
         problems += check_positive(self, POSITIVE) + check_not_negative(self, NOT_NEGATIVE)
-        problems += [
-            f"{name}: got {getattr(self, name)}, want 0 to 1"
-            for name in ("mask_time", "augment")
-            if not 0.0 <= getattr(self, name) <= 1.0
-        ]
-        if problems:
-            raise ConfigError("; ".join(problems), problems=problems)
+        raise_problems(problems + check_share(self, ("mask_time", "augment")))
 
     def _check_networks(self) -> list[str]:
         problems = []

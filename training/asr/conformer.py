@@ -1,7 +1,7 @@
 """ConformerCTC: a Conformer over log-mel features with a CTC head, as a torch module and a checkpoint folder.
 
 A checkpoint is a folder with config.json, model.safetensors and vocab.json; nothing in it is executable.
-Attention knows distances by a learned bias for each head, alike for all beyond max_distance frames.
+Attention knows distances by a learned bias for each head, equal for all beyond max_distance frames.
 Source: Conformer (Gulati et al., 2020). Differs: one-dimensional subsampling, and that bias instead of
 Transformer-XL's positions.
 """
@@ -30,7 +30,7 @@ class ConformerConfig:
 
     Attributes:
         conv_width: frames that the depthwise convolution sees, odd.
-        max_distance: frames (40 ms) beyond which attention does not tell distances apart.
+        max_distance: frames (40 ms); attention has one bias for all larger distances.
         max_window_s: the longest utterance it was trained on.
         convention, n_fft: of the features, as in the engine's FeatureConfig; scale: of kaldi's samples.
     """
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, valid: Tensor | None) -> Tensor:
-        """Map [batch, n_frames, hidden] to the same shape; valid: bool [batch, n_frames], what is real."""
+        """Map [batch, n_frames, hidden] to the same shape; valid: bool [batch, n_frames], False: padding."""
         normed = self.norm(hidden)
         parts = [self._split(proj(normed)) for proj in (self.q_proj, self.k_proj, self.v_proj)]
         bias = self._bias(hidden.shape[1]).to(parts[0].dtype)[None]
@@ -143,7 +143,7 @@ class ConformerLayer(nn.Module):
 
 
 class ConformerCtc(nn.Module):
-    """Log-mel features to CTC logits, 25 frames a second."""
+    """Log-mel features to CTC logits, 25 frames per second."""
 
     def __init__(self, config: ConformerConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -165,8 +165,8 @@ class ConformerCtc(nn.Module):
             input_features: float32 [batch, n_mels, n_frames100].
             lengths: int64 [batch], feature frames of each utterance; all where None.
         Returns:
-            float32 [batch, ceil(ceil(n_frames100 / 2) / 2), vocab]; behind an utterance's output_lengths
-            without meaning.
+            float32 [batch, ceil(ceil(n_frames100 / 2) / 2), vocab]; frames after an utterance's
+            output_lengths have no meaning.
         """
         features = (input_features - self.mel_mean[:, None]) * self.mel_scale[:, None]
         features = _zero_behind(features, lengths)
@@ -188,7 +188,7 @@ def output_lengths(lengths: Tensor) -> Tensor:
 
 
 def _zero_behind(values: Tensor, lengths: Tensor | None) -> Tensor:
-    """[batch, n, n_frames] with zeros behind each utterance, as the convolution's own padding is."""
+    """[batch, n, n_frames] with zeros after each utterance, like the convolution's own padding."""
     if lengths is None:
         return values
     frames = torch.arange(values.shape[2], device=values.device)
@@ -196,7 +196,7 @@ def _zero_behind(values: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def save_checkpoint(model: ConformerCtc, folder: Path, extra: dict[str, Any] | None = None) -> None:
-    """Write config.json, model.safetensors and vocab.json; `extra` goes into config.json under "training"."""
+    """Write config.json, with `extra` under "training", model.safetensors and vocab.json."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architecture": ARCHITECTURE, **dataclasses.asdict(model.config), "training": extra or {}}
     text = json.dumps(config, indent=2, ensure_ascii=False)
@@ -208,7 +208,7 @@ def save_checkpoint(model: ConformerCtc, folder: Path, extra: dict[str, Any] | N
 
 
 def load_checkpoint(folder: Path, dropout: float = 0.0) -> ConformerCtc:
-    """Read a folder that `save_checkpoint` wrote; the model comes in evaluation mode.
+    """Read a folder that `save_checkpoint` wrote; the model is in evaluation mode.
 
     Raises:
         ValueError: config.json names another architecture.

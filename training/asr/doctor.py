@@ -1,6 +1,6 @@
-"""The doctor: looks at every sample before training (watchdog.py looks at every step during it).
+"""The doctor: checks every sample before training (watchdog.py checks every step during training).
 
-All findings are plain words: what was seen, what it means, what to change.
+All findings are plain words: what was found, what it means, what to change.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def min_frames(labels: Sequence[int]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SampleLimits:
-    """What a sample must keep to.
+    """The limits of a sample.
 
     Attributes:
-        samples_per_frame: waveform samples to one output frame of the model.
+        samples_per_frame: waveform samples per output frame of the model.
         min_s, max_s: shortest and longest clip.
-        silence_db: RMS level, dB re full scale, under which a clip counts as silent.
+        silence_db: RMS level, dB re full scale, below which a clip counts as silent.
         max_clipped: largest fraction of samples at full scale.
-        max_peak: largest sample; full scale is 1, a decoder may go a little beyond.
+        max_peak: largest sample; full scale is 1, a decoder may exceed it slightly.
         max_foreign: largest fraction of letters that the vocabulary lacks.
     """
 
@@ -51,15 +51,15 @@ def check_sample(
     limits: SampleLimits,
     waveform: NDArray[np.float32] | None = None,
 ) -> str:
-    """Say what is wrong with a sample.
+    """Find the problem of a sample.
 
     Args:
         sample: with its duration filled in.
         vocabulary: symbol -> index.
-        limits: what to hold it to.
-        waveform: float32 [n_samples] at 16 kHz, to look for silence and clipping; None checks the rest only.
+        limits: of a good sample.
+        waveform: float32 [n_samples] at 16 kHz, to check for silence and clipping; None skips these checks.
     Returns:
-        "kind: what was seen", or a kind alone; empty for a good sample.
+        "kind: what was found", or only a kind; empty for a good sample.
     """
     if sample.problem:
         return sample.problem
@@ -83,14 +83,14 @@ def _check_text(sample: Sample, vocabulary: dict[str, int], limits: SampleLimits
     frames, needed = int(sample.duration_s * SAMPLE_RATE) // limits.samples_per_frame, min_frames(labels)
     if frames < needed:
         return (
-            f"too much text for the audio: {needed} frames needed for {len(labels)} labels, {frames} there; "
+            f"too much text for the audio: {needed} frames needed for {len(labels)} labels, got {frames}; "
             "its CTC loss would be infinite"
         )
     return ""
 
 
 def check_waveform(waveform: NDArray[np.float32], limits: SampleLimits) -> str:
-    """Look for NaN, a wrong scale, silence, a constant and clipping; returns the problem or an empty text."""
+    """Check for NaN, a wrong scale, silence, a constant and clipping; returns the problem, or ""."""
     if waveform.size == 0 or not np.isfinite(waveform).all():
         return "samples that are NaN or infinite" if waveform.size else "no samples"
     peak = float(np.abs(waveform).max())
@@ -127,9 +127,9 @@ def examine(
 
 
 def describe_problems(bad: Sequence[tuple[Sample, str]], n_total: int, shown: int = 2) -> str:
-    """Return a short report: how many samples fall out for what, most of them first, with examples."""
+    """Return a short report: how many samples are left out by problem, most frequent first, with examples."""
     if not bad:
-        return f"all {n_total} samples are sound"
+        return f"all {n_total} samples are good"
     kinds: dict[str, list[tuple[Sample, str]]] = collections.defaultdict(list)
     for sample, problem in bad:
         kinds[problem.partition(":")[0]].append((sample, problem))

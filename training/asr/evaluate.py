@@ -1,4 +1,4 @@
-"""`training evaluate`: error rates of checkpoints on manifests, by group and by noise, side by side."""
+"""`training evaluate`: error rates of checkpoints on manifests, by group and by noise."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from engine import manifests
 from engine.text import NORMALIZER, VOCABULARY, normalize_text
-from training.asr import conformer
-from training.asr.log_mel_ctc import ARCHITECTURE, load_checkpoint
+from training.asr.emitters import Emitter, load_emitter
+from training.asr.evaluation import group_clips
 from training.common.augment import made_noise, mix_at_snr
-from training.common.data import ManifestError, Sample, load_waveform, read_manifest
-from training.common.mel import compute_log_mel
+from training.common.data import ManifestError, Sample, load_waveform, probe_samples, read_manifest
 from training.common.metrics import collapse, compute_error_rates
+from training.common.ranks import choose_device
 
 LOGGER = logging.getLogger("training.asr.evaluate")
-Emit = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # waveform -> log_probs [n_frames, vocab]
 Decode = Callable[[NDArray[np.float32]], str]
 
 
@@ -50,24 +48,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transcripts", type=Path, help="write what each model understood to this TSV")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--batch_s", type=float, default=60.0, help="padded seconds of audio in a batch (%(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     torch.set_num_threads(options.threads)
     try:
-        samples = read_manifest(options.data)[: options.limit]
+        samples = read_samples(options.data, options.limit)
         groups = read_groups(options.data, options.by, len(samples))
-        emitters = {str(model): load_emitter(model) for model in options.models}
-    except (ManifestError, OSError, ValueError) as error:
+        device = choose_device(options.device)
+        emitters = {str(model): load_emitter(model, device) for model in options.models}
+    except (ManifestError, OSError, RuntimeError, ValueError) as error:
         LOGGER.error("%s", error)
         return 2
     decoders = build_decoders(options)
     figures: dict[str, Any] = {"data": str(options.data), "normalizer": NORMALIZER, "models": {}}
     transcripts: dict[str, list[str]] = {"reference": [normalize_text(sample.text) for sample in samples]}
-    for name, emit in emitters.items():
+    for name, emitter in emitters.items():
         figures["models"][name] = evaluate_model(
-            emit, samples, groups, decoders, options.snr_db, transcripts, name
+            emitter, samples, groups, decoders, options.snr_db, transcripts, name, options.batch_s
         )
     print_figures(figures)
     if options.transcripts:
@@ -75,6 +78,19 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
+
+
+def read_samples(manifest: Path, limit: int | None) -> list[Sample]:
+    """The first `limit` clips of a manifest, with their durations.
+
+    Raises:
+        ManifestError: names all missing and unreadable audio files.
+    """
+    samples = probe_samples(read_manifest(manifest)[:limit])
+    problems = [f"{sample.path}: {sample.problem}" for sample in samples if sample.problem]
+    if problems:
+        raise ManifestError(manifest, problems)
+    return samples
 
 
 def read_groups(manifest: Path, columns: Sequence[str], n_samples: int) -> dict[str, list[str]]:
@@ -94,48 +110,6 @@ def read_groups(manifest: Path, columns: Sequence[str], n_samples: int) -> dict[
     return {column: [row.get(column, "") for row in cells] for column in columns}
 
 
-def load_emitter(folder: Path) -> Emit:
-    """Load a checkpoint of either kind as a function from waveform to log-probabilities."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("architecture") == ARCHITECTURE:
-        return _load_log_mel(folder)
-    return _load_network(folder, config.get("architecture") == conformer.ARCHITECTURE)
-
-
-def _load_log_mel(folder: Path) -> Emit:
-    model = load_checkpoint(folder)
-
-    @torch.inference_mode()
-    def emit(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-        samples = torch.from_numpy(waveform)
-        tail = int(model.config.tail_silence_s * 16_000) + (-samples.numel()) % 320
-        features = compute_log_mel(functional.pad(samples, (0, tail)), model.config.n_mels)
-        logits = model(features[None])[0, : samples.numel() // 320]
-        return np.ascontiguousarray(logits.log_softmax(-1).numpy())
-
-    return emit
-
-
-def _load_network(folder: Path, is_conformer: bool) -> Emit:
-    from transformers import Wav2Vec2ForCTC
-
-    from training.asr.networks import network_of
-
-    loaders: dict[bool, Callable[[Path], Any]] = {
-        True: conformer.load_checkpoint,
-        False: Wav2Vec2ForCTC.from_pretrained,
-    }
-    model = loaders[is_conformer](folder).eval()
-    network = network_of(model)
-
-    @torch.inference_mode()
-    def emit(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits, _ = network.compute_logits(model, network.make_batch([waveform], [[]]))
-        return np.ascontiguousarray(logits[0].float().log_softmax(-1).numpy())
-
-    return emit
-
-
 def build_decoders(options: argparse.Namespace) -> dict[str, Decode]:
     """Return the ways to decode: greedy, and with a language model the beam."""
     decoders: dict[str, Decode] = {
@@ -153,14 +127,14 @@ def build_decoders(options: argparse.Namespace) -> dict[str, Decode]:
 
 
 def evaluate_model(
-    emit: Emit, samples: Sequence[Sample], groups: dict[str, list[str]], decoders: dict[str, Decode],
-    snr_db: Sequence[float], transcripts: dict[str, list[str]], name: str,
+    emitter: Emitter, samples: Sequence[Sample], groups: dict[str, list[str]], decoders: dict[str, Decode],
+    snr_db: Sequence[float], transcripts: dict[str, list[str]], name: str, batch_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Return condition -> decoder -> figures; conditions are clean and the noise levels."""
     references = transcripts["reference"]
     result: dict[str, Any] = {}
     for condition in (None, *snr_db):
-        emissions = [emit(_load(sample, condition, number)) for number, sample in enumerate(samples)]
+        emissions = compute_emissions(emitter, samples, condition, batch_s)
         key = "clean" if condition is None else f"{condition:g} dB"
         result[key] = {}
         for decoder, decode in decoders.items():
@@ -171,11 +145,26 @@ def evaluate_model(
     return result
 
 
-def _load(sample: Sample, snr_db: float | None, number: int) -> NDArray[np.float32]:
-    waveform = load_waveform(sample)
-    if snr_db is None:
-        return waveform
-    return mix_at_snr(waveform, made_noise(waveform.size, 1.0, np.random.default_rng(number)), snr_db)
+def compute_emissions(
+    emitter: Emitter, samples: Sequence[Sample], snr_db: float | None, batch_s: float
+) -> list[NDArray[np.float32]]:
+    """Log-probabilities [n_frames, vocab_size] of each clip, in order, the same as of the clip alone.
+
+    Args:
+        snr_db: signal-to-noise ratio of added pink noise; None adds none.
+        batch_s: padded seconds of audio in a batch.
+    """
+
+    def load(place: int) -> NDArray[np.float32]:
+        waveform = load_waveform(samples[place])
+        if snr_db is None:
+            return waveform
+        return mix_at_snr(waveform, made_noise(waveform.size, 1.0, np.random.default_rng(place)), snr_db)
+
+    emissions: dict[int, NDArray[np.float32]] = {}
+    for places, waveforms in group_clips(samples, batch_s, emitter.equal, load):
+        emissions.update(zip(places, emitter.emit(waveforms), strict=True))
+    return [emissions[place] for place in range(len(samples))]
 
 
 def _rates(references: Sequence[str], texts: Sequence[str], groups: dict[str, list[str]]) -> dict[str, Any]:
@@ -207,7 +196,7 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 
 def write_transcripts(transcripts: dict[str, list[str]], target: Path) -> None:
-    """Write the reference and every model's text side by side, one clip a line."""
+    """Write a line for each clip: the reference and every model's text."""
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(transcripts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ Waveform = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a network made of some clips, in their order.
+    """A network's results for some clips, in their order.
 
     Attributes:
         loss: CTC loss per label.
@@ -41,12 +41,13 @@ def evaluate_ctc(
     """Run a model, in evaluation mode, over clips.
 
     Args:
-        batch_s: padded seconds in a batch. A network that hears its padding gets clips of one length only.
+        batch_s: padded seconds in a batch. A network whose results depend on padding gets clips of equal
+            length only.
     """
     model.eval()
     loss, n_labels, symbols = 0.0, 0, sorted(vocabulary, key=lambda symbol: vocabulary[symbol])
     hypotheses, blanks = [""] * len(samples), [0.0] * len(samples)
-    for places, waveforms in group_clips(samples, batch_s, network.hears_padding):
+    for places, waveforms in group_clips(samples, batch_s, int(network.hears_padding)):
         labels = [encode_text(samples[place].text, vocabulary) for place in places]
         batch = network.make_batch(waveforms, labels).to(device)
         logits, frames = network.compute_logits(model, batch)
@@ -62,16 +63,24 @@ def evaluate_ctc(
 
 
 def group_clips(
-    samples: Sequence[Sample], batch_s: float, equal: bool
+    samples: Sequence[Sample], batch_s: float, equal: int, load: Callable[[int], Waveform] | None = None
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
-    """Places and waveforms of clips of similar, or of equal, length."""
+    """Indices and waveforms of clips that a network takes at once.
+
+    Args:
+        samples: with their durations.
+        batch_s: padded seconds of audio in a group.
+        equal: 0 groups clips of similar length; n groups clips of equal length only, after rounding up to a
+            multiple of n samples: for networks whose results depend on padding.
+        load: index -> waveform; None reads the audio as it is.
+    """
     places: list[int] = []
     waveforms: list[Waveform] = []
     for place in sorted(range(len(samples)), key=lambda place: samples[place].duration_s):
-        waveform = load_waveform(samples[place])
+        waveform = load(place) if load else load_waveform(samples[place])
         longest = max([waveform.size, *(other.size for other in waveforms)])
         full = longest * (len(waveforms) + 1) > batch_s * 16_000
-        if waveforms and (full or (equal and waveform.size != waveforms[0].size)):
+        if waveforms and (full or (equal and -(-waveform.size // equal) != -(-waveforms[0].size // equal))):
             yield places, waveforms
             places, waveforms = [], []
         places.append(place)

@@ -1,4 +1,4 @@
-"""Batches ready ahead of time: read, augmented and padded by threads while the model computes."""
+"""Batches prepared in advance: read, augmented and padded by threads while the model computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.common.data import BucketSampler, Sample, encode_text, load_wavefo
 
 
 class Group(NamedTuple):
-    """The micro batches of one optimiser step, on their way.
+    """The micro batches of one optimiser step, being prepared.
 
     Attributes:
         epoch, batch: place of its last micro batch.
@@ -30,7 +30,7 @@ class Group(NamedTuple):
 
 
 class Loader:
-    """Reads what the sampler asks for; every draw follows from (seed, epoch, index) alone."""
+    """Reads what the sampler asks for; all random choices depend on (seed, epoch, index) only."""
 
     def __init__(
         self, config: AsrConfig, network: Network, vocabulary: dict[str, int], samples: Sequence[Sample],
@@ -63,7 +63,7 @@ class Loader:
         return all(str(self.samples[index].path) in self.excluded for index in indices)
 
     def groups(self, epoch: int, batch: int) -> Generator[Group]:
-        """Yield groups from a position on, for ever, with `config.prefetch` of them loading ahead."""
+        """Yield groups from a position on, without end, with `config.prefetch` of them loading in advance."""
         ahead: collections.deque[Group] = collections.deque()
         pool = concurrent.futures.ThreadPoolExecutor(self.config.workers, thread_name_prefix="loader")
         try:

@@ -25,12 +25,12 @@ class LogMelCtcConfig:
     """Sizes of a LogMelCTC, with the features it expects.
 
     Attributes:
-        n_sinks: learned key/value pairs a layer, which stand in for the silence that Whisper's
-            attention rests on; 0 for none.
+        n_sinks: learned key/value pairs per layer, which replace the silence that Whisper's
+            attention needs; 0 for none.
         head: "lstm" (bidirectional) or "transformer".
         mix_layers: how many of the top layers' states the head sees, summed with learned weights.
         normalize_states: bring each channel of the states to zero mean and unit variance over the utterance,
-            which takes away much of what tells speakers and rooms apart.
+            which removes most differences between speakers and rooms.
         tail_silence_s: silence to append to the waveform before the features are computed.
     """
 
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         if self.n_sinks and use_sinks:
             key = torch.cat([self.sink_keys.to(key.dtype).expand(len(key), -1, -1), key], dim=1)
             value = torch.cat([self.sink_values.to(value.dtype).expand(len(value), -1, -1), value], dim=1)
-            # fixed: with a bias that learns, torch falls back to attention that keeps every score
+            # fixed: with a trained bias, torch uses attention that stores every score
             bias = functional.pad(self.sink_bias.detach(), (0, hidden.shape[1]))[None, None, None, :]
         context = attend(self._split(query), self._split(key), self._split(value), bias)
         return self.out_proj(context.transpose(1, 2).flatten(2))
@@ -173,7 +173,7 @@ class TransformerHead(nn.Module):
 
 
 class LogMelCtc(nn.Module):
-    """Log-mel features to CTC logits, 50 frames a second."""
+    """Log-mel features to CTC logits, 50 frames per second."""
 
     def __init__(self, config: LogMelCtcConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class LogMelCtc(nn.Module):
         """Compute CTC logits.
 
         Args:
-            input_features: float32 [batch, n_mels, n_frames100], Whisper's log-mel at 100 frames a second.
+            input_features: float32 [batch, n_mels, n_frames100], Whisper's log-mel at 100 frames per second.
         Returns:
             float32 [batch, n_frames100 / 2, vocab].
         """
@@ -233,7 +233,7 @@ class LogMelCtc(nn.Module):
 
 
 def save_checkpoint(model: LogMelCtc, folder: Path, extra: dict[str, Any] | None = None) -> None:
-    """Write config.json, model.safetensors and vocab.json; `extra` goes into config.json under "training"."""
+    """Write config.json, with `extra` under "training", model.safetensors and vocab.json."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architecture": ARCHITECTURE, **dataclasses.asdict(model.config), "training": extra or {}}
     (folder / "config.json").write_text(
@@ -246,7 +246,7 @@ def save_checkpoint(model: LogMelCtc, folder: Path, extra: dict[str, Any] | None
 
 
 def load_checkpoint(folder: Path, dropout: float = 0.0) -> LogMelCtc:
-    """Read a folder that `save_checkpoint` wrote; the model comes in evaluation mode.
+    """Read a folder that `save_checkpoint` wrote; the model is in evaluation mode.
 
     Raises:
         ValueError: config.json names another architecture.

@@ -1,4 +1,4 @@
-"""How much memory a run will take, before it takes it."""
+"""An estimate of a run's memory, before it starts."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class MemoryEstimate:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What an encoder's activations depend on.
+    """The sizes that an encoder's activations depend on.
 
     Attributes:
-        frames_per_s: encoder frames to a second of audio.
-        states, inners: tensors of the width of hidden_size and of intermediate_size that a layer keeps for
-            the way back: norms, q, k, v, context, output, residuals; the two sides of GELU or SiLU.
+        frames_per_s: encoder frames per second of audio.
+        states, inners: tensors of the width of hidden_size and of intermediate_size that a layer stores for
+            the backward pass: norms, q, k, v, context, output, residuals; the two sides of GELU or SiLU.
     """
 
     hidden_size: int
@@ -83,14 +83,14 @@ def estimate_memory(  # noqa: PLR0913  - what memory depends on, by keyword
         n_parameters, n_trained: all parameters, and those that get gradients.
         shape: the encoder's sizes.
         batch_s: padded seconds of audio in a micro batch.
-        bf16: activations take 2 bytes instead of 4; weights stay float32 with a bf16 copy at work.
-        gradient_checkpointing: keep one state a layer, recompute the rest.
-        frozen_front_end: the convolutions keep nothing for the way back.
-        optimizer_8bit: 2 bytes a trained parameter for AdamW's states instead of 8.
-        longest_s: length of the longest clip; the fused attention holds no score matrix, so it
+        bf16: activations take 2 bytes instead of 4; weights stay float32, with a bf16 copy during a step.
+        gradient_checkpointing: store one state per layer, recompute the rest.
+        frozen_front_end: the convolutions store nothing for the backward pass.
+        optimizer_8bit: 2 bytes per trained parameter for AdamW's states instead of 8.
+        longest_s: length of the longest clip; the fused attention has no score matrix, so it
             matters only for the float32 CTC lattice.
     Returns:
-        Bytes; the allocator's slack comes on top (about a tenth).
+        Bytes; the allocator needs about a tenth more.
     """
     width = 2 if bf16 else 4
     frames = int(batch_s * shape.frames_per_s)
@@ -113,9 +113,9 @@ def _activation_bytes(
 ) -> int:
     """Bytes of activations at the peak.
 
-    A front end that is trained keeps all its layers' outputs until the way back. A frozen one keeps nothing,
-    but what it needs for a moment (its widest layer's output, as convolved, transposed, normed in float32)
-    can be more than encoder and gradients take together later on: neither is there yet.
+    A trained front end stores all its layers' outputs until the backward pass. A frozen one stores nothing,
+    but for a moment it needs its widest layer's output several times (convolved, transposed, normed in
+    float32). That can be more than encoder and gradients take together, which are allocated later.
     """
     rate, sizes = 16_000.0, []
     for channels, stride in zip(shape.conv_channels, shape.conv_strides, strict=True):

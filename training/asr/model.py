@@ -1,4 +1,4 @@
-"""Wav2Vec2ForCTC for training: built or loaded, frozen where wished, masked safely, its loss in float32."""
+"""Wav2Vec2ForCTC for training: built or loaded, partly frozen, masked safely, with its loss in float32."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build_model(config: AsrConfig, vocabulary: dict[str, int]) -> Any:
         model = Wav2Vec2ForCTC(
             Wav2Vec2Config(**{**config.scratch, **sizes, "bos_token_id": None, "eos_token_id": None})
         )
-    model.config.mask_time_prob = 0.0  # masks come from `mask_spans`: transformers' own fail on short clips
+    model.config.mask_time_prob = 0.0  # `mask_spans` makes the masks: transformers' own fail on short clips
     if config.freeze_front_end and config.model:
         model.freeze_feature_encoder()
     if config.gradient_checkpointing:
@@ -56,7 +56,7 @@ HUB_CONVS: dict[str, Any] = {
 }  # fmt: skip
 LAYER_NORM: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-HUB_SIZES: dict[str, dict[str, Any]] = {  # what the hub's config.json say, for an estimate before a download
+HUB_SIZES: dict[str, dict[str, Any]] = {  # from the hub's config.json, for an estimate before a download
     "facebook/wav2vec2-base": {},
     "facebook/wav2vec2-large": LARGE,
     "facebook/wav2vec2-large-lv60": {**LARGE, **LAYER_NORM},
@@ -107,7 +107,9 @@ def _read_sizes(name: str) -> Wav2Vec2Config | dict[str, Any]:
 
 def _load_checkpoint(name: str, vocabulary: dict[str, int]) -> Wav2Vec2ForCTC:
     """Load a hub name or folder; the new CTC head keeps the rows of letters that the old one knew."""
-    model, info = Wav2Vec2ForCTC.from_pretrained(name, output_loading_info=True, **SETTINGS)
+    model, info = Wav2Vec2ForCTC.from_pretrained(  # in float32, also what was saved in half precision
+        name, output_loading_info=True, dtype=torch.float32, **SETTINGS
+    )
     old = model.lm_head
     model.lm_head = nn.Linear(old.in_features, len(vocabulary))
     nn.init.normal_(model.lm_head.weight, std=model.config.initializer_range)
@@ -160,7 +162,7 @@ def takes_mask(model_config: Any) -> bool:
     """Whether a model wants an attention mask.
 
     Layer-norm models (large, XLSR, XLS-R) do. Group-norm models (wav2vec2-base) were pretrained without:
-    their norm runs over time, padding included, and a mask makes what they say worse, not better.
+    their norm runs over time, padding included, and a mask makes their transcripts worse.
     """
     return bool(model_config.feat_extract_norm == "layer")
 
@@ -170,10 +172,10 @@ class Batch:
     """Clips padded to one length.
 
     Attributes:
-        waveforms: float32 [batch, n_samples], each normalised, zeros behind its end.
+        waveforms: float32 [batch, n_samples], each normalised, zeros after its end.
         lengths: int64 [batch], samples of each clip.
         labels: the transcripts' label indices.
-        clips: which samples they are; empty where nobody asked.
+        clips: which samples they are; may be empty.
     """
 
     waveforms: Tensor
@@ -191,7 +193,7 @@ class Batch:
         return dataclasses.replace(self, waveforms=self.waveforms.to(device))
 
     def select(self, row: int) -> Batch:
-        """Return one clip by itself."""
+        """Return one clip as a batch."""
         waveform = self.waveforms[row : row + 1, : int(self.lengths[row])]
         return Batch(waveform, self.lengths[row : row + 1], [self.labels[row]])
 
@@ -254,7 +256,7 @@ def compute_ctc(logits: Tensor, frames: Tensor, labels: list[list[int]]) -> tupl
         labels: label indices of each clip.
     Returns:
         The sum of the finite losses, and how many clips had an infinite one (too much text for their
-        frames); those are left out, so that they neither poison nor hide anything.
+        frames); those are left out of the sum.
     """
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
     lengths = torch.tensor([len(label) for label in labels])

@@ -1,4 +1,4 @@
-"""The kinds of CTC networks that `training asr` trains, behind one face: input, masks, checkpoint.
+"""The kinds of CTC networks that `training asr` trains, with one interface: input, masks, checkpoint.
 
 A network prepares batches in the loader's thread (`make_batch`), runs the model on them
 (`compute_logits`) and writes the finished folder (`save`).
@@ -28,10 +28,10 @@ MEL_MASKS = 2  # bands of mel channels hidden at once, each up to `mask_bands` w
 
 
 class Network(Protocol):
-    """What the trainer asks of a kind of network."""
+    """What the trainer needs of a kind of network."""
 
-    samples_per_frame: int  # waveform samples to one frame of logits
-    hears_padding: bool  # padding changes what it makes of a clip
+    samples_per_frame: int  # waveform samples per frame of logits
+    hears_padding: bool  # a clip's logits depend on its padding
 
     def make_batch(self, waveforms: list[Waveform], labels: list[list[int]]) -> Any:
         """Turn clips into a batch with `labels`, `audio_s`, `clips`, `to(device)` and `select(row)`."""
@@ -86,11 +86,11 @@ class FeatureBatch:
     """Log-mel features padded to one length.
 
     Attributes:
-        features: float32 [batch, n_mels, n_frames100], zeros behind each utterance.
+        features: float32 [batch, n_mels, n_frames100], zeros after each utterance.
         lengths: int64 [batch], feature frames of each utterance.
         labels: the transcripts' label indices.
         audio_s: seconds of audio, padding not counted.
-        clips: which samples they are; empty where nobody asked.
+        clips: which samples they are; may be empty.
     """
 
     features: Tensor
@@ -104,14 +104,14 @@ class FeatureBatch:
         return dataclasses.replace(self, features=self.features.to(device), lengths=self.lengths.to(device))
 
     def select(self, row: int) -> FeatureBatch:
-        """Return one utterance by itself."""
+        """Return one utterance as a batch."""
         lengths = self.lengths[row : row + 1]
         features = self.features[row : row + 1, :, : int(lengths[0])]
         return FeatureBatch(features, lengths, [self.labels[row]], float(lengths[0]) / 100.0)
 
 
 class ConformerNetwork:
-    """ConformerCtc: log-mel features, which the runtime's own kernel computes, in; its folder out."""
+    """ConformerCtc: log-mel features (by the runtime's kernel) in, its folder out."""
 
     def __init__(self, model_config: ConformerConfig) -> None:
         self.samples_per_frame = SUBSAMPLING * model_config.hop_length

@@ -65,7 +65,7 @@ class AsrTrainer(TrainingLoop):
             config, self.network, vocabulary, train, self.rank, self.world, excluded=self.excluded
         )
         self.sampler = self.loader.sampler
-        self.enough_cer = -1.0  # per cent; an evaluation at or under it ends the run
+        self.enough_cer = -1.0  # per cent; an evaluation with this CER or less ends the run
         self.log = RunLog(config.output_dir)
         self._recent: list[StepReport] = []
         self._totals = {"audio_s": 0.0, "waited_s": 0.0, "took_s": 0.0}
@@ -96,11 +96,11 @@ class AsrTrainer(TrainingLoop):
         return kind(groups, betas=(0.9, 0.98), weight_decay=self.config.weight_decay)
 
     def groups(self) -> Iterator[tuple[int, int, Any]]:
-        """See Trainable; batches are loaded ahead."""
+        """See Trainable; batches are loaded in advance."""
         yield from self.loader.groups(self.position.epoch, self.position.batch)
 
     def load(self, indices: Sequence[int], epoch: int) -> Any:
-        """Read, augment and pad some clips; what is random follows from (seed, epoch, index) alone."""
+        """Read, augment and pad some clips; all random choices depend on (seed, epoch, index) only."""
         return self.loader.load(indices, epoch)
 
     def compute(self, data: Sequence[Any]) -> Figures:
@@ -124,7 +124,7 @@ class AsrTrainer(TrainingLoop):
             self.evaluate_and_log(self.position.epoch)
 
     def find_bad(self, data: Sequence[Any]) -> list[str]:
-        """See Trainable: each clip's loss and gradient by itself."""
+        """See Trainable: each clip's loss and gradient separately."""
         names = []
         for batch in data:
             for row, index in enumerate(batch.clips):
@@ -158,7 +158,7 @@ class AsrTrainer(TrainingLoop):
         LOGGER.info("%s", self.describe_speed())
 
     def describe_speed(self) -> str:
-        """Say how much audio was trained on, how fast, and what share of the time went into waiting."""
+        """Report how much audio was trained on, how fast, and the share of time spent waiting."""
         audio_s, waited_s, took_s = (self._totals[name] for name in ("audio_s", "waited_s", "took_s"))
         took_s = max(took_s, 1e-6)
         return (
@@ -249,7 +249,7 @@ def import_adamw8bit() -> Any:
 
 
 def describe_model(model: Any) -> str:
-    """Say what kind of encoder is trained and how large it is."""
+    """The kind and size of the trained encoder, as text."""
     config = plain_model(model).config
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     if isinstance(config, ConformerConfig):

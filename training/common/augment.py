@@ -1,4 +1,4 @@
-"""Waveform augmentation: rooms, noise, colour, level, speed, coding; and masks that spare short clips."""
+"""Waveform augmentation: rooms, noise, colour, level, speed, coding; and masks, but not for short clips."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Waveform = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """How often each change is made, and how far it goes.
+    """How often each change is made, and how strong it is.
 
     Attributes:
         speed, room, colour, noise, band, coding, clip: probabilities.
         snr_db: lowest and highest signal-to-noise ratio.
         level_db: lowest and highest RMS level of the result, dB re full scale.
-        noise_dir: folder of recordings to cut noise from; without it, only made noise.
+        noise_dir: folder of recordings to cut noise from; without it, only artificial noise.
     """
 
     speed: float = 0.5
@@ -71,7 +71,7 @@ class Augmenter:
         return np.clip(waveform, -1.0, 1.0).astype(np.float32)
 
     def add_noise(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Add a recorded or a coloured made noise at a random signal-to-noise ratio."""
+        """Add recorded or artificial coloured noise at a random signal-to-noise ratio."""
         if self._noises and rng.random() < 0.6:
             source = self._noises[rng.integers(len(self._noises))]
             start = int(rng.integers(source.size))
@@ -82,7 +82,7 @@ class Augmenter:
 
 
 def mix_at_snr(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    """Add noise, float32 [n_samples], scaled to stand `snr_db` under the waveform's mean power."""
+    """Add noise, float32 [n_samples], scaled to `snr_db` below the waveform's mean power."""
     power = float(np.mean(np.square(waveform))) / (float(np.mean(np.square(noise))) + 1e-12)
     return (waveform + noise * np.float32(np.sqrt(power / 10.0 ** (snr_db / 10.0)))).astype(np.float32)
 
@@ -95,7 +95,7 @@ def made_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Wavefo
 
 
 def add_room(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """Convolve with a made room: the direct sound, a few early echoes, an exponential tail."""
+    """Convolve with an artificial room: the direct sound, a few early echoes, an exponential tail."""
     decay_s = rng.uniform(0.08, 0.6)
     n_taps = int(decay_s * SAMPLE_RATE)
     times = np.arange(n_taps) / SAMPLE_RATE
@@ -107,7 +107,7 @@ def add_room(waveform: Waveform, rng: np.random.Generator) -> Waveform:
 
 
 def colour(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """Filter with a smooth random spectrum, a tilt and broad bumps, as microphones and distances make."""
+    """Filter with a smooth random spectrum, a tilt and broad bumps, like microphones and distances."""
     octaves = np.linspace(-1.0, 1.0, 129)
     gain_db = rng.uniform(-9.0, 9.0) * octaves
     for _ in range(3):
@@ -121,7 +121,7 @@ def colour(waveform: Waveform, rng: np.random.Generator) -> Waveform:
 
 
 def limit_band(waveform: Waveform, cutoff_hz: float) -> Waveform:
-    """Take away everything above a frequency, as telephones and old codecs do."""
+    """Remove everything above a frequency, as telephones and old codecs do."""
     spectrum = np.fft.rfft(waveform)
     frequencies = np.fft.rfftfreq(waveform.size, 1.0 / SAMPLE_RATE)
     spectrum *= 1.0 / (1.0 + np.exp((frequencies - cutoff_hz) / 60.0))
@@ -142,10 +142,10 @@ def mask_spans(
     """Choose frames to mask, in spans.
 
     Args:
-        n_frames: length of the clip; a clip shorter than two spans is left alone.
+        n_frames: length of the clip; a clip shorter than two spans is not masked.
         rate: expected fraction of frames masked.
-        span: frames a span.
-        min_left: fraction of frames that stay, whatever is drawn.
+        span: frames per span.
+        min_left: least fraction of frames that stay.
     Returns:
         bool [n_frames], True where masked.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints of training runs: written whole or not at all; a damaged one gives way to the one before it."""
+"""Checkpoints of training runs: written completely or not at all; after damage the one before is used."""
 
 from __future__ import annotations
 
@@ -35,38 +35,40 @@ class CheckpointStore(Protocol):
         """Places of the states, newest first."""
 
     def read(self, place: Path, device: torch.device | str) -> State:
-        """Read one; CheckpointError where it is cut or damaged."""
+        """Read one; CheckpointError where it is truncated or damaged."""
 
     def set_aside(self, place: Path) -> None:
-        """Rename a damaged checkpoint: it is not read again, and no sound one is deleted for it."""
+        """Rename a damaged checkpoint: it is not read again, and does not replace a good one."""
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write a state and wait until the disk has it.
+    """Write a state and wait until it is on the disk.
 
     Raises:
-        OSError: it could not be written whole.
+        OSError: it could not be written completely.
     """
     try:
         torch.save(state, path)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     except RuntimeError as error:  # torch's own writer has no OSError for a full disk
-        raise OSError(f"{path}: the checkpoint could not be written whole ({error})") from error
+        raise OSError(f"{path}: the checkpoint could not be written completely ({error})") from error
 
 
 def read_state(path: Path, device: torch.device | str) -> State:
     """Read what `write_state` wrote.
 
     Raises:
-        CheckpointError: the file is missing, cut, damaged, or holds anything but tensors and plain values.
+        CheckpointError: the file is missing, truncated, damaged, or has more than tensors and plain values.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} is cut or damaged ({reason})", "a whole checkpoint", "remove it, or start anew"
+            f"{path} is truncated or damaged ({reason})",
+            "a complete checkpoint",
+            "remove it, or start a new run",
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}", "a checkpoint of this command")
@@ -74,10 +76,10 @@ def read_state(path: Path, device: torch.device | str) -> State:
 
 
 def read_newest(store: CheckpointStore, device: torch.device | str) -> tuple[Path, State] | None:
-    """Read the newest state that is whole; damaged ones are set aside, and it is said.
+    """Read the newest complete state; damaged ones are renamed, with a warning.
 
     Raises:
-        CheckpointError: there are checkpoints, and none of them is whole.
+        CheckpointError: there are checkpoints, and all are damaged.
     """
     places = store.find()
     for number, place in enumerate(places):
@@ -94,7 +96,7 @@ def read_newest(store: CheckpointStore, device: torch.device | str) -> tuple[Pat
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder, under another name until it is whole."""
+    """Let `write` fill a folder, under a temporary name until it is complete."""
     partial, old = (folder.with_name(f"{folder.name}.{ending}") for ending in ("part", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -159,7 +161,7 @@ class LastFolders:
         return [path for path in (self.path, self.old) if (path / "position.json").exists()]
 
     def read(self, place: Path, device: torch.device | str) -> State:
-        """See CheckpointStore; position.json says where the run stands."""
+        """See CheckpointStore; position.json has the position of the run."""
         state = read_state(place / "state.pt", device)
         try:
             position = json.loads((place / "position.json").read_text(encoding="utf-8"))
@@ -175,10 +177,10 @@ class LastFolders:
 
 
 class NumberedCheckpoints:
-    """The last `kept` states as files with their step: `step_00000100.pt`; they can be averaged."""
+    """The last `kept` states as files named by step: `step_00000100.pt`; they can be averaged."""
 
     def __init__(self, folder: Path, kept: int) -> None:
-        self.folder, self.kept = folder, max(2, kept)  # a damaged one needs another behind it
+        self.folder, self.kept = folder, max(2, kept)  # one more in case the last is damaged
 
     def save(self, state: State) -> Path:
         """See CheckpointStore."""

@@ -1,10 +1,11 @@
-"""Configurations: YAML to a dataclass, every field checked, all problems told in one error."""
+"""Configurations: YAML to a dataclass, every field checked, one error with all problems."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 import types
@@ -34,7 +35,7 @@ class ConfigError(EngineError, ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML follows 1.1, to which 1e-4 (no point, no sign) is a text."""
+    """YAML 1.2's numbers: in PyYAML's YAML 1.1, 1e-4 (no point, no sign) is a text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -45,16 +46,56 @@ _Loader.add_implicit_resolver(
 )
 
 
+MAX_NESTING = 100
+MAX_VALUES = 100_000  # in a configuration, each alias counted as what it stands for
+
+
 def parse_value(text: str) -> Any:
-    """Return the value of one piece of YAML, such as `1e-4` or `[a, b]`."""
-    return yaml.load(text, _Loader)  # a subclass of SafeLoader
+    """Return the value of one piece of YAML, such as `1e-4` or `[a, b]`.
+
+    Raises:
+        yaml.YAMLError: not YAML, values that are none (99th of a month), or aliases that grow without end.
+    """
+    if _nesting(text) > MAX_NESTING:  # which PyYAML reads in quadratic time
+        raise yaml.YAMLError(f"brackets in more than {MAX_NESTING} others")
+    loader = _Loader(text)  # a subclass of SafeLoader
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_values(node, {}) > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES} values")
+        return loader.construct_document(node)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeError):
+            raise
+        raise yaml.YAMLError(f"a value that is none ({error})") from error  # PyYAML lets them through
+    finally:
+        loader.dispose()
+
+
+def _nesting(text: str) -> int:
+    """The most brackets that are open at once, those in strings counted too."""
+    steps = (1 if char in "[{" else -1 for char in text if char in "[]{}")
+    return max(itertools.accumulate(steps), default=0)
+
+
+def _count_values(node: Any, counted: dict[int, int]) -> int:
+    """How many values a node has, with those that its aliases stand for; too many where it holds itself."""
+    if id(node) in counted:
+        return counted[id(node)]
+    counted[id(node)] = MAX_VALUES + 1  # until it is known
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    inner = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+    counted[id(node)] = min(1 + sum(_count_values(one, counted) for one in inner), MAX_VALUES + 1)
+    return counted[id(node)]
 
 
 def read_tree(path: Path) -> dict[str, Any]:
     """Read a YAML file of keys and values.
 
     Raises:
-        ConfigError: not UTF-8, not YAML, or anything but keys and values.
+        ConfigError: not UTF-8, not YAML, or not keys and values.
         OSError: the file cannot be read.
     """
     try:
@@ -67,7 +108,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def build_config(kind: type[T], tree: Mapping[str, Any], source: str = "", hint: str = "") -> T:
-    """Make a configuration of checked values.
+    """Make a configuration with checked values.
 
     Args:
         kind: a dataclass; its __post_init__ may raise ConfigError about the values themselves.
@@ -75,7 +116,7 @@ def build_config(kind: type[T], tree: Mapping[str, Any], source: str = "", hint:
         source: where they come from, for the message.
         hint: where the keys are explained, for the message.
     Raises:
-        ConfigError: unknown or missing keys, wrong types, impossible values: all of them at once.
+        ConfigError: names all unknown and missing keys, wrong types and impossible values.
     """
     problems: list[str] = []
     config = _build(kind, tree, "", problems)
@@ -111,7 +152,7 @@ def _build(kind: Any, tree: Any, prefix: str, problems: list[str]) -> Any:
 
 
 def _make(kind: Any, values: dict[str, Any], broken: Sequence[str]) -> Any:
-    """The dataclass; where fields are broken, None, but what it says of its other values is still raised."""
+    """The dataclass, or None where fields are wrong; its problems with other values are still raised."""
     if not broken:
         return kind(**values)
     if hasattr(kind, "__post_init__"):
@@ -131,7 +172,7 @@ def _unknown(prefix: str, key: str, known: list[str]) -> str:
 
 
 def _convert(value: Any, wanted: Any, name: str, problems: list[str]) -> Any:
-    """Return a value as the field's type wants it, or MISSING with a problem noted."""
+    """Return a value as the field's type wants it, or MISSING and a problem added to the list."""
     if dataclasses.is_dataclass(wanted):
         built = _build(wanted, value, f"{name}.", problems)
         return MISSING if built is None else built
@@ -153,7 +194,7 @@ def _convert(value: Any, wanted: Any, name: str, problems: list[str]) -> Any:
 
 
 def _convert_list(value: Any, inner: tuple[Any, ...], name: str, problems: list[str]) -> Any:
-    """A tuple of any length (X, ...) or of a fixed one; a single text stands for a list of one."""
+    """A tuple of any length (X, ...) or of a fixed one; a single text is a list of one."""
     entries = [value] if isinstance(value, str | Path) else value
     length = None if inner[-1] is Ellipsis else len(inner)
     if not isinstance(entries, list | tuple) or (length and len(entries) != length):
@@ -181,7 +222,7 @@ _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def _convert_plain(value: Any, wanted: Any) -> Any:
-    """A bool is no number here, a number no text; a text that is a number is one."""
+    """A bool does not count as a number, nor a number as a text; a text that is a number is accepted."""
     if wanted is bool or isinstance(value, bool):
         return value if wanted is bool and isinstance(value, bool) else MISSING
     if wanted is str:
@@ -196,12 +237,14 @@ def _convert_plain(value: Any, wanted: Any) -> Any:
 def _convert_number(value: int | float | str, wanted: Any) -> Any:
     try:
         number = value if isinstance(value, int) else float(value)
-    except ValueError:
-        return MISSING
-    if math.isnan(number):
+        if wanted is float:
+            number = float(number)
+        if math.isnan(number):
+            return MISSING
+    except (OverflowError, ValueError):  # the first for a whole number of hundreds of digits
         return MISSING
     if wanted is float:
-        return float(number)
+        return number
     return int(number) if math.isfinite(number) and number == int(number) else MISSING
 
 
@@ -226,3 +269,18 @@ def check_not_negative(config: Any, names: Sequence[str]) -> list[str]:
         for name in names
         if not getattr(config, name) >= 0
     ]
+
+
+def check_share(config: Any, names: Sequence[str]) -> list[str]:
+    """The problems of fields that must be from 0 to 1."""
+    return [
+        f"{name}: got {getattr(config, name)}, want 0 to 1"
+        for name in names
+        if not 0.0 <= getattr(config, name) <= 1.0
+    ]
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raise one ConfigError with all problems, if there are any."""
+    if problems:
+        raise ConfigError("; ".join(problems), problems=problems)

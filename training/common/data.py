@@ -1,4 +1,4 @@
-"""Manifests to batches: what to read, in which order, with what left out and why."""
+"""Manifests to batches: what to read, in which order, what is left out and why."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sample:
         text: the transcript as written in the manifest.
         duration_s: length of what is read, from the file's header; 0.0 where it cannot be read.
         problem: why the sample cannot be used; empty for a good one.
-        speaker: as the manifest names them; empty where it does not.
+        speaker: from the manifest; may be empty.
         offset_s: where the utterance begins in the file.
         part_s: how much of the file is read from there on, in seconds; None is the rest.
     """
@@ -88,7 +88,7 @@ def load_waveform(source: Path | Sample) -> NDArray[np.float32]:
 
     Raises:
         OSError, RuntimeError: the file is missing or cannot be decoded.
-        AudioError: likewise, or the sample's part lies beyond the file's end.
+        AudioError: it cannot be decoded, or the sample's part is beyond the file's end.
     """
     if isinstance(source, Sample):
         if source.offset_s or source.part_s is not None:
@@ -106,7 +106,7 @@ def build_vocabulary(texts: Sequence[str], german: bool = True) -> dict[str, int
 
     Args:
         texts: transcripts.
-        german: take the runtime's fixed German vocabulary; else every character the lower-cased texts have.
+        german: take the runtime's fixed German vocabulary; else all characters of the lower-cased texts.
     """
     if german:
         return {symbol: index for index, symbol in enumerate(VOCABULARY)}
@@ -115,7 +115,7 @@ def build_vocabulary(texts: Sequence[str], german: bool = True) -> dict[str, int
 
 
 def normalize_for(text: str, vocabulary: dict[str, int]) -> str:
-    """Normalise a transcript as its vocabulary wants it: German, numbers in words; or lower case alone."""
+    """Normalise a transcript for its vocabulary: German, numbers in words; or only lower case."""
     if len(vocabulary) == len(VOCABULARY) and all(symbol in vocabulary for symbol in VOCABULARY):
         return normalize_text(text)
     return " ".join("".join(c for c in text.lower() if c in vocabulary or c.isspace()).split())
@@ -128,10 +128,10 @@ def encode_text(text: str, vocabulary: dict[str, int]) -> list[int]:
 
 
 class BucketSampler:
-    """Batches of clips of similar length, in an order that depends on (seed, epoch) alone.
+    """Batches of clips of similar length, in an order that depends on (seed, epoch) only.
 
-    The position within an epoch is an index into a list that is made anew from (seed, epoch), so a run
-    that was killed goes on with the very batch it would have had.
+    The position within an epoch is an index into a list that is computed from (seed, epoch), so a run
+    that was killed continues with exactly the next batch.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class BucketSampler:
         return [batches[i] for i in order]
 
     def batches_from(self, epoch: int, batch: int) -> Iterator[tuple[int, int, list[int]]]:
-        """Yield (epoch, batch, indices) for ever, from a position on."""
+        """Yield (epoch, batch, indices) without end, from a position on."""
         while True:
             batches = self.epoch(epoch)
             for position in range(batch, len(batches)):

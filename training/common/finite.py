@@ -1,4 +1,4 @@
-"""Whether all numbers of a training state are finite: asked before every step and every save."""
+"""Whether all numbers of a training state are finite: checked before every step and every save."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NotFiniteError(EngineError, FloatingPointError):
 
 
 def walk_tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors inside mappings and sequences, with the names of the way to them."""
+    """All tensors inside mappings and sequences, with their paths."""
     if isinstance(content, Tensor):
         yield name, content
     elif isinstance(content, Mapping):
@@ -31,8 +31,8 @@ def walk_tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def find_nonfinite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of the floating-point tensors that hold NaN or infinity.
 
-    One pass over the weights: tensors are summed first, since a sum is finite only where all its terms
-    are; only where it is not, single numbers are looked at (a sum of large ones can overflow too).
+    One pass over the weights: first sums, which are finite only if all their terms are. Single numbers are
+    checked only where a sum is not finite (a sum of large numbers can overflow too).
     """
     floats = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and tensor.numel()]
     if not floats:

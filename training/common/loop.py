@@ -1,8 +1,8 @@
 """The training loop that all trainers share: steps that are checked, watched, saved and resumed exactly.
 
-A trainer says what its batches are (`groups`), what a step computes (`compute`), how long it goes
-(`limits`) and how its rates run (`_set_rates`); the rest is here. No step and no file gets numbers that
-are not finite, and an interrupted run continues with its next batch.
+A trainer defines its batches (`groups`), what a step computes (`compute`), the length of the run (`limits`)
+and the learning rates (`_set_rates`); the rest is here. No step is taken and no file written with numbers
+that are not finite, and an interrupted run continues with its next batch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.runtime.interrupts import Stopped
 from training.common.checkpoint import (
     CheckpointError,
     CheckpointStore,
@@ -36,11 +37,11 @@ LOGGER = logging.getLogger("training.common.loop")
 
 
 class TrainingLoop(Trainable):
-    """Trains a model; a subclass says on what, see Trainable.
+    """Trains a model; a subclass defines on what, see Trainable.
 
     Args:
         model: on the device to train on.
-        optimizers: hold all that is trained; all of them step together.
+        optimizers: of all trained parameters; all of them step together.
         store: where states are saved; None saves nothing.
         watchdog: reads every step.
         loss_scale: at the start of a run in float16; None for the other precisions.
@@ -64,19 +65,19 @@ class TrainingLoop(Trainable):
         """Train to the end of the limits, then `finish`.
 
         Raises:
-            TrainingStopped: the watchdog saw no way on; the last sound checkpoint stands.
-            KeyboardInterrupt: Ctrl-C; the state is saved.
+            TrainingStopped: the watchdog ended the run; the last good checkpoint remains.
+            Stopped, a KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
             OSError: a checkpoint could not be written.
         """
         if self.resumes_itself:
             self.resume()
         with Interrupt() as interrupt:
             while self._train(interrupt) or self._save_or_go_back():
-                pass  # rolled back: on from the restored place
+                pass  # rolled back: continue from the restored position
         self.finish()
 
     def _train(self, interrupt: Interrupt) -> bool:
-        """Train from self.position on; True where the state was rolled back."""
+        """Train from self.position on; True if the state was rolled back."""
         groups: Any = self.groups()
         try:
             for epoch, batch, data in groups:
@@ -91,7 +92,7 @@ class TrainingLoop(Trainable):
                     return True
                 if self.ranks.sum(float(interrupt.asked))[0]:
                     self.save()
-                    raise KeyboardInterrupt
+                    raise Stopped(interrupt.number)
         finally:
             groups.close()
         return False
@@ -124,7 +125,7 @@ class TrainingLoop(Trainable):
         self.position.step += 1
         took = max(self.ranks.sum(time.monotonic() - began)[0] / self.world, 1e-6)  # one clock for all
         self.position.minutes += took / 60.0
-        return StepReport(  # what the watchdog may stop on is the same on all ranks
+        return StepReport(  # figures that the watchdog may stop on are the same on all ranks
             self.position.step, loss, norm, blanks / max(n_batches, 1.0), int(infinite), audio_s / took,
             waited / took, took, loss_scale=self.scaler.get_scale() if self.scaler else None, **outcome,
         )  # fmt: skip
@@ -138,7 +139,7 @@ class TrainingLoop(Trainable):
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def progress(self) -> float:
-        """How much of the run is done, 0 to 1, by steps or by minutes, whichever is further on."""
+        """How much of the run is done, 0 to 1, by steps or by minutes, whichever is more."""
         limits = self.limits
         by_steps = self.position.step / limits.max_steps if limits.max_steps else 0.0
         by_time = self.position.minutes / limits.max_minutes if limits.max_minutes else 0.0
@@ -165,7 +166,7 @@ class TrainingLoop(Trainable):
                 optimizer.step()
             self.after_update()
         else:
-            overflow = self.scaler is not None and math.isfinite(loss)  # the scale falls, the next one fits
+            overflow = self.scaler is not None and math.isfinite(loss)  # a smaller scale will fit
             bad = [] if overflow else self.ranks.gather(self.find_bad(data))
             self.excluded |= set(bad)
             outcome = {"skipped": True, "bad": tuple(bad)}
@@ -177,7 +178,7 @@ class TrainingLoop(Trainable):
 
     @torch.no_grad()
     def _put_back(self, running: Sequence[Tensor]) -> None:
-        """Undo what a batch that is not finite did to the running means of batch norm."""
+        """Undo the changes of a batch that is not finite to the running means of batch norm."""
         for buffer, before in zip(self._running, running, strict=True):
             buffer.copy_(before)
 
@@ -192,7 +193,7 @@ class TrainingLoop(Trainable):
         return finding is not None and self._heed(finding)
 
     def _heed(self, finding: Finding) -> bool:
-        """Do what the watchdog says; True where the state was rolled back."""
+        """Act on a finding of the watchdog; True if the state was rolled back."""
         LOGGER.warning("%s", finding.message)
         if finding.action == "stop":
             raise TrainingStopped(finding.message)
@@ -209,7 +210,7 @@ class TrainingLoop(Trainable):
 
     def _is_save_due(self) -> bool:
         limits, position = self.limits, self.position
-        if not self.watchdog.is_calm:  # a loss that is exploding is not to push out the state before it
+        if not self.watchdog.is_calm:  # an exploding loss must not replace the good state before it
             return False
         if limits.save_every and position.step % limits.save_every == 0:
             return True
@@ -217,7 +218,7 @@ class TrainingLoop(Trainable):
         return limits.save_minutes is not None and minutes >= limits.save_minutes
 
     def _save_or_go_back(self) -> bool:
-        """Save; where the state is not finite, go back instead and return True."""
+        """Save; if the state is not finite, go back instead and return True."""
         try:
             self.save()
         except NotFiniteError as error:
@@ -229,7 +230,7 @@ class TrainingLoop(Trainable):
 
         Raises:
             NotFiniteError: something in it is not finite; nothing is written.
-            OSError: it could not be written; the checkpoints before it stand.
+            OSError: it could not be written; earlier checkpoints remain.
         """
         position = self.position
         if self.store is None or self._saved == (position.step, position.rate):
@@ -251,10 +252,10 @@ class TrainingLoop(Trainable):
         self._saved, self._saved_minutes = (position.step, position.rate), position.minutes
 
     def resume(self) -> bool:
-        """Load the newest whole checkpoint; False where there is none.
+        """Load the newest complete checkpoint; False if there is none.
 
         Raises:
-            CheckpointError: it belongs to another run (seed, batch size, model), or none is whole.
+            CheckpointError: it belongs to another run (seed, batch size, model), or all are damaged.
         """
         found = None if self.store is None else read_newest(self.store, self.device)
         if found is None:
@@ -270,7 +271,7 @@ class TrainingLoop(Trainable):
         return True
 
     def load_state(self, state: State) -> None:
-        """Take over a state that `save` wrote, that of older versions included."""
+        """Restore a state that `save` wrote, also in an older version."""
         self.model.load_state_dict(state["model"])
         saved = state["optimizers"] if "optimizers" in state else [state["optimizer"]]
         if len(saved) != len(self.optimizers):
@@ -280,7 +281,7 @@ class TrainingLoop(Trainable):
         self.position = self.read_position(state["progress"])
         if self.scaler and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
-        self.excluded |= set(state.get("excluded", ()))  # those found since are still as bad
+        self.excluded |= set(state.get("excluded", ()))  # those found since are bad too
         self.load_extra(state)
         if "random" in state:
             set_random_states(state["random"])

@@ -38,11 +38,11 @@ def compute_log_mel(waveforms: Tensor, n_mels: int = N_MELS) -> Tensor:
     """Compute log-mel features.
 
     Args:
-        waveforms: float32 [..., n_samples], 16 kHz, with the trailing silence the model wants.
+        waveforms: float32 [..., n_samples], 16 kHz, with the tail silence that the model needs.
         n_mels: bands; 80 in most of Whisper's sizes, 128 in large-v3.
     Returns:
-        float32 [..., n_mels, n_samples // 160]: log10 of the mel power, no more than 8 under the
-        utterance's peak, plus 4, over 4.
+        float32 [..., n_mels, n_samples // 160]: log10 of the mel power, at most 8 below the utterance's
+        peak, plus 4, divided by 4.
     Source: Whisper audio.py convention; differs: no 30 s padding.
     """
     window = torch.hann_window(N_FFT, device=waveforms.device)

@@ -37,7 +37,7 @@ class ErrorRates:
 
 
 def compute_error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
-    """Compare texts that are normalised already; empty references are passed over."""
+    """Compare texts that are normalised already; empty references are skipped."""
     pairs = [(r, h) for r, h in zip(references, hypotheses, strict=True) if r]
     if not pairs:
         return ErrorRates(float("nan"), float("nan"))
@@ -46,7 +46,7 @@ def compute_error_rates(references: Sequence[str], hypotheses: Sequence[str]) ->
 
 
 def collapse(indices: Sequence[int], symbols: Sequence[str], blank_id: int = 0) -> str:
-    """Turn the best symbol of every frame into text: repeats merged, blanks dropped, words parted."""
+    """Turn the best symbol of every frame into text: repeats merged, blanks dropped, words separated."""
     kept = [
         index
         for at, index in enumerate(indices)
@@ -56,7 +56,7 @@ def collapse(indices: Sequence[int], symbols: Sequence[str], blank_id: int = 0) 
 
 
 class RunLog:
-    """One row an evaluation: table.tsv, TensorBoard events, curves.png."""
+    """One row per evaluation: table.tsv, TensorBoard events, curves.png."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ class RunLog:
             self._writer.flush()
 
     def render(self) -> str:
-        """Return the table as text, one line an evaluation."""
+        """Return the table as text, one line per evaluation."""
         lines = [" ".join(f"{column:>11}" for column in COLUMNS)]
         lines += [
             " ".join(f"{_plain(row.get(column, math.nan)):>11}" for column in COLUMNS) for row in self.rows
@@ -99,7 +99,7 @@ class RunLog:
         return "\n".join(lines)
 
     def draw(self) -> None:
-        """Draw curves.png, if matplotlib is there and there is anything to draw."""
+        """Draw curves.png, if matplotlib is installed and there is anything to draw."""
         try:
             import matplotlib
 
@@ -120,7 +120,7 @@ class RunLog:
 def _open_tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # tensorboard is a convenience; the table has the same figures
+    except ImportError:  # optional; the table has the same figures
         return None
     return SummaryWriter(str(folder / "tensorboard"))
 

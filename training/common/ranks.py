@@ -1,4 +1,4 @@
-"""The processes of one run under torchrun: what they add up, and where they wait for each other."""
+"""The processes of one run under torchrun: sums over all of them, and waiting for each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
 
 
 class Ranks:
-    """This process among those of the run; alone, every method is free.
+    """This process among those of the run; for a single process every method is free.
 
     Attributes:
         rank, world: which one of how many.
@@ -31,14 +31,14 @@ class Ranks:
 
     @classmethod
     def join(cls, device: torch.device) -> Ranks:
-        """Join the processes that torchrun started; alone without it."""
+        """Join the processes that torchrun started; a single process without it."""
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(device, rank, world)
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over all ranks; all must call it together."""
+        """Each value summed over all ranks; all ranks must call it."""
         if self.world == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -77,6 +77,6 @@ class Ranks:
         return [name for part in found for name in part or ()]
 
     def wait(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have called this."""
         if self.world > 1:
             dist.barrier()

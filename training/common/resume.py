@@ -12,7 +12,7 @@ FIX = "give the settings of the run that wrote it, or another output folder for 
 
 
 def check_identity(place: Path, model: Any, state: State, wanted: Mapping[str, Any]) -> None:
-    """Compare a checkpoint with the run.
+    """Compare a checkpoint with the current run.
 
     Args:
         place: of the checkpoint, for the message.
@@ -30,12 +30,12 @@ def check_identity(place: Path, model: Any, state: State, wanted: Mapping[str, A
     ]
     problems += _compare_shapes(state.get("model", {}), model.state_dict())
     if problems:
-        raise CheckpointError(f"{place} is of another run: {'; '.join(problems)}", "the same", FIX)
+        raise CheckpointError(f"{place} belongs to another run: {'; '.join(problems)}", "the same", FIX)
 
 
 def _compare_shapes(written: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     missing, extra = sorted(wanted.keys() - written.keys()), sorted(written.keys() - wanted.keys())
-    problems = [f"the model has {len(missing)} tensors more, such as {missing[0]}"] if missing else []
+    problems = [f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}"] if missing else []
     problems += [f"the model lacks {len(extra)} tensors, such as {extra[0]}"] if extra else []
     shapes = [
         (name, tuple(written[name].shape), tuple(wanted[name].shape))
@@ -44,12 +44,12 @@ def _compare_shapes(written: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
     ]
     if shapes:
         name, old, new = min(shapes)
-        problems.append(f"the model has {len(shapes)} tensors of other sizes: {name} was {old}, is {new}")
+        problems.append(f"{len(shapes)} tensors have other sizes: {name} was {old}, is {new}")
     return problems
 
 
 def describe_changes(written: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Say which settings have changed since a checkpoint, harmlessly."""
+    """Report settings that have changed since a checkpoint and may change."""
     return [
         f"{name} was {written[name]!r}, is {value!r} from here on"
         for name, value in wanted.items()

@@ -22,7 +22,7 @@ def learning_rate_factor(kind: str, step: int, warmup_steps: int, progress: floa
         kind: linear (to zero), cosine or inverse_sqrt.
         step: optimiser steps done.
         warmup_steps: steps of linear warm-up.
-        progress: share of the run that is over, 0 to 1.
+        progress: share of the run that is done, 0 to 1.
     Raises:
         ValueError: an unknown kind.
     """

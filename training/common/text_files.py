@@ -22,9 +22,9 @@ def read_text(path: Path) -> Iterator[str]:
 
     Raises:
         TextFileError: it cannot be read, is neither UTF-8 nor UTF-16 with a byte order mark (the message
-            names the line), or is named .zst and is something else, or cut off.
+            names the line), or is named .zst and is of another type or truncated.
     """
-    want = "a text, a sentence a line; .zst as zstd writes it"
+    want = "a text, one sentence per line; .zst as zstd writes it"
     try:
         with path.open("rb") as raw:
             yield from _read_packed(path, raw) if path.suffix == ".zst" else _read_lines(path, raw)
@@ -35,7 +35,7 @@ def read_text(path: Path) -> Iterator[str]:
 
 
 def _read_packed(path: Path, raw: BinaryIO) -> Iterator[str]:
-    """Lines of a compressed file; the reader itself does not mind where the file ends."""
+    """Lines of a compressed file; the reader itself accepts truncated files."""
     size = zstandard.frame_content_size(raw.read(_HEADER_BYTES))
     raw.seek(0)
     plain = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
@@ -45,7 +45,7 @@ def _read_packed(path: Path, raw: BinaryIO) -> Iterator[str]:
 
 
 def _read_lines(path: Path, raw: BinaryIO) -> Iterator[str]:
-    """Lines as they come; UTF-16, which is rare, is read whole."""
+    """Lines, one at a time; UTF-16, which is rare, is read at once."""
     first = raw.readline()
     if first.startswith(UTF16_MARKS):
         yield from split_lines(decode_text(first + raw.read(), str(path)))

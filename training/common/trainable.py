@@ -1,4 +1,4 @@
-"""What a trainer tells the training loop: its batches, its loss, its rates, its limits."""
+"""What a trainer gives the training loop: batches, loss, rates, limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.common.watchdog import StepReport
 
 @dataclasses.dataclass
 class Position:
-    """Where a run stands: steps done, the next batch, a factor on all rates, minutes trained."""
+    """The position of a run: steps done, the next batch, a factor on all rates, minutes trained."""
 
     step: int = 0
     epoch: int = 0
@@ -26,7 +26,7 @@ class Position:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How far a run goes, and how often it is saved; 0 (None for save_minutes) is no limit, or never.
+    """The length of a run, and how often it is saved; 0 (None for save_minutes) is no limit, or never.
 
     Attributes:
         max_grad_norm: gradients of a larger norm are scaled down to it.
@@ -62,7 +62,7 @@ class Trainable(abc.ABC):
     """Implemented by every trainer; `loop.TrainingLoop` does the rest.
 
     Attributes:
-        position: where the run stands.
+        position: of the run.
         excluded: names of clips that are left out.
     """
 
@@ -81,7 +81,7 @@ class Trainable(abc.ABC):
     @property
     @abc.abstractmethod
     def limits(self) -> Limits:
-        """How far the run goes."""
+        """The limits of the run."""
 
     @abc.abstractmethod
     def groups(self) -> Iterator[tuple[int, int, Any]]:
@@ -93,7 +93,7 @@ class Trainable(abc.ABC):
 
     @abc.abstractmethod
     def _set_rates(self) -> None:
-        """Set the learning rates of the step to come; times self.position.rate."""
+        """Set the learning rates of the next step; times self.position.rate."""
 
     def clipped(self) -> list[Tensor]:
         """The parameters whose gradients are clipped."""
@@ -103,31 +103,31 @@ class Trainable(abc.ABC):
         """Change the summed gradients before they are clipped."""
 
     def after_update(self) -> None:  # noqa: B027 (a hook)
-        """Do what belongs to a step that was taken, such as averaging weights."""
+        """Called after a step was taken, for instance to average weights."""
 
     def after_step(self, report: StepReport) -> None:  # noqa: B027 (a hook)
-        """Log, evaluate; self.position is behind the step."""
+        """Log, evaluate; self.position is after the step."""
 
     def find_bad(self, data: Any) -> list[str]:
         """Names of the clips whose own loss or gradient is not finite; self.excluded gets them."""
         return []
 
     def after_save(self) -> None:  # noqa: B027 (a hook)
-        """Write what belongs to a saved state, such as the averaged model; on rank 0 alone."""
+        """Write what belongs to a saved state, such as the averaged model; on rank 0 only."""
 
     def extra_state(self) -> State:
         """What else a resumed run needs: tensors and plain values."""
         return {}
 
     def load_extra(self, state: State) -> None:  # noqa: B027 (a hook)
-        """Take back what `extra_state` gave."""
+        """Restore what `extra_state` returned."""
 
     def identity(self) -> dict[str, Any]:
         """Settings that must equal those of the checkpoint: seed, batch size, model."""
         return {}
 
     def conditions(self) -> dict[str, Any]:
-        """Settings that may change from one start to the next; that they did is said."""
+        """Settings that may change from one start to the next; changes are reported."""
         return {}
 
     def is_over(self, epoch: int) -> bool:

@@ -1,4 +1,4 @@
-"""The watchdog: reads every training step's figures, and says in plain words when something goes wrong."""
+"""The watchdog: reads every training step's figures, and reports in plain words when something is wrong."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DAMAGE = (
     "large: lower the learning rate, or lengthen the warm-up."
 )
 SKIPPED = (
-    "step {step}: loss {loss}, grad norm {norm}: not finite. The update was left out, the weights are as "
-    "they were. {names}"
+    "step {step}: loss {loss}, grad norm {norm}: not finite. The update was skipped, the weights are "
+    "unchanged. {names}"
 )
 SCALE = (
     "step {step}: the loss scale of fp16 has fallen to {scale:.2g}: gradients overflow float16 at every "
@@ -37,7 +37,7 @@ EXPLOSION = (
     "large: lower the learning rate, lengthen the warm-up, or clip gradients harder."
 )
 ZERO_LOSS = (
-    "step {step}: the loss is zero. That is no success: either every sample has more text than frames "
+    "step {step}: the loss is zero. This is an error: either every sample has more text than frames "
     "(their infinite losses are zeroed; the doctor lists them), or the texts are empty."
 )
 VANISHING = (
@@ -54,17 +54,17 @@ INFINITE = (
     "step {step}: {count} clips had more text than frames and were left out; the doctor lists such samples"
 )
 WAITING = (
-    "step {step}: {share:.0%} of the time goes into waiting for data: add workers, or lighten augmentation"
+    "step {step}: {share:.0%} of the time is spent waiting for data: add workers, or reduce augmentation"
 )
 SLOW = (
-    "step {step}: {speed:.1f} s of audio a second, usual were {typical:.1f}: does another program take the "
+    "step {step}: {speed:.1f} s of audio per second, usually {typical:.1f}: does another program use the "
     "processor, does the machine swap or throttle, or is the storage slow?"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-    """What the trainer tells of a step.
+    """The trainer's report of a step.
 
     Attributes:
         step: optimiser steps so far.
@@ -75,9 +75,9 @@ class StepReport:
         audio_per_s: seconds of audio per second of training.
         wait_share: fraction of the step spent waiting for data.
         took_s: seconds the step took, waiting included.
-        skipped: loss or gradient was not finite, so the update was left out; nothing is harmed.
-        bad: the clips that this was due to, which are left out from now on.
-        damage: the weight or optimiser state that is not finite; empty where all are sound.
+        skipped: loss or gradient was not finite, so the update was skipped; the weights are unchanged.
+        bad: the clips that caused this; they are left out from now on.
+        damage: the weight or optimiser state that is not finite; empty where all are finite.
         loss_scale: factor on the loss in float16; None in other precisions.
     """
 
@@ -96,12 +96,12 @@ class StepReport:
 
 
 class TrainingStopped(EngineError, RuntimeError):
-    """The watchdog ended the run; the message says what it saw and what to change."""
+    """The watchdog ended the run; the message says why, and what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What the watchdog saw; `action` is "warn", "rollback" or "stop"."""
+    """A finding of the watchdog; `action` is "warn", "rollback" or "stop"."""
 
     action: str
     message: str
@@ -109,18 +109,18 @@ class Finding:
 
 @dataclasses.dataclass
 class Watchdog:
-    """Reads step reports and speaks up when training goes wrong.
+    """Reads step reports and finds problems.
 
     Attributes:
-        patience: steps a bad state must last before it is called one.
-        warmup: steps in which blanks everywhere and wild gradients are normal.
+        patience: steps that a bad state must last before it is reported.
+        warmup: steps in which blanks everywhere and large gradients are normal.
         explosion: factor over the running median loss or grad norm that counts as an explosion.
-        vanishing: grad norm under which nothing is learned any more.
-        slow: fraction of the usual throughput under which it counts as lost.
-        max_rollbacks: rollbacks before the run is stopped for good.
-        max_skipped: steps in a row whose update was left out, before that counts as an overflow.
-        zero: loss under which nothing is left to learn, or something is wrong; 0 where a loss may get there.
-        min_scale: loss scale of fp16 under which no gradient fits any more.
+        vanishing: grad norm below which nothing is learned any more.
+        slow: fraction of the usual throughput below which training counts as slow.
+        max_rollbacks: rollbacks before the run is stopped.
+        max_skipped: skipped updates in a row, before they count as an overflow.
+        zero: loss below which something is wrong; 0 where a loss may become that small.
+        min_scale: loss scale of fp16 below which no gradient fits any more.
     """
 
     patience: int = 50
@@ -140,7 +140,7 @@ class Watchdog:
         self.rollbacks = 0
 
     def check(self, report: StepReport) -> Finding | None:
-        """Judge one step; returns a finding, or None while all is well."""
+        """Judge one step; returns a finding, or None."""
         if report.damage:
             return self.roll_back(DAMAGE.format(**_figures(report), name=report.damage))
         if report.skipped:
@@ -165,14 +165,16 @@ class Watchdog:
         if self._lasts("skipped", True, self.max_skipped):
             return self.roll_back(OVERFLOW.format(**_figures(report)))
         names = (
-            f"Left out from now on: {', '.join(report.bad)}." if report.bad else "No one clip is to blame."
+            f"Left out from now on: {', '.join(report.bad)}."
+            if report.bad
+            else "No single clip is the cause."
         )
         return Finding("warn", SKIPPED.format(**_figures(report), names=names))
 
     def _check_speed(self, report: StepReport) -> Finding | None:
         typical = float(np.median(self._speeds)) if len(self._speeds) >= 20 else 0.0
         slow = report.audio_per_s < self.slow * typical
-        if not slow:  # slow steps are no part of what is usual
+        if not slow:  # slow steps do not change the usual throughput
             self._speeds.append(report.audio_per_s)
         if not self._lasts("slow", slow, self.patience):
             return None

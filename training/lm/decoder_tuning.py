@@ -1,7 +1,7 @@
 """Finding the language model's weight and the bonus for a word on a development set.
 
 Emissions are computed once; trying a pair of values is then only a beam search over them. A coarse grid is
-followed by steps around its best point that are halved. The set must be one that nothing else is judged by.
+followed by smaller and smaller steps around its best point. The set must not be used for any evaluation.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _load_emissions(path: Path, manifest: Path | None, texts: list[str] | None) 
             texts = json.loads(str(archive["texts"])) if "texts" in archive else []
     if len(texts) != len(offsets) - 1:
         raise TuningError(
-            f"{len(texts)} references for {len(offsets) - 1} utterances of {path}; want one each"
+            f"{len(texts)} references for {len(offsets) - 1} utterances of {path}; want one for each"
         )
     emissions = [log_probs[begin:end] for begin, end in itertools.pairwise(offsets)]
     name = manifest.name if manifest else path.name
@@ -157,7 +157,7 @@ def _try(decoder: CtcBeamDecoder, data: Development, alpha: float, beta: float, 
 
 
 def describe(trials: Sequence[Trial], development: Development, beam_width: int) -> dict[str, Any]:
-    """What a card says of the tuning: the set, the best values and how the default would have fared."""
+    """The tuning for a card: the set, the best values, and the error rates of the default ones."""
     start = next(t for t in trials if (t.lm_alpha, t.lm_beta) == (ALPHAS[1], BETAS[1]))
     return {
         "name": development.name,

@@ -25,6 +25,7 @@ BOOST_HEADER = Path("include", "boost", "version.hpp")
 BOOST_LIBRARIES = ("program_options", "system", "thread", "unit_test_framework")
 BOOST_FOLDERS = ("/usr", "/usr/local", "/opt/homebrew", "/opt/homebrew/opt/boost", "/opt/local", "/opt/boost")
 INSTALL_BOOST = "apt-get install libboost-all-dev (or brew install boost, or conda install libboost-devel)"
+BUILD_S, ESTIMATE_S = 3600, 86_400  # until a child that hangs is given up
 logger = logging.getLogger("training")
 
 
@@ -47,7 +48,7 @@ def find_boost() -> Path:
     """The folder that holds boost's include/boost and libraries.
 
     Raises:
-        KenlmBuildError: $BOOST_ROOT holds none, or none of the usual places does, or its libraries lack.
+        KenlmBuildError: boost is not in $BOOST_ROOT or the usual places, or its libraries are missing.
     """
     given = os.environ.get("BOOST_ROOT")
     around = [os.environ.get("CONDA_PREFIX", ""), sys.prefix]
@@ -92,7 +93,7 @@ def build_tools(folder: Path) -> Path:
     _require_programs()
     boost = find_boost()
     folder.mkdir(parents=True, exist_ok=True)
-    download = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
+    download = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
     if not any(folder.glob("kenlm-*.tar.gz")):
         _build_step([*download, "--no-binary", "kenlm", KENLM, "-d", str(folder)])
     (archive,) = folder.glob("kenlm-*.tar.gz")
@@ -112,7 +113,12 @@ def build_tools(folder: Path) -> Path:
 
 def _build_step(command: list[str]) -> None:
     logger.info("%s", " ".join(command))
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=BUILD_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KenlmBuildError(f"`{' '.join(command[:3])} ...` did not end within {BUILD_S} s") from error
     if done.returncode:
         raise KenlmBuildError(
             f"`{' '.join(command[:3])} ...` ended with {done.returncode}:\n{done.stdout[-3000:]}"
@@ -120,7 +126,7 @@ def _build_step(command: list[str]) -> None:
 
 
 def estimate(text: Path, arpa: Path, order: int, prune: str, vocabulary: Path, memory: str) -> None:
-    """Run lmplz: modified Kneser-Ney over one sentence a line, limited to a vocabulary."""
+    """Run lmplz: modified Kneser-Ney over one sentence per line, limited to a vocabulary."""
     command = [
         find_tool("lmplz"), "-o", str(order), "--prune", *prune.split(), "--discount_fallback",
         "--limit_vocab_file", str(vocabulary), "-S", memory, "-T", str(arpa.parent / "lmplz"),
@@ -137,7 +143,10 @@ def write_binary(arpa: Path, binary: Path, bits: int) -> None:
 
 def _run(command: list[str]) -> None:
     logger.info("%s", " ".join(command))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ESTIMATE_S)
+    except subprocess.TimeoutExpired as error:
+        raise SystemExit(f"{command[0]} did not end within {ESTIMATE_S} s") from error
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
 

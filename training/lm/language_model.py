@@ -1,13 +1,12 @@
 """`training language-model`: from text to the n-gram model, lexicon and card of the beam decoder.
 
-Several texts become one model in either of two ways. With --weights a model is estimated of each and
-the models are interpolated; `--weights tuned` finds the weights on the development text. Without, the
-first text is the domain, and of every further one the sentences that look most like it are added
-(cross-entropy difference of two bigram models, Moore and Lewis 2010), as many as lower the perplexity of
-the development text.
+Several texts become one model in one of two ways. With --weights each text gets a model, and the models are
+interpolated; `--weights tuned` finds the weights on the development text. Without it, the first text is the
+domain, and the sentences of the other texts that are most similar to it are added (cross-entropy difference
+of two bigram models, Moore and Lewis 2010), as many as lower the perplexity of the development text.
 
-With --tune the weight of the model and the bonus for a word are found too, on a development set of speech,
-and written to decoding.json for `engine-export bundle --decoding`.
+With --tune the model's weight and the bonus for a word are also found, on a development set of speech, and
+written to decoding.json for `engine-export bundle --decoding`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ import numpy as np
 from engine.decoding import CtcBeamDecoder
 from engine.decoding.ngram import NgramModel
 from engine.errors import OptionError
+from engine.output.targets import check_apart
 from engine.text import NORMALIZER, VOCABULARY, normalize_text
 from training.common.text_files import TextFileError, read_text
 from training.lm.decoder_tuning import Development, describe, load_development, tune
@@ -37,10 +37,11 @@ from training.lm.kenlm_tools import estimate, write_binary
 from training.lm.ngram_mixing import mix, tune_weights
 from training.lm.spoken import make_phrases, needs_reading, read_aloud
 
-SELECTED_SHARES = (0.0, 0.15, 0.35)  # of the further corpora; 1.0 only where the caller weights it so
+SELECTED_SHARES = (0.0, 0.15, 0.35)  # of the other corpora
 SELECTION_PRUNE, SELECTION_WORDS = "0 1", 100_000
 MIN_ORDER, MAX_ORDER, MAX_BITS = 2, 6, 25  # of the engine's reader, and of build_binary
 PRUNE = "0 1 1"  # as many of them as there are orders
+WRITTEN = ("work", "lm.bin", "lexicon.npz", "card.json", "decoding.json")  # in the output folder
 TUNED = "tuned"  # as --weights
 logger = logging.getLogger("training")
 
@@ -72,18 +73,26 @@ class Perplexity:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("text", nargs="+", help="one sentence a line, plain or .zst; first the domain")
+    parser.add_argument("text", nargs="+", help="one sentence per line, plain or .zst; first the domain")
     parser.add_argument(
         "--weights",
-        help="interpolate a model of each text: their weights, such as 4,1 (these also weigh words when the "
-        "vocabulary is chosen); or `tuned`: those that suit --dev best",
+        help="interpolate a model of each text: their weights, such as 4,1 (also used to choose the "
+        "vocabulary); or `tuned`: those that are best for --dev",
     )
     parser.add_argument("--order", type=int, default=3, help="longest n-gram, 2 to 6 (default: 3)")
-    parser.add_argument("--prune", help=f"n-grams seen this often or less go, by order (default: {PRUNE})")
-    parser.add_argument("--vocabulary", type=int, default=145_000, help="the most frequent words to keep")
-    parser.add_argument("--bits", type=int, default=8, help="of a quantised probability; 0 for exact ones")
+    parser.add_argument(
+        "--prune", help=f"remove n-grams with this count or less, by order (default: {PRUNE})"
+    )
+    parser.add_argument(
+        "--vocabulary", type=int, default=145_000, help="size of the vocabulary: the most frequent words"
+    )
+    parser.add_argument(
+        "--bits", type=int, default=8, help="bits of a quantised probability; 0 for exact ones"
+    )
     parser.add_argument("--dev", type=Path, help="development text; for perplexity and selection")
-    parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="sentences the text may not hold")
+    parser.add_argument(
+        "--exclude", type=Path, nargs="*", default=[], help="text whose sentences are removed from the others"
+    )
     parser.add_argument(
         "--tune", type=Path, metavar="BUNDLE", help="find alpha and beta with this bundle, or saved emissions"
     )
@@ -92,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normalized", action="store_true", help="the texts are normalised already")
     parser.add_argument(
         "--spoken", type=int, default=0, metavar="N",
-        help="sentences with digits or abbreviations count once more in each of N ways to read them aloud",
+        help="add sentences with digits or abbreviations in each of N ways to read them aloud",
     )  # fmt: skip
     parser.add_argument(
         "--phrases", type=int, default=0, metavar="N",
@@ -111,6 +120,8 @@ def run(options: argparse.Namespace) -> int:
     check_options(options)
     corpora = _read_corpora(options)
     development = load_development(options.tune, options.tune_manifest) if options.tune else None
+    read = [*options.text, *options.exclude, *filter(None, (options.dev, options.tune_manifest))]
+    check_apart([options.out / name for name in WRITTEN], read)
     work = options.out / "work"
     work.mkdir(parents=True, exist_ok=True)
     forbidden = {line for path in options.exclude for line in read_sentences(path, options.normalized)}
@@ -119,8 +130,8 @@ def run(options: argparse.Namespace) -> int:
     texts[0] += make_phrases(options.phrases, options.seed)
     for corpus, text in zip(corpora, texts, strict=True):
         if not text:
-            got = f"{corpus.path}: no sentence that --exclude leaves"
-            raise TextFileError(got, "a sentence a line", "give another text")
+            got = f"{corpus.path}: no sentence is left after --exclude"
+            raise TextFileError(got, "one sentence per line", "give another text")
     vocabulary = work / "vocabulary.txt"
     words = choose_vocabulary(texts, [corpus.weight for corpus in corpora], options.vocabulary)
     vocabulary.write_text(" ".join(words), encoding="utf-8")
@@ -136,10 +147,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse what KenLM would refuse after minutes of work.
+    """Refuse options that KenLM would refuse after minutes of work.
 
     Raises:
-        OptionError: an order, thresholds, a vocabulary, bits or a size of memory that cannot be.
+        OptionError: an impossible order, threshold, vocabulary, number of bits or size of memory.
     """
     thresholds = options.prune.split()
     numbers = [int(each) for each in thresholds if each.isdecimal()]
@@ -172,7 +183,7 @@ def _build_selection(
     work: Path,
     vocabulary: Path,
 ) -> dict[str, Any]:
-    """Estimate one model of the first text and the sentences of the others that are like it."""
+    """Estimate one model of the first text and of similar sentences of the others."""
     domain = list(texts[0])
     further = sort_by_likeness(domain, [s for text in texts[1:] for s in text], work, options.memory)
     shares = SELECTED_SHARES if dev and further else (0.0,)
@@ -224,7 +235,7 @@ def _build_mixture(
 def _tune(
     development: Development, words: Sequence[str], options: argparse.Namespace, work: Path
 ) -> dict[str, Any]:
-    """Find alpha and beta; writes decoding.json and returns what the card says of it."""
+    """Find alpha and beta; writes decoding.json and returns the entry for the card."""
     decoder = CtcBeamDecoder(language_model=work / "lm.bin", unigrams=words, **development.options)
     trials = tune(decoder, development, options.beam_width)
     found = describe(trials, development, options.beam_width)
@@ -244,13 +255,22 @@ def read_sentences(path: Path, normalized: bool = False) -> Iterator[str]:
 
 
 def _read_corpus(corpus: Corpus, options: argparse.Namespace, forbidden: set[str]) -> list[str]:
-    """A text's sentences, each once, then once more in each of --spoken ways to read it aloud."""
-    sentences = list(read_sentences(corpus.path, options.normalized))
+    """A text's sentences, each as written, then in each of --spoken ways to read it aloud."""
+    sentences = list(_with_bar(read_sentences(corpus.path, options.normalized), corpus.path.name))
     if options.spoken and not options.normalized:
         rng = np.random.default_rng(options.seed)
         written = [line for line in read_text(corpus.path) if needs_reading(line)]
-        sentences += [read_aloud(line, rng) for _ in range(options.spoken) for line in written]
+        for turn in range(1, options.spoken + 1):
+            name = f"{corpus.path.name}, read aloud {turn}/{options.spoken}"
+            sentences += [read_aloud(line, rng) for line in _with_bar(written, name)]
     return list(dict.fromkeys(sentence for sentence in sentences if sentence not in forbidden))
+
+
+def _with_bar(lines: Iterable[str], name: str) -> Iterator[str]:
+    """The same lines, counted by a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(lines, desc=name, unit=" lines", unit_scale=True, disable=None)
 
 
 def choose_vocabulary(texts: Sequence[Sequence[str]], weights: Sequence[float], size: int) -> list[str]:
@@ -263,7 +283,7 @@ def choose_vocabulary(texts: Sequence[Sequence[str]], weights: Sequence[float], 
 
 
 def sort_by_likeness(domain: Sequence[str], other: Sequence[str], work: Path, memory: str) -> list[str]:
-    """Other sentences, those that look most like the domain and least like the rest first."""
+    """Other sentences, sorted: first those most similar to the domain and least similar to the rest."""
     if not other:
         return []
     vocabulary = work / "selection.txt"
@@ -316,7 +336,7 @@ def _read_corpora(options: argparse.Namespace) -> list[Corpus]:
         raise OptionError(got, "one each", "--weights 4,1 for two texts")
     if min(weights) < 0 or not sum(weights) > 0:
         got = f"--weights {options.weights}"
-        raise OptionError(got, "0 or more each, and not only 0", "leave a text out instead")
+        raise OptionError(got, "0 or more each, and not only 0", "remove a text instead")
     return [Corpus(Path(path), weight) for path, weight in zip(options.text, weights, strict=True)]
 
 
@@ -341,7 +361,7 @@ def _describe_development(options: argparse.Namespace, binary: Path, dev: Sequen
 
 
 def _publish(options: argparse.Namespace, corpora: Sequence[Corpus], work: Path, how: dict[str, Any]) -> None:
-    """Move the results to their place and write the card beside them."""
+    """Move the results to their folder and write the card there."""
     model = NgramModel(work / "lm.bin")
     files = {}
     for name in ("lm.bin", "lexicon.npz"):
@@ -363,5 +383,7 @@ def _publish(options: argparse.Namespace, corpora: Sequence[Corpus], work: Path,
     shutil.rmtree(work)
     judged = how["development"]
     logger.info(
-        "wrote %s: %s", options.out, json.dumps(judged) if judged else "not judged, for want of --dev"
+        "wrote %s: %s",
+        options.out,
+        json.dumps(judged) if judged else "not measured, because --dev is not given",
     )

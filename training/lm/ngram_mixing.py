@@ -1,8 +1,8 @@
 """Interpolating n-gram models: p(word | words before) = sum of weight x p of each model, as one ARPA file.
 
-Every n-gram that any of the models holds gets the mixed probability, and backoffs are computed anew so that
-each context sums to 1: static interpolation as in SRILM's `ngram -mix-lm`. The weights that suit a
-development text are found by expectation maximisation, which cannot get worse from one step to the next.
+Every n-gram of any of the models gets the mixed probability, and backoffs are computed again so that each
+context sums to 1: static interpolation as in SRILM's `ngram -mix-lm`. The best weights for a development
+text are found by expectation maximisation, whose steps never make the result worse.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def tune_weights(models: Sequence[NgramModel], sentences: Sequence[str]) -> list
         models: of the corpora, in their order.
         sentences: normalised; held out from all corpora.
     Returns:
-        One weight each, 0 to 1, summing to 1. A word that a model lacks has probability 0 there; words that
-        all lack do not count.
+        One weight for each, 0 to 1, with a sum of 1. A word that a model lacks has probability 0 in it; words
+        that all models lack do not count.
     Raises:
         MixingError: no word of the text is known to any model.
     """
@@ -116,7 +116,7 @@ def mix(sources: Sequence[Path], weights: Sequence[float], target: Path) -> None
     """
     total = sum(weights)
     if len(sources) != len(weights) or min(weights) < 0 or not total > 0:
-        raise MixingError(f"weights {list(weights)} for {len(sources)} models; want one each, 0 or more")
+        raise MixingError(f"weights {list(weights)} for {len(sources)} models; want one for each, 0 or more")
     pairs = [(Arpa(s), w / total) for s, w in zip(sources, weights, strict=True) if w > 0]
     if len({len(arpa.orders) for arpa, _ in pairs}) != 1:
         raise MixingError(f"models of orders {[len(arpa.orders) for arpa, _ in pairs]}; want one order")
@@ -125,13 +125,13 @@ def mix(sources: Sequence[Path], weights: Sequence[float], target: Path) -> None
 
 
 def _mix_order(pairs: Sequence[tuple[Arpa, float]], order: int) -> dict[str, float]:
-    """The mixed probability of every n-gram of one order, sorted as lmplz sorts none: by first sight."""
+    """The mixed probability of every n-gram of one order, in the order in which they first occur."""
     grams = dict.fromkeys(gram for arpa, _ in pairs for gram in arpa.orders[order])
     return {gram: sum(w * arpa.compute_probability(gram) for arpa, w in pairs) for gram in grams}
 
 
 def _compute_backoffs(mixed: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """For every context of n-grams, what is left for other words over what the shorter context gives them."""
+    """The backoff of every context: the mass left for other words, divided by the shorter context's."""
     found: list[dict[str, float]] = []
     for shorter, grams in enumerate(mixed[1:]):
         held: dict[str, float] = {}

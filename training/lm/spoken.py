@@ -22,7 +22,7 @@ LATER = 0.25
 
 
 def needs_reading(text: str) -> bool:
-    """Whether a text holds something that is not said as it is written."""
+    """Whether a part of a text is not said as it is written."""
     return len(text) <= MAX_CHARS and bool(_READ_ALOUD.search(text))
 
 
@@ -33,7 +33,7 @@ def read_aloud(text: str, rng: np.random.Generator) -> str:
         text: written German. rng: chooses among the forms of each number, date or abbreviation; each is
             LATER times as likely as the one before it, and e**x times rarer where it costs x nats.
     Returns:
-        Letters and single spaces; what `normalize_text` gives where the text cannot be taken apart.
+        Letters and single spaces; the result of `normalize_text` where the text cannot be split.
     """
     try:
         slots = read_slots(text)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
+from engine.output.targets import check_apart
 from training.common.checkpoint import CheckpointError
 from training.common.config import parse_value
 from training.common.watchdog import TrainingStopped
@@ -28,6 +29,7 @@ from training.mt.text_augment import recogniser_style
 logger = logging.getLogger("training")
 TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json")
 HUB_FILES = ("config.json", "*.safetensors")
+WRITTEN = ("tokenizer", "corpus.npz", "checkpoints", "final")  # in the output folder
 GATE_PAIRS = 256
 
 
@@ -43,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="continue from the newest checkpoint of output_dir"
     )
     parser.add_argument(
-        "--finish", action="store_true", help="only average the checkpoints that exist and write the model"
+        "--finish", action="store_true", help="only average the existing checkpoints and write the model"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the arguments say; 0, or 1 with a message on the log."""
+    """Train; 0, or 1 with a message in the log."""
     overrides = {}
     for assignment in args.set:
         key, _, value = assignment.partition("=")
@@ -75,6 +77,11 @@ def train(config: MtConfig, *, resume: bool = False, finish_only: bool = False) 
     """
     device = _join_process_group()
     folder = Path(config.output_dir)
+    texts = (*config.data.train, *config.data.dev.values(), *config.data.lexicon_text)
+    check_apart(
+        [folder / name for name in WRITTEN],
+        [*texts, *filter(None, (config.data.lexicon, config.model.init_from))],
+    )
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model, tokenizer_dir, corpus = _prepare(config, folder)
@@ -87,7 +94,7 @@ def train(config: MtConfig, *, resume: bool = False, finish_only: bool = False) 
     if not (resume or finish_only) and checkpoints(trainer.folder):
         raise CheckpointError(
             f"{trainer.folder} holds checkpoints of an earlier run", "none for a new run",
-            "go on with --resume, or choose another output_dir",
+            "continue with --resume, or choose another output_dir",
         )  # fmt: skip
     if (resume or finish_only) and not trainer.resume() and finish_only:
         raise ValueError(f"no checkpoint in {folder / 'checkpoints'}; train first")
@@ -134,7 +141,7 @@ def checkpoint_folder(checkpoint: str) -> Path:
     """The local folder of a checkpoint; a hub name such as Helsinki-NLP/opus-mt-de-en is downloaded.
 
     Raises:
-        ValueError: neither a folder nor to be had from the hub, or its tokenizer is incomplete.
+        ValueError: neither a folder nor available from the hub, or its tokenizer is incomplete.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
@@ -144,12 +151,14 @@ def checkpoint_folder(checkpoint: str) -> Path:
             folder = Path(snapshot_download(checkpoint, allow_patterns=[*HUB_FILES, *TOKENIZER_FILES]))
         except Exception as error:  # the hub's errors share no base
             raise ValueError(
-                f"{checkpoint!r} is neither a folder nor to be had from the hub ({type(error).__name__}); "
+                f"{checkpoint!r} is neither a folder nor available from the hub ({type(error).__name__}); "
                 "set model.init_from to a folder of save_pretrained or a hub name"
             ) from error
     missing = [name for name in TOKENIZER_FILES if not (folder / name).exists()]
     if missing:
-        raise ValueError(f"{checkpoint} has no {', '.join(missing)}; save the tokenizer beside the model")
+        raise ValueError(
+            f"{checkpoint} has no {', '.join(missing)}; save the tokenizer into the model's folder"
+        )
     return folder
 
 
@@ -172,7 +181,7 @@ def _build_model(config: MtConfig, tokenizer_dir: Path) -> FastMarian:
 
 
 def marian_config(config: MtConfig, vocab_size: int) -> MarianConfig:
-    """The MarianConfig of a model that is trained from scratch; <pad> is the last piece."""
+    """The MarianConfig of a new model; <pad> is the last piece."""
     m = config.model
     return MarianConfig(
         vocab_size=vocab_size, d_model=m.d_model, activation_function=m.activation, dropout=0.0,
@@ -186,7 +195,7 @@ def marian_config(config: MtConfig, vocab_size: int) -> MarianConfig:
 
 
 def _hooks(config: MtConfig, folder: Path, tokenizer_dir: Path) -> tuple[Hooks, Any]:
-    """Evaluation, logging and gate of a run, and what closes them."""
+    """Evaluation, logging and gate of a run, and the function that closes them."""
     dev = {
         name: mt_data.read_dev_set(Path(p), config.training.eval_sentences)
         for name, p in config.data.dev.items()
@@ -223,7 +232,7 @@ def _hooks(config: MtConfig, folder: Path, tokenizer_dir: Path) -> tuple[Hooks, 
 
 
 def _gate_batches(config: MtConfig, tokenizer_dir: Path) -> list[mt_data.Batch]:
-    """Batches of development pairs of like lengths."""
+    """Batches of development pairs of similar lengths."""
     pairs = [
         mt_data.Pair(source, target, name)
         for name, path in config.data.dev.items()

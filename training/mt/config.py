@@ -1,4 +1,4 @@
-"""The configuration of translation training: one dataclass a section, read from YAML without surprises."""
+"""The configuration of translation training: one dataclass per section, read from YAML."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from training.common.config import (
     check_choice,
     check_not_negative,
     check_positive,
+    check_share,
+    raise_problems,
     read_tree,
 )
 from training.mt.text_augment import ErrorRates
@@ -33,15 +35,13 @@ class DataSection:
 
     def __post_init__(self) -> None:
         problems = [] if self.train else ["train: no file given"]
-        problems += check_positive(self, ("max_tokens",))
-        if not 0.0 <= self.spoken_share <= 1.0:
-            problems.append(f"spoken_share: got {self.spoken_share}, want 0 to 1")
+        problems += check_positive(self, ("max_tokens",)) + check_share(self, ("spoken_share",))
         problems += [
             f"origin_weights.{origin}: got {weight}, want 0 or more"
             for origin, weight in self.origin_weights.items()
             if weight < 0.0
         ]
-        _raise(problems)
+        raise_problems(problems)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ModelSection:
         problems = check_positive(self, (*sizes, "max_positions"))
         if not problems and self.d_model % self.attention_heads:
             problems.append(f"d_model: got {self.d_model}, want a multiple of {self.attention_heads} heads")
-        _raise(problems)
+        raise_problems(problems)
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,7 @@ class TrainingSection:
             self, ("lr", "adam_lr", "max_minutes", "clip_norm", "weight_decay", "checkpoint_minutes",
                    "eval_minutes", "eval_sentences", "sampled_vocab", "average_checkpoints")
         )  # fmt: skip
-        problems += [
-            f"{name}: got {getattr(self, name)}, want 0 to 1"
-            for name in ("label_smoothing", "full_vocab_share")
-            if not 0.0 <= getattr(self, name) <= 1.0
-        ]
-        _raise(problems)
+        raise_problems(problems + check_share(self, ("label_smoothing", "full_vocab_share")))
 
 
 @dataclass(frozen=True)
@@ -126,12 +121,7 @@ class MtConfig:
     def __post_init__(self) -> None:
         if not self.model.init_from and self.data.max_tokens > self.model.max_positions:
             got = f"data.max_tokens: got {self.data.max_tokens}, want at most model.max_positions, "
-            _raise([f"{got}{self.model.max_positions}"])
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        raise ConfigError("; ".join(problems), problems=problems)
+            raise_problems([f"{got}{self.model.max_positions}"])
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> MtConfig:

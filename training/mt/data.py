@@ -1,4 +1,4 @@
-"""Parallel text for translation: reading, weighting, tokenising once, and length-sorted token batches."""
+"""Parallel text for translation: reading, weights, tokens, and length-sorted batches."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def train_tokenizer(pairs: Sequence[Pair], folder: Path, vocab_size: int, seed: 
 
 
 def _case_folded(model: bytes) -> bytes:
-    """The same pieces behind SentencePiece's case-folding normaliser."""
+    """The same pieces, with SentencePiece's case-folding normaliser."""
     from sentencepiece import sentencepiece_model_pb2
 
     new: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
@@ -168,9 +168,9 @@ def tokenize_corpus(
     Args:
         pairs: sentence pairs.
         folder: where train_tokenizer wrote.
-        weights: draws an epoch by origin; 1 where an origin is not named, 0 leaves it out.
+        weights: draws per epoch by origin; 1 where an origin is not named, 0 leaves it out.
         rates: recogniser errors of the second source style.
-        max_tokens: longest side that is kept, EOS included.
+        max_tokens: of the longer side, EOS included; longer pairs are dropped.
         seed: of the recogniser errors.
     """
     rng = random.Random(seed)
@@ -227,7 +227,7 @@ def epoch_batches(
 
     Args:
         corpus: tokenised pairs.
-        epoch: with the seed it determines the plan fully, so a run resumes anywhere.
+        epoch: the plan depends only on it and on the seed, so a run can resume anywhere.
         batch_tokens: upper bound of padded source + target tokens of a batch.
         spoken_share: share of sources taken in recogniser style.
     Returns:

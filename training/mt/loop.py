@@ -29,16 +29,16 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class GateError(EngineError, RuntimeError):
-    """The model ignores its source: training on would waste the time."""
+    """The model ignores its source: more training would waste time."""
 
 
 class PlanError(EngineError, ValueError):
-    """The corpus cannot be cut into batches as the configuration asks."""
+    """The corpus cannot be divided into batches as configured."""
 
 
 @dataclass
 class Progress(Position):
-    """Where a run is; everything that a resumed run needs besides weights and optimiser states."""
+    """The position of a run; what a resumed run needs besides weights and optimiser states."""
 
     target_tokens: int = 0
     best_chrf: float = -1.0
@@ -74,7 +74,7 @@ class Trainer(TrainingLoop):
         hooks: evaluation, logging, and the batches of the gate.
     """
 
-    resumes_itself = False  # --resume says so
+    resumes_itself = False  # only with --resume
     position: Progress
 
     def __init__(
@@ -105,10 +105,10 @@ class Trainer(TrainingLoop):
         )
 
     def check_plan(self) -> None:
-        """Look at the corpus before a step is taken.
+        """Check the corpus before the first step.
 
         Raises:
-            PlanError: no pair is left, one is too long for a batch or the model, or ranks go without a batch.
+            PlanError: no pair is left, one is too long for a batch or the model, or ranks get no batch.
         """
         if not len(self.corpus.weights):
             raise PlanError(
@@ -184,7 +184,7 @@ class Trainer(TrainingLoop):
         return Figures(total_nll / max(self._n_tokens, 1.0))
 
     def _collate(self, plan: Plan) -> Batch | None:
-        """The batch of the pairs that are not left out; None where none is."""
+        """The batch of the pairs that are not left out; None where all are."""
         if self.excluded:
             kept = np.array([name_pair(row) not in self.excluded for row in plan.rows], bool)
             plan = Plan(plan.rows[kept], plan.sides[kept])
@@ -209,12 +209,12 @@ class Trainer(TrainingLoop):
         self.model.freeze_padding()
 
     def clipped(self) -> list[Tensor]:
-        """See Trainable: AdamW's alone."""
+        """See Trainable: only AdamW's."""
         found: list[Tensor] = self.optimizers[-1].param_groups[0]["params"]
         return found
 
     def find_bad(self, data: Sequence[Plan]) -> list[str]:
-        """See Trainable: each pair by itself."""
+        """See Trainable: each pair separately."""
         names = []
         for plan in data:
             for row, side in zip(plan.rows, plan.sides, strict=True):
@@ -243,7 +243,7 @@ class Trainer(TrainingLoop):
             self._ended = self._evaluate()
 
     def is_over(self, epoch: int) -> bool:
-        """See Trainable: or early stopping says so."""
+        """See Trainable: also for early stopping."""
         return self._ended or super().is_over(epoch)
 
     def identity(self) -> dict[str, Any]:
@@ -289,7 +289,7 @@ class Trainer(TrainingLoop):
             )
 
     def _evaluate(self) -> bool:
-        """Score the development sets; True when early stopping says stop."""
+        """Score the development sets; True when early stopping ends the run."""
         if self.hooks.evaluate is None:
             return False
         score = self.hooks.evaluate(self.model, self.position) if self.rank == 0 else 0.0
@@ -301,7 +301,7 @@ class Trainer(TrainingLoop):
 
 
 def name_pair(row: int) -> str:
-    """How a pair of the tokenised corpus is called in messages and checkpoints."""
+    """The name of a pair of the tokenised corpus in messages and checkpoints."""
     return f"pair {row}"
 
 
@@ -320,7 +320,7 @@ def average_weights(paths: list[Path]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def compare_sources(model: FastMarian, batches: list[Batch]) -> tuple[float, float]:
-    """Loss a token with the true sources and with every source given to another target."""
+    """Loss per token with the true sources, and with each source given to another target."""
     totals, tokens = [0.0, 0.0], 0
     device = model.embedding.device
     for batch in batches:

@@ -2,8 +2,8 @@
 
 The weights are those of transformers' MarianMTModel, packed; `from_marian` and `to_marian` convert
 exactly. Per target token it costs less than half of the plain model on a CPU: Q, K and V are one
-GEMM, the loss never holds more than one chunk of logits and computes its gradient on the way
-forward, and dropout does not exist (runs of a few epochs have no use for it).
+GEMM, the loss has only one chunk of logits in memory and computes its gradient in the forward
+pass, and there is no dropout (runs of a few epochs do not need it).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from transformers import MarianConfig, MarianMTModel
 MASKED = -1e9  # finite, so that a row of padding alone gives no nan
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]]
 ACTIVATIONS = {"relu": F.relu, "swish": F.silu, "silu": F.silu, "gelu": F.gelu}
-LOSS_CHUNK = 512  # rows of logits held at once
+LOSS_CHUNK = 512  # rows of logits in memory at once
 
 
 class SmoothedCrossEntropy(torch.autograd.Function):
-    """Label-smoothed cross-entropy of `hidden @ embedding.T`, summed; chunked, gradients made on the way.
+    """Label-smoothed cross-entropy of `hidden @ embedding.T`, summed; gradients in the forward pass.
 
     Shapes: hidden [N, d], embedding [V, d], target int64 [N] (no padding among them); offset [V] is
     added to every row of logits, or None.
@@ -167,7 +167,7 @@ class FastMarian(nn.Module):
         )
 
     def scale_branches(self, gain: float) -> None:
-        """Shrink what every residual branch adds at the start: post-norm layers then train at once."""
+        """Make the residual branches small at the start: post-norm layers then train from the first step."""
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith(("out.weight", "down.weight")):
@@ -231,7 +231,7 @@ def sample_vocabulary(target: Tensor, vocab_size: int, n_sampled: int) -> tuple[
         target: int64 [N].
     Returns:
         Token ids int64 [n], target as positions among them [N], and what to add to their logits [n]:
-        log(others / sampled) for the sampled ones, so that they stand for all others.
+        log(others / sampled) for the sampled ones, so that they represent all others.
     """
     present = torch.zeros(vocab_size, dtype=torch.bool, device=target.device).index_fill_(0, target, True)
     own, others = present.nonzero()[:, 0], (~present).nonzero()[:, 0]
@@ -245,10 +245,10 @@ def sample_vocabulary(target: Tensor, vocab_size: int, n_sampled: int) -> tuple[
 
 
 def check_supported(config: MarianConfig) -> None:
-    """Refuse Marian variants whose arithmetic this module does not have.
+    """Refuse Marian variants with other arithmetic than this module's.
 
     Raises:
-        ValueError: naming every unsupported setting at once.
+        ValueError: names every unsupported setting.
     """
     problems = []
     if not config.share_encoder_decoder_embeddings or not config.tie_word_embeddings:

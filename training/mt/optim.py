@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.common.schedule import learning_rate_factor as learning_rate_factor  # its callers' place for it
+from training.common.schedule import (
+    learning_rate_factor as learning_rate_factor,
+)  # callers import it from here
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic whose iteration drives singular values into [0.7, 1.2]
 
@@ -16,8 +18,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic whose iteration drives sing
 def orthogonalize(matrices: Tensor, steps: int = 4) -> Tensor:
     """Replace every matrix by (about) the nearest semi-orthogonal one. matrices: [n, rows, cols].
 
-    The iteration runs on the Gram matrix of the shorter side, which is all it depends on: a
-    256 x 1024 matrix costs half of the plain form.
+    The iteration runs on the Gram matrix of the shorter side, since it depends on nothing else: a
+    256 x 1024 matrix takes half the time of the plain form.
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
     """
     a, b, c = NEWTON_SCHULZ

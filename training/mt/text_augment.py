@@ -1,4 +1,4 @@
-"""German source text as a recogniser hands it on: normalised, and with the errors that it makes."""
+"""German source text like a recogniser's output: normalised, and with its typical errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ErrorRates:
 
 
 def recogniser_style(text: str, rng: random.Random, rates: ErrorRates | None = None) -> str:
-    """Rewrite German text the way a CTC recogniser would output it.
+    """Rewrite German text like the output of a CTC recogniser.
 
     Args:
         text: written German.

@@ -1,6 +1,6 @@
-"""`training punctuation`: a tagger that gives a recogniser's words their capitals and marks back.
+"""`training punctuation`: a tagger that restores capitals and punctuation in a recogniser's words.
 
-It learns from ordinary text: the words as a recogniser would write them, and what was taken from them.
+It learns from ordinary text: the words as a recogniser writes them, and what was removed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import numpy as np
 import torch
 
 from engine.output.punctuation import MARKS
+from engine.output.targets import check_apart
 from training.punctuation.data import IGNORED, TaggedText, batches, read_tagged, split_dev
 from training.punctuation.model import Tagger, save_tagger
 from training.punctuation.trainer import TaggerTrainer, TrainingConfig
 
 logger = logging.getLogger("training")
 
+WRITTEN = ("config.json", "model.safetensors", "checkpoint.pt")  # in the output folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     defaults = TrainingConfig()
-    parser.add_argument("text", nargs="+", type=Path, help="one written sentence a line, plain or .zst")
+    parser.add_argument("text", nargs="+", type=Path, help="one written sentence per line, plain or .zst")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--minutes", type=float, default=defaults.minutes, help="(%(default)s)")
     parser.add_argument("--max-steps", type=int, default=defaults.max_steps, help="0: no limit (%(default)s)")
@@ -39,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, or go on from the checkpoint in --out; write the model and its figures."""
+    """Train, or continue from the checkpoint in --out; write the model and its figures."""
     config = TrainingConfig(
         minutes=options.minutes, max_steps=options.max_steps, lr=options.lr,
         batch_words=options.batch_words, seed=options.seed,
     )  # fmt: skip
+    check_apart([options.out / name for name in WRITTEN], [*options.text, *options.test])
     try:
         text = read_tagged(options.text)
         train, dev = split_dev(text)
@@ -68,7 +72,7 @@ def fit(text: TaggedText, config: TrainingConfig, folder: Path) -> Tagger:
     Returns:
         The model, in evaluation mode.
     Raises:
-        TrainingStopped: the watchdog saw no way on.
+        TrainingStopped: the watchdog ended the run.
     """
     trainer = TaggerTrainer(text, config, folder)
     with trainer.bar:
@@ -78,10 +82,10 @@ def fit(text: TaggedText, config: TrainingConfig, folder: Path) -> Tagger:
 
 @torch.inference_mode()
 def evaluate(model: Tagger, text: TaggedText, batch_words: int = 4096) -> dict[str, Any]:
-    """How right the tags are on text whose sentences follow each other in small groups.
+    """The accuracy of the tags on text whose sentences follow each other in small groups.
 
     Returns:
-        Accuracy of the case, and precision, recall and F1 of every mark, as shares.
+        Accuracy of the case, and precision, recall and F1 of every punctuation mark, as shares.
     """
     counts = np.zeros((len(MARKS), len(MARKS)), np.int64)
     right = total = 0
@@ -96,7 +100,7 @@ def evaluate(model: Tagger, text: TaggedText, batch_words: int = 4096) -> dict[s
 
 
 def mark_scores(counts: np.ndarray) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 by mark; counts int64 [true, found]."""
+    """Precision, recall and F1 by punctuation mark; counts int64 [true, found]."""
     scores = {}
     for index, mark in enumerate(MARKS):
         hits = counts[index, index]

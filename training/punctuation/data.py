@@ -1,4 +1,4 @@
-"""Written text as tagged words: what a recogniser would write, and what it would leave out."""
+"""Written text as tagged words: what a recogniser writes, and what it leaves out."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _MARK_OF = {";": ",", "…": "."}
 
 @dataclass(frozen=True)
 class TaggedText:
-    """Sentences as word numbers and labels, end to end.
+    """Sentences as word numbers and labels, one after another.
 
     Attributes:
-        words: spellings by number; the second half holds each word's misspelling.
+        words: spellings by number; the second half contains each word's misspelling.
         pieces: int32 [2 * n_spellings, N_PIECES], hashed pieces of each.
         numbers: int32 [n_words]. cases, marks: int8 [n_words]. offsets: int64 [n_sentences + 1].
     """
@@ -70,11 +70,11 @@ class Batch:
 
 
 def tag_sentence(line: str) -> tuple[list[str], list[int], list[int]] | None:
-    """A written sentence as lower-case words, their case and the mark behind each.
+    """A written sentence as lower-case words, their case and the punctuation after each.
 
     Returns:
-        None for what a recogniser's words cannot be matched with: digits, abbreviations, other scripts,
-        no mark at the end, capitals throughout.
+        None for sentences that do not match a recogniser's words: digits, abbreviations, other scripts,
+        no punctuation at the end, only capitals.
     """
     words: list[str] = []
     cases: list[int] = []
@@ -122,7 +122,7 @@ def read_tagged(paths: Sequence[Path], column: int | None = None) -> TaggedText:
         paths: UTF-8, plain or .zst. column: of a TSV with the sentence; None, or a line without tabs,
             takes the whole line.
     Raises:
-        ValueError: not a single usable sentence.
+        ValueError: no usable sentence.
     """
     numbers: dict[str, int] = {}
     flat: list[int] = []
@@ -141,7 +141,7 @@ def read_tagged(paths: Sequence[Path], column: int | None = None) -> TaggedText:
             offsets.append(len(flat))
     if not flat:
         raise ValueError(
-            f"no usable sentence in {', '.join(map(str, paths))}; expected written text, a sentence a line"
+            f"no usable sentence in {', '.join(map(str, paths))}; expected one written sentence per line"
         )
     spellings = [*numbers, *(misspell(word) for word in numbers)]
     return TaggedText(
@@ -158,7 +158,7 @@ def misspell(word: str) -> str:
 
 
 def split_dev(text: TaggedText) -> tuple[TaggedText, TaggedText]:
-    """Training and development sentences; equal sentences fall on the same side."""
+    """Training and development sentences; equal sentences are in the same part."""
     spans = zip(text.offsets[:-1], text.offsets[1:], strict=True)
     sums = np.array([zlib.crc32(text.numbers[start:end].tobytes()) for start, end in spans])
     dev = sums % DEV_SHARE == 0
@@ -170,7 +170,7 @@ def split_dev(text: TaggedText) -> tuple[TaggedText, TaggedText]:
 def batches(
     text: TaggedText, batch_words: int, misspelled: float, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """One pass over the text: sentences in random order, one to five behind each other, in padded batches."""
+    """One pass over the text: sentences in random order, joined by one to five, in padded batches."""
     groups = _groups(text, rng)
     lengths = np.array([sum(text.offsets[i + 1] - text.offsets[i] for i in group) for group in groups])
     order = np.argsort(lengths + rng.random(len(lengths)), kind="stable")

@@ -19,7 +19,7 @@ ARCHITECTURE = "PunctuationTagger"
 
 @dataclass(frozen=True)
 class TaggerConfig:
-    """Sizes. dilations: of the convolutions, one a layer; each sees width words, so far apart."""
+    """Sizes. dilations: of the convolutions, one per layer; each sees `width` words, this far apart."""
 
     embedding_size: int = 48
     hidden_size: int = 128
@@ -28,7 +28,7 @@ class TaggerConfig:
 
 
 class Tagger(nn.Module):
-    """Logits of case and mark for every word."""
+    """Logits of case and punctuation for every word."""
 
     def __init__(self, config: TaggerConfig) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def load_tagger(folder: Path) -> tuple[Tagger, dict[str, Any]]:
     """The model in evaluation mode, and config.json.
 
     Raises:
-        ValueError: the folder holds another architecture. OSError: a file is missing.
+        ValueError: another architecture. OSError: a file is missing.
     """
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if described.get("architecture") != ARCHITECTURE:

@@ -1,4 +1,4 @@
-"""Training of the tagger: batches of tagged words, cross-entropy of case and mark."""
+"""Training of the tagger: batches of tagged words, cross-entropy of case and punctuation."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TaggerTrainer(TrainingLoop):
         return Limits(config.max_steps, config.minutes, save_minutes=config.checkpoint_minutes)
 
     def groups(self) -> Iterator[tuple[int, int, Any]]:
-        """See Trainable; a pass is drawn from (seed, epoch) alone, so its first batches are passed over."""
+        """See Trainable; a pass depends on (seed, epoch) only, so its first batches are skipped on resume."""
         epoch, first = self.position.epoch, self.position.batch
         while True:
             order = np.random.default_rng((self.config.seed, epoch))
@@ -106,7 +106,7 @@ class TaggerTrainer(TrainingLoop):
 
 
 def tagging_loss(case_logits: Tensor, mark_logits: Tensor, cases: Tensor, marks: Tensor) -> Tensor:
-    """Mean cross-entropy of case plus that of mark; labels int64 [batch, n_words], IGNORED on padding."""
+    """Mean cross-entropy of case plus punctuation; labels int64 [batch, n_words], IGNORED on padding."""
     return F.cross_entropy(
         case_logits.flatten(0, 1), cases.flatten(), ignore_index=IGNORED
     ) + F.cross_entropy(mark_logits.flatten(0, 1), marks.flatten(), ignore_index=IGNORED)

@@ -20,11 +20,13 @@ import numpy as np
 import soundfile
 
 from engine.manifests import read_manifest
+from engine.output.targets import check_apart
 from engine.text import normalize_text
 from training.common.text_files import read_text
 from training.synthesis.voices import SAMPLE_RATE, PicoEngine, Voice, build_voices, speak_espeak
 
 LOGGER = logging.getLogger("training.synthesis.synthesize")
+WRITTEN = ("manifest.tsv", "train.tsv", "dev.tsv", "journal.jsonl")
 COLUMNS = ("path", "text_de", "voice", "split", "duration_s", "sha256")
 CHUNK = 50  # clips a worker makes between two lines of the journal
 
@@ -47,7 +49,7 @@ class Job:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `training synthesize`."""
     parser.add_argument(
-        "--text", type=Path, required=True, nargs="+", help="one sentence a line; .zst is unpacked"
+        "--text", type=Path, required=True, nargs="+", help="one sentence per line; .zst is unpacked"
     )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=10_000, help="clips to make")
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--held_out", type=int, default=300, help="clips of held-out voices with held-out texts"
     )
     parser.add_argument(
-        "--exclude", type=Path, nargs="*", default=[], help="manifests whose sentences stay out"
+        "--exclude", type=Path, nargs="*", default=[], help="manifests whose sentences are left out"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
@@ -78,10 +80,10 @@ def excluded_sentences(manifests: Iterable[Path]) -> set[str]:
 
 
 def plan_jobs(sentences: Iterable[str], options: argparse.Namespace, engines: set[str]) -> list[Job]:
-    """Deal sentences to voices. The same texts, seed and limit give the same plan, so a run can be resumed.
+    """Assign sentences to voices. The same texts, seed and limit give the same plan, so a run can resume.
 
     Args:
-        sentences: candidate texts; too long, too short and repeated ones are passed over.
+        sentences: candidate texts; too long, too short and repeated ones are skipped.
         options: limit, held_out, espeak_share, seed.
         engines: which of "pico" and "espeak" can be used.
     """
@@ -171,7 +173,7 @@ def read_journal(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def write_manifest(rows: Iterable[dict[str, Any]], target: Path) -> None:
-    """Write a manifest beside its place, then rename it."""
+    """Write a manifest to a temporary file, then rename it."""
     beside = target.with_suffix(".part")
     with beside.open("w", encoding="utf-8", newline="") as file:
         file.write("\t".join(COLUMNS) + "\n")
@@ -189,6 +191,7 @@ def run(options: argparse.Namespace) -> int:
     if not engines:
         LOGGER.error("no engine: give --pico_package and --pico_lingware, or an --espeak_share above 0")
         return 2
+    check_apart([options.output_dir / name for name in WRITTEN], options.text)
     jobs = plan_jobs(read_sentences(options.text), options, engines)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     journal = options.output_dir / "journal.jsonl"

@@ -9,6 +9,7 @@ import random
 import shutil
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ import soxr
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
-PICO_F0_HZ = 195.0  # what the German voice speaks at pitch level 100
+SPEAK_S = 120  # until a voice that hangs over one sentence is ended
+PICO_F0_HZ = 195.0  # of the German voice at pitch level 100
 ESPEAK_VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5",
                    "klatt2", "klatt4", "Andy", "Annie", "Michael", "Alicia")  # fmt: skip
 
@@ -31,9 +33,9 @@ class Voice:
         engine: "pico" or "espeak".
         variant: espeak-ng's voice variant; empty for Pico.
         f0_hz: mean pitch.
-        formant: factor on all resonances; under 1 is a longer vocal tract.
+        formant: factor on all resonances; below 1 is a longer vocal tract.
         tempo: factor on the engine's speaking rate.
-        held_out: kept for evaluation, never for training.
+        held_out: only for evaluation, never for training.
     """
 
     name: str
@@ -87,30 +89,39 @@ class PicoEngine:
         """Return float32 [n_samples] at 16 kHz, or None where Pico could not say the text."""
         assert self._process.stdin is not None and self._process.stdout is not None
         line = json.dumps({"id": 0, "ssml": pico_markup(text, voice, generator)}) + "\n"
-        self._process.stdin.write(line.encode())
-        self._process.stdin.flush()
-        header = self._process.stdout.read(8)
-        if len(header) < 8:
+        alarm = threading.Timer(SPEAK_S, self._process.kill)  # then what is read below ends early
+        alarm.start()
+        try:
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
+            header = self._process.stdout.read(8)
+            n_bytes = struct.unpack("<ii", header)[1] if len(header) == 8 else 0
+            content = self._process.stdout.read(max(0, n_bytes))
+        finally:
+            alarm.cancel()
+        if len(header) < 8 or len(content) < n_bytes:
             raise RuntimeError("SVOX Pico stopped; its message is above")
-        n_bytes = struct.unpack("<ii", header)[1]
         if n_bytes <= 0:
             return None
-        samples = np.frombuffer(self._process.stdout.read(n_bytes), "<i2")
+        samples = np.frombuffer(content, "<i2")
         return shift_formants(samples.astype(np.float32) / 32768.0, voice.formant)
 
     def close(self) -> None:
         """Let node end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=10)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 def pico_markup(text: str, voice: Voice, generator: random.Random) -> str:
     """Wrap a text in Pico's pitch and speed tags.
 
-    The levels undo what `shift_formants` will do, so that pitch and rate land where the voice
-    wants them. Two sentences in three get a melody of their own: single words raised, lowered,
-    stressed by lengthening or hurried, as people do and the engine alone does not.
+    The levels compensate `shift_formants`, so that the result has the voice's pitch and rate. Two of
+    three sentences get a random melody: single words are higher, lower, longer or faster, as people
+    speak and the engine does not.
     """
     pitch = 100.0 * voice.f0_hz / voice.formant / PICO_F0_HZ * generator.uniform(0.87, 1.15)
     speed = 100.0 * voice.tempo / voice.formant * generator.uniform(0.85, 1.18)
@@ -153,7 +164,7 @@ def speak_espeak(
         str(round(160 * voice.tempo * generator.uniform(0.88, 1.15))),
     ]
     options += ["-p", str(generator.randrange(25, 75)), "-w", str(target), "--", text]
-    subprocess.run([program, *options], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([program, *options], check=True, stderr=subprocess.DEVNULL, timeout=SPEAK_S)
     waveform, sample_rate = soundfile.read(target, dtype="float32")
     if waveform.size == 0:
         return None

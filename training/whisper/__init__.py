@@ -1,1 +1,1 @@
-"""Two-pass recognisers out of Whisper: one encoder, a CTC head, an attention decoder over its states."""
+"""Two-pass recognisers made from Whisper: one encoder, a CTC head, an attention decoder over its states."""

@@ -1,4 +1,4 @@
-"""What changes slowly in training from Whisper: weights drawn back to Whisper's, and their running mean."""
+"""Slow changes in training from Whisper: weights pulled back to Whisper's, and their running mean."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ EVERY = 4  # steps between two passes over all weights
 
 
 class SlowWeights:
-    """Pulls weights back to where they came from, and averages them.
+    """Pulls weights back to their initial values, and averages them.
 
     Args:
-        model: what is averaged: its trained parameters.
+        model: its trained parameters are averaged.
         pulled, anchors: parameters, and the weights that they are pulled to.
-        pull: share of the way back at each step.
-        keep: share of the mean that is kept at each step, in the long run.
+        pull: share of the distance at each step.
+        keep: factor of the old mean at each step, in the long run.
     """
 
     def __init__(

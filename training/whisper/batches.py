@@ -23,10 +23,10 @@ def pad_features(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 
 def pad_tokens(examples: Sequence[Example], no_speech_id: int) -> tuple[Tensor, Tensor]:
-    """Tokens to read and those to expect, int64 [batch, longest - 1]; IGNORED where nothing is asked.
+    """Tokens to read and those to expect, int64 [batch, longest - 1]; IGNORED where none is expected.
 
-    The first prompt token is followed by the language or, where nobody speaks, by no_speech_id; what
-    the rest of the prompt is followed by is no question.
+    The first prompt token is followed by the language or, where nobody speaks, by no_speech_id; nothing
+    is expected after the other prompt tokens.
     """
     longest = max(len(example.tokens) for example in examples) - 1
     read = torch.zeros((len(examples), longest), dtype=torch.long)

@@ -33,7 +33,7 @@ class TwoPass(nn.Module):
 
 
 def save_two_pass(model: TwoPass, folder: Path, extra: dict[str, Any] | None = None) -> None:
-    """Write a checkpoint; `extra` goes into config.json under "training"."""
+    """Write a checkpoint; `extra` is stored in config.json under "training"."""
     save_checkpoint(model.ctc, folder, extra)
     config = dataclasses.asdict(model.decoder.config)
     (folder / f"{DECODER}.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -45,7 +45,7 @@ def save_two_pass(model: TwoPass, folder: Path, extra: dict[str, Any] | None = N
 
 
 def load_two_pass(folder: Path, dropout: float = 0.0) -> TwoPass:
-    """Read a folder that `save_two_pass` wrote; the model comes in evaluation mode."""
+    """Read a folder that `save_two_pass` wrote; the model is in evaluation mode."""
     config = json.loads((folder / f"{DECODER}.json").read_text(encoding="utf-8"))
     config["prompt"] = tuple(config["prompt"])
     decoder = AttentionDecoder(DecoderConfig(**config), dropout)
@@ -54,7 +54,7 @@ def load_two_pass(folder: Path, dropout: float = 0.0) -> TwoPass:
 
 
 def load_whisper_decoder(path: Path, vocabulary: TokenVocabulary, dropout: float = 0.0) -> AttentionDecoder:
-    """Whisper's decoder with the tokens of a cut vocabulary.
+    """Whisper's decoder with the tokens of a smaller vocabulary.
 
     Args:
         path: as for load_whisper_encoder.

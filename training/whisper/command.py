@@ -1,8 +1,8 @@
-"""`engine-train from-whisper`: a CTC recogniser on Whisper's encoder, from speech that no person spoke.
+"""`engine-train from-whisper`: a recogniser on Whisper's encoder.
 
-Two forms: the log-mel form, here, and the Wav2Vec2 form, in distil.py. In the log-mel form the lower
-layers stay as Whisper left them and run once per clip; the upper layers and a new head are trained on
-their states. Real speech, never trained on, says which checkpoint is kept.
+Three forms: log-mel (here and in log_mel.py), two-pass (train.py) and Wav2Vec2 (wav2vec2_distillation.py).
+In the log-mel form the lower layers stay as in Whisper and run once per clip; the upper layers and a new
+head are trained on their states. The checkpoint is chosen on real speech that is not trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.common.data import (
 from training.common.ranks import choose_device
 from training.whisper import train as two_pass
 from training.whisper.log_mel import WhisperTrainer
-from training.whisper.log_mel import group_by_length as group_by_length  # its old place
+from training.whisper.log_mel import group_by_length as group_by_length  # older callers import it from here
 from training.whisper.states import StatesConfig, read_shard, write_shards
 from training.whisper.weights import WeightsError, load_whisper_encoder, set_sinks, whisper_sizes
 
@@ -49,26 +49,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="manifests")
     parser.add_argument(
-        "--eval", type=Path, help="manifest of REAL speech: chooses, is never trained on (log-mel: required)"
+        "--eval",
+        type=Path,
+        help="manifest of REAL speech to choose a checkpoint by; never trained on (required for log-mel)",
     )
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="go on from this LogMelCTC checkpoint")
-    parser.add_argument("--n_frozen", type=int, default=4, help="layers that stay as they are")
-    parser.add_argument("--passes", type=int, default=1, help="how often every clip is distorted anew")
+    parser.add_argument("--init", type=Path, help="continue from this LogMelCTC checkpoint")
+    parser.add_argument("--n_frozen", type=int, default=4, help="number of layers that stay unchanged")
+    parser.add_argument(
+        "--passes", type=int, default=1, help="number of differently distorted copies of each clip"
+    )
     parser.add_argument("--noise_dir", type=Path)
     parser.add_argument("--n_sinks", type=int, default=23)
     parser.add_argument("--tail_silence_s", type=float, default=0.5)
     parser.add_argument("--head", choices=("lstm", "transformer"), default="lstm")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--max_minutes", type=float, default=math.inf)
-    parser.add_argument("--batch_s", type=float, default=30.0, help="seconds of speech a step")
-    parser.add_argument("--learning_rate", type=float, default=2e-4, help="for the upper layers")
+    parser.add_argument("--batch_s", type=float, default=30.0, help="seconds of speech per step")
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="learning rate of the upper layers")
     parser.add_argument("--head_learning_rate", type=float, default=8e-4)
     parser.add_argument(
-        "--pull", type=float, default=1e-3, help="share of the way back to Whisper at each step"
+        "--pull",
+        type=float,
+        default=1e-3,
+        help="how far weights are pulled back to Whisper's at each step, as a share of the distance",
     )
     parser.add_argument(
-        "--blank_bias", type=float, default=0.0, help="taken from the blank's logit in the end"
+        "--blank_bias", type=float, default=0.0, help="subtracted from the blank's logit at the end"
     )
     parser.add_argument("--join", type=float, default=0.3, help="share of clips that are joined to another")
     parser.add_argument("--dropout", type=float, default=0.2)

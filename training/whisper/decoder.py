@@ -1,4 +1,4 @@
-"""Whisper's attention decoder as a torch module, with a vocabulary of its own."""
+"""Whisper's attention decoder as a torch module, with its own vocabulary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DecoderConfig:
         vocab_size: tokens; prompt, end and no_speech are among them.
         max_tokens: positions, the prompt's included.
         prompt: ids that every transcript begins with. end_id: closes it.
-        no_speech_id: what Whisper predicts in place of the second prompt token where nobody speaks.
+        no_speech_id: what Whisper predicts instead of the second prompt token where nobody speaks.
     """
 
     vocab_size: int
@@ -94,7 +94,7 @@ class AttentionDecoder(nn.Module):
         Args:
             tokens: int64 [batch, n_tokens], beginning with the prompt.
             states: float32 [batch, n_frames, d].
-            n_frames: int64 [batch], frames of each row that count; None: all.
+            n_frames: int64 [batch], valid frames of each row; None: all.
         Returns:
             float32 [batch, n_tokens, vocab_size]; the embeddings are the output layer too.
         """

@@ -19,10 +19,10 @@ from training.whisper.checkpoint import TwoPass
 def evaluate(
     model: TwoPass, clips: Sequence[tuple[Any, str]], max_tokens: int = 80, batch: int = 16
 ) -> dict[str, float]:
-    """Greedy error rates of both passes on clips; the second without help from CTC.
+    """Greedy error rates of both passes on clips; the second without CTC.
 
-    Each clip is encoded alone, since the encoder hears padding; the decoder, which does not, and which
-    takes most of the time, runs over `batch` clips of similar length at once.
+    Each clip is encoded alone, since padding changes the encoder's states; it does not change the decoder's
+    results, which takes most of the time and runs over `batch` clips of similar length at once.
     """
     references = [normalize_text(text) for _, text in clips]
     first, second = [""] * len(clips), [""] * len(clips)
@@ -43,7 +43,7 @@ def evaluate(
 
 
 def encode_clip(model: TwoPass, samples: Any) -> Tensor:
-    """The encoder's states [n_frames, d] of float32 [n_samples] and the silence behind them."""
+    """The encoder's states [n_frames, d] of float32 [n_samples] and the silence after them."""
     waveform = torch.from_numpy(samples)
     tail = round(model.ctc.config.tail_silence_s * 16_000) + (-waveform.numel()) % 320
     features = compute_log_mel(functional.pad(waveform, (0, tail)), model.ctc.config.n_mels)

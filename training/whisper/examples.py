@@ -1,4 +1,4 @@
-"""What a two-pass recogniser learns from: speech with text, joined clips, and sound without words."""
+"""Examples for a two-pass recogniser: speech with text, joined clips, and sound without words."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ LABELS = {symbol: index for index, symbol in enumerate(VOCABULARY)}
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One clip, ready to be learned from.
+    """One clip, ready for training.
 
     Attributes:
         features: float32 [n_mels, n_frames100], the tail silence included.
         tokens: prompt, text and end. labels: of CTC.
-        source: index of the clip that it is; -1 where it was joined or made.
+        source: index of the clip; -1 for joined clips and artificial sound.
     """
 
     features: Tensor
@@ -44,7 +44,7 @@ class Example:
 
     @property
     def n_frames(self) -> int:
-        """States that the encoder makes of it."""
+        """How many states the encoder gives."""
         return (self.features.shape[1] + 1) // 2
 
 
@@ -56,7 +56,7 @@ class ExampleConfig:
         augment: fraction of clips whose waveform is changed.
         join: fraction of clips that another one follows; max_joined_s: the longest result.
         silent: fraction of examples without any speech: their text is empty.
-        tail_s: silence behind the speech, at least.
+        tail_s: least silence after the speech.
         quick: fastest tempo that clips are played at, pitch unchanged.
         n_mels: mel bands of the features, as the encoder takes them.
         mask_frames, mask_bands: widest stretch of frames (10 ms) and mel bands that is hidden.
@@ -74,13 +74,13 @@ class ExampleConfig:
 
 
 def written_text(text: str) -> str:
-    """A transcript as the decoder writes it: numbers as words, plain quotes, no space before marks."""
+    """A transcript as the decoder writes it: numbers as words, plain quotes, no space before punctuation."""
     text = spell_numbers(text.translate(QUOTES)).replace("_", " ")
     return re.sub(r"\s+([.,;:!?])", r"\1", " ".join(text.split()))
 
 
 class ExampleMaker:
-    """Draws examples out of a corpus; the same generator state gives the same example."""
+    """Draws examples from a corpus; the same generator state gives the same example."""
 
     def __init__(
         self, samples: Sequence[Sample], tokens: Sequence[list[int]], augmenter: Augmenter,
@@ -90,7 +90,7 @@ class ExampleMaker:
         self.vocabulary, self.config = vocabulary, config
 
     def make(self, index: int, rng: np.random.Generator) -> Example:
-        """The clip of this index, changed at random; sometimes joined to another, or noise in its place."""
+        """The clip of this index, changed at random; sometimes joined to another, or replaced by noise."""
         config = self.config
         if rng.random() < config.silent:
             return self._example(made_sound(rng, self.augmenter), [], [], -1, 1.0, rng)
@@ -134,7 +134,7 @@ def _rms(waveform: Waveform) -> float:
 
 
 def surround(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """Put up to 0.5 s of silence before, and up to 0.5 s behind: people do not begin at the first sample."""
+    """Add up to 0.5 s of silence before and after: people do not begin at the first sample."""
     before, behind = (int(rng.uniform(0.0, 0.5) * SAMPLE_RATE) if rng.random() < 0.6 else 0 for _ in range(2))
     return np.pad(waveform, (before, behind))
 
@@ -160,7 +160,7 @@ def made_sound(rng: np.random.Generator, augmenter: Augmenter) -> Waveform:
 
 
 def made_melody(times: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Notes of a tempered scale with three overtones each, some of them together."""
+    """Notes of a tempered scale with three overtones each, some at the same time."""
     melody = np.zeros(times.size)
     start = 0.0
     while start < times[-1]:

@@ -1,7 +1,7 @@
-"""The CTC head alone, on the states of an encoder that stays as it is: twenty times as fast as training all.
+"""Trains only the CTC head, on states of a fixed encoder: twenty times as fast as training everything.
 
-The states of every clip, changed at random as always, are computed once and kept in memory; a head that
-can spell is where training of the whole begins.
+The states of every clip, changed at random as usual, are computed once and stay in memory. Training of
+all parts begins with a head that can spell.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAVE_MINUTES = 5.0
 def compute_head_states(
     ctc: LogMelCtc, maker: ExampleMaker, indices: Sequence[int], seed: int
 ) -> list[tuple[Tensor, list[int]]]:
-    """States float16 [n_frames, d] and labels of clips, each run alone."""
+    """States float16 [n_frames, d] and labels of clips, each encoded alone."""
     device, found = next(ctc.parameters()).device, []
     for number, index in enumerate(indices):
         example: Example = maker.make(index, np.random.default_rng((seed, 2, number)))
@@ -54,12 +54,12 @@ def compute_head_states(
 def train_head(
     ctc: LogMelCtc, clips: Sequence[tuple[Tensor, list[int]]], steps: int, seed: int, path: Path | None = None
 ) -> None:
-    """Train ctc.head in place with a fresh optimiser; clips from compute_head_states.
+    """Train ctc.head in place with a new optimiser; clips from compute_head_states.
 
     Args:
         path: where the state is saved, to resume from; None saves none.
     Raises:
-        TrainingStopped: the watchdog saw no way on.
+        TrainingStopped: the watchdog ended the run.
     """
     HeadTrainer(ctc, clips, steps, seed, path).run()
 
@@ -127,7 +127,7 @@ class HeadTrainer(TrainingLoop):
         """See Trainable."""
         self._losses += [] if report.skipped else [report.loss]
         if report.step % REPORT_EVERY == 0:
-            LOGGER.info("head, step %d: loss a label %.3f", report.step, float(np.mean(self._losses)))
+            LOGGER.info("head, step %d: loss per label %.3f", report.step, float(np.mean(self._losses)))
             self._losses = []
 
     def identity(self) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class WhisperTrainer(TrainingLoop):
             group["lr"] = group["base"] * factor
 
     def compute(self, data: Sequence[int]) -> Figures:
-        """See Trainable; all that is drawn follows from (seed, step)."""
+        """See Trainable; all random choices depend on (seed, step) only."""
         self.rng = np.random.default_rng((self.options.seed, self.position.step))
         chosen = [self.clips[index] for index in data if name_clip(index) not in self.excluded]
         clips = self._join(chosen)
@@ -132,7 +132,7 @@ class WhisperTrainer(TrainingLoop):
             self._evaluate(report.step)
 
     def find_bad(self, data: Sequence[int]) -> list[str]:
-        """See Trainable: each clip by itself."""
+        """See Trainable: each clip separately."""
         names = []
         for index in data:
             for parameter in self.trained():
@@ -163,7 +163,7 @@ class WhisperTrainer(TrainingLoop):
         return {**found, "the text normaliser": NORMALIZER}
 
     def finish(self) -> None:
-        """See Trainable; output_dir/best holds the checkpoint of the lowest CER on the evaluation set."""
+        """See Trainable; output_dir/best is the checkpoint with the lowest CER on the evaluation set."""
         if self._losses:
             self._evaluate(self.position.step)
 
@@ -178,7 +178,7 @@ class WhisperTrainer(TrainingLoop):
         return float(total.detach()) / n_labels, infinite
 
     def _join(self, clips: Sequence[Clip]) -> list[Clip]:
-        """Put some clips behind others with a pause between, since speech goes on after a sentence."""
+        """Join some clips with a pause between, since speech continues after a sentence."""
         joined: list[Clip] = []
         for place in self.rng.permutation(len(clips)):
             clip = clips[place]
@@ -231,12 +231,12 @@ class WhisperTrainer(TrainingLoop):
 
 
 def name_clip(index: int) -> str:
-    """How a clip of the stored states is called in messages and checkpoints."""
+    """The name of a clip of the stored states in messages and checkpoints."""
     return f"clip {index} of the states"
 
 
 def group_by_length(clips: Sequence[Clip], max_padding: float = 1.15) -> list[list[Clip]]:
-    """Part clips so that none of the groups is more than `max_padding` times as long padded as it is.
+    """Split clips into groups whose padded length is at most `max_padding` times their length.
 
     Joined clips are up to three times as long as their neighbours in a batch, which would all be padded.
     """

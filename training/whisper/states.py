@@ -1,4 +1,4 @@
-"""States of the frozen lower layers, computed once for clips that are distorted, and kept on disk."""
+"""States of the frozen lower layers, computed once for distorted clips and stored on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.common.data import SAMPLE_RATE, Sample, encode_text, load_waveform
 from training.common.mel import N_MELS, compute_log_mel, quicken
 
 LOGGER = logging.getLogger("training.whisper.command")
-SPARE_FRAMES = 20  # states kept behind the speech: the head learns to be silent there
+SPARE_FRAMES = 20  # states after the speech: the head learns to be silent there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class StatesConfig:
     Attributes:
         n_frozen: layers below the states.
         augment: fraction of clips whose waveform is changed.
-        frames_per_label: range of the speaking rate to reach, in 20 ms frames a character. People speak at
-            2.2 to 4, speech engines at 3.5 to 5: unquickened, a model trained on them drops people's letters.
-        shard_size: clips a file.
+        frames_per_label: range of the speaking rate to reach, in 20 ms frames per character. People speak at
+            2.2 to 4, speech engines at 3.5 to 5: a model trained on this unchanged speech drops letters.
+        shard_size: clips per file.
         n_mels: mel bands, as the encoder takes them.
     """
 
@@ -73,13 +73,13 @@ def distort_clip(
 
 
 def _trim(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut the digital silence that engines put around speech, which would give them away."""
+    """Remove the digital silence around synthetic speech, which real speech does not have."""
     loud = np.flatnonzero(np.abs(waveform) > 0.02 * np.abs(waveform).max())
     return waveform[max(0, loud[0] - 800) : loud[-1] + 1600] if loud.size else waveform
 
 
 def _surround(waveform: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Put up to 0.4 s of faint noise or silence before, and up to 0.3 s behind."""
+    """Add up to 0.4 s of faint noise or silence before, and up to 0.3 s after."""
     before = int(rng.uniform(0.0, 0.4) * SAMPLE_RATE) if rng.random() < 0.6 else 0
     behind = int(rng.uniform(0.0, 0.3) * SAMPLE_RATE) if rng.random() < 0.5 else 0
     level = np.float32(10.0 ** rng.uniform(-4.5, -3.0)) if rng.random() < 0.6 else np.float32(0.0)
@@ -91,7 +91,7 @@ def _surround(waveform: NDArray[np.float32], rng: np.random.Generator) -> NDArra
 def compute_states(
     model: LogMelCtc, clips: Sequence[tuple[Tensor, list[int], int]], n_frozen: int
 ) -> Iterator[Clip]:
-    """Run the stem and the first layers over clips of similar length, each drawn out by its last frame."""
+    """Run the stem and the first layers over clips of similar length, each padded with its last frame."""
     longest = max(features.shape[1] for features, _, _ in clips)
     longest += longest % 2
     padded = [torch.cat([f, f[:, -1:].expand(-1, longest - f.shape[1])], dim=1) for f, _, _ in clips]
@@ -108,7 +108,7 @@ def write_shards(
     model: LogMelCtc, samples: Sequence[Sample], vocabulary: dict[str, int], augmenter: Augmenter,
     config: StatesConfig, folder: Path, seed: int,
 ) -> list[Path]:  # fmt: skip
-    """Compute the states of all samples, shard by shard; shards that are there already are kept."""
+    """Compute the states of all samples, shard by shard; existing shards are not computed again."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for first in range(0, len(samples), config.shard_size):

@@ -1,4 +1,4 @@
-"""What Whisper itself, with its whole window, expects at every token: a target beside the text."""
+"""What Whisper itself, with its whole window, expects at every token: a target in addition to the text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TeacherTargets:
 
 @torch.inference_mode()
 def encode_window(ctc: LogMelCtc, waveform: Tensor, window_s: float) -> Tensor:
-    """Whisper's states [1, n_frames, d] of a clip in a window of so many seconds (at least the clip's)."""
+    """Whisper's states [1, n_frames, d] of a clip in a window of some seconds (at least the clip's)."""
     n_samples = max(round(window_s * SAMPLE_RATE), waveform.numel())
     n_samples = min(n_samples + (-n_samples) % 320, round(WINDOW_S * SAMPLE_RATE))
     waveform = waveform[:n_samples]
@@ -56,11 +56,11 @@ def compute_targets(
     ctc: LogMelCtc, decoder: AttentionDecoder, samples: Sequence[Sample], tokens: Sequence[list[int]],
     path: Path, tail_s: float,
 ) -> TeacherTargets:  # fmt: skip
-    """Run Whisper, untrained, over all clips as they were recorded; kept in a file for the next run.
+    """Run the original Whisper over all unchanged clips; a file stores the result for the next run.
 
     Args:
         tokens: of each clip, prompt and end included.
-        tail_s: silence behind each clip; above WINDOW_S: Whisper's whole window.
+        tail_s: silence after each clip; above WINDOW_S: Whisper's whole window.
     """
     if path.exists():
         content = torch.load(path, weights_only=True)

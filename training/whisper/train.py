@@ -1,8 +1,8 @@
 """`engine-train from-whisper --form two-pass`: Whisper for short windows, with a CTC head.
 
-The student sees a clip and half a second more instead of 30 s, augmented; it learns the text (attention
+The student sees an augmented clip and half a second of silence instead of 30 s. It learns the text (attention
 and CTC) and what Whisper itself, with a clean clip and a long window, expects at every token. Weights are
-pulled back to Whisper's at every step, so that a few hours of speech do not undo what it knows.
+pulled back to Whisper's at every step, so that training on a few hours of speech does not destroy them.
 """
 
 from __future__ import annotations
@@ -36,22 +36,28 @@ LOGGER = logging.getLogger("training.whisper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that only this form has."""
+    """Declare the options of this form."""
     group = parser.add_argument_group("two-pass")
     group.add_argument("--synthetic", type=Path, nargs="*", default=[], help="manifests of synthetic speech")
     group.add_argument("--synthetic_share", type=float, default=0.3, help="fraction of examples from them")
-    group.add_argument("--text", type=Path, nargs="*", default=[], help="German text for the vocabulary cut")
-    group.add_argument("--tokens", type=Path, help="tokens.json of an earlier cut, instead of --text")
+    group.add_argument(
+        "--text",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="German text that decides which tokens the vocabulary has",
+    )
+    group.add_argument("--tokens", type=Path, help="tokens.json of an earlier run, instead of --text")
     group.add_argument("--min_count", type=int, default=30, help="how often a token must occur in --text")
     group.add_argument("--ctc_weight", type=float, default=0.3)
     group.add_argument("--teacher_weight", type=float, default=0.4, help="share of the attention loss")
     group.add_argument(
         "--teacher_tail_s", type=float, default=30.0, help="silence in the teacher's window; 30: all of it"
     )
-    group.add_argument("--head_from", type=Path, help="take the CTC head of this two-pass checkpoint")
+    group.add_argument("--head_from", type=Path, help="use the CTC head of this two-pass checkpoint")
     group.add_argument(
         "--head_clips", type=int, default=0, metavar="N",
-        help="train the CTC head alone, for --steps, on the frozen states of N clips",
+        help="train only the CTC head, for --steps, on the frozen states of N clips",
     )  # fmt: skip
     group.add_argument("--noise_share", type=float, default=0.5, help="fraction of changed clips with noise")
     group.add_argument(
@@ -59,11 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="signal-to-noise ratios that are drawn from",
     )  # fmt: skip
     group.add_argument("--corrupt", type=float, default=0.05, help="fraction of input tokens replaced")
-    group.add_argument("--save_minutes", type=float, default=5.0, help="between checkpoints to resume from")
+    group.add_argument(
+        "--save_minutes", type=float, default=5.0, help="minutes between checkpoints to resume from"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train or go on training; returns the exit code."""
+    """Train, or resume; returns the exit code."""
     options.output_dir.mkdir(parents=True, exist_ok=True)
     vocabulary = find_vocabulary(options)
     tokenizer = open_tokenizer(options.whisper)
@@ -93,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
 def run_head(
     options: argparse.Namespace, model: TwoPass, maker: ExampleMaker, n_real: int, evaluation: Any
 ) -> int:
-    """Train the CTC head alone; output_dir/last holds the model with it."""
+    """Train only the CTC head; output_dir/last is the model with it."""
     rng, n_synthetic = np.random.default_rng(options.seed), len(maker.samples) - n_real
     drawn = rng.random(options.head_clips) < (options.synthetic_share if n_synthetic else 0.0)
     synthetic = n_real + rng.integers(0, max(n_synthetic, 1), drawn.size)
@@ -108,15 +116,13 @@ def run_head(
 
 
 def find_vocabulary(options: argparse.Namespace) -> TokenVocabulary:
-    """The vocabulary of --init, of --tokens, or cut to what --text uses."""
+    """The vocabulary of --init or of --tokens, or the part of Whisper's that --text uses."""
     for path in (options.init and options.init / "tokens.json", options.tokens):
         if path:
             return TokenVocabulary.load(path)
     texts = [sentence for path in options.text for sentence in read_sentences(path)]
     if not texts:
-        raise OptionError(
-            "neither --text nor --tokens", "the tokens of Whisper that are to be kept", "add --text FILE"
-        )
+        raise OptionError("neither --text nor --tokens", "the choice of Whisper's tokens", "add --text FILE")
     return cut_vocabulary(open_tokenizer(options.whisper), texts, options.min_count)
 
 
@@ -160,7 +166,7 @@ def build_model(options: argparse.Namespace, vocabulary: TokenVocabulary) -> Two
 
 
 def build_teacher(options: argparse.Namespace, vocabulary: TokenVocabulary) -> TwoPass:
-    """Whisper as it is."""
+    """The original Whisper."""
     sizes = {"n_sinks": 0, "tail_silence_s": options.tail_silence_s, "head": options.head}
     ctc = LogMelCtc(LogMelCtcConfig(**whisper_sizes(options.whisper), **sizes))
     load_whisper_encoder(ctc, options.whisper)

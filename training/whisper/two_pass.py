@@ -45,7 +45,7 @@ CONDITIONS = (
 
 
 class TwoPassTrainer(TrainingLoop):
-    """Trains a TwoPass; output_dir/last holds the averaged weights."""
+    """Trains a TwoPass; output_dir/last has the averaged weights."""
 
     def __init__(
         self, options: argparse.Namespace, model: TwoPass, whisper: TwoPass, maker: ExampleMaker,
@@ -80,7 +80,7 @@ class TwoPassTrainer(TrainingLoop):
         return Limits(options.steps, options.max_minutes, save_minutes=options.save_minutes)
 
     def groups(self) -> Iterator[tuple[int, int, Future[list[Example]]]]:
-        """See Trainable; one batch is made ahead while the network works."""
+        """See Trainable; the next batch is made while the network works."""
         with ThreadPoolExecutor(1) as pool:
             ahead: collections.deque[tuple[int, int, Future[list[Example]]]] = collections.deque()
             for epoch, place, indices in self._plan():
@@ -115,7 +115,7 @@ class TwoPassTrainer(TrainingLoop):
                 total = 0.0
             batches[-1].append(int(index))
             total += float(durations[index])
-        # the last batch, not yet full, is dropped; a pool that is one batch stays
+        # the last batch, which is not full, is dropped, unless the pool has only one batch
         return [batches[place] for place in rng.permutation(max(len(batches) - 1, 1))]
 
     def _make(self, indices: list[int], seed: int) -> list[Example]:
@@ -147,7 +147,7 @@ class TwoPassTrainer(TrainingLoop):
         return attended + self.options.ctc_weight * ctc, Figures(0.0, n_infinite=infinite, shown=shown)
 
     def find_bad(self, data: Sequence[Example]) -> list[str]:
-        """See Trainable; a clip that was joined to another is not told from it."""
+        """See Trainable; joined clips are one example."""
         names = []
         for example in data:
             for parameter in self.trained():
@@ -159,7 +159,7 @@ class TwoPassTrainer(TrainingLoop):
         return names
 
     def _losses(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor | None, Tensor, int]:
-        """Attention loss a token, the teacher's a token (None where no clip has one), CTC loss a label,
+        """Attention loss per token, the teacher's per token (None where no clip has one), CTC loss per label,
         and how many clips had more text than frames."""
         features, n_frames = pad_features(examples)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
@@ -182,7 +182,7 @@ class TwoPassTrainer(TrainingLoop):
         first = len(self.model.decoder.config.prompt) - 1
         for row, example in enumerate(examples):
             if 0 <= example.source < self.n_real:
-                last = len(example.tokens) - 2  # where the text ends is told by the text alone
+                last = len(example.tokens) - 2  # the end is learned from the text only
                 found = self.targets.divergence(example.source, log_probs[row, : last + 1])
                 parts.append(found[first:last])
         return torch.cat(parts).mean() if parts else None
@@ -221,7 +221,7 @@ class TwoPassTrainer(TrainingLoop):
         self.slow.average.load_state_dict(state["average"])
 
     def load_state(self, state: State) -> None:
-        """See TrainingLoop; states once had step and passed_s by themselves."""
+        """See TrainingLoop; older states had step and passed_s at the top level."""
         if "progress" not in state:
             step, minutes = state["step"], state["passed_s"] / 60.0
             state = {**state, "progress": {"step": step, "epoch": step, "minutes": minutes}}

@@ -14,7 +14,7 @@ from training.whisper.weights import WeightsError
 END, START, LANGUAGE, TASK = "<|endoftext|>", "<|startoftranscript|>", "<|de|>", "<|transcribe|>"
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # its name in newer and older files
 NO_TIMESTAMPS = "<|notimestamps|>"
-N_SPECIAL = 6  # end, the prompt's four, no speech: the first ids of a cut vocabulary
+N_SPECIAL = 6  # end, the prompt's four, no speech: the first ids of a vocabulary
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 MARKS = " .,;:!?-'\"–…()&/%"
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüßABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜéèàáíóçñ"
@@ -36,7 +36,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 
 
 class TokenVocabulary:
-    """A cut vocabulary: token strings by id, the special ones first.
+    """A part of Whisper's vocabulary: token strings by id, the special ones first.
 
     Attributes:
         tokens: str by id; a token that begins a word begins with a space; special ones are written <|...|>.
@@ -56,7 +56,7 @@ class TokenVocabulary:
     end_id, no_speech_id = 0, 5
 
     def encode(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """Token ids of a text, a space put before it; pieces that were cut away are spelled by shorter ones.
+        """Token ids of a text after a space; missing tokens are spelled by shorter ones.
 
         Characters that no token has are dropped.
         """
@@ -102,13 +102,13 @@ class TokenVocabulary:
 
 
 def cut_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], min_count: int = 5) -> TokenVocabulary:
-    """Keep what texts use: whole characters only, no digits, and every letter of German by itself.
+    """Choose the tokens that texts use: whole characters only, no digits, and each letter of German.
 
     Args:
         texts: German sentences. min_count: how often a token must occur in them.
     Returns:
         Special tokens, then single characters, then tokens by falling frequency. Numbers are written as
-        words: a decoder that cannot write digits says what was spoken, which letters of CTC can check.
+        words: a decoder without digits writes what was spoken, which letters of CTC can check.
     """
     counts: collections.Counter[int] = collections.Counter()
     for encoding in tokenizer.encode_batch([" " + text for text in texts], add_special_tokens=False):
@@ -130,7 +130,9 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, list[int]]:
     found[no_speech] = tokenizer.token_to_id(no_speech)
     missing = [token for token, index in found.items() if index is None]
     if missing:
-        raise WeightsError(f"tokenizer.json knows no {missing[0]}; Whisper's, of many languages, is needed")
+        raise WeightsError(
+            f"tokenizer.json has no {missing[0]}; the tokenizer of a multilingual Whisper is needed"
+        )
     return {token: [index] for token, index in found.items() if index is not None}
 
 

@@ -1,10 +1,10 @@
 """A Wav2Vec2ForCTC (stable layer norm) that starts as a Whisper encoder.
 
-Whisper's layers have the same form and frame rate as Wav2Vec2's, so they are taken over as they are; what
-differs is in front of them. Whisper reads log-mel features and adds absolute positions; Wav2Vec2 reads the
-waveform and adds a convolution over the states. Both are learned by distillation from speech alone, without
-labels: first the waveform front end reproduces Whisper's stem, then Whisper's positions fade out while the
-convolution learns to stand in for them.
+Whisper's layers have the same form and frame rate as Wav2Vec2's, so they are copied; the steps before them
+differ. Whisper reads log-mel features and adds absolute positions; Wav2Vec2 reads the waveform and adds a
+convolution over the states. Both are learned by distillation from speech, without labels: first the waveform
+front end reproduces Whisper's stem, then Whisper's positions fade out while the convolution learns to
+replace them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig
 from training.asr.model import SETTINGS
 from training.common.mel import HOP_LENGTH, N_FFT, SAMPLE_RATE, compute_log_mel
 
-# The front end's frame j sees samples around 320 j + 520, Whisper's around 320 j: 200 samples cut off in
-# front of Whisper's waveform make the front end's frame j the same stretch of time as Whisper's frame j + 1.
+# The front end's frame j sees samples around 320 j + 520, Whisper's around 320 j: without the first 200
+# samples of Whisper's waveform, the front end's frame j has the same time as Whisper's frame j + 1.
 TEACHER_CUT, TEACHER_SKIP = 200, 1
-TEACHER_LEVEL = 0.1  # RMS that Whisper hears, whatever the recording's: the student hears 1.0
+TEACHER_LEVEL = 0.1  # RMS of Whisper's input, for any recording; the student's is 1.0
 
 
 def build_wav2vec2(whisper: LogMelCtc) -> Wav2Vec2ForCTC:
     """Make a Wav2Vec2ForCTC with the layers of a Whisper encoder.
 
     Args:
-        whisper: its sinks are not taken over, since Wav2Vec2's attention has no place for them.
+        whisper: its sinks are not copied, since Wav2Vec2's attention has none.
     Returns:
         The model: layers and final norm are Whisper's, the first convolution a bank of mel-spaced Gabor
         filters, the positional convolution silent, the rest of the front end and the CTC head random.
@@ -65,7 +65,7 @@ def wav2vec2_config(config: LogMelCtcConfig) -> Wav2Vec2Config:
 
 @torch.no_grad()
 def copy_layers(whisper: LogMelCtc, model: Wav2Vec2ForCTC) -> None:
-    """Put Whisper's layers and final norm into a Wav2Vec2 of the same sizes; keys get a bias of zero."""
+    """Copy Whisper's layers and final norm into a Wav2Vec2 of the same sizes; keys get a bias of zero."""
     encoder = model.wav2vec2.encoder
     for source, target in zip(whisper.layers, encoder.layers, strict=True):
         pairs = [
@@ -117,11 +117,11 @@ def run_encoder(model: Wav2Vec2ForCTC, stem: Tensor, positions: Tensor | None = 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Whisper's encoder, hearing what the student hears.
+    """Whisper's encoder, with the student's input.
 
     Attributes:
         whisper: frozen, in evaluation mode.
-        tail_silence_s: silence behind the clips, which its attention wants; its frames are cut off again.
+        tail_silence_s: silence after the clips, which its attention needs; its frames are removed again.
     """
 
     whisper: LogMelCtc

@@ -45,7 +45,7 @@ class DistilConfig:
     Attributes:
         stem_steps: steps in which the front end alone learns Whisper's stem.
         position_steps: steps in which Whisper's positions fade out, every weight learning.
-        batch_s: seconds of audio a step.
+        batch_s: seconds of audio per step.
         learning_rate: of the front end; encoder_rate: of the layers while positions fade.
     """
 
@@ -61,7 +61,7 @@ class DistilConfig:
 
 
 class Distiller(TrainingLoop):
-    """Trains a student on waveforms alone; texts are not looked at.
+    """Trains a student on waveforms only, without texts.
 
     Args:
         path: where the state is saved, to resume from; None saves none.
@@ -142,7 +142,7 @@ class Distiller(TrainingLoop):
         """See Trainable."""
         step, n_steps = self.position.step, self.limits.max_steps
         if step < n_steps:
-            LOGGER.warning("out of time at step %d of %d: positions have not faded whole", step, n_steps)
+            LOGGER.warning("out of time at step %d of %d: positions have not faded completely", step, n_steps)
 
     def fade(self, step: int) -> float | None:
         """Return the share of Whisper's positions at a step; None while only the stem learns."""
@@ -227,5 +227,5 @@ def run_distillation(options: argparse.Namespace, whisper: LogMelCtc) -> int:
     (options.output_dir / "distillation.json").write_text(
         json.dumps(figures, indent=1) + "\n", encoding="utf-8"
     )
-    LOGGER.info("%s: go on with `engine-train asr`, model: %s", folder, folder)
+    LOGGER.info("%s: continue with `engine-train asr`, model: %s", folder, folder)
     return 0

@@ -1,4 +1,4 @@
-"""Whisper's encoder out of a CTranslate2 or transformers folder, and sinks to stand in for its silence."""
+"""Whisper's encoder from a CTranslate2 or transformers folder, and sinks that replace its silence."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from training.asr.log_mel_ctc import LogMelCtc
 from training.common.mel import compute_log_mel
 
 _TYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
-WINDOW_S = 30  # Whisper's training window; behind the speech it holds silence
+WINDOW_S = 30  # Whisper's training window; silence follows the speech
 
 
 class WeightsError(ValueError):
-    """A file does not hold a Whisper encoder in the form that is understood."""
+    """A file does not contain a Whisper encoder in a known form."""
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -34,7 +34,7 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     Returns:
         name -> array, in the type they were stored in.
     Raises:
-        WeightsError: cut off, or of a type that is not understood.
+        WeightsError: truncated, or of an unknown type.
     Source: the layout that CTranslate2's model_spec.py writes.
     """
     data = path.read_bytes()
@@ -62,7 +62,7 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             variables[name] = np.frombuffer(data, kind, size // np.dtype(kind).itemsize, place).reshape(shape)
             place += size
     except (struct.error, IndexError, ValueError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not a CTranslate2 model, or cut off ({error})") from error
+        raise WeightsError(f"{path}: not a CTranslate2 model, or truncated ({error})") from error
     return variables
 
 
@@ -108,7 +108,7 @@ def _model_bin(path: Path) -> Path:
 
 
 def load_whisper_encoder(model: LogMelCtc, path: Path) -> None:
-    """Put Whisper's encoder into a LogMelCtc of the same sizes.
+    """Copy Whisper's encoder into a LogMelCtc of the same sizes.
 
     Args:
         model: its head and sinks stay as they are.
@@ -185,14 +185,14 @@ def _layer(name: str, source: str, take: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_sinks(model: LogMelCtc, waveforms: Sequence[Tensor]) -> None:
-    """Set each layer's sinks to the mean keys and values of the silence behind speech.
+    """Set each layer's sinks to the mean keys and values of the silence after speech.
 
-    Whisper saw windows of 30 s, and its attention rests on the silence that fills them; without it the
-    states differ. A sink holds the mean of a stretch of that silence, with the log of the stretch's
-    length as its bias, so that it weighs as much as all its frames did.
+    Whisper was trained on windows of 30 s, and its attention uses the silence that fills them; without it
+    the states differ. A sink is the mean over a stretch of that silence, with the log of the stretch's
+    length as its bias, so that it has the weight of all its frames.
 
     Args:
-        model: Whisper's encoder is in it already.
+        model: with Whisper's encoder.
         waveforms: a dozen clips, float32 [n_samples], under 7 s, 16 kHz.
     """
     n_sinks, first = model.config.n_sinks, 350

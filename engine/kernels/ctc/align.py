@@ -1,4 +1,4 @@
-"""Which frames say which letter of a text that is known: the best CTC alignment, by Viterbi search."""
+"""The frames of each letter of a known text: the best CTC alignment, by Viterbi search."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def align_labels(log_probs: Any, labels: Any, blank: int, firsts: Any, lasts: An
     Args:
         log_probs: float32 [n_frames, vocab_size], natural log.
         labels: int64 [n], without blanks.
-        firsts, lasts: int32 [n], receive the first frame of each and the one behind its last.
+        firsts, lasts: int32 [n], receive the first frame of each and the one after its last.
         peaks: float32 [n], receives its highest probability in them.
     Returns:
         The alignment's natural log probability; -inf, and nothing written, where the labels do not fit into

@@ -15,7 +15,7 @@ N_HEADS = 4
 
 @inner
 def append(target: Any, used: int, more: Any) -> Any:
-    """target with `more` behind its first `used` numbers; another array where it has no room."""
+    """target with `more` after its first `used` numbers; a larger copy where it has no room."""
     if used + len(more) > len(target):
         grown = np.empty(2 * (used + len(more)), target.dtype)
         put(grown, 0, target[:used])
@@ -28,16 +28,15 @@ def append(target: Any, used: int, more: Any) -> Any:
 def search_several(
     pack: Any, log_probs: Any, offsets: Any, n_best: int, frame_s: float, arena: Any
 ) -> Any:  # fmt: skip
-    """Search whole utterances that lie one after the other.
+    """Search whole utterances, stored one after the other.
 
     Args:
         log_probs: float32 [n_frames, vocab_size] of all.
         offsets: int64 [n + 1], where each begins; empty for one utterance.
         arena: as for search_whole.
     Returns:
-        int64 [n, 4]: what check_log_probs says of each, how many hypotheses it has, and how many numbers of
-        the two arrays that follow are its; those of all, int64 and float64; the size that the arena should
-        have had.
+        int64 [n, 4]: of each, the result of check_log_probs, the number of hypotheses, and how many numbers
+        of the next two arrays belong to it; these arrays, int64 and float64; the size that the arena needed.
     """
     heads = np.empty((max(1, len(offsets) - 1), N_HEADS), np.int64)
     numbers, values = np.empty(0, np.int64), np.empty(0, np.float64)

@@ -1,4 +1,4 @@
-"""CTC prefix beam search with n-gram fusion: the loop over frames, and what comes out at the end."""
+"""CTC prefix beam search with n-gram fusion: the loop over frames, and the result at the end."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run_frames(
         spoken: uint8 [vocab_size], 0 for labels that are never text.
         records, contexts: BEAM and CONTEXT [beam_width], the first n in use; changed in place.
         beams: BEAM [2 * beam_width] and spare_contexts: CONTEXT [beam_width], scratch.
-        scale: natural log that all weights are to be multiplied with.
+        scale: natural log of a factor of all weights.
         token_nodes, word_nodes: trees of tokens and words, with room for beam_width more a frame.
         work: scratch; its counts tell how much of the trees is in use.
     Returns:
@@ -113,7 +113,7 @@ def run_frames(
 
 @inner(forceinline=True)
 def settle(n: int, blanks: Any, symbols: Any) -> None:
-    """A frame of nothing but blank: every alignment ends in a blank, and no rank changes."""
+    """After a frame of blank only, every alignment ends in a blank; no rank changes."""
     for i in range(n):
         blanks[i] += symbols[i]
         symbols[i] = 0.0
@@ -188,7 +188,7 @@ def finish_search(
         if slot == n_finals:
             n_finals += 1
             final.text, final.acoustic, final.heaviest = text, -np.inf, 0.0
-        final.lm = lm  # of one text all are equal, but for pyctcdecode's rule, where the last counts
+        final.lm = lm  # equal for all beams of one text, except with pyctcdecode's rule: then the last counts
         final.acoustic = add_logs(final.acoustic, math.log(weight) - beams[i].lm)
         if weight > final.heaviest:
             final.heaviest = weight
@@ -200,7 +200,7 @@ def finish_search(
 
 @inner
 def sort_finals(finals: Any, prune: float) -> Any:
-    """FINAL records, best first, without those that lie more than -prune below the best."""
+    """FINAL records, best first, without those more than -prune below the best."""
     scores, ordered, n_kept = np.empty(len(finals)), np.empty(len(finals), FINAL), 0
     for i in range(len(finals)):
         scores[i] = finals[i].acoustic + finals[i].lm
@@ -215,7 +215,7 @@ def sort_finals(finals: Any, prune: float) -> Any:
 def sort_heaviest(weights: Any) -> Any:
     """Indices of weights from the highest to the lowest, equal ones in their order, by merging runs.
 
-    numpy's sorts would take longer to compile than to write.
+    numpy's sorts take seconds to compile.
     """
     order, merged, run = np.arange(len(weights)), np.empty(len(weights), np.int64), 1
     while run < len(weights):
@@ -232,7 +232,7 @@ def sort_heaviest(weights: Any) -> Any:
 
 @inner
 def weigh_lightest_ends(beams: Any, n: int) -> Any:
-    """The lower of the weights of each beam's blank and symbol ends, passing over zeros."""
+    """The lower of the weights of each beam's blank and symbol ends; the other one where it is zero."""
     weights = np.empty(n)
     for i in range(n):
         low, high = min(beams[i].blank, beams[i].symbol), max(beams[i].blank, beams[i].symbol)

@@ -37,7 +37,7 @@ def check_log_probs(log_probs: Any) -> int:
 def compute_log_softmax(logits: Any) -> Any:
     """Normalise float32 logits [n_frames, vocab_size] so that each frame's exponentials sum to 1.
 
-    A frame of only -inf stays as it is: it says nothing.
+    A frame of only -inf stays as it is: it has no information.
     """
     n_frames, vocab_size = logits.shape
     log_probs = np.empty((n_frames, vocab_size), np.float32)

@@ -52,7 +52,7 @@ def hash_token(word: Any, token: int) -> Any:
 def enter_node(beam: Any, node: int, lexicon: Any, scorer: Any) -> None:
     """Move a beam to a node of the lexicon, or outside for -1.
 
-    What the next letter or the end of the word will read is fetched into the cache meanwhile.
+    It prefetches what the next letter or the end of the word will read.
     """
     beam.lexicon = node
     if node < 0:
@@ -67,7 +67,7 @@ def enter_node(beam: Any, node: int, lexicon: Any, scorer: Any) -> None:
 
 
 def _prefetch(_context: Any, address: Any) -> Any:
-    """Ask for the cache line of an address, without waiting for it; any address is harmless."""
+    """Prefetch the cache line of an address; any address is allowed."""
     signature = types.void(types.int64)
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -88,11 +88,11 @@ prefetch: Any = intrinsic(_prefetch)
 def pick(first: int, n: int, column: int, floor: float, highest: float, work: Any) -> Any:
     """Choose the beams that the frame's token number `column` can extend to a rank of `floor` or more.
 
-    The weights of beams behind that token go to work.weights.
+    The weights of the beams after that token are written to work.weights.
 
     Args:
         first: looks at beams `first` to first + 63; a multiple of 64.
-        highest: the most that a rank may gain over the weight; 0 to go by each beam's own bound.
+        highest: the largest factor from weight to rank; 0 to use each beam's bound.
     Returns:
         A bit for each.
     """
@@ -153,7 +153,7 @@ def find_child(nodes: Any, label: Any, distinct: bool, node: int, token: int) ->
 
 @inner(forceinline=True)
 def follow_lexicon(beam: Any, token: int, nodes: Any, label: Any, distinct: bool) -> Any:
-    """The lexicon's node behind a beam's by a token; -1 if there is none."""
+    """The lexicon's node that a token leads to from a beam's; -1 if there is none."""
     bit = _ONE << (np.uint64(token) & _LAST_BIT)
     if beam.children & bit == _NOTHING:
         return -1
@@ -169,8 +169,8 @@ def extend_letter(
 ) -> float:  # fmt: skip
     """Add the frame's token number `column`, part of a word, to every prefix.
 
-    Candidates that rank below search.prune times the best are not made. (Arrays are taken out
-    of their tuples before the loop: each access would count references.)
+    Candidates that rank below search.prune times the best are not made. (Arrays are read from
+    their tuples before the loop: each access would count references.)
 
     Args:
         best: the best rank of the frame so far.
@@ -183,7 +183,7 @@ def extend_letter(
     follows, hot_factors, spelled = hotwords.follow, hotwords.factors, scorer.weights[0].kind == CHAR_LM
     candidates, weights, slots, token = work.candidates, work.weights, work.slots, work.tokens[column]
     n_candidates, floor = work.counts[N_CANDIDATES], best * search.prune
-    favoured = 0 if len(hot_factors) > 1 else 1  # without hotwords no node is worth a look
+    favoured = 0 if len(hot_factors) > 1 else 1  # without hotwords no node matters
     for first in range(0, n, 64):
         bits = pick(first, n, column, floor, 0.0, work)
         while bits != _NOTHING:
@@ -227,7 +227,7 @@ def extend_letter(
 
 @kernel(inline="always")
 def add_candidate(index: int, rank: float, weight: float, factor: float, work: Any) -> None:
-    """Store what all candidates have for a prefix that became one token longer."""
+    """Store the values that all candidates have, for a prefix that became one token longer."""
     work.ranks[index], work.new_factors[index] = rank, factor
     work.new_blanks[index], work.new_symbols[index] = 0.0, weight
 
@@ -246,7 +246,7 @@ def score_letter(token: int, context: int, scorer: Any, work: Any) -> Any:
 
 @inner(forceinline=True)
 def limit_log(score: float) -> float:
-    """A natural logarithm, or one so far away that nothing comes of the difference."""
+    """A natural logarithm, limited to a range outside of which differences have no effect."""
     return min(max(score, -_MOST), _MOST)
 
 
@@ -260,7 +260,7 @@ def identify_word(beam: Any, kind: int, token_words: Any) -> Any:
 
 @inner(forceinline=True)
 def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: Any, ends_word: Any) -> Any:
-    """Natural log of what finishing a beam's word adds, of which the model says log10_prob."""
+    """Natural log of what finishing a beam's word adds; log10_prob is the language model's part."""
     score = complete[beam.hotword] if beam.hotword >= 0 else 0.0
     if weights.kind == NO_LM:
         return score
@@ -275,8 +275,7 @@ def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: 
 def look_up_word(beam: Any, word: int, weights: Any, memory: Any, layout: Any, work: Any) -> Any:
     """The place in work.known and work.contexts of a word after a beam's context.
 
-    The same word ends in several frames, and after a context that many beams share: what was
-    looked up before is found again.
+    They are a cache: the same word ends in several frames, after a context that many beams share.
     """
     known, contexts, table = work.known, work.contexts, work.table
     key = mix_hash(beam.history, np.uint64(word + 1))
@@ -297,9 +296,9 @@ def look_up_word(beam: Any, word: int, weights: Any, memory: Any, layout: Any, w
 
 @inner(forceinline=True)
 def find_words(beams: Any, first: int, bits: Any, scorer: Any, work: Any) -> None:
-    """Look for the ends of words of the beams with a bit in what is known: work.places.
+    """Look up the ends of words of the beams with a bit in the cache: work.places.
 
-    For the others, ask for what look_up_word will read of the model, before any is waited for.
+    For the others, prefetch what look_up_word will read of the model.
     """
     known, contexts, table, slots, places = work.known, work.contexts, work.table, work.slots, work.places
     kind, order = scorer.weights[0].kind, scorer.weights[0].order
@@ -324,7 +323,7 @@ def find_words(beams: Any, first: int, bits: Any, scorer: Any, work: Any) -> Non
 
 @kernel(inline="always")
 def hash_context(context: Any) -> Any:
-    """Hash of the words that a language model still looks at."""
+    """Hash of the words that the language model's next score depends on."""
     key = mix_hash(_START, np.uint64(context.length + 1))  # small states and small words would collide
     for i in range(context.length):
         key = mix_hash(key, np.uint64(context.words[i]) + np.uint64(1))

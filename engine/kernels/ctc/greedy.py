@@ -21,7 +21,7 @@ def collapse_greedy(log_probs: Any, spoken: Any, blank_id: int) -> Any:
     Returns:
         tokens int32 [n], first frame int32 [n], frame after the last int32 [n], highest
         probability float64 [n] of each token, and the score of the path. A frame of only
-        -inf says nothing and is skipped.
+        -inf has no information and is skipped.
     """
     n_frames, vocab_size = log_probs.shape
     tokens = np.empty(n_frames, np.int32)

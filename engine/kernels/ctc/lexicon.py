@@ -28,7 +28,7 @@ def count_shared(tokens: Any, ends: Any) -> Any:
 
 @kernel
 def build_trie(tokens: Any, ends: Any, ids: Any, log10_probs: Any) -> Any:
-    """Lay the trie of sorted, distinct words out in breadth-first order.
+    """Build the trie of sorted, distinct words, in breadth-first order.
 
     Args:
         tokens: int16, the words' token ids one word after the other.
@@ -63,7 +63,7 @@ def build_trie(tokens: Any, ends: Any, ids: Any, log10_probs: Any) -> Any:
             if shared[i] > depth and nodes[i - 1] >= level_end:
                 nodes[i] = nodes[i - 1]
             else:
-                while parent <= nodes[i]:  # nodes passed over have no children
+                while parent <= nodes[i]:  # nodes in between have no children
                     first[parent] = n_made
                     parent += 1
                 label[n_made] = tokens[begin + depth]

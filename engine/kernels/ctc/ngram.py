@@ -1,7 +1,7 @@
-"""KenLM n-gram scores straight from the bytes of its binary files: probing hash tables and bit-packed tries.
+"""KenLM n-gram scores read from the bytes of its binary files: probing hash tables and bit-packed tries.
 
 A model is three values: `memory`, the file as little-endian uint32 words; `layout`, where its
-tables are (one row an order, the columns below); and its order. Nothing is copied or parsed.
+tables are (a row for each order, the columns below); and its order. Nothing is copied or parsed.
 Source: the file formats of KenLM (lm/binary_format.hh, search_hashed.hh, trie.hh, quantize.hh, bhiksha.hh).
 """
 
@@ -28,10 +28,10 @@ CONTEXT = np.dtype(
 )
 
 # Columns of `layout`. Row 0 is the vocabulary, row n the n-grams of order n.
-KIND, BASE, BUCKETS = 0, 1, 2  # row 0's KIND tells probing from trie; BASE counts uint32 words, in tries bits
+KIND, BASE, BUCKETS = 0, 1, 2  # row 0's KIND is PROBING or TRIE; BASE counts uint32 words, in tries bits
 TOTAL_BITS, WORD_BITS, PROB_BITS, BACKOFF_BITS, NEXT_BITS = 2, 3, 4, 5, 6
 PROB_TABLE, BACKOFF_TABLE, POINTER_TABLE, N_POINTERS = 7, 8, 9, 10  # uint32 words; -1 where not quantised
-N_ENTRIES = 11  # of a trie's row: no pointer is followed beyond it, whatever the file says
+N_ENTRIES = 11  # of a trie's row: no pointer is followed beyond it, even in a damaged file
 N_COLUMNS = 12
 PROBING, TRIE = 0, 1
 
@@ -73,7 +73,7 @@ def read_bits(memory: Any, bit: int, n_bits: int) -> Any:
 
 @inner(forceinline=True)
 def find_bucket(memory: Any, base: int, n_buckets: int, stride: int, key: Any) -> Any:
-    """Position of a 64-bit key in a linearly probed table of `stride` words an entry; -1 if absent."""
+    """Position of a 64-bit key in a linearly probed table with `stride` words per entry; -1 if absent."""
     bucket: Any = np.int64(key % np.uint64(n_buckets))
     for _ in range(n_buckets):
         position = base + bucket * stride
@@ -95,7 +95,7 @@ def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
     wanted = np.uint64(word)
     if length <= 0:
         return -1
-    while length > 1:  # without a branch on what was read: it could not be predicted
+    while length > 1:  # no branch depends on what was read: it could not be predicted
         half = length >> 1
         low += half * (read_bits(memory, base + (low + half) * total, n_bits) <= wanted)
         length -= half
@@ -104,7 +104,7 @@ def find_in_trie(memory: Any, row: Any, begin: int, end: int, word: Any) -> Any:
 
 @inner(forceinline=True)
 def read_trie_range(memory: Any, row: Any, entry: int, bit: int) -> Any:
-    """First and end index of an entry's continuations, one order up; `bit` is where its pointer lies."""
+    """First and end index of an entry's continuations, one order up; `bit` is where its pointer is."""
     n_bits, table, n_pointers = row[NEXT_BITS], row[POINTER_TABLE], row[N_POINTERS]
     begin = np.int64(read_bits(memory, bit, n_bits))
     end = np.int64(read_bits(memory, bit + row[TOTAL_BITS], n_bits))
@@ -218,9 +218,9 @@ def score_word(memory: Any, layout: Any, order: int, context: Any, word: Any, ex
     """Score one word after a context, as KenLM's FullScore does.
 
     Args:
-        memory, layout, order: the model; see the head of this file.
-        context: one CONTEXT record: the words before, latest first, and their backoffs.
-        word: its id; UNKNOWN for one outside the vocabulary.
+        memory, layout, order: the model; see the top of this file.
+        context: a CONTEXT record: the words before, latest first, and their backoffs.
+        word: its id; UNKNOWN for a word outside the vocabulary.
         extended: another CONTEXT record, which receives the context after the word.
     Returns:
         log10 probability.
@@ -239,9 +239,9 @@ def locate_unigram(memory: Any, layout: Any, word: int) -> Any:
 
 @inner(forceinline=True)
 def locate_ngram(memory: Any, layout: Any, size: int, order: int, context: Any, word: int) -> Any:
-    """The address where the search for the n-gram begins that is `size` words of a context and a word.
+    """The address where the search for an n-gram of `size` words begins: a word after a context.
 
-    0 in a trie, where it depends on what is read before.
+    0 in a trie, where it depends on values read before.
     """
     if layout[0, KIND] != PROBING:
         return 0
@@ -334,7 +334,7 @@ def find_word(memory: Any, layout: Any, key: Any) -> Any:
 
 @kernel
 def find_words(memory: Any, layout: Any, text: Any, ends: Any) -> Any:
-    """Ids of words that lie one after the other in `text`, each up to its end offset: int32 [n_words]."""
+    """Ids of words stored one after the other in `text`, each up to its end offset: int32 [n_words]."""
     ids = np.empty(len(ends), np.int32)
     begin = 0
     for i in range(len(ends)):

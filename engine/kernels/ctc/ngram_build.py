@@ -12,7 +12,7 @@ from engine.kernels.ctc.ngram import hash_word
 
 @kernel
 def hash_words(text: Any, ends: Any) -> Any:
-    """64-bit hashes of words that lie one after the other in `text`: uint64 [n_words]."""
+    """64-bit hashes of words stored one after the other in `text`: uint64 [n_words]."""
     keys = np.empty(len(ends), np.uint64)
     begin = 0
     for i in range(len(ends)):
@@ -26,10 +26,10 @@ def fill_table(memory: Any, base: int, n_buckets: int, keys: Any, values: Any) -
     """Insert entries into a linearly probed table.
 
     Args:
-        memory: writable uint32 words, zero where the table lies.
+        memory: writable uint32 words, zero where the table is.
         base: position of the table; n_buckets: its size, more than the number of entries.
         keys: uint64 [n], none of them zero or twice.
-        values: uint32 [n, width], stored behind each key.
+        values: uint32 [n, width], stored after each key.
     """
     width = values.shape[1]
     for i in range(len(keys)):

@@ -1,9 +1,9 @@
 """A prepared search as one record of addresses, and its arrays as views that count no references.
 
-numba counts references to an array wherever it is passed on, with an atomic instruction each time;
-in the inner loops of the search that was a third of the work. A view made from an address owns
-nothing, so there is nothing to count. It also costs a call one argument instead of twenty. Whoever
-calls a kernel with a pack holds the arrays (see Prepared); views never leave the kernel.
+numba counts references to an array wherever it is passed on, with an atomic instruction each time:
+a third of the work in the inner loops of the search. A view made from an address owns nothing, so
+there is nothing to count. A call also has one argument instead of twenty. The caller of a kernel
+keeps the arrays alive (see Prepared); views never leave the kernel.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ PACK = np.dtype(
 
 
 class Prepared(NamedTuple):
-    """A search as kernels take it: `pack`, PACK [1]; and the arrays that it holds the addresses of.
+    """A search as kernels take it: `pack`, PACK [1]; and the arrays whose addresses it holds.
 
-    Whoever runs a kernel on the pack has to keep the whole until the kernel is back.
+    The caller of a kernel keeps this object until the kernel returns.
     """
 
     pack: Any
@@ -59,7 +59,7 @@ class Prepared(NamedTuple):
 def pack_search(
     search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotwords, spoken: Any
 ) -> Prepared:
-    """Write down where the arrays of a search are."""
+    """Collect the addresses of the arrays of a search."""
     pack = np.zeros(1, PACK)
     arrays = {"spoken": spoken, **scorer._asdict(), **lexicon._asdict(), **hotwords._asdict()}
     arrays["factors"], arrays["hot_factors"] = lexicon.factors, hotwords.factors

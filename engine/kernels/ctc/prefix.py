@@ -1,13 +1,13 @@
-"""CTC scores of strings that grow by several letters at a time: prefix probabilities and those of an end.
+"""CTC scores of strings that grow by several letters at a time: probabilities of prefixes and of ends.
 
-A prefix holds, for every frame, the probability of all alignments of its letters up to there: `symbol` of
-those that end in its last letter, `blank` of those that end in a blank. They are plain numbers over a scale
-of the prefix's own, so that a letter costs two multiply-adds a frame and no logarithm. Frames outside a
-window have no mass that could still count and are not even read: a prefix costs a few seconds' frames,
+A prefix holds, for every frame, the probability of all alignments of its letters up to that frame: `symbol`
+of those that end in its last letter, `blank` of those that end in a blank. They are plain numbers, divided by
+a scale that each prefix has, so that a letter costs two multiply-adds per frame and no logarithm. Frames
+outside a window have too little mass to count and are not read: a prefix costs a few seconds of frames,
 however long the utterance is.
 
-Versions: 1 all frames, each number compared with the smallest, 20 ns a letter and frame; 2 the window and the
-comparison once a frame, 2 ns (one core, busy machine).
+Versions: 1 all frames, each number compared with the smallest, 20 ns per letter and frame; 2 the window, and
+one comparison per frame, 2 ns (one core, busy machine).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import numpy as np
 
 from engine.kernels._jit import inner, kernel
 
-FLOOR = 1e-6  # no label is less likely: a frame can cost a prefix 14 nats at most
-SMALLEST = 1e-200  # of a prefix's mass: less is none, behind a hundred frames at the floor
+FLOOR = 1e-6  # no label is less likely: a frame costs a prefix 14 nats at most
+SMALLEST = 1e-200  # of a prefix's mass; less counts as none, as after a few dozen frames at the floor
 _RESCALE = 1e-40  # the scale is changed before numbers become this small
 
 
 @kernel
 def soften_emissions(log_probs: Any, letters: Any, share: float, softened: Any) -> None:
-    """Turn emissions to probabilities that say less about which letter it is, and as much about whether.
+    """Turn emissions into probabilities that are less certain about which letter was said.
 
-    Where a letter was heard, `share` of the probability of all letters is spread over all of them: a word
-    that is spelled otherwise than it was heard costs log(share / letters) a letter at most. The blank and the
-    delimiter stay as they are: what was heard as silence, or as letters, stays so.
+    A part, `share`, of the probability of all letters is spread evenly over them: a word that is not spelled
+    as it was heard costs log(share / letters) per letter at most. The blank and the delimiter stay as they
+    are, so it stays as certain whether a letter was said.
 
     Args:
         log_probs: float32 [n_frames, vocab_size], natural log.
         letters: uint8 [vocab_size], 1 for labels that are part of words.
         share: 0 to 1.
-        softened: float64 [vocab_size, n_frames], receives the probabilities, FLOOR at least.
+        softened: float64 [vocab_size, n_frames], receives the probabilities, at least FLOOR.
     """
     n_frames, vocab_size = log_probs.shape
     n_letters = 0
@@ -62,7 +62,7 @@ def begin_prefix(blank_probs: Any, symbol: Any, blank: Any) -> int:
     """Make symbol and blank, float64 [n_frames], those of no letters: all frames so far are blank.
 
     Returns:
-        The frame behind the last one with mass; the first is frame 0.
+        The frame after the last one with mass; the first is frame 0.
     """
     prob, frame = 1.0, 0
     while frame < len(blank_probs) and prob > SMALLEST:
@@ -81,13 +81,13 @@ def extend_prefix(
 
     Args:
         symbol, blank: float64 [n_frames], of the prefix; they count from frame `first` to before `last`.
-        before: its mass in front of frame 0: 1 for no letters at all, else 0.
+        before: its mass before frame 0: 1 for no letters at all, else 0.
         repeated: the letter equals the prefix's last, so that a blank must be between them.
         probs: float64 [n_frames], of the letter; blank_probs: of the blank.
         new_symbol, new_blank: receive those of the longer prefix; may be symbol and blank.
     Returns:
-        The probability that the letters begin with the longer prefix, over the prefix's scale; and its
-        window: first and last.
+        The probability that the letters begin with the longer prefix, divided by the prefix's scale; and
+        its window: first and last.
     """
     ends, blanks, total, behind = 0.0, 0.0, 0.0, before
     for at in range(np.uint64(first), np.uint64(last)):
@@ -129,7 +129,8 @@ def score_prefix(softened: Any, labels: Any, blank_id: int) -> Any:
         softened: float64 [vocab_size, n_frames], probabilities, n_frames above 0.
         labels: int64 [n], without blanks.
     Returns:
-        Natural logs: that the utterance begins with the labels, and that it consists of them. -inf for never.
+        Natural logs of the probabilities that the utterance begins with the labels, and that it consists of
+        them; -inf for 0.
     """
     n_frames = softened.shape[1]
     symbol, blank = np.empty(n_frames), np.empty(n_frames)

@@ -1,4 +1,4 @@
-"""Which candidates of a frame live on."""
+"""Which candidates of a frame survive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ for _bits in range(256):
 
 @inner(forceinline=True)
 def prune(beams: Any, n_before: int, best: float, search: Any, work: Any) -> Any:
-    """Choose the candidates that live on: work.chosen[:n] in ascending order. Returns n."""
+    """Choose the candidates that survive: work.chosen[:n] in ascending order. Returns n."""
     floor = best * search.prune
     if search.split:
         return prune_split(floor, search.beam_width, work)
@@ -60,8 +60,8 @@ def keep_best(ranks: Any, chosen: Any, n: int, limit: int, values: Any) -> int:
     """Keep the `limit` candidates with the highest ranks, of equal ones the first. Returns how many.
 
     Args:
-        chosen: int32, of which the first n count; more than `limit`.
-        values: float64, scratch for n of them and as many more as fill a group of lanes.
+        chosen: int32, the first n are valid; n is more than `limit`.
+        values: float64, scratch for n of them, padded to a whole group of lanes.
     """
     lowest, highest = ranks[chosen[0]], 0.0
     for i in range(n):
@@ -81,17 +81,17 @@ def keep_best(ranks: Any, chosen: Any, n: int, limit: int, values: Any) -> int:
 
 @inner
 def part(address: int, n: int, limit: int, lowest: float, highest: float) -> Any:
-    """Find the rank that parts the `limit` highest of n from the rest.
+    """Find the rank that separates the `limit` highest of n from the rest.
 
-    That is done by halving the range of its bits, which for positive numbers are in the numbers' own
-    order: each step is a count that the processor takes several ranks at a time.
+    By bisection over its bits, which for positive numbers have the order of the numbers. Each step is
+    a vectorised count.
 
     Args:
-        address: of the ranks; behind them, zeros fill a group of lanes.
-        lowest: more than `limit` are as high as this; highest: the highest of all.
+        address: of the ranks; zeros pad them to a whole group of lanes.
+        lowest: more than `limit` ranks reach it; highest: the highest of all.
     Returns:
-        Two ranks next to each other, or with no other between them: more than `limit` are as high as the
-        first, not more as the second; and how many are as high as the second.
+        Two ranks with no other between them: more than `limit` ranks reach the first, at most `limit` the
+        second; and how many reach the second.
     """
     low, high, n_high = float_to_bits(lowest), float_to_bits(highest) + 1, 0
     while high - low > 1 and n_high < limit:
@@ -132,7 +132,7 @@ bits_to_float: Any = intrinsic(_bits_to_float)
 
 @inner
 def prune_split(floor: float, limit: int, work: Any) -> int:
-    """Prune blank and symbol ends of the prefixes apart: `limit` ends in all; see Search.split."""
+    """Prune blank and symbol ends of the prefixes separately: `limit` ends in all; see Search.split."""
     blanks, symbols, factors, chosen = work.new_blanks, work.new_symbols, work.new_factors, work.chosen
     n_candidates = work.counts[N_CANDIDATES]
     ranks = np.zeros(2 * n_candidates + lanes.LANES)
@@ -158,7 +158,7 @@ def prune_split(floor: float, limit: int, work: Any) -> int:
 
 @inner
 def recombine(beams: Any, n_before: int, n: int, delimiter: int, work: Any) -> int:
-    """Keep the best of the candidates that no later frame or word can tell apart. Returns how many.
+    """Keep the best of all candidates that are the same for later frames and words. Returns how many.
 
     work.chosen stays in ascending order.
     """

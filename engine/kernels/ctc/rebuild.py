@@ -21,7 +21,7 @@ from engine.kernels.vector.lanes import LANES, equal_64, first_bit
 
 _ONE, _NOTHING = np.uint64(1), np.uint64(0)
 _WORD, _BIT, _LAST_BIT = np.uint64(58), np.uint64(52), np.uint64(63)  # of a key in work.adopters
-_HELD = -1  # in work.starts: a beam whose last letter merely lasts
+_HELD = -1  # in work.starts: a beam whose last letter only continues
 
 
 @kernel(inline="always")
@@ -31,8 +31,8 @@ def rebuild(
 ) -> None:  # fmt: skip
     """Turn the chosen candidates into the beams of the next frame; best_prob is its best token's.
 
-    Everything is read as the frame found it: times are gathered first and written last, and new
-    beams go to slots that were free before.
+    Nothing is read after it was changed: times are gathered first and written last, and new beams
+    are written to slots that were free before.
     """
     n_stay = number_stays(n_before, n, work)
     n_retimed = gather_times(beams, n_before, frame, search.delimiter, work, word_nodes)
@@ -64,7 +64,8 @@ def number_stays(n_before: int, n: int, work: Any) -> int:
 def gather_times(beams: Any, n_before: int, frame: int, delimiter: int, work: Any, word_nodes: Any) -> int:
     """Find the staying prefixes whose times move with their best alignment. Returns how many.
 
-    Their slots go to work.retimed; what the prefix one token shorter says to work.starts and work.sums.
+    Their slots are written to work.retimed, the new times to work.starts and work.sums: they come from
+    the prefix one token shorter.
     """
     sources, slots, lasts, moved, held = work.sources, work.slots, work.lasts, work.moved, work.held
     counts, retimed, starts, sums = work.counts, work.retimed, work.starts, work.sums
@@ -184,7 +185,7 @@ def list_adopter(key: Any, work: Any) -> None:
 
 @inner
 def list_adopters(n: int, work: Any) -> None:
-    """Begin work.adopters anew, with what n beams are one token longer than."""
+    """Build work.adopters again: the prefixes that n beams are one token longer than."""
     work.adopters[:] = _NOTHING
     work.counts[N_ADOPTED] = 0
     for i in range(n):
@@ -203,7 +204,7 @@ def time_letter(beam: Any, shorter: Any, frame: int, prob: float) -> None:
 
 @inner(forceinline=True)
 def adopt(key: Any, parent: int, n_stay: int, work: Any) -> None:
-    """Link the staying children of a prefix that is a beam again, having been dropped before."""
+    """Link the staying children of a prefix that was dropped before and is a beam again."""
     parents, address, found = work.parents, work.parent_keys.ctypes.data, np.int64(0)
     for i in range(0, n_stay, LANES):
         found |= equal_64(address + 8 * i, key)
@@ -216,7 +217,7 @@ def adopt(key: Any, parent: int, n_stay: int, work: Any) -> None:
 
 @inner(forceinline=True)
 def spread(n: int, work: Any) -> None:
-    """Take over the chosen candidates' weights."""
+    """Copy the chosen candidates' weights."""
     chosen = work.chosen
     blanks, symbols, factors = work.blanks, work.symbols, work.factors
     new_blanks, new_symbols, new_factors = work.new_blanks, work.new_symbols, work.new_factors
@@ -227,7 +228,7 @@ def spread(n: int, work: Any) -> None:
 
 @inner
 def open_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> None:
-    """Take beams over from records and contexts of their own, at the start of a chunk.
+    """Read beams from records and contexts, at the start of a chunk.
 
     beams: BEAM [2 * beam_width], the slots.
     """
@@ -250,7 +251,7 @@ def open_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> No
 
 @inner
 def close_beams(records: Any, contexts: Any, n: int, beams: Any, work: Any) -> None:
-    """Give beams back as open_beams took them."""
+    """Write beams back to records and contexts: the inverse of open_beams."""
     for i in range(n):
         record = records[i]
         records[i] = beams[work.slots[i]]
@@ -276,7 +277,7 @@ def make_room(beams: Any, n: int, n_more: int, spare: Any, work: Any) -> None:
 
 @inner(forceinline=True)
 def append_token(parent: int, token: int, counts: Any, token_nodes: Any) -> Any:
-    """Store one more token behind a chain of them. Returns its node."""
+    """Store one more token after a chain of them. Returns its node."""
     node = counts[N_TOKEN_NODES]
     added = token_nodes[np.uint64(node)]
     added.parent, added.token = parent, token

@@ -1,8 +1,8 @@
 """What the beam search holds: beams, the trees of spelled tokens and finished words, and its settings.
 
-Weights are kept as plain numbers, not logarithms: `blank` and `symbol` are the probability of
-all alignments that end in a blank or not, times exp(language model score), over a scale common
-to all beams. Sums of alignments are then additions, and the search computes no logarithm at all.
+Weights are plain numbers, not logarithms: `blank` and `symbol` are the probability of all alignments
+that end in a blank or not, times exp(language model score), divided by a scale common to all beams.
+Alignments are summed by additions, and the search computes no logarithm at all.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BEAM = np.dtype(
-    [  # what extending a beam reads comes first
-        ("children", np.uint64),  # of the lexicon's node, so that most frames need not look there
-        ("history", np.uint64),  # hash of what the language model still sees
+    [  # first, what extending a beam reads
+        ("children", np.uint64),  # copied from the lexicon's node: most frames do not read the lexicon
+        ("history", np.uint64),  # hash of the language model's context
         ("lm", np.float64),  # natural log, weighted; of finished words and hotwords
         ("lexicon", np.int32),  # node of the unfinished word; -1 outside
         ("first", np.int32),  # its first child
         ("word_id", np.int32),  # the language model's id of the word that ends there; 0 for none
-        ("context", np.int32),  # place of what the language model still sees, while frames are searched
+        ("context", np.int32),  # place of the language model's context, while frames are searched
         ("hotword", np.int32),  # node of the hotwords' trie; -1 outside
         ("length", np.int32),  # tokens of the unfinished word
         ("last", np.int32),  # last token; the delimiter for an empty prefix
@@ -32,10 +32,10 @@ BEAM = np.dtype(
         ("parent_key", np.uint64),  # the prefix one token shorter
         ("blank", np.float64),
         ("symbol", np.float64),
-        ("factor", np.float64),  # what ranking multiplies for the unfinished word
+        ("factor", np.float64),  # the rank's factor for the unfinished word
         ("bound", np.float64),  # no next letter makes that factor larger than this
         ("start", np.int32),  # frame of the unfinished word's first token
-        ("end", np.int32),  # frame behind its last token
+        ("end", np.int32),  # frame after its last token
         ("prob_sum", np.float32),  # of its tokens but the last
         ("peak", np.float32),  # highest probability of its last token
     ],
@@ -77,12 +77,12 @@ class Search(NamedTuple):
     """Settings of one search.
 
     Attributes:
-        beam_width: prefixes kept (with split, prefixes counted once for each kind of end).
+        beam_width: most prefixes that survive a frame (with split, counted once for each kind of end).
         blank, delimiter: token ids; delimiter -1 where there is none.
-        token_min: natural log; tokens below it are passed over, unless the frame's best.
+        token_min: natural log; tokens below it are skipped, except the frame's best.
         prune: beams below this fraction of the best are dropped.
-        split: rank a prefix's blank and symbol ends apart, as pyctcdecode does.
-        recombine: keep one prefix for each state that the future can tell apart.
+        split: rank a prefix's blank and symbol ends separately, as pyctcdecode does.
+        recombine: of prefixes that are the same for all later frames and words, keep the best.
     """
 
     beam_width: int
@@ -113,8 +113,8 @@ class Scorer(NamedTuple):
 
     Attributes:
         memory, layout: see engine.kernels.ctc.ngram.
-        token_words: int32 [vocab_size + 1], for a character model: the id of each token, and
-            behind them that of the space between words.
+        token_words: int32 [vocab_size + 1], for a character model: the id of each token, and at the
+            end that of the space between words.
         weights: WEIGHTS [1].
     """
 
@@ -137,11 +137,11 @@ class Lexicon(NamedTuple):
     """Trie of the known words in breadth-first order.
 
     Attributes:
-        nodes: LEXICON_NODE [n_nodes + 1]; of the last only `first` counts.
+        nodes: LEXICON_NODE [n_nodes + 1]; only `first` of the last is used.
         label: int16 [n_nodes], the token that leads to a node; children are sorted by it.
         lookahead: uint8 [n_nodes], how likely the best word below is: see the lexicon's builder.
         distinct: no two tokens share a bit of `children`.
-        factors: float64 [N_LOOKAHEAD], what ranking multiplies for a lookahead value.
+        factors: float64 [N_LOOKAHEAD], the rank's factor for a lookahead value.
         unknown_factors: float64 [N_OOV_FACTORS], the same for an unknown word by its length.
         highest: no word or beginning of one has a larger factor.
     """
@@ -160,10 +160,10 @@ class Hotwords(NamedTuple):
 
     Attributes:
         follow: int32 [n_nodes, vocab_size], the next node; -1 for none before the next word.
-        factors: float64 [n_nodes], what ranking multiplies for a phrase in progress.
+        factors: float64 [n_nodes], the rank's factor for a phrase in progress.
         complete: float64 [n_nodes], natural-log bonus when a word ends here.
         ends_word: uint8 [n_nodes], 1 where a word of some phrase ends: it is not unknown.
-        highest: the most that the end of one word can earn, natural log; 0 or more.
+        highest: the largest bonus for the end of one word, natural log; 0 or more.
     """
 
     follow: Any
@@ -176,9 +176,9 @@ class Hotwords(NamedTuple):
 KNOWN_SCORE = np.dtype(
     [
         ("key", np.uint64),  # hash of a context and a word
-        ("history", np.uint64),  # hash of the context behind it
+        ("history", np.uint64),  # hash of the context after it
         ("score", np.float64),  # log10
-        ("gain", np.float64),  # what a weight is multiplied with for it, where nothing else counts
+        ("gain", np.float64),  # the weight's factor for it, without hotwords and unknown words
     ]
 )
 N_KNOWN = 512  # a power of two
@@ -187,44 +187,44 @@ MAX_ADOPTED = 512  # bits set before they are cleared
 
 
 class Work(NamedTuple):
-    """Scratch of one search: nothing in it outlives a chunk of frames, but `counts`.
+    """Scratch of one search: only `counts` outlives a chunk of frames.
 
-    What every frame reads of every beam lies in arrays of its own, which the processor takes several at a
-    time. The rest lies in BEAM records, in slots that a beam keeps as long as it lives: in most frames
-    nothing in most of them changes. While frames are searched, these arrays count and not the records'
-    blank, symbol, factor, bound and parent.
+    What every frame reads of every beam is in separate arrays, for vector code. The rest is in BEAM records,
+    in slots that do not change while a beam exists: in most frames most records stay as they are. While
+    frames are searched, these arrays are valid, and blank, symbol, factor, bound and parent of the records
+    are not.
 
     Attributes:
         tokens: int32 [vocab_size], the frame's tokens.
-        probs: float64 [vocab_size + 1], their probabilities over the best one's; 0 for the others. The last
-            place belongs to a prefix without a last token.
-        columns: int32 [vocab_size + 1], the place of each of them among them; -1 for the others.
+        probs: float64 [vocab_size + 1], their probabilities divided by the best one's; 0 for other tokens.
+            The last place belongs to a prefix without a last token.
+        columns: int32 [vocab_size + 1], the index of each in `tokens`; -1 for other tokens.
         blanks, symbols, factors, bounds, lms: float64 [beam_width], these fields of the beams.
         lasts: uint32 [beam_width], their last tokens; vocab_size for none.
         parents: int32 [beam_width], which beam is one token shorter; -1; parent_keys: uint64, its hash.
         slots: int32 [beam_width], where their records are.
-        free: int32 [2 * beam_width], the slots that no beam has; half of them always are free, so that
-            new beams are written beside all that they are made from.
-        weights: float64 [beam_width], those of one token behind each beam.
+        free: int32 [2 * beam_width], the slots that no beam has; half of them are always free, so that
+            new beams never overwrite those they are made from.
+        weights: float64 [beam_width], those of one token after each beam.
         taken: uint64 [tokens * words of 64 bits], for each of the frame's tokens a bit for each beam: whether
             the prefix that is longer by that token is a beam itself.
         reached, held: uint64 [words of 64 bits], a bit for each beam; see stay and rank_stays.
-        moved: int32 [beam_width + 1], behind a -1 which of the next beams a beam stays as; -1 if it does not.
+        moved: int32 [beam_width + 1]; at i + 1 the index of beam i among the next beams, or -1; at 0, -1.
         sources: int32 [beam_width], beam that a better alignment of a staying prefix came from; -1.
         retimed: int32 [beam_width], the staying beams with such a source; and what their times become,
             sums: float32, starts: int32 (for the end of a word, its new node).
         dropped: int32 [beam_width + 1], slots of the beams that do not stay.
         places: int32 [beam_width], for the end of a beam's word the place in `known`; -1 for none yet.
         adopters: uint64 [N_ADOPTERS], a bit, by its hash, for each prefix that some beam is one token longer
-            than, and for some more: those of beams dropped since it was last cleared.
-        candidates: CANDIDATE [beam_width * (tokens + 1)]; the first, one a beam, are the prefixes as they
-            are, and have no record.
+            than, and for some others: those of beams dropped since it was last cleared.
+        candidates: CANDIDATE [beam_width * (tokens + 1)]; the first, one for each beam, are the unchanged
+            prefixes, and have no record.
         ranks: float64 [len(candidates)], what pruning compares.
         new_blanks, new_symbols, new_factors: float64 [len(candidates)].
         chosen: int32 [len(candidates)]; values: float64 [len(candidates)], their ranks.
         seen: int32 [power of two], hash table of states.
-        table: int32 [N_KNOWN], place of what the language model said of a word in context, by its hash.
-        known: KNOWN_SCORE, what it said; and contexts: CONTEXT, the contexts behind it.
+        table: int32 [N_KNOWN], the place in `known` of a word in its context, by its hash.
+        known: KNOWN_SCORE, the language model's scores; contexts: CONTEXT, the contexts after them.
         counts: int64 [N_COUNTS].
     """
 

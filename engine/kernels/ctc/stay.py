@@ -22,7 +22,7 @@ def select_tokens(row: Any, spoken: Any, blank: int, token_min: float, tokens: A
         row: float32 [vocab_size], natural log.
         spoken: uint8 [vocab_size], 0 for labels that are never text.
         tokens: int32 [vocab_size], receives the chosen tokens in ascending order.
-        probs: float64 [vocab_size], receives their probabilities over that of the best.
+        probs: float64 [vocab_size], receives their probabilities divided by that of the best.
     Returns:
         How many were chosen (0 for a frame of only -inf) and the best one's log probability.
     """
@@ -76,9 +76,9 @@ def find_best(row: Any, spoken: Any, blank: int) -> Any:
 
 @inner(forceinline=True)
 def stay(n: int, n_tokens: int, search: Any, work: Any) -> None:
-    """Candidates 0 to n: every prefix as it is, by a blank or its last token once more.
+    """Candidates 0 to n: every prefix unchanged, by a blank or its last token once more.
 
-    work.reached becomes a bit for each beam that is one of the frame's tokens behind another beam.
+    work.reached becomes a bit for each beam that is another beam plus one of the frame's tokens.
     """
     tokens, probs, reached = work.tokens, work.probs, work.reached
     blanks, symbols = work.blanks.ctypes.data, work.symbols.ctypes.data
@@ -107,9 +107,9 @@ def stay(n: int, n_tokens: int, search: Any, work: Any) -> None:
 
 @inner(forceinline=True)
 def realign(n: int, n_tokens: int, work: Any) -> None:
-    """Add to every staying prefix the ways to it from the prefix one token shorter, if that is a beam.
+    """Add to every staying prefix the alignments from the prefix one token shorter, if that is a beam.
 
-    A source is noted when its way outweighs all others.
+    It becomes the source where these weigh more than all others.
     """
     tokens, probs, columns, taken = work.tokens, work.probs, work.columns, work.taken
     blanks, symbols, lasts, reached = work.blanks, work.symbols, work.lasts, work.reached
@@ -165,7 +165,7 @@ def rank_stays(n: int, split: bool, work: Any) -> float:
 
 @inner(forceinline=True)
 def lanes_to_word(words: Any, first: int, bits: int) -> None:
-    """Store the bits of lanes `first` to first + 7; those of a word's first lanes begin it anew."""
+    """Store the bits of lanes `first` to first + 7; those of a word's first lanes clear the others."""
     shift = np.uint64(first & 63)
     before = _NONE if shift == _NONE else words[first >> 6]
     words[first >> 6] = before | (np.uint64(bits) << shift)

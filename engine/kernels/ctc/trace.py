@@ -1,4 +1,4 @@
-"""Reading words out of the search's trees, and cutting away what no beam can reach."""
+"""Reading words from the search's trees, and removing nodes that no beam can reach."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def trace_words(
         leaves: int32 [n_hypotheses], the last word node of each; -1 for no words.
         n_word_nodes: how many word nodes are in use.
         frame_s: seconds per frame.
-        scores: float64 [any], handed through.
+        scores: float64 [any], returned unchanged.
     Returns:
-        In two arrays, which cost a caller in Python much less than seven.
+        In two arrays, which cost a caller in Python much less time than seven.
         int64: how many words each hypothesis has [n_hypotheses]; the words of all in order, as
         indices into the distinct ones [sum]; where each distinct word's tokens end [n_distinct];
         their token ids one after the other.
@@ -84,9 +84,9 @@ def join_numbers(n_words: Any, words: Any, ends: Any, tokens: Any) -> Any:
 
 @inner
 def put(target: Any, at: int, source: Any) -> int:
-    """Write an array into another at a place. Returns the place behind it.
+    """Copy an array into another at a place. Returns the place after it.
 
-    Assigning to a slice does the same, but its message for other lengths takes two seconds to compile.
+    Assigning to a slice does the same, but its error for different lengths takes two seconds to compile.
     """
     for i in range(len(source)):
         target[at + i] = source[i]
@@ -95,7 +95,7 @@ def put(target: Any, at: int, source: Any) -> int:
 
 @inner
 def hash_word_node(word: Any, token_nodes: Any) -> Any:
-    """Hash of a word's tokens, times and confidence, whatever came before it."""
+    """Hash of a word's tokens, times and confidence, but not of the words before it."""
     frames = (np.uint64(word.start) << _HALF) | np.uint64(word.end)
     key = mix_hash(mix_hash(EMPTY, frames), np.uint64(np.int64(word.confidence * _CONFIDENCE_STEPS)))
     node = word.token_node
@@ -139,12 +139,12 @@ def find_stable(beams: Any, n: int, word_nodes: Any, n_word_nodes: int) -> Any:
 
 @kernel
 def compact(beams: Any, n: int, stable: int, token_nodes: Any, word_nodes: Any, counts: Any) -> Any:
-    """Copy the part of the trees that the beams still need; words up to `stable` are cut off.
+    """Copy the part of the trees that the beams still need, without the words up to `stable`.
 
-    Beams and counts are changed to fit.
+    Beams and counts are changed accordingly.
 
     Returns:
-        token_nodes and word_nodes, freshly allocated.
+        New token_nodes and word_nodes.
     """
     keep_word = np.full(counts[N_WORD_NODES], -1, np.int32)
     keep_token = np.full(counts[N_TOKEN_NODES], -1, np.int32)
@@ -196,5 +196,5 @@ def number_kept(keep: Any) -> int:
 
 @inner
 def renumber(node: int, keep: Any) -> int:
-    """A node's new number; -1 for none, or one that was cut away."""
+    """A node's new number; -1 for none, or one that was removed."""
     return keep[node] if node >= 0 else -1

@@ -1,7 +1,8 @@
 """Kaldi's log filterbank: 25 ms frames without their mean, pre-emphasised, windowed, 512-point spectrum.
 
-As in log_mel, LANES frames lie side by side in the innermost axis, so every step is a loop over contiguous
-floats. Mean and pre-emphasis take one pass: (x[i] - m) - c (x[i-1] - m) = x[i] - c x[i-1] - (1 - c) m.
+As in log_mel, LANES frames are next to each other in the innermost axis, so every step is a loop over
+contiguous floats. Mean and pre-emphasis take one pass:
+(x[i] - m) - c (x[i-1] - m) = x[i] - c x[i-1] - (1 - c) m.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ONE, _LN_2 = np.float32(1.0), np.float32(np.log(2.0))
 
 @kernel
 def mirror_index(index: int, n_samples: int) -> int:
-    """The sample that `index` mirrors to, the outermost one repeated, as often as needed."""
+    """The sample that `index` mirrors to, with the outermost one repeated, as often as needed."""
     while index < 0 or index >= n_samples:
         index = -index - 1 if index < 0 else 2 * n_samples - 1 - index
     return index
@@ -87,7 +88,7 @@ def load_emphasised(
 
     Args:
         means: float32 [LANES]; zeros keep the constant part.
-        samples: float32 [2 * BLOCK], written: even samples, then odd ones; zeros behind the 400th.
+        samples: float32 [2 * BLOCK], written: even samples, then odd ones; zeros after the 400th.
     """
     c = np.float32(preemphasis)
     rest = _ONE - c
@@ -121,10 +122,10 @@ def compute_fbank_into(
     Args:
         waveform: float32 [n_samples], at least one sample.
         offset: of the first frame's first sample: 0, or -120 where frames are centred on their hops.
-        scale: factor on every sample (Kaldi's models hear 16-bit integers: 32768).
+        scale: factor on every sample (Kaldi's models expect 16-bit integers: 32768).
         energy_floor: lowest energy of the row "energy", where out has one more row than there are filters.
         window: float32 [400]. filters: float32 [n_mels, 257].
-        bounds: int32 [n_mels, 2], the first bin of each filter and the one behind its last.
+        bounds: int32 [n_mels, 2], the first bin of each filter and the one after its last.
         out: float32 [n_mels, n_frames] or [1 + n_mels, n_frames] with the energy first, written; natural log.
     """
     n_mels, n_frames = filters.shape[0], out.shape[1]

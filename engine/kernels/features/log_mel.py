@@ -41,7 +41,7 @@ def reflect_index(index: int, n_samples: int) -> int:
 
 @inner
 def split_hops(waveform: FloatArray, first: int, hops: FloatArray) -> None:
-    """Write the hops that LANES frames from `first` on touch.
+    """Write the hops of LANES frames, from frame `first` on.
 
     Args:
         waveform: float32 [n_samples], read as if mirrored at both ends.
@@ -62,7 +62,7 @@ def split_hops(waveform: FloatArray, first: int, hops: FloatArray) -> None:
 
 @inner
 def load_windows(hops: FloatArray, window: FloatArray, samples: FloatArray) -> None:
-    """Window the frames of a block: even samples to the front of `samples`, odd ones behind."""
+    """Window the frames of a block: first the even ones of `samples`, then the odd ones."""
     for pair in range(HALF):
         even, odd = 2 * pair, 2 * pair + 1
         from_even = even % HOP_LENGTH * WIDTH + even // HOP_LENGTH
@@ -124,7 +124,7 @@ def log_affine(values: FloatArray, floor: float, per_e: float, per_2: float, off
     Args:
         values: float32 [n], non-negative.
         floor: positive and normal; smaller values count as this.
-        per_e, per_2: float32, what a factor of e and of 2 adds to the result.
+        per_e, per_2: float32, what a factor e or 2 adds to the result.
         offset: float32, the result for 1.
     The logarithm: exponent from the bits, then the series of atanh around 1; error below 2e-7.
     """
@@ -136,7 +136,7 @@ def log_affine(values: FloatArray, floor: float, per_e: float, per_2: float, off
         bits = tile.view(np.int32)
         for i in range(tile.size):
             tile[i] = tile[i] if tile[i] > lowest else lowest
-        for i in range(tile.size):  # its own arrays: a loop over two views of one memory stays scalar
+        for i in range(tile.size):  # separate arrays: a loop over two views of the same memory stays scalar
             above = np.int32(bits[i] - _SQRT_HALF_BITS)
             exponents[i] = np.float32(np.int32(above >> _MANTISSA_WIDTH))
             mantissa_bits[i] = np.int32((above & _MANTISSA_BITS) + _SQRT_HALF_BITS)
@@ -157,7 +157,7 @@ def compute_log_mel_into(
     Args:
         waveform: float32 [n_samples], at least one sample.
         window: float32 [400]. filters: float32 [n_mels, 201].
-        bounds: int32 [n_mels, 2], the first bin of each filter and the one behind its last.
+        bounds: int32 [n_mels, 2], the first bin of each filter and the one after its last.
         out: float32 [n_mels, n_frames], written; n_frames = n_samples // 160.
     """
     n_mels, n_frames = out.shape
@@ -170,7 +170,7 @@ def compute_log_mel_into(
         load_windows(hops, window, samples)
         compute_power_block(samples, scratch, power)
         width = min(LANES, n_frames - first)
-        if width < LANES:  # frames behind the end must not count as the loudest
+        if width < LANES:  # frames after the end must not count as the loudest
             clear_lanes(power, width)
         apply_filters(power, filters, bounds, mel, peaks)
         write_columns(mel, width, out, first)

@@ -1,8 +1,8 @@
 """Power spectrum of 400 real samples, for 64 frames at a time.
 
-The frames lie side by side in the innermost axis (the lanes), so each butterfly of the
+The frames are next to each other in the innermost axis (the lanes), so each butterfly of the
 Stockham FFT is a loop over contiguous floats that LLVM turns into vector code. The 400 real
-samples of a frame travel as 200 complex ones: 200 = 4 * 2 * 5 * 5.
+samples of a frame are transformed as 200 complex ones: 200 = 4 * 2 * 5 * 5.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _radix5(src: FloatArray, dst: FloatArray, groups: int, stride: int) -> None:
 
 @kernel(inline="always")
 def split_power(src: FloatArray, power: FloatArray, roots: FloatArray, half: int) -> None:
-    """Untangle the two halves of a real transform: power [(half + 1) * LANES] = |X[k]|^2.
+    """Separate the two halves of a real transform: power [(half + 1) * LANES] = |X[k]|^2.
 
     roots: float32 [2, half], exp(-pi i k / half).
     """

@@ -1,4 +1,4 @@
-"""A hypothesis of the joint search grows by a token: letters over the emissions, words and hotwords."""
+"""How a hypothesis of the joint search grows by a token: letters by CTC, words, hotwords."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.kernels.ctc.prefix import begin_prefix, extend_prefix, rescale_prefi
 from engine.kernels.ctc.state import NO_LM
 from engine.kernels.joint.state import BOUNDARY
 
-FAVOUR_TOLERANCE = 1.0  # natural log that a letter of a hotword may cost CTC before it earns less
+FAVOUR_TOLERANCE = 1.0  # natural log that a hotword's letter may cost in CTC before the bonus is less
 WORD_END = np.uint64(1)  # in the hash of a text; labels follow
 
 
@@ -35,7 +35,7 @@ def begin_hypothesis(row: Any, joint: Any, scorer: Any, blank: int) -> None:
 def score_last_word(row: Any, context: Any, joint: Any, scorer: Any, lexicon: Any, hotwords: Any) -> Any:
     """What ending a row's unfinished word adds: natural log, weighted.
 
-    context: CONTEXT, in front of the word; that behind it goes to the last of joint.contexts.
+    context: CONTEXT before the word; the one after it is written to the last of joint.contexts.
     """
     weights, log10_prob = scorer.weights[0], 0.0
     word: Any = UNKNOWN
@@ -47,13 +47,15 @@ def score_last_word(row: Any, context: Any, joint: Any, scorer: Any, lexicon: An
     score = weigh_word(row, word, log10_prob, weights, hotwords.complete, hotwords.ends_word)
     favour = hotwords.complete[row.hotword] if row.hotword >= 0 else 0.0
     if favour > 0.0:
-        score -= min(favour, find_excess(row, FAVOUR_TOLERANCE))  # a favour is for what may have been said
+        score -= min(
+            favour, find_excess(row, FAVOUR_TOLERANCE)
+        )  # a bonus is for words that may have been said
     return score + joint.settings[0].word_bonus
 
 
 @inner
 def find_excess(row: Any, tolerance: float) -> Any:
-    """What a row's unfinished word costs CTC beyond `tolerance` a letter: natural log, 0 or more."""
+    """What a row's unfinished word costs in CTC above `tolerance` per letter: natural log, 0 or more."""
     return max(0.0, row.before - row.prefix - tolerance * (row.length + 1))
 
 
@@ -81,7 +83,7 @@ def end_word(
 
 @inner
 def append_label(row: Any, label: int, target: int, joint: Any, blank: int) -> bool:
-    """Append a label to a row's numbers, which move to slot `target`; False where nothing is left of them."""
+    """Append a label to a row's numbers, which move to slot `target`; False where they become zero."""
     symbols, blanks, source = joint.symbols, joint.blanks, row.slot
     total, first, until = extend_prefix(
         symbols[source], blanks[source], row.first, row.until, 1.0 if row.last < 0 else 0.0,
@@ -97,7 +99,7 @@ def append_label(row: Any, label: int, target: int, joint: Any, blank: int) -> b
 
 @inner
 def append_due_delimiter(row: Any, target: int, joint: Any, search: Any) -> Any:
-    """Append the label between words, where it is due; False where nothing is left of the row's numbers."""
+    """Append the label between words, where it is due; False where the row's numbers become zero."""
     if row.pending == 0 or search.delimiter < 0:
         return True
     row.pending = 0
@@ -112,7 +114,7 @@ def append_token(
     """Append labels begin to end of a token to a row, whose numbers and context move to slot `target`.
 
     Returns:
-        False where nothing is left of the row's numbers: these letters cannot be in the utterance.
+        False where the row's numbers become zero: these letters cannot be in the utterance.
     """
     joint.contexts[target] = joint.contexts[row.slot]
     for at in range(begin, end):
@@ -135,7 +137,7 @@ def append_token(
 
 @inner
 def move_numbers(row: Any, target: int, joint: Any) -> None:
-    """A row's numbers move to slot `target` unchanged, if they are not there."""
+    """Copy a row's numbers to slot `target`, if they are not there."""
     source = row.slot
     if source != target:
         for frame in range(row.first, row.until):

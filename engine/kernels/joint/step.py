@@ -1,4 +1,4 @@
-"""One step of the joint search: ends are scored, rows grow by a token, the best of them go on."""
+"""One step of the joint search: ends are scored, rows grow by a token, the best of them continue."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def begin_joint(joint: Any) -> None:
 
 @kernel
 def step_joint(joint: Any, spelling: Any, log_probs: Any, step: int, ids: Any, parents: Any) -> Any:
-    """Take the decoder's log-probabilities of the next token behind every row.
+    """Use the decoder's log-probabilities of the next token of every row.
 
-    Every row is scored as if it ended here, and grows by its likeliest tokens; the best of what comes out are
+    Every row is scored as if it ended here, and grows by its likeliest tokens; the best of the results are
     the rows of the next step.
 
     Args:
@@ -46,7 +46,7 @@ def step_joint(joint: Any, spelling: Any, log_probs: Any, step: int, ids: Any, p
         step: tokens of each row.
         ids, parents: int64 [max_rows]; written: the token of each next row, and the row that it continues.
     Returns:
-        How many rows go on; 0 where no row can come before the last of n_best ends any more.
+        How many rows continue; 0 where no row can still become better than the last of n_best ends.
     """
     pack = joint.pack[0]
     search, scorer = unpack_search(pack), unpack_scorer(pack)
@@ -73,8 +73,8 @@ def score_end(
 ) -> None:
     """Note the text of a row as one of the ends, if it is among the best.
 
-    Its letters count by the probability that they are all that was said: a text that leaves out what CTC
-    heard has next to none.
+    Its CTC score is the probability that these letters are all that was said: almost none for a text that
+    leaves out what CTC heard.
     """
     row, settings, n_frames = joint.rows[at], joint.settings[0], joint.softened.shape[1]
     if row.until < n_frames:
@@ -100,7 +100,7 @@ def score_end(
 
 @inner
 def find_place(ends: Any, n: int, spelled: Any, score: float) -> Any:
-    """Where a score belongs among n sorted ends; -1 if nowhere, or the words are there with a better one."""
+    """The place of a score among n sorted ends; -1 for none, or if the words have a better one there."""
     place = n
     for at in range(n - 1, -1, -1):
         if ends[at].spelled == spelled and ends[at].score >= score:
@@ -124,11 +124,11 @@ def make_place(ends: Any, n: int, spelled: Any, place: int) -> Any:
 
 @inner
 def list_candidates(joint: Any, spelling: Any, log_probs: Any, search: Any, hotwords: Any) -> Any:
-    """The likeliest tokens behind every row, and those that go on with a hotword.
+    """The likeliest next tokens of every row, and those that continue a hotword.
 
     Returns:
-        Of each candidate: a bound of its rank, float64, which CTC and language model can only lower; its row
-        and token, int64; the token's log-probability, float32.
+        Of each candidate: an upper bound of its rank, float64; its row and token, int64; the token's
+        log-probability, float32.
     """
     n_rows, settings, n_tokens = joint.counts[N_ROWS], joint.settings[0], log_probs.shape[1]
     n_top = min(settings.max_candidates, n_tokens - 1)
@@ -161,7 +161,7 @@ def list_candidates(joint: Any, spelling: Any, log_probs: Any, search: Any, hotw
 
 @inner
 def count_favoured(hotword: int, spelling: Any) -> Any:
-    """How many tokens go on with a hotword that is begun, or begin one."""
+    """How many tokens continue a hotword in progress, or begin one."""
     ends = spelling.favoured_ends
     if len(ends) == 0:
         return 0
@@ -179,7 +179,7 @@ def find_favoured(hotword: int, index: int, spelling: Any) -> Any:
 
 @inner
 def foresee(row: Any, token: int, spelling: Any, settings: Any, search: Any, hotwords: Any) -> Any:
-    """The most that a token adds to a row's rank beside its own probability: hotwords, words that end."""
+    """The most that a token adds to a row's rank besides its probability: hotwords, words that end."""
     node, length, gain = row.hotword, row.length, 0.0
     for at in range(spelling.ends[token - 1] if token else 0, spelling.ends[token]):
         label = np.int64(spelling.labels[at])
@@ -200,7 +200,7 @@ def credit_hotword(node: int, hotwords: Any) -> Any:
 
 @inner
 def find_floor(joint: Any) -> Any:
-    """The rank that a child needs to go on."""
+    """The rank that a child needs to continue."""
     n, settings = joint.counts[N_CHILDREN], joint.settings[0]
     floor = NEVER
     if n > 0:
@@ -214,7 +214,7 @@ def find_floor(joint: Any) -> Any:
 
 @inner
 def free_slots(joint: Any) -> None:
-    """Forget all children: what the rows do not have is free."""
+    """Remove all children: slots that the rows do not have are free."""
     n = 0
     for slot in range(2 * len(joint.rows) + 1):
         taken = False
@@ -233,7 +233,7 @@ def grow_row(
     joint: Any, spelling: Any, owner: int, token: int, value: float, search: Any, scorer: Any, lexicon: Any,
     hotwords: Any,
 ) -> bool:  # fmt: skip
-    """Make the last of joint.children what a row becomes by a token; False where it cannot be heard."""
+    """Make the last of joint.children a row plus a token; False where that cannot have been said."""
     n_rows, settings = len(joint.rows), joint.settings[0]
     child = joint.children[n_rows]
     begin, end = np.int64(spelling.ends[token - 1] if token else 0), np.int64(spelling.ends[token])
@@ -256,7 +256,7 @@ def grow_row(
 
 @inner
 def make_spaced(joint: Any, owner: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any) -> bool:
-    """Make a row's copy that has the delimiter behind it; False where that cannot be heard."""
+    """Make a row's copy with the delimiter after it; False where that cannot have been said."""
     joint.spaced[owner] = joint.rows[owner]
     spaced, target = joint.spaced[owner], np.int64(2 * len(joint.rows) + 1 + owner)
     joint.contexts[target] = joint.contexts[spaced.slot]
@@ -272,7 +272,7 @@ def make_spaced(joint: Any, owner: int, search: Any, scorer: Any, lexicon: Any, 
 def insert_child(joint: Any) -> None:
     """Put the last of joint.children among those before it, if it is good enough; of equal letters one stays.
 
-    Texts that differ in capitals and marks alone would fill the rows.
+    Otherwise texts that differ only in capitals and punctuation would fill the rows.
     """
     children, n, spare = joint.children, joint.counts[N_CHILDREN], len(joint.rows)
     rank, gone = children[spare].rank, n

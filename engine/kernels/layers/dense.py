@@ -1,7 +1,7 @@
-"""Linear layers over rows: quantise the rows as they come, multiply, and bring the sums back to float32.
+"""Linear layers over rows: quantise each row, multiply, and convert the sums to float32.
 
-Every row has a scale of its own (its smallest and largest value are mapped to 0 and 255), so a row's
-result depends on nothing but that row: the same in any batch, at any place.
+Every row has its own scale (its smallest and largest value are mapped to 0 and 255), so a row's result
+depends only on that row: it is the same in any batch, at any place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import inner, kernel
+from engine.kernels._jit import address, inner, kernel
 from engine.kernels.vector import simd
 from engine.kernels.vector.gemm import (
     TILE_COLUMNS,
@@ -25,6 +25,16 @@ from engine.kernels.vector.gemm import (
     int8_tile_8,
     int8_tile_alone,
 )
+from engine.kernels.vector.ordered_tile import (
+    ORDER_BYTES,
+    ORDERED_COLUMNS,
+    ORDERED_ROWS,
+    ordered_tile,
+    ordered_tile_1,
+    ordered_tile_2,
+    ordered_tile_3,
+    ordered_tile_4,
+)
 
 INT8, BF16 = 0, 1
 ELEMENT_BYTES = (1, 2)
@@ -33,10 +43,12 @@ _LEVELS = np.float32(255.0)
 _SMALLEST_SPAN = np.float32(1e-20)
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
+I32Array = NDArray[np.int32]
+NO_ORDER = np.zeros(0, np.int32)
 
 
 class DenseFields(NamedTuple):
-    """The fields of a packed layer: plain numbers, which cost a call nothing to hand over.
+    """The fields of a packed layer: plain numbers, which cost a call nothing to pass.
 
     Attributes:
         kind: INT8 or BF16.
@@ -46,6 +58,8 @@ class DenseFields(NamedTuple):
         scale, column_sum, bias: addresses of float32 [padded]; column_sum is already multiplied by scale
             (int8 only).
         any_codes: 1 for int8 weights that are not pair-safe (engine.runtime.pair_safe), else 0.
+        order: address of int32 [panels of 16 columns, 1 + n_in / 4] where the weight lies in such panels
+            (engine.kernels.layers.order), else 0.
     """
 
     kind: int
@@ -57,6 +71,7 @@ class DenseFields(NamedTuple):
     column_sum: int
     bias: int
     any_codes: int
+    order: int
 
 
 class Dense(DenseFields):
@@ -64,9 +79,11 @@ class Dense(DenseFields):
 
     Attributes:
         arrays: weight uint8, scale, column_sum and bias float32, which the addresses point into.
+        steps: int32, the order; empty where there is none.
     """
 
     arrays: tuple[U8Array, F32Array, F32Array, F32Array]
+    steps: I32Array
 
     @staticmethod
     def of(
@@ -78,12 +95,14 @@ class Dense(DenseFields):
         column_sum: F32Array,
         bias: F32Array,
         any_codes: bool = False,
+        steps: I32Array = NO_ORDER,
     ) -> Dense:  # fmt: skip
         """A layer over arrays of len(bias) padded columns."""
         arrays = (weight, scale, column_sum, bias)
         numbers = [kind, n_in, n_out, len(bias), *(array.ctypes.data for array in arrays), int(any_codes)]
+        numbers.append(steps.ctypes.data if steps.size else 0)
         layer = Dense(*numbers)
-        layer.arrays = arrays
+        layer.arrays, layer.steps = arrays, steps
         return layer
 
 
@@ -125,7 +144,7 @@ def prepare_rows(
     kind: int, source: int, stride: int, n_rows: int, n_in: int,
     target: int, scale: F32Array, offset: F32Array,
 ) -> None:  # fmt: skip
-    """Rows of floats to what a tile reads: bytes with scale and offset, or bfloat16.
+    """Convert rows of floats to what a tile reads: bytes with scale and offset, or bfloat16.
 
     Args:
         source: address of float32 rows, stride bytes apart.
@@ -147,11 +166,14 @@ def multiply_rows(
     """Multiply prepared rows by a packed layer.
 
     Args:
-        rows: address of the rows, row_stride bytes apart (they may overlap); memory behind them is read
+        rows: address of the rows, row_stride bytes apart (they may overlap); memory after them is read
             up to a multiple of 12 rows.
         out: address of float32 rows, out_stride bytes apart; written up to a multiple of 12 rows and
             layer.padded columns.
     """
+    if layer.order != 0:
+        multiply_ordered(layer, rows, row_stride, n_rows, address(scale), address(offset), out, out_stride)
+        return
     n_bytes = layer.n_in * (1 if layer.kind == INT8 else 2)
     weight, scales, sums, bias = layer.weight, layer.scale, layer.column_sum, layer.bias
     for panel in range(layer.padded // TILE_COLUMNS):
@@ -175,6 +197,66 @@ def multiply_rows(
                 n_rows - row, left, row_stride, right, n_bytes // 4, target, out_stride, ahead,
                 rates, shifts, scales + column, sums + column, bias + column, layer.any_codes,
             )  # fmt: skip
+
+
+@inner
+def multiply_ordered(
+    layer: Dense, rows: int, row_stride: int, n_rows: int, row_scale: int, row_offset: int,
+    out: int, out_stride: int,
+) -> None:  # fmt: skip
+    """multiply_rows of an ordered layer; row_scale, row_offset: addresses."""
+    n_steps, size = layer.n_in // 4, ORDERED_COLUMNS * layer.n_in
+    for panel in range(layer.padded // TILE_COLUMNS):
+        ahead = layer.weight + 2 * (panel + 1) * size
+        for block in range(0, n_rows, TILE_ROWS):  # their bytes and the panel's fit the first-level cache
+            for part in range(2 * panel, 2 * panel + 2):
+                column, right = 4 * ORDERED_COLUMNS * part, layer.weight + size * part
+                order = layer.order + ORDER_BYTES * (1 + n_steps) * part
+                row = block
+                if n_rows <= TILE_ROWS:
+                    row = multiply_first(
+                        n_rows, rows, row_stride, right, n_steps, out + column, out_stride, right + 2 * size,
+                        row_scale, row_offset, layer.scale + column, layer.column_sum + column,
+                        layer.bias + column, order,
+                    )  # fmt: skip
+                while row < min(block + TILE_ROWS, n_rows):
+                    ordered_tile(
+                        rows + row * row_stride, row_stride, right, n_steps, out + row * out_stride + column,
+                        out_stride, ahead, row_scale + 4 * row, row_offset + 4 * row, layer.scale + column,
+                        layer.column_sum + column, layer.bias + column, order,
+                    )  # fmt: skip
+                    ahead += layer.n_in
+                    row += ORDERED_ROWS
+
+
+@inner
+def multiply_first(
+    n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
+    row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int, order: int,
+) -> int:  # fmt: skip
+    """The first of a few rows, so many that tiles of three cover the others; returns how many."""
+    count = n_rows if n_rows < 3 else (n_rows - 2) % 3 + 2
+    if count == 1:
+        ordered_tile_1(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias, order,
+        )  # fmt: skip
+    elif count == 2:
+        ordered_tile_2(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias, order,
+        )  # fmt: skip
+    elif count == 3:
+        ordered_tile_3(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias, order,
+        )  # fmt: skip
+    else:
+        ordered_tile_4(
+            left, row_stride, right, n_steps, out, out_stride, ahead,
+            row_scale, row_offset, column_scale, column_sum, bias, order,
+        )  # fmt: skip
+    return count
 
 
 @inner

@@ -14,7 +14,7 @@ NEVER = np.float32(-1e9)
 
 @inner(inline="never")
 def _insert(scores, steps, parents, tokens, count, score, step, parent, token):  # type: ignore[no-untyped-def]
-    """Put a finished hypothesis among the best of its sentence; returns how many there are now."""
+    """Insert a finished hypothesis among the best of its sentence; returns how many there are now."""
     size = len(scores)
     if count == size and score <= scores[size - 1]:
         return count
@@ -54,15 +54,15 @@ def select_beams(  # type: ignore[no-untyped-def]
     tokens, parents, finished_scores, finished_steps, finished_parents, finished_tokens, n_finished,
     next_ids, row_idx, keep,
 ):  # fmt: skip
-    """Choose the beams that go on, collect the hypotheses that end, and drop finished sentences.
+    """Choose the beams that continue, collect the hypotheses that end, and drop finished sentences.
 
     The rules are those of transformers' beam search with early_stopping=False: of the best 2K
-    candidates, those among the first K that end are finished hypotheses; the best K others go on;
+    candidates, those among the first K that end are finished hypotheses; the best K others continue;
     a sentence is done when no running beam can beat its K-th finished hypothesis.
 
     Args:
         log_probs: float32 [rows, n_candidates], natural log, best first. token_ids: int64, alike.
-            At step 0 there is one row for a sentence, later there are K.
+            At step 0 there is one row per sentence, later there are K.
         active: int64 [n_active], the sentences that the rows belong to.
         running: float32 [n_sentences, K], summed log-probabilities; updated.
         step: tokens made before this step. limits: int64 [n_sentences], most tokens of each.
@@ -70,9 +70,9 @@ def select_beams(  # type: ignore[no-untyped-def]
         finished_*: [n_sentences, K], best first; score (length-normalised), step, parent beam, last token.
         n_finished: int64 [n_sentences].
         next_ids, row_idx: int64 [>= n_active * K]; written: next input tokens, the row each continues.
-        keep: int64 [>= n_active]; positions in `active` of the sentences that go on.
+        keep: int64 [>= n_active]; positions in `active` of the sentences that continue.
     Returns:
-        How many sentences go on.
+        How many sentences continue.
     """
     n_beams = running.shape[1]
     rows = 1 if step == 0 else n_beams

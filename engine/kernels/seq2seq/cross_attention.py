@@ -1,9 +1,9 @@
 """Attention of a few rows over the states of one utterance, which all of them share.
 
-Keys and values are bfloat16 in panels: read once a step whatever the number of rows, half the memory that
-passes through the cache, and multiplied in float32. A tile takes rows in two planes and columns in pairs. A
-key's pair are dimensions half a head apart. A value's pair are an even position and the odd one behind it,
-so that the columns of scores are ordered: even positions first, then odd ones.
+Keys and values are bfloat16 in panels: half the memory traffic, read once per step for any number of rows,
+and multiplied in float32. A tile takes rows in two planes and columns in pairs. A key's pair is two
+dimensions half a head apart. A value's pair is an even position and the odd one after it, so the columns of
+scores are ordered: even positions first, then odd ones.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def column_of(position: int, n_positions: int) -> int:
 
 @kernel
 def pack_state(source: int, n_heads: int, head_dim: int, position: int, n_positions: int, keys: int) -> None:
-    """One row of keys, float32 [n_heads * head_dim] at an address, to its column of the packed ones.
+    """Copy one row of keys, float32 [n_heads * head_dim] at an address, to its column of the packed keys.
 
     Args:
         head_dim: a multiple of 32. n_positions: of the packed array, a multiple of 32.
-        keys: address of the packed ones of one layer.
+        keys: address of the packed keys of one layer.
     """
     column, half = column_of(position, n_positions), head_dim // 2
     panel, lane = column // TILE_COLUMNS, column % TILE_COLUMNS
@@ -70,7 +70,7 @@ def pack_state(source: int, n_heads: int, head_dim: int, position: int, n_positi
     for head in range(n_heads):
         base = keys + 2 * (head * n_positions + panel * TILE_COLUMNS) * head_dim + PAIR_BYTES * lane
         for at in range(0, half, LANES):
-            place = address(rounded)  # inside: numba frees an array behind its last use
+            place = address(rounded)  # inside: numba frees an array after its last use
             first = source + 4 * (head * head_dim + at)
             left, right = simd.load_f32(first), simd.load_f32(first + 4 * half)
             simd.store_bf16_pairs(place, simd.multiply(left, factor), simd.multiply(right, factor))
@@ -82,7 +82,7 @@ def pack_state(source: int, n_heads: int, head_dim: int, position: int, n_positi
 def pack_block(
     rows: int, stride: int, first: int, n_rows: int, n_heads: int, head_dim: int, memory: Remembered
 ) -> None:
-    """Keys and values side by side, float32 [n_rows, 2 * d] at an address, to positions `first` (even) on."""
+    """Copy keys and values, float32 [n_rows, 2 * d] at an address, to positions from `first` (even) on."""
     d, n_positions = n_heads * head_dim, len(memory.bias)
     keys, values = address(memory.keys), address(memory.values)
     for row in range(n_rows):

@@ -1,7 +1,7 @@
 """What layers of encoder-decoder models have in common: linear layers over all rows, norms, the past.
 
-A row is one token of one sequence: of a sentence that is encoded, of a beam, or one of several tokens that
-a sequence begins with.
+A row is one token of one sequence: of a sentence that is encoded, of a beam, or one of the first tokens of
+a sequence (prefill).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Work(NamedTuple):
         prepared: uint8, a block's rows as tiles read them. scale, offset: float32 [BLOCK_ROWS + 12].
         wide: float32 [rows + 12, widest layer output]. mixed: float32 [rows + 12, d].
         branch: float32 [rows + 12, d], what a block adds.
-        normed: the same, what a block reads; empty where norms come behind the blocks.
+        normed: the same, what a block reads; empty where norms come after the blocks.
         places: int64 [positions]. weights: float32, scores of all heads: see attend_places.
     """
 
@@ -80,7 +80,7 @@ def enter_block(norm_first: int, norm: RowNorm, hidden: F32Array, n_rows: int, w
 
 @inner
 def leave_block(norm_first: int, norm: RowNorm, hidden: F32Array, branch: F32Array, n_rows: int) -> None:
-    """hidden += branch, and the norm where it comes behind the block."""
+    """hidden += branch, and the norm where it comes after the block."""
     for row in range(n_rows):
         add_row(address(hidden[row:]), address(branch[row:]), hidden.shape[1])
     if not norm_first:
@@ -136,7 +136,7 @@ def embed_rows(
     codes: NDArray[np.int8], scales: F32Array, ids: I64Array, positions: F32Array, first: I64Array,
     out: F32Array,
 ) -> None:  # fmt: skip
-    """Embeddings of tokens plus their positions.
+    """Embeddings of tokens plus those of their positions.
 
     Args:
         codes: int8 [vocab, d]; scales: float32 [vocab], the model's own scale included.
@@ -153,10 +153,10 @@ def embed_rows(
 
 @kernel
 def inherit(ancestors: I32Array, parents: I64Array, position: int, out: I32Array) -> None:
-    """The slots of each row's sequence up to `position`: those of its parent, and one of its own.
+    """The slots of each row's sequence up to `position`: those of its parent, and slot i for row i.
 
-    ancestors: int32 [rows before, max_positions]; parents: int64 [rows], the rows before that are continued;
-    out: int32 [>= rows, max_positions]; row i takes slot i.
+    ancestors: int32 [rows before, max_positions]; parents: int64 [rows], the earlier row that each continues;
+    out: int32 [>= rows, max_positions].
     """
     for row in range(len(parents)):
         for at in range(position):

@@ -1,7 +1,7 @@
-"""Layers of an encoder-decoder model as rows of numbers, which cost a call nothing to hand over.
+"""Layers of an encoder-decoder model as rows of numbers, which cost a call nothing to pass.
 
-A tuple of layers is taken apart number by number in every call from Python, which took 45 us for six of them
-where their work on one row took 1 ms (Xeon, level avx512). A row of the plan holds the fields of one layer.
+A tuple of layers is unpacked number by number in every call from Python: 45 us for six layers, whose work
+on one row took 1 ms (Xeon, level avx512). A row of the plan holds the fields of one layer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from engine.kernels.layers.dense import DenseFields
 
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
-DENSE, NORM = 9, 3  # numbers of each
-CROSS = 4 * DENSE + 2 * NORM + 3  # where the fields of a CrossAttention begin: behind those of a Layer
+DENSE, NORM = 10, 3  # numbers of each
+CROSS = 4 * DENSE + 2 * NORM + 3  # where the fields of a CrossAttention begin: after those of a Layer
 
 
 class RowNorm(NamedTuple):
@@ -47,7 +47,7 @@ class Layer(NamedTuple):
 
     Attributes:
         activation: see engine.kernels.seq2seq.rows.activate_row.
-        norm_first: norms before the blocks instead of behind them.
+        norm_first: norms before the blocks instead of after them.
     """
 
     qkv: DenseFields
@@ -62,7 +62,7 @@ class Layer(NamedTuple):
 
 
 class CrossAttention(NamedTuple):
-    """The decoder's attention over its source; keys and values are computed once a source."""
+    """The decoder's attention over its source; keys and values are computed once per source."""
 
     query: DenseFields
     output: DenseFields
@@ -74,7 +74,7 @@ def dense_at(plan: I64Array, row: int, at: int) -> DenseFields:
     """The linear layer whose fields begin at a column."""
     return DenseFields(
         plan[row, at], plan[row, at + 1], plan[row, at + 2], plan[row, at + 3], plan[row, at + 4],
-        plan[row, at + 5], plan[row, at + 6], plan[row, at + 7], plan[row, at + 8],
+        plan[row, at + 5], plan[row, at + 6], plan[row, at + 7], plan[row, at + 8], plan[row, at + 9],
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def layer_at(plan: I64Array, row: int) -> Layer:
 
 @inner
 def cross_at(plan: I64Array, row: int) -> CrossAttention:
-    """The attention over the source behind it."""
+    """The attention over the source, after the layer's fields."""
     return CrossAttention(
         dense_at(plan, row, CROSS), dense_at(plan, row, CROSS + DENSE), norm_at(plan, row, CROSS + 2 * DENSE)
     )

@@ -1,7 +1,7 @@
-"""Attention over a few dozen positions whose rows lie anywhere, and the row-wise parts of decoders around it.
+"""Attention over a few dozen positions at any addresses, and the row-wise parts of decoders around it.
 
-A key row and its value row lie side by side, `width` floats apart, so that one address names both. The
-places of a row's positions are looked up, not copied: beams share their past and the source's keys.
+A key row and its value row are `width` floats apart, so that one address is enough for both. The addresses
+of a row's positions are looked up, and rows are not copied: beams share their past and the source's keys.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def attend_places(
 ) -> None:
     """Attention of one row.
 
-    A place is read from front to end for all heads: its lines lie side by side, those of two places do not.
+    A key row is read from begin to end for all heads: its cache lines are contiguous, those of two rows not.
 
     Args:
         query: address of float32 [n_heads * head_dim].
-        places: addresses of n key rows; values lie n_heads * head_dim floats behind them.
+        places: addresses of n key rows; values are n_heads * head_dim floats after them.
         weights: float32 [n_heads * (n rounded up to 16)], scratch.
         out: address of float32 [n_heads * head_dim].
     """
@@ -75,8 +75,8 @@ def mix_places(
 def exponentiate(scores: int, n: int) -> Any:
     """exp(scores - max) in place over n floats, a multiple of 16; returns their sum.
 
-    None is below e^-40: less than a float32 sum can hold, and products with it are no subnormal numbers,
-    which take a hundred times as long.
+    None is below e^-40: that is too small to change a float32 sum, and large enough that products with it
+    are not subnormal numbers, which take a hundred times as long.
     """
     top = simd.load_f32(scores)
     for at in range(16, n, 16):
@@ -119,8 +119,8 @@ def log_softmax_rows(logits: F32Array, n_rows: int, vocab_size: int, out: F32Arr
 
     Args:
         logits: float32 [>= n_rows, a multiple of 16 columns]; columns past vocab_size become -1e30.
-        out: float32 rows that receive a multiple of 16 values each, the last of them into what comes behind
-            a row; or logits itself.
+        out: float32 rows that receive a multiple of 16 values each, the last of which may be after the
+            row's end; or logits itself.
     """
     padded = logits.shape[1]
     for row in range(n_rows):

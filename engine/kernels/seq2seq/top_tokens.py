@@ -1,6 +1,6 @@
 """The best few tokens of every row of log-probabilities, and the bookkeeping of greedy search.
 
-Versions: 1 onnxruntime's TopK, 16 us a row of 8000 at 8 candidates; 2 maxima of runs of 128 tokens,
+Versions: 1 onnxruntime's TopK, 16 us per row of 8000 at 8 candidates; 2 maxima of runs of 128 tokens,
 7 us; 3 maxima of 64 interleaved lanes, one vector pass over the row (one core, busy machine).
 """
 
@@ -72,7 +72,7 @@ def top_tokens(log_probs, banned_id, scores, ids):  # type: ignore[no-untyped-de
 def advance_greedy(  # type: ignore[no-untyped-def]
     log_probs, banned_id, eos_id, step, active, limits, tokens, totals, lengths, next_ids, row_idx
 ):
-    """Take the best token of every row, note it, and say which sentences go on.
+    """Append the best token of every row, and list the sentences that continue.
 
     Args:
         log_probs: float32 [n_active, vocab >= LANES]. banned_id: never taken.
@@ -81,9 +81,9 @@ def advance_greedy(  # type: ignore[no-untyped-def]
         tokens: int64 [max_steps, n_sentences]; totals: float64 [n_sentences], summed log-probabilities;
             lengths: int64 [n_sentences], tokens made; all updated.
         next_ids: int64 [n_active, 1], row_idx: int64 [n_active]: the first entries receive the tokens
-            and the rows of the sentences that go on.
+            and the rows of the sentences that continue.
     Returns:
-        How many go on.
+        How many continue.
     """
     lanes = np.empty(LANES, np.float32)
     going_on = 0

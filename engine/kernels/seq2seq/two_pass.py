@@ -1,4 +1,4 @@
-"""An attention decoder over an encoder's states: what it remembers of an utterance, and its layers."""
+"""An attention decoder over an encoder's states: keys and values of an utterance, and the layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Weights(NamedTuple):
         codes: int8 [vocab_size, d], the embeddings. scales: float32 [vocab_size].
         positions: float32 [max_positions, d].
         plan: int64 [n_layers, numbers], see engine.kernels.seq2seq.plan.
-        head: int64 [1, numbers], the last norm and the layer behind it, which has an output for every token.
+        head: int64 [1, numbers], the last norm and the output layer.
     """
 
     codes: I8Array
@@ -70,7 +70,7 @@ def remember(
     """Keys and values of an utterance for every layer; rows are prepared once for all of them.
 
     Args:
-        plan: int64 [n_layers, numbers], linear layers [d, 2 * d], keys and values side by side.
+        plan: int64 [n_layers, numbers], linear layers [d, 2 * d], keys, then values.
         states: float32 [n_frames, d].
         keys, values: bfloat16 [n_layers, n_positions * d], zeros; see Remembered, as for bias.
         work: its wide for BLOCK_ROWS rows.
@@ -115,13 +115,13 @@ def predict(
     weights: Weights, utterance: Utterance, ids: I64Array, positions: I64Array, ancestors: I32Array,
     hidden: F32Array, logits: F32Array, out: F32Array, work: Work,
 ) -> None:  # fmt: skip
-    """Natural-log probabilities of the token behind each row.
+    """Natural-log probabilities of the next token of each row.
 
     Args:
         ids: int64 [n_rows]. positions, ancestors: see engine.kernels.seq2seq.layer.attend_past.
         hidden: float32 [n_rows, d], scratch.
         logits: float32 [n_rows + 12, padded outputs of the head], scratch.
-        out: float32 [n_rows, vocab_size], with room for 16 values behind it.
+        out: float32 [n_rows, vocab_size], with room for 16 values after it.
     """
     n_rows = len(ids)
     embed_rows(weights.codes, weights.scales, ids, weights.positions, positions, hidden)

@@ -69,6 +69,17 @@ class Avx2:
             return plain.add_pairs(builder, total, left, right)
         return fused(builder, left, right, total)
 
+    def multiply_add_steps(self, builder: Any, total: Any, left: Any, right: Any) -> Any:
+        """See Instructions."""
+        products = [
+            call(builder, "llvm.x86.avx2.pmadd.ub.sw", _I16X16, a, b)
+            for a, b in zip(left, right, strict=True)
+        ]
+        pairs = products[0] if len(products) == 1 else builder.add(*products)
+        return builder.add(
+            total, call(builder, "llvm.x86.avx2.pmadd.wd", _I32X8, pairs, integers(_I16X16, 1))
+        )
+
     def round_bf16(self, builder: Any, vector: Any) -> Any:
         """See Instructions."""
         return plain.round_bf16(builder, vector)

@@ -64,6 +64,12 @@ class Avx512:
             return plain.add_pairs(builder, total, left, right)
         return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", F32X16, total, left, right)
 
+    def multiply_add_steps(self, builder: Any, total: Any, left: Any, right: Any) -> Any:
+        """See Instructions."""
+        for a, b in zip(left, right, strict=True):
+            total = self.multiply_add(builder, INT8, total, a, b)
+        return total
+
     def round_bf16(self, builder: Any, vector: Any) -> Any:
         """See Instructions."""
         if not _multiplies_bf16():

@@ -39,5 +39,11 @@ class AvxVnni(Avx2):
             return super().multiply_add(builder, kind, total, left, right)
         return call(builder, "llvm.x86.avx512.vpdpbusd.256", total.type, total, left, right)
 
+    def multiply_add_steps(self, builder: Any, total: Any, left: Any, right: Any) -> Any:
+        """See Instructions."""
+        for a, b in zip(left, right, strict=True):
+            total = self.multiply_add(builder, INT8, total, a, b)
+        return total
+
 
 SUPPLIED = AvxVnni()

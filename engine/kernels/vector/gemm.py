@@ -20,6 +20,7 @@ from engine.kernels.vector.build import (
     I8,
     I32,
     I64,
+    LANES,
     broadcast,
     constant,
     fused,
@@ -86,7 +87,7 @@ class Lanes:
         return self.builder.sitofp(sums, self.f32)
 
 
-def _prefetch(builder: Any, address: Any) -> None:
+def prefetch_line(builder: Any, address: Any) -> None:
     """Ask for a cache line in the second-level cache; an address that does not exist is no error."""
     place = pointer(builder, address, I8)
     kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
@@ -132,7 +133,7 @@ class _Loop:
         if self.prefetch:
             fetched = self._phi(I64, panel.ahead, before)
             for line in range(0, self.prefetch * self.n_chains, LINE_BYTES):
-                _prefetch(builder, offset(builder, fetched, line))
+                prefetch_line(builder, offset(builder, fetched, line))
             moving.append((fetched, self.prefetch))
         results = [self._step(rows, offsets, columns, sums, at) for at, sums in enumerate(chains)]
         following = builder.add(step, ir.Constant(I64, self.n_chains))
@@ -174,22 +175,22 @@ class _Loop:
     ) -> list[list[Any]]:
         builder, supplied, kind = self.builder, instructions(), self.kind
         base = STEP_BYTES * self.n_columns * ahead
-        right = [
-            supplied.right(
-                builder,
-                kind,
-                load(builder, offset(builder, columns, base + 4 * self.lanes.n * n), self.lanes.i32),
-            )
-            for n in range(len(sums[0]))
-        ]
+
+        def right(n: int) -> Any:
+            place = offset(builder, columns, base + 4 * self.lanes.n * n)
+            return supplied.right(builder, kind, load(builder, place, self.lanes.i32))
+
+        # A single row needs no vector of columns twice. Where registers are few, each is loaded where it is
+        # multiplied: a compiler that has all of them before it runs out of registers.
+        held = None if len(sums) == 1 and self.lanes.n < LANES else [right(n) for n in range(len(sums[0]))]
         results = []
         for row, totals in enumerate(sums):
             address = builder.add(rows[row // ROWS_A_POINTER], offsets[row % ROWS_A_POINTER])
             left = supplied.left(builder, kind, self._row(offset(builder, address, STEP_BYTES * ahead)))
             results.append(
                 [
-                    supplied.multiply_add(builder, kind, total, left, vector)
-                    for total, vector in zip(totals, right, strict=True)
+                    supplied.multiply_add(builder, kind, total, left, held[n] if held else right(n))
+                    for n, total in enumerate(totals)
                 ]
             )
         return results
@@ -223,6 +224,21 @@ def parts(
             yield Part(row, at, loop.emit(panel, row, height, at, width))
 
 
+def vector_columns() -> int:
+    """Columns of a tile of a single row: those of 8 registers, so that it reads a panel in one go."""
+    return 8 * instructions().lanes
+
+
+@intrinsic
+def vector_tile_columns(typing: Any) -> Any:
+    """The same inside kernels."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(I64, vector_columns())
+
+    return types.intp(), implement
+
+
 def place_of(builder: Any, panel: Panel, row: int, column: int) -> Any:
     """The address of a result."""
     start = builder.add(panel.out, builder.mul(panel.out_stride, ir.Constant(I64, row)))
@@ -238,6 +254,28 @@ def finish_each(
         values = [lanes.column(place, column) for place in columns]
         for row, sums in enumerate(part.sums):
             finish(part.row + row, column, sums[n], values)
+
+
+def bring_back(
+    builder: Any, lanes: Lanes, panel: Panel, part: Part, scales: Any, accumulate: bool = False,
+    twice: bool = False,
+) -> None:  # fmt: skip
+    """Integer sums of a block to float32 results; scales and the others: see the integer tile."""
+    row_scale, row_offset, *columns = scales
+
+    def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
+        factor, total, shift = values
+        target = place_of(builder, panel, row, column)
+        start = load(builder, target, lanes.f32) if accumulate else shift
+        value = builder.fmul(lanes.floats(sums), factor)
+        start = fused(builder, lanes.row(row_offset, row), total, start)
+        result = fused(builder, value, lanes.row(row_scale, row), start)
+        store(builder, result, target)
+        if twice:
+            half = builder.lshr(panel.out_stride, ir.Constant(I64, 1))
+            store(builder, result, builder.add(target, half))
+
+    finish_each(part, lanes, tuple(columns), finish)
 
 
 def _choose(builder: Any, any_codes: Any, emit: Callable[[str], None]) -> None:
@@ -270,24 +308,11 @@ def _integer_tile(
         """
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            panel, (row_scale, row_offset, *columns) = Panel(*arguments[:7]), arguments[7:12]
-            lanes = Lanes(builder)
-
-            def finish(row: int, column: int, sums: Any, values: list[Any]) -> None:
-                factor, total, shift = values
-                target = place_of(builder, panel, row, column)
-                start = load(builder, target, lanes.f32) if accumulate else shift
-                value = builder.fmul(lanes.floats(sums), factor)
-                start = fused(builder, lanes.row(row_offset, row), total, start)
-                result = fused(builder, value, lanes.row(row_scale, row), start)
-                store(builder, result, target)
-                if twice:
-                    half = builder.lshr(panel.out_stride, ir.Constant(I64, 1))
-                    store(builder, result, builder.add(target, half))
+            panel, lanes = Panel(*arguments[:7]), Lanes(builder)
 
             def emit(kind: str) -> None:
                 for part in parts(builder, kind, panel, n_rows, TILE_COLUMNS, prefetch=prefetch):
-                    finish_each(part, lanes, tuple(columns), finish)
+                    bring_back(builder, lanes, panel, part, arguments[7:12], accumulate, twice)
 
             _choose(builder, arguments[12], emit)
             return context.get_dummy_value()
@@ -313,7 +338,7 @@ def _float_tile(kind: str, accumulate: bool, n_rows: int = TILE_ROWS, n_columns:
                 start = load(builder, target, lanes.f32) if accumulate else values[0]
                 store(builder, builder.fadd(sums, start), target)
 
-            for part in parts(builder, kind, panel, n_rows, n_columns):
+            for part in parts(builder, kind, panel, n_rows, n_columns or vector_columns()):
                 finish_each(part, lanes, (arguments[7],), finish)
             return context.get_dummy_value()
 
@@ -331,6 +356,5 @@ int8_tile_1, int8_tile_2, int8_tile_4, int8_tile_6, int8_tile_8, int8_tile_alone
 bf16_tile, bf16_tile_add = _float_tile(BF16, False), _float_tile(BF16, True)
 f32_tile = _float_tile(FLOAT, False)
 NARROW_ROWS, NARROW_COLUMNS = 8, 48  # for groups of 48 channels
-VECTOR_COLUMNS = 8 * 16  # a single row by 128 columns, for the steps of a recurrence
-bf16_vector_tile = _float_tile(BF16, False, 1, VECTOR_COLUMNS)
+bf16_vector_tile = _float_tile(BF16, False, 1, 0)  # a single row by vector_columns(), for a recurrence
 bf16_narrow_tile = _float_tile(BF16, False, NARROW_ROWS, NARROW_COLUMNS)

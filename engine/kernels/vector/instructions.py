@@ -56,6 +56,13 @@ class Instructions(Protocol):
     def multiply_add(self, builder: Any, kind: str, total: Any, left: Any, right: Any) -> Any:
         """total + left * right, summed over the elements of a step."""
 
+    def multiply_add_steps(self, builder: Any, total: Any, left: Any, right: Any) -> Any:
+        """total + the products of one step or two of INT8, left and right lists of what multiply_add takes.
+
+        Two steps must fit 16 bits: at every place of a pair, codes of one sign sum to at most 128 in
+        magnitude over both steps (engine.kernels.layers.order).
+        """
+
     def round_bf16(self, builder: Any, vector: Any) -> Any:
         """16 floats to the nearest bfloat16 (of two the even one), as int16 lanes."""
 

@@ -1,0 +1,64 @@
+"""Bearer keys: who may use the service."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.errors import OptionError
+from engine.serve.responses import error_response
+
+OPEN: Final = frozenset({"/live", "/ready", "/health"})  # for whoever watches the process
+
+
+class BearerKeys:
+    """ASGI middleware that lets requests with a key through, before their bodies are read."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401 where the key is missing or wrong."""
+        if scope["type"] in ("http", "websocket") and scope["path"] not in OPEN and not self._knows(scope):
+            answer = error_response(
+                401,
+                "no valid API key; fix: send the header 'Authorization: Bearer KEY'",
+                "invalid_api_key",
+                {"WWW-Authenticate": "Bearer"},
+            )
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        """Compare digests, all of them: neither the time nor a length tells anything about a key."""
+        kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        digest = _digest(key.strip().encode("latin-1", "replace"))
+        found = [hmac.compare_digest(digest, known) for known in self._digests]
+        return kind.lower() == "bearer" and any(found)
+
+
+def check_keys(keys: Sequence[str]) -> tuple[str, ...]:
+    """Keys that a header can hold.
+
+    Raises:
+        OptionError: one is empty, or holds a space or other characters than ASCII.
+    """
+    for key in keys:
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise OptionError(
+                "an API key that is empty or holds other characters than printable ASCII",
+                "letters, digits and signs, without spaces",
+                "choose another, for instance `openssl rand -hex 32`",
+            )
+    return tuple(keys)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
