@@ -133,11 +133,12 @@ def check_outputs(options: argparse.Namespace, data: Data) -> None:
 
     Raises:
         OutputError: --json or --report is the data, a recording, a result that is compared with, or a file of
-            the model; or both are one file.
+            the model; or both are one file. --history may name --json, whose new result it then shows.
     """
     given = vars(options)
     compared = [] if given.get("update") else [given.get("baseline")]
-    read = [data.path, *(item.path for item in data.utterances), *given.get("history", ()), *compared]
+    history = [name for name in given.get("history", ()) if name != given.get("json")]
+    read = [data.path, *(item.path for item in data.utterances), *history, *compared]
     model = given.get("model")
     places = [Path(name) for name in (given.get("json"), given.get("report")) if name]
     written = [path for place in places for path in (place, place.with_name(place.name + PARTIAL_SUFFIX))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_within_the_package_its_own_rights_count(home: Path) -> None:
 
 def test_the_next_place_is_taken_and_the_user_is_told(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     is_trusted.cache_clear()
+    caplog.set_level(logging.WARNING, "engine")  # other tests may have changed the root's
     planted = home / "kernels-state"
     planted.mkdir()
     (planted / "f.nbi").write_bytes(b"code of somebody else")
