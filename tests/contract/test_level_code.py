@@ -32,6 +32,9 @@ import numpy as np
 from engine.kernels.vector import levels
 
 levels.host_features = lambda: dict.fromkeys(sys.argv[1].split(), True)
+from pathlib import Path
+from engine.kernels import _disk_cache
+_disk_cache.SHIPPED = Path("nowhere")  # functions that are loaded do not show in the code of their callers
 from engine.kernels.encoder import attention
 from engine.kernels.features import log_mel
 from engine.kernels.layers import rows
