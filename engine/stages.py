@@ -313,10 +313,12 @@ class Stages:
             if passes == 1:
                 with clock.time("encoder"):
                     log_probs = self.acoustic.compute_log_probs(features, turn, wide=wide)
+                turn.narrow()
                 with clock.time("decode"):
                     return self.decode(log_probs, options)
             with clock.time("encoder"):
                 log_probs, states = self.acoustic.compute_states(features, turn, wide=wide)
+            turn.narrow()
             with clock.time("second_pass"):
                 return self.decode_joint(log_probs, states, options, cancel=turn)[0]
 
