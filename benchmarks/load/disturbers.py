@@ -139,10 +139,10 @@ def in_work(service: Service, kinds: list[Kind]) -> Iterator[threading.Event]:
         yield done
     finally:
         stop.set()
-        watcher.join(10)
+        watcher.join(1)
         for sock in socks:
             sock.close()
-        service.wait_idle()
+    service.wait_idle()
 
 
 def send(service: Service, kind: Kind) -> socket.socket:

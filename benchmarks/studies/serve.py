@@ -65,6 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--long_s", type=fraction, default=2400.0, metavar="S", help="length of a long file (%(default)g)"
     )
     parser.add_argument(
+        "--long_files", type=listed(positive), default=[1, 2, 4], metavar="N,N", help="at a time (1,2,4)"
+    )
+    parser.add_argument(
         "--max_rss_growth_mb", type=fraction, default=20.0, metavar="MB",
         help="exit with 1 beyond it, after the first 100 requests (%(default)g)",
     )  # fmt: skip
@@ -108,7 +111,7 @@ def measure(bench: parts.Bench, options: argparse.Namespace) -> dict[str, Any]:
             bench, options.slow, options.endless, 1e6 * options.endless_mb_s, 2 * len(bench.kinds)
         )
     if "long" in options.parts:
-        result["long"] = [parts.beside_long(bench, n_long) for n_long in (1, 2, 4)]
+        result["long"] = [parts.beside_long(bench, n_long) for n_long in options.long_files]
     return result
 
 
