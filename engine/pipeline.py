@@ -19,6 +19,7 @@ from engine.jobs.live import LiveStages
 from engine.jobs.partials import PartialTexts
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
+from engine.runtime.scheduler import urgency_of
 from engine.stages import Stages
 from engine.types import (
     Backend,
@@ -217,12 +218,12 @@ class SpeechTranslator(LiveStages, Stages):
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
             return self._transcribe_together([recording], options, threads, progress, cancel)[0]
-        wide = threads > 1 and len(regions) == 1
+        wide, urgency = threads > 1 and len(regions) == 1, urgency_of(recording.duration_s)
         finish = self._finish(options)
         segments = longform.transcribe_regions(
             waveform,
             regions,
-            lambda window: self._recognise(window, options, clock, cancel, wide),
+            lambda window: self._recognise(window, options, clock, cancel, wide, urgency),
             sample_rate=self.acoustic.sample_rate,
             threads=threads,
             finish=clock.timed("punctuate", finish),
@@ -263,8 +264,9 @@ class SpeechTranslator(LiveStages, Stages):
         progress: Progress | None,
         cancel: CancelToken | None,
     ) -> list[Translation]:
+        urgency = urgency_of(max((each.duration_s for each in transcripts), default=0.0))
         return groups.translate_together(
-            transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel)
+            transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel, urgency)
         )
 
     def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:

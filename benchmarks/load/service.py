@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ LOCAL: Final = ("127.0.0.1", "::1", "localhost")
 START_S: Final = 300.0  # kernels may have to be compiled
 END_S: Final = 20.0
 LISTENING: Final = re.compile(r"listening on (http://\S+)")
+PR_SET_PDEATHSIG: Final = 1
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 
 
@@ -130,7 +133,8 @@ class ChildService(Service):
         command = [sys.executable, *program, "serve", "--host", "127.0.0.1", "--port", "0", *arguments]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,  # Ctrl-C is ours; close() tells the child
+            process_group=0,  # Ctrl-C is ours; close() tells the child
+            preexec_fn=_end_with_parent(),
         )  # fmt: skip
         atexit.register(self.close)
         self._tail: deque[str] = deque(maxlen=20)
@@ -163,6 +167,14 @@ class ChildService(Service):
                 self._address = found[1]
                 self._listens.set()
         self._listens.set()  # it has ended
+
+
+def _end_with_parent() -> Callable[[], object] | None:
+    """What a child calls first, so that it does not outlive this process, however that ends."""
+    if sys.platform != "linux":
+        return None
+    set_option = ctypes.CDLL(None).prctl
+    return lambda: set_option(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _cpu_ticks(pid: int) -> int:

@@ -1,9 +1,10 @@
 """Who computes next: streams and files share the cores of one model.
 
 A computation waits for a core, in the order of deadlines: when it came, plus the patience of its kind. So the
-short work of a stream goes before the windows of a long file, and nothing waits for ever. A computation that
-has a core asks at every layer of an encoder and at every step of a decoder, where it also looks whether it is
-cancelled, if somebody with an earlier deadline waits; then it hands its core over and waits again.
+short work of a stream or of a clip goes before the windows of a long file, and nothing waits for ever. A
+computation that has a core asks at every layer of an encoder and at every step of a decoder, where it also
+looks whether it is cancelled, if somebody with an earlier deadline waits; then it hands its core over and
+waits again.
 
 Several cores are for a computation that is alone: it hands back all but one as soon as anybody waits,
 whatever the deadlines. Two computations with a core each finish sooner than one after the other with both.
@@ -24,10 +25,11 @@ from typing import Final, Literal, get_args
 from engine.errors import OptionError
 from engine.runtime.cancel import CancelToken
 
-Urgency = Literal["final", "partial", "file"]
+Urgency = Literal["final", "partial", "clip", "file"]
 
-PATIENCE_S: Final[dict[Urgency, float]] = {"final": 0.1, "partial": 0.2, "file": 1.0}
-QUANTUM_S: Final = 0.1  # what late work may compute before it counts as new work again
+PATIENCE_S: Final[dict[Urgency, float]] = {"final": 0.1, "partial": 0.2, "clip": 0.4, "file": 1.0}
+QUANTUM_S: Final = 0.1  # what late work, or a file, may compute before it counts as new work again
+CLIP_S: Final = 60.0  # of audio; a longer recording is a file
 
 _ALL: weakref.WeakSet[CoreScheduler] = weakref.WeakSet()
 
@@ -96,7 +98,8 @@ class CoreScheduler:
         if self._waiting and turn.cores > 1:
             self.narrow(turn)
         now_s = self._clock()
-        if now_s > turn.deadline_s and now_s - turn.began_s >= QUANTUM_S:
+        ages = turn.urgency == "file" or now_s > turn.deadline_s
+        if ages and now_s - turn.began_s >= QUANTUM_S:
             turn.deadline_s = now_s + turn.patience_s
         first = next(iter(self._waiting), None)
         if turn.cores and first is not None and first.deadline_s < turn.deadline_s:
@@ -143,10 +146,16 @@ class CoreScheduler:
             ticket.ready.set()
 
 
+def urgency_of(duration_s: float) -> Urgency:
+    """Whose work a recording of so many seconds is."""
+    return "clip" if duration_s <= CLIP_S else "file"
+
+
 class Turn(CancelToken):
     """A core for one computation of one thread, and the token to pass on to it.
 
     Attributes:
+        urgency: whose work it is.
         cores: how many it holds; 0 while it waits and after its end.
         deadline_s: by the scheduler's clock; the earliest goes first.
         began_s: when it got its core.
@@ -159,7 +168,7 @@ class Turn(CancelToken):
         super().__init__(cancel)
         if urgency not in PATIENCE_S:
             raise OptionError(f"urgency {urgency!r}", f"one of {', '.join(get_args(Urgency))}", "pass one")
-        self._scheduler, self.patience_s = scheduler, PATIENCE_S[urgency]
+        self._scheduler, self.urgency, self.patience_s = scheduler, urgency, PATIENCE_S[urgency]
         self.cores, self.began_s = 0, scheduler._clock()
         self.deadline_s = self.began_s + self.patience_s
 
