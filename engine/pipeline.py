@@ -246,7 +246,9 @@ class SpeechTranslator(LiveStages, Stages):
             )  # fmt: skip
             found = found.without_copies() if separate else found
         found.warn()
-        return channels.open_recordings(found, lambda each: self._regions(each, options), clock, separate)
+        return channels.open_recordings(
+            found, lambda each: self._regions(each, options, cancel), clock, separate
+        )
 
     def _transcribe_together(
         self, recordings: Sequence[Recording], options: DecodingOptions, threads: int,
@@ -269,10 +271,12 @@ class SpeechTranslator(LiveStages, Stages):
             transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel, urgency)
         )
 
-    def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
+    def _regions(
+        self, waveform: Waveform, options: DecodingOptions, cancel: CancelToken | None
+    ) -> list[tuple[float, float]]:
         self.acoustic.check_length(waveform)
         if options.vad_filter:
-            found = self.detect_speech(waveform, options.vad)
+            found = self.detect_speech(waveform, options.vad, cancel)
             two = self.choose_passes(options) == 2
             return vad.join_regions(found, JOINED_S, JOINED_PAUSE_S) if two else found
         return longform.fixed_windows(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.errors import CancelledError, OptionError
 from engine.runtime.cancel import CancelToken
-from engine.runtime.scheduler import PATIENCE_S, QUANTUM_S, CoreScheduler, Urgency
+from engine.runtime.scheduler import CLIP_S, PATIENCE_S, QUANTUM_S, CoreScheduler, Urgency, urgency_of
 
 LONG_S = 20.0
 
@@ -57,11 +57,11 @@ def queue_up(scheduler: CoreScheduler, urgency: Urgency, done: list[str], name: 
 def test_urgent_work_goes_first_and_equals_in_the_order_they_came() -> None:
     scheduler, done = CoreScheduler(1, Clock()), []
     with scheduler.turn("file"):
-        kinds: list[Urgency] = ["file", "partial", "file", "final", "partial"]
+        kinds: list[Urgency] = ["file", "partial", "clip", "final", "partial", "file"]
         threads = [queue_up(scheduler, kind, done, f"{kind} {i}") for i, kind in enumerate(kinds)]
     for thread in threads:
         thread.join(LONG_S)
-    assert done == ["final 3", "partial 1", "partial 4", "file 0", "file 2"]
+    assert done == ["final 3", "partial 1", "partial 4", "clip 2", "file 0", "file 5"]
     assert (scheduler.n_running, scheduler.n_waiting) == (0, 0)
 
 
@@ -74,6 +74,30 @@ def test_a_file_gives_its_core_to_a_stream_at_the_next_layer_and_gets_it_back() 
         turn.raise_if_cancelled()
         assert done == ["partial"] and scheduler.n_running == turn.cores == 1
     thread.join(LONG_S)
+
+
+def test_a_file_under_way_gives_way_to_a_clip_whenever_it_began() -> None:
+    clock = Clock()
+    scheduler, done = CoreScheduler(1, clock), []
+    with scheduler.turn("file") as turn:
+        clock.now_s = 0.9  # its deadline is near, but what it computes now is new work
+        turn.raise_if_cancelled()
+        thread = queue_up(scheduler, urgency_of(CLIP_S), done, "clip")
+        turn.raise_if_cancelled()
+        assert done == ["clip"]
+    thread.join(LONG_S)
+
+
+def test_clips_are_computed_one_after_the_other() -> None:
+    clock = Clock()
+    scheduler, done = CoreScheduler(1, clock), []
+    with scheduler.turn("clip") as turn:
+        thread = queue_up(scheduler, "clip", done, "second")
+        clock.now_s = 0.3
+        turn.raise_if_cancelled()
+        assert done == []
+    thread.join(LONG_S)
+    assert done == ["second"] and urgency_of(CLIP_S + 0.01) == "file"
 
 
 def test_a_stream_does_not_give_way_to_a_file() -> None:
@@ -239,7 +263,7 @@ def test_a_forked_process_has_all_cores() -> None:
 @given(
     st.integers(1, 3),
     st.lists(
-        st.tuples(st.sampled_from(["final", "partial", "file"]), st.integers(1, 4), st.booleans()),
+        st.tuples(st.sampled_from(["final", "partial", "clip", "file"]), st.integers(1, 4), st.booleans()),
         min_size=1, max_size=12,
     ),
 )  # fmt: skip
