@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from benchmarks.errors import MeasurementError
 from benchmarks.load.client import Answer, Client, Tally, spread
 from benchmarks.load.disturbers import disturbing, in_work, leave
 from benchmarks.load.loops import ask_in_turn, run_closed, run_open
+from benchmarks.load.queue import simulate_queue
 from benchmarks.load.requests import TRANSCRIBE, TRANSLATE, Kind, form
 from benchmarks.load.service import Service
 from benchmarks.run import MakeProgress
+from engine.runtime.cores import available_cores
 
 WARM_REQUESTS: Final = 100  # before memory is compared
 RSS_EVERY: Final = 50  # requests
@@ -21,6 +25,7 @@ CAPACITY_CLIENTS: Final = 8
 LEAVE_TIMES: Final = 5
 LEAVE_AFTER_S: Final = 0.3
 LONG_REQUESTS: Final = 100
+QUEUED: Final = 50_000  # requests of the simulated queue
 LEAVING: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("one pass", TRANSCRIBE, {"passes": "1"}),
     ("two passes", TRANSCRIBE, {"passes": "2"}),
@@ -119,12 +124,26 @@ def loaded(bench: Bench, share: float, seconds: float) -> dict[str, Any]:
     cpu_s = service.cpu_s() - cpu_s
     full.add(before)
     p95s = [spread(each.seconds) for each in (tally, before)]
+    queue = _queue_alone(before.seconds, capacity, share)
     return {
         "share": share, "capacity_per_s": capacity, "rate_per_s": share * capacity, **tally.figures(),
-        "seconds": took_s, "cpu_s": cpu_s, "alone_ms": before.figures()["latency_ms"],
+        "seconds": took_s, "cpu_s": cpu_s, "queue_ms": queue, "alone_ms": before.figures()["latency_ms"],
         "n_wrong": tally.n_wrong + full.n_wrong, "wrong": tally.wrong + full.wrong,
         "p95_ratio": p95s[0]["p95"] / p95s[1]["p95"] if p95s[0] and p95s[1] else None,
     }  # fmt: skip
+
+
+def _queue_alone(seconds: Sequence[float], capacity: float, share: float) -> dict[str, float]:
+    """Latencies in ms of a perfect queue before all cores that this process may use, as fast as the service.
+
+    Args:
+        seconds: of requests alone; what they take of a core follows from the capacity.
+        capacity: requests a second.
+    """
+    cores = available_cores()
+    mean_s = cores / capacity
+    times = np.random.default_rng(1).choice(np.array(seconds) / np.mean(seconds) * mean_s, QUEUED)
+    return simulate_queue(1000 * times, share, cores)
 
 
 def leaving(bench: Bench) -> list[dict[str, Any]]:

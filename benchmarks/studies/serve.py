@@ -166,6 +166,7 @@ def render(result: Mapping[str, Any]) -> str:
         )
     for each in result.get("load", ()):
         rows.append(_row(f"load {each['share']:g}", each["n"], each["n_wrong"], each["latency_ms"]))
+        rows.append(_row("a perfect queue", parts.QUEUED, None, each["queue_ms"]))
     if "uploads" in result:
         rows += [
             _row(f"{key} uploads", result["uploads"][key]["n"], result["uploads"][key]["n_wrong"],
