@@ -22,8 +22,7 @@ from engine.runtime.cores import available_cores
 WARM_REQUESTS: Final = 100  # before memory is compared
 RSS_EVERY: Final = 50  # requests
 CAPACITY_CLIENTS: Final = 8
-LEAVE_TIMES: Final = 5
-LEAVE_AFTER_S: Final = 0.3
+LEAVE_AFTER_S: Final = (0.1, 0.3, 0.8, 1.5, 2.5, 4.0, 5.5)  # of work: upload, reading, computing
 LONG_REQUESTS: Final = 100
 QUEUED: Final = 50_000  # requests of the simulated queue
 LEAVING: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
@@ -149,15 +148,16 @@ def _queue_alone(seconds: Sequence[float], capacity: float, share: float) -> dic
 def leaving(bench: Bench) -> list[dict[str, Any]]:
     """Processor time that is spent on long requests after their clients have left."""
     found = []
-    tick = bench.progress(len(LEAVING) * LEAVE_TIMES, "clients that leave")
+    tick = bench.progress(len(LEAVING) * len(LEAVE_AFTER_S), "clients that leave")
     for name, path, fields in LEAVING:
         kind = Kind(name, path, form(bench.long_audio, fields))
         pairs = []
-        for index in range(LEAVE_TIMES):
-            pairs.append(leave(bench.service, kind, LEAVE_AFTER_S * (1 + index)))
+        for after_s in LEAVE_AFTER_S:
+            pairs.append(leave(bench.service, kind, after_s))
             tick()
-        cpu_ms, wall_ms = ([1000 * pair[which] for pair in pairs] for which in (0, 1))
-        found.append({"case": name, "n": len(pairs), "cpu_ms": spread(cpu_ms), "wall_ms": spread(wall_ms)})
+        cpu_ms, wall_ms = ([round(1000 * pair[which], 1) for pair in pairs] for which in (0, 1))
+        each = [list(row) for row in zip(LEAVE_AFTER_S, cpu_ms, wall_ms, strict=True)]
+        found.append({"case": name, "cpu_ms": spread(cpu_ms), "wall_ms": spread(wall_ms), "each": each})
     return found
 
 
