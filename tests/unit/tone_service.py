@@ -101,9 +101,7 @@ class ToneTranslator:
 
     def translate(self, source: np.ndarray, sample_rate: int | None = None, **options: Any) -> Translation:
         transcript = self.transcribe(source, sample_rate, **options)
-        segments = tuple(
-            Segment(english(s.text), s.start_s, s.end_s, (), 0.5) for s in transcript.segments
-        )
+        segments = tuple(Segment(english(s.text), s.start_s, s.end_s, (), 0.5) for s in transcript.segments)
         return Translation(segments, transcript)
 
 
