@@ -35,6 +35,10 @@ _quiet = logging.getLogger("engine.serve.websockets")  # of the parser, which te
 _quiet.setLevel(logging.WARNING)
 
 
+class ClientGoneError(OSError):
+    """What ASGI says to an application that sends to nobody."""
+
+
 class BoundedWebSocket(asyncio.Protocol):
     """One WebSocket as an ASGI application sees it.
 
@@ -143,11 +147,11 @@ class BoundedWebSocket(asyncio.Protocol):
         """A message of the application.
 
         Raises:
-            OSError: the client is gone.
+            ClientGoneError: it is, or was sent away.
         """
         await self._writable.wait()
         if self._left.is_set():
-            raise OSError("the client is gone")
+            raise ClientGoneError("the client is gone")
         kind = message["type"]
         if kind == "websocket.accept":
             self._accept(message)
@@ -212,8 +216,8 @@ class BoundedWebSocket(asyncio.Protocol):
         try:
             await self._config.loaded_app(scope, self.receive, self.send)
             code = NORMAL
-        except (OSError, WebSocketDisconnect):
-            pass  # the client is gone
+        except (ClientGoneError, WebSocketDisconnect):
+            pass
         except Exception:
             _log.exception("a WebSocket failed")
             code = BROKEN
