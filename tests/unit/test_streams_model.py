@@ -120,7 +120,7 @@ class Counted(CoreScheduler):
     questions, however fast or busy the machine is.
 
     Attributes:
-        questions: whose they were. waits: for each turn of a stream, how often the file asked before it began.
+        questions: whose they were. waits: for each turn of a stream, how often the file asked before it.
     """
 
     def __init__(self) -> None:
