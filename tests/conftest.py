@@ -1,6 +1,7 @@
 """The embedded bundle, loaded once for all tests that run the real thing; which levels a run has tested."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def examples() -> list[dict[str, str]]:
     with (EXAMPLES / "manifest.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [{**row, "path": str(EXAMPLES / row["path"])} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def short_cases() -> Iterator[None]:
+    """Exports are verified on signals of 1 to 6 seconds: on 20, a tiny model shows nothing more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.verification.audio_cases.BUCKETS_S", (1.0, 3.0, 6.0))
+        yield
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
