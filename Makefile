@@ -13,7 +13,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 # Each worker loads models of its own.
 WORKERS ?= 2
 # One thread each for the small models of the tests: a pool that waits for a busy core stalls.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 COMPILE = $(BIN)/engine warmup
 LOWER = $(BIN)/python -m tests.reference.lower_levels
 

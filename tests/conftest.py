@@ -1,6 +1,7 @@
 """The embedded bundle, loaded once for all tests that run the real thing; which levels a run has tested."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,16 @@ from engine.kernels.vector import levels
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
+LONG = (  # files that take longest, in this order: one that begins last would leave the other workers idle
+    "test_precompiled", "test_levels_equal", "test_docs", "test_hostile_cli", "test_training_memory",
+    "test_streams_model", "test_export_interrupted", "test_pipeline", "test_bench_default",
+    "test_mt_training", "test_training_two_pass", "test_training_from_whisper",
+    "test_training_whisper_wav2vec2", "test_training_failures", "test_training_asr", "test_training_align",
+    "test_training_scale", "test_training_loop", "test_training_conformer", "test_joint_search",
+    "test_decoding_beam", "test_cut_files", "test_fuzz", "test_installed_types", "test_interrupts",
+    "test_working_folder", "test_add_layout", "test_export_pair_safe", "test_export_conformer",
+    "test_encoder_kernels",
+)  # fmt: skip
 NO_VECTORS = "no vector kernels at this instruction set level"
 
 
@@ -28,11 +39,25 @@ def examples() -> list[dict[str, str]]:
     return [{**row, "path": str(EXAMPLES / row["path"])} for row in rows]
 
 
+@pytest.fixture(scope="module")
+def short_cases() -> Iterator[None]:
+    """Exports are verified on signals of 1 to 6 seconds: on 20, a tiny model shows nothing more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.verification.audio_cases.BUCKETS_S", (1.0, 3.0, 6.0))
+        yield
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With -m levels, files that do not name the marker are not even imported: torch takes seconds."""
     if collection_path.suffix != ".py" or not config.option.markexpr.startswith("levels"):
         return None
     return "mark.levels" not in collection_path.read_text(encoding="utf-8") or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; `make test` has the workers take them in this order."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

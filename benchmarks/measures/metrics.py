@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.extras import load_extra
-from benchmarks.measures.readings import choose_readings
 from engine.text import NORMALIZER
+from engine.text.nearest import choose_readings
 
 Integers = NDArray[np.int64]
 BLEU_ORDER = 4

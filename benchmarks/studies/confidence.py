@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from benchmarks.errors import MeasurementError
 from benchmarks.extras import SCORING, check_extras
 from benchmarks.measures.metrics import scorer_signature
-from benchmarks.measures.readings import choose_readings
 from benchmarks.options import Progress, add_data_options, add_engine_options, settings_of
 from benchmarks.reports.table import align, number
 from benchmarks.run import load_data, load_engine, write_json
 from engine.text import normalize_text
+from engine.text.nearest import choose_readings
 from engine.two_pass.confidence import read_calibration
 from engine.types import Word
 

@@ -28,7 +28,7 @@ from benchmarks.peers.versions.checkout import STAGES
 from benchmarks.protocol.driver import Driver, Roster, finite, ratios
 from benchmarks.reports.provenance import commit, provenance
 from benchmarks.run import RunSettings, load_data
-from engine.audio.load import load_audio
+from engine.audio.parts import load_part
 from engine.bundle.signature import cpu_model
 
 SCRIPT = Path(__file__).parents[1] / "peers" / "versions" / "checkout.py"
@@ -54,15 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         inputs = make_inputs(options, driver)
         stages = {name: compare(driver, name, inputs[name], options.rounds) for name in tqdm(STAGES)}
+        starts = {code: start(code, checkouts, options.starts) for code in IMPORTS}
         report = {
             "signature": f"threads:1|rounds:{options.rounds}|cpu:{cpu_model()}",
             **provenance("python -m benchmarks.studies.versions", argv),
             "earlier": commit(options.earlier),
             "checkouts": driver.signatures(),
             "stages": stages,
-            "starts": {code: start(code, checkouts, options.starts) for code in IMPORTS},
+            "starts": starts,
         }
-    show({**stages, **report["starts"]})
+    show({**stages, **starts})
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -86,7 +87,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def make_inputs(options: argparse.Namespace, driver: Driver) -> dict[str, list[Inputs]]:
     """What each stage is given, the same for both versions; emissions come from this one."""
     utterances = load_data(RunSettings(data=options.data, limit=options.limit)).utterances
-    clips: list[Inputs] = [{"waveform": load_audio(utterance.audio)} for utterance in utterances]
+    clips: list[Inputs] = [
+        {"waveform": load_part(row.path, row.offset_s, row.duration_s)} for row in utterances
+    ]
     encoder = driver.systems["this: encoder"]
     emissions: list[Inputs] = [{"log_probs": encoder.run(clip).outputs["log_probs"]} for clip in clips]
     two = driver.systems["this: two passes"]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from engine.cli.arguments import add_model, parse_boolean, parse_seconds
 from engine.cli.interrupt import Interrupt
 from engine.cli.settings import decoding_options, load_model
 from engine.cli.terminal import StatusLine, say
@@ -34,8 +35,6 @@ class Audio(Protocol):
 
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
     """What `stream` and `listen` share."""
-    from engine.cli.parser import _add_model, _boolean, _seconds
-
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), default="transcribe", help="German text, or English"
     )
@@ -46,17 +45,17 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
         help="finals as lines, or every event as JSON",
     )
     parser.add_argument(
-        "--pause_s", type=_seconds(0.1, 10.0), default=EndpointOptions().pause_s, metavar="S",
+        "--pause_s", type=parse_seconds(0.1, 10.0), default=EndpointOptions().pause_s, metavar="S",
         help="silence that makes text final (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
     parser.add_argument(
-        "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
+        "--punctuation", type=parse_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
     )
     parser.add_argument(
         "--numbers", choices=("words", "digits"), default="words", help="words as spoken, or digits"
     )
-    _add_model(parser)
+    add_model(parser)
 
 
 def open_stream(options: argparse.Namespace, sample_rate: int) -> SpeechStream:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
 from engine import __version__
+from engine.cli.arguments import add_model, parse_boolean, parse_integer, parse_positive, parse_seconds
 from engine.cli.merge import add_merge
-from engine.options import MAX_BEAM_WIDTH, MAX_THREADS, MAX_TRACK
+from engine.options import MAX_TRACK
 from engine.output.formats import FORMATS
 
-LARGEST = 10**9
-SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
 LONGEST_DRAIN_S = 3600.0
 
 
@@ -69,40 +67,21 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--audio_track", type=_track, metavar="N", help="of a video, from 1 (the first that speaks)"
     )
-    parser.add_argument("--vad_filter", type=_boolean, default=True, metavar="BOOL", help="skip non-speech")
+    parser.add_argument(
+        "--vad_filter", type=parse_boolean, default=True, metavar="BOOL", help="skip non-speech"
+    )
     parser.add_argument(
         "--vad", default="energy", metavar="NAME", help="what finds speech: energy, silero or its .onnx file"
     )
     parser.add_argument(
-        "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
+        "--punctuation", type=parse_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
     )
     parser.add_argument(
         "--numbers", choices=("words", "digits"), default="words", help="words as spoken, or digits"
     )
     parser.add_argument("--verbose", action="store_true", help="German, English and stage timings")
-    _add_model(parser)
+    add_model(parser)
     parser.set_defaults(run=run_files, task=task)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="PATH", help="bundle folder or .onnx file (the embedded bundle)")
-    parser.add_argument("--language", choices=("de",), default="de", help="the spoken language")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--compute_type", choices=("auto", "int8", "bf16", "fp16", "fp32"), default="auto")
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "kernels", "onnxruntime"),
-        default="auto",
-        help="what computes the encoder and the translator",
-    )
-    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="0: all usable cores")
-    parser.add_argument("--beam_size", type=_beams, metavar="N", help="1 is greedy (default: as tuned)")
-    parser.add_argument(
-        "--passes",
-        type=int,
-        choices=(1, 2),
-        help="1: fast, CTC alone; 2: better text by an attention decoder (default: 2 where the model has it)",
-    )
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -125,7 +104,7 @@ def _add_warmup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--levels", nargs="+", metavar="LEVEL", help="also for these: avx2, avx-vnni, avx512 (this processor)"
     )
-    _add_model(parser)
+    add_model(parser)
     parser.set_defaults(run=run_warmup)
 
 
@@ -148,16 +127,8 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     _add_bounds(parser)
     parser.add_argument("--log_format", choices=("text", "json"), default="text")
-    _add_model(parser)
+    add_model(parser)
     parser.set_defaults(run=run_serve)
-
-
-def _threads(text: str) -> int:
-    return _integer(text, 0, MAX_THREADS)
-
-
-def _beams(text: str) -> int:
-    return _integer(text, 1, MAX_BEAM_WIDTH)
 
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:
@@ -174,55 +145,20 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         ("--realtime_max_s", 3600, "S", "for which a session may last"),
     ):
         parser.add_argument(
-            name, type=_positive, default=default, metavar=unit, help=f"{purpose} ({default})"
+            name, type=parse_positive, default=default, metavar=unit, help=f"{purpose} ({default})"
         )
     parser.add_argument(
         "--drain_s",
-        type=_seconds(0.0, LONGEST_DRAIN_S),
+        type=parse_seconds(0.0, LONGEST_DRAIN_S),
         default=8.0,
         metavar="S",
         help="for requests in work at the end (8)",
     )
 
 
-def _positive(text: str) -> int:
-    return _integer(text, 1)
-
-
 def _track(text: str) -> int:
-    return _integer(text, 1, MAX_TRACK)
+    return parse_integer(text, 1, MAX_TRACK)
 
 
 def _port(text: str) -> int:
-    return _integer(text, 0, 65_535)
-
-
-def _integer(text: str, least: int, most: int | None = None) -> int:
-    wanted = f"{least} or more" if most is None else f"{least} to {most}"
-    if not text.isascii() or not text.isdecimal() or not least <= float(text) <= (most or LARGEST):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, {wanted}")
-    return int(text)
-
-
-def _chunk(text: str) -> float:
-    return _seconds(SHORTEST_CHUNK_S, LONGEST_CHUNK_S)(text)
-
-
-def _seconds(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}; expected seconds, {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-def _boolean(text: str) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a boolean; expected true or false")
-    return words[text.lower()]
+    return parse_integer(text, 0, 65_535)

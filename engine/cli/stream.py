@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cli.arguments import parse_chunk, parse_positive
 from engine.cli.live import add_stream_options, open_stream, show_stream
 from engine.cli.terminal import complain
 from engine.errors import OptionError
@@ -22,12 +23,10 @@ PURPOSE: Final = "raw 16-bit mono samples on standard input to German or English
 
 def add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Options of the command."""
-    from engine.cli.parser import _chunk, _positive
-
     parser = commands.add_parser("stream", help=PURPOSE, description=PURPOSE)
-    parser.add_argument("--sample_rate", type=_positive, default=16_000, metavar="HZ")
+    parser.add_argument("--sample_rate", type=parse_positive, default=16_000, metavar="HZ")
     parser.add_argument(
-        "--chunk_s", type=_chunk, default=0.1, metavar="S", help="seconds read at a time, at most"
+        "--chunk_s", type=parse_chunk, default=0.1, metavar="S", help="seconds read at a time, at most"
     )
     add_stream_options(parser)
     parser.set_defaults(run=run_stream)

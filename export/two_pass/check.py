@@ -18,7 +18,7 @@ from export.two_pass.checkpoint import TwoPassSource
 from export.verification.audio_cases import build_cases
 from export.verification.graph_pair import open_pair_kernels, open_pair_sessions
 
-BUCKETS = ("3 s", "6 s", "")  # "": the utterances of a manifest
+LENGTHS_S = (3.0, 6.0)
 MAX_TOKENS = 48  # of a case, the prompt's included
 MAX_SPOKEN = 40
 MIN_AGREEMENT = {"fp32": 0.999, "int8": 0.97}
@@ -66,7 +66,7 @@ def build_decoder_cases(source: TwoPassSource, manifest: Path | None = None) -> 
     Raises:
         ManifestError: lists every problem of the manifest.
     """
-    cases = [case for case in build_cases(source.acoustic.config, manifest) if case.bucket in BUCKETS]
+    cases = build_cases(source.acoustic.config, manifest, LENGTHS_S)
     spoken = [case for case in cases if not case.bucket][:: max(1, len(cases) // MAX_SPOKEN)]
     found = []
     for case in [case for case in cases if case.bucket] + spoken:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +43,14 @@ class Case:
     logits: FloatArray | None = None
 
 
-def build_cases(config: AcousticConfig, manifest: Path | None = None) -> list[Case]:
-    """Cut waveforms to five lengths, clean and noisy; add a manifest's utterances with their texts.
+def build_cases(
+    config: AcousticConfig, manifest: Path | None = None, lengths_s: Sequence[float] = ()
+) -> list[Case]:
+    """Cut waveforms to some lengths, clean and noisy; add a manifest's utterances with their texts.
 
     Args:
         manifest: as engine.manifests.read_manifest takes it; of a folder the split `test`.
+        lengths_s: each gives a bucket; those of BUCKETS_S where there are none.
     Raises:
         ManifestError: lists every problem of the manifest. AudioError: a file cannot be read.
     """
@@ -55,7 +60,7 @@ def build_cases(config: AcousticConfig, manifest: Path | None = None) -> list[Ca
     waveforms = [load_part(row.path, row.offset_s, row.duration_s) for row in spoken]
     speech = np.concatenate(waveforms) if spoken else speech_like(60 * rate, rate)
     cases = []
-    for length_s in (b for b in BUCKETS_S if b + config.tail_silence_s <= config.max_window_s):
+    for length_s in (b for b in lengths_s or BUCKETS_S if b + config.tail_silence_s <= config.max_window_s):
         for noise, level_db in NOISE_LEVELS_DB.items():
             for index in range(PER_BUCKET):
                 start = index * int(length_s * rate) % len(speech)
@@ -78,6 +83,11 @@ def features_of(waveform: FloatArray, config: AcousticConfig) -> FloatArray:
 
 def speech_like(n_samples: int, sample_rate: int, seed: int = 0) -> FloatArray:
     """Voiced bursts with gliding pitch and three resonances, hissing bursts, and pauses."""
+    return _speech_like(n_samples, sample_rate, seed).copy()
+
+
+@lru_cache(maxsize=8)
+def _speech_like(n_samples: int, sample_rate: int, seed: int) -> FloatArray:
     rng = np.random.default_rng(seed)
     pieces, done = [], 0
     while done < n_samples:

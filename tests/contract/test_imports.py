@@ -34,7 +34,7 @@ OWNERS = {
     "num2words": {"engine/text/words.py"},
     "text_to_num": {"engine/output/numbers.py"},
     "tqdm": {"engine/cli/terminal.py"},
-    "uvicorn": {"engine/serve/transport/server.py", "engine/serve/transport/connections.py"},
+    "uvicorn": {f"engine/serve/transport/{name}.py" for name in ("server", "connections", "websockets")},
     "prometheus_client": {"engine/serve/metrics.py"},
 }
 

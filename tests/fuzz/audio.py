@@ -7,10 +7,7 @@ It goes on where the file given by --out ended, stops at the first failure and w
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,6 +20,7 @@ import numpy as np
 from engine.audio import child
 from engine.audio.load import AudioLimits, load_audio
 from engine.errors import AudioError, AudioWarning
+from tests.fuzz import long_form
 from tests.fuzz.lines import LineCounter
 from tests.fuzz.record import MAX_GROWTH_MB, FuzzError, Record, peak_mb, timed
 from tests.unit.audio_files import RATE, Track, encoded, muxed, noise
@@ -177,40 +175,19 @@ def count_lines(lines: LineCounter, seed: int, numbers: Sequence[int]) -> None:
         numbers = [number for number in numbers if number > last + 1] if last < numbers[-1] else []
 
 
-def run(count: int, seed: int, out: Path | None, max_s: float, folder: Path, every: int = 5000) -> Record:
-    """The long form: lines are counted, and the record is written every so many cases."""
-    record = Record.read(out, seed) if out is not None else Record(seed)
-    lines, began = LineCounter(MODULES), time.monotonic()
-    lines.add({path: record.seen.get(name, []) for path, name in lines.names.items()})
-    files = list(make_files(clip_s=CLIP_S).values())
-    while record.done < count and time.monotonic() - began < max_s:
-        left, first = max_s - (time.monotonic() - began), record.done
-        fuzz(min(count, record.done + every), seed, files, record, left, folder)
-        if first < 10 * every:
-            count_lines(lines, seed, range(first, record.done, LINES_EVERY))
-        record.lines = lines.shares()
-        record.seen = {name: sorted(lines.seen[path]) for path, name in lines.names.items()}
-        if out is not None:
-            record.write(out, f"python -m tests.fuzz.audio --count {count} --seed {seed}")
-        print(f"{record.done} of {count}, {record.seconds:.0f} s, lines {record.share():.1%}", flush=True)
-    for name, missed in lines.missing().items():
-        print(f"  not reached in {name}: {missed}", file=sys.stderr)
-    return record
-
-
 def main() -> None:
     """The long form."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max_s", type=float, default=float("inf"), help="seconds after which it stops")
-    parser.add_argument("--out", type=Path, help="JSON with the counts; continued where it is there")
-    parser.add_argument("--folder", type=Path, help="where a file that fails is written")
-    options = parser.parse_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz_audio_"))
-    folder.mkdir(parents=True, exist_ok=True)
-    record = run(options.count, options.seed, options.out, options.max_s, folder)
-    print(dict(record.total().most_common()))
+    options = long_form.read_options(__doc__, 1_000_000, "fuzz_audio_")
+    lines, every = LineCounter(MODULES), 5000
+    files = list(make_files(clip_s=CLIP_S).values())
+
+    def block(record: Record, count: int, left_s: float) -> None:
+        first = record.done
+        fuzz(count, options.seed, files, record, left_s, options.folder)
+        if first < 10 * every:
+            count_lines(lines, options.seed, range(first, record.done, LINES_EVERY))
+
+    long_form.run(options, "tests.fuzz.audio", every, lines, block)
 
 
 if __name__ == "__main__":

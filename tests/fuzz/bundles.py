@@ -8,9 +8,7 @@ It goes on where the file given by --out ended, and stops at the first failure.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.fuzz import long_form
 from tests.fuzz.bundle_files import Files, mutate_bundle, read_seeds
 from tests.fuzz.bundle_worker import MODULES, WRITERS, serve
 from tests.fuzz.lines import LineCounter
@@ -158,38 +157,16 @@ def fuzz(
     return record
 
 
-def run(count: int, seed: int, out: Path | None, max_s: float, folder: Path, every: int = 200) -> Record:
-    """The long form: lines are counted, and the record is written every so many cases."""
-    record = Record.read(out, seed) if out is not None else Record(seed)
-    lines, began = LineCounter(MODULES, WRITERS), time.monotonic()
-    lines.add({path: record.seen.get(name, []) for path, name in lines.names.items()})
-    with Worker(read_seeds()) as worker:
-        while record.done < count and time.monotonic() - began < max_s:
-            left = max_s - (time.monotonic() - began)
-            fuzz(min(count, record.done + every), seed, worker, record, left, lines, folder)
-            record.lines = lines.shares()
-            record.seen = {name: sorted(lines.seen[path]) for path, name in lines.names.items()}
-            if out is not None:
-                record.write(out, f"python -m tests.fuzz.bundles --count {count} --seed {seed}")
-            print(f"{record.done} of {count}, {record.seconds:.0f} s, lines {record.share():.1%}", flush=True)
-    for name, missed in lines.missing().items():
-        print(f"  not reached in {name}: {missed}", file=sys.stderr)
-    return record
-
-
 def main() -> None:
     """The long form."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max_s", type=float, default=float("inf"), help="seconds after which it stops")
-    parser.add_argument("--out", type=Path, help="JSON with the counts; continued where it is there")
-    parser.add_argument("--folder", type=Path, help="where the files of a bundle that fails are written")
-    options = parser.parse_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz_bundles_failed_"))
-    folder.mkdir(parents=True, exist_ok=True)
-    record = run(options.count, options.seed, options.out, options.max_s, folder)
-    print(dict(record.total().most_common()))
+    options = long_form.read_options(__doc__, 10_000, "fuzz_bundles_failed_")
+    lines = LineCounter(MODULES, WRITERS)
+    with Worker(read_seeds()) as worker:
+
+        def block(record: Record, count: int, left_s: float) -> None:
+            fuzz(count, options.seed, worker, record, left_s, lines, options.folder)
+
+        long_form.run(options, "tests.fuzz.bundles", 200, lines, block)
 
 
 if __name__ == "__main__":

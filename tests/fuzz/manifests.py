@@ -8,9 +8,6 @@ It goes on where the file given by --out ended, and stops at the first failure.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import EngineError, HotwordWarning
+from tests.fuzz import long_form
 from tests.fuzz.lines import LineCounter
 from tests.fuzz.readers import MODULES, Reader, make_readers
 from tests.fuzz.record import MAX_GROWTH_MB, FuzzError, Record, peak_mb, timed
@@ -82,40 +80,15 @@ def fuzz(
     return record
 
 
-def run(count: int, seed: int, out: Path | None, max_s: float, folder: Path, every: int = 1000) -> Record:
-    """The long form: lines are counted, and the record is written every so many cases."""
-    record = Record.read(out, seed) if out is not None else Record(seed)
-    lines, readers = LineCounter(MODULES), make_readers(folder)
-    lines.add(
-        {path: seen for name, seen in record.seen.items() for path, n in lines.names.items() if n == name}
-    )
-    began = time.monotonic()
-    while record.done < count and time.monotonic() - began < max_s:
-        left = max_s - (time.monotonic() - began)
-        fuzz(min(count, record.done + every), seed, folder, record, left, lines, readers)
-        record.lines = lines.shares()
-        record.seen = {name: sorted(lines.seen[path]) for path, name in lines.names.items()}
-        if out is not None:
-            record.write(out, f"python -m tests.fuzz.manifests --count {count} --seed {seed}")
-        print(f"{record.done} of {count}, {record.seconds:.0f} s, lines {record.share():.1%}", flush=True)
-    for name, missed in lines.missing().items():
-        print(f"  not reached in {name}: {missed}", file=sys.stderr)
-    return record
-
-
 def main() -> None:
     """The long form."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max_s", type=float, default=float("inf"), help="seconds after which it stops")
-    parser.add_argument("--out", type=Path, help="JSON with the counts; continued where it is there")
-    parser.add_argument("--folder", type=Path, help="where an input that fails is written")
-    options = parser.parse_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz_manifests_"))
-    folder.mkdir(parents=True, exist_ok=True)
-    record = run(options.count, options.seed, options.out, options.max_s, folder)
-    print(dict(record.total().most_common()))
+    options = long_form.read_options(__doc__, 100_000, "fuzz_manifests_")
+    lines, readers = LineCounter(MODULES), make_readers(options.folder)
+
+    def block(record: Record, count: int, left_s: float) -> None:
+        fuzz(count, options.seed, options.folder, record, left_s, lines, readers)
+
+    long_form.run(options, "tests.fuzz.manifests", 1000, lines, block)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from export.errors import ExportError  # noqa: E402
 from export.verification.verify import onnx_run  # noqa: E402
 from tests.parity.test_export_wav2vec2 import make_model, save_checkpoint  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -86,18 +88,22 @@ def test_full_disk_leaves_the_bundle_that_was_there(
     open_bundle(out)
 
 
-def test_a_file_size_limit_of_the_system_is_the_same_error(checkpoint: Path, out: Path) -> None:
+def test_a_file_size_limit_of_the_system_is_the_same_error(
+    checkpoint: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     resource = pytest.importorskip("resource")
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    command = [sys.executable, "-m", "export", "wav2vec2", str(checkpoint), str(out), "--precision", "fp32"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
-    assert done.returncode == 1
-    assert "could not be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    before, action = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        status = main(["wav2vec2", str(checkpoint), str(out), "--precision", "fp32"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, action)
+    errors = capsys.readouterr().err
+    assert status == 1
+    assert "could not be written" in errors
+    assert "Traceback" not in errors
     assert list(out.parent.iterdir()) == []
 
 

@@ -27,6 +27,8 @@ from export.pair_safe import command as pair_safe  # noqa: E402
 from export.pair_safe.command import make_pair_safe, round_bundle  # noqa: E402
 from tests.reference.plain_bundle import write_plain_bundle  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:

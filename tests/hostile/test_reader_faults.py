@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -87,10 +87,12 @@ def test_an_array_with_a_damaged_head_is_no_lexicon(lexicon: Path, content: byte
 def test_a_lexicon_that_would_fill_the_memory_is_refused_at_once(lexicon: Path) -> None:
     load(lexicon)
     rewritten(lexicon, None)
-    began = time.process_time()
+    tracemalloc.start()
     with pytest.raises(LanguageModelError):
         load(lexicon)
-    assert time.process_time() - began < 0.5
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000  # of 20 MB
 
 
 def test_damaged_offsets_of_a_data_set_are_a_problem_not_a_crash(tmp_path: Path) -> None:
@@ -128,10 +130,9 @@ def test_settings_that_are_none_are_one_error(tmp_path: Path, content: str | byt
 
     path = tmp_path / "c.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    began = time.process_time()
     with pytest.raises(ConfigError) as caught:
         config.load_config(path)
-    assert time.process_time() - began < 1.0 and len(str(caught.value)) < 5000
+    assert len(str(caught.value)) < 5000
 
 
 def test_aliases_of_settings_stay_allowed(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from training.asr.conformer import (  # noqa: E402
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "n_layers": 2,
@@ -114,7 +116,7 @@ def test_command_line_exports_and_verifies(tmp_path: Path, capsys: pytest.Captur
     arguments = [str(tmp_path / "checkpoint"), str(tmp_path / "bundle")]
     assert main(["conformer", *arguments, "--precision", "fp32"]) == 0
     assert main(["verify", *arguments]) == 0
-    assert "| 20 s | red 10 dB |" in capsys.readouterr().out
+    assert "| 6 s | red 10 dB |" in capsys.readouterr().out
 
 
 def test_checkpoint_survives_saving_and_foreign_ones_are_refused(tmp_path: Path) -> None:

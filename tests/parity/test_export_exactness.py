@@ -30,6 +30,8 @@ from tests.parity import test_export_conformer, test_export_log_mel, test_export
 from tests.parity.test_export_wav2vec2 import save_checkpoint  # noqa: E402
 from tests.reference import tiny_marian  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
 MODELS: dict[str, tuple[Callable[[], Any], Any]] = {
     **{
         kind: (lambda kind=kind: test_export_wav2vec2.make_model(kind), build_wav2vec2)

@@ -22,6 +22,8 @@ from export.verification.audio_cases import features_of, speech_like  # noqa: E4
 from export.verification.verify import onnx_run  # noqa: E402
 from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
 CPU = RuntimeOptions(device="cpu")
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

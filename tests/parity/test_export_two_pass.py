@@ -41,11 +41,14 @@ from training.whisper.checkpoint import save_two_pass  # noqa: E402
 GRAPHS = ("asr_memory", "asr_decoder")
 
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
+
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests compare far more than this; here it would only take time."""
     monkeypatch.setattr(two_pass_check, "MAX_TOKENS", 14)
-    monkeypatch.setattr(two_pass_check, "BUCKETS", ("3 s",))
+    monkeypatch.setattr(two_pass_check, "LENGTHS_S", (3.0,))
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from export.acoustic.export import ExportOptions  # noqa: E402
 from export.acoustic.wav2vec2 import build_wav2vec2, export_wav2vec2, run_torch  # noqa: E402
 from export.verification.audio_cases import speech_like  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
 CPU = RuntimeOptions(device="cpu")
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"]
 SIZES: dict[str, Any] = {

@@ -46,11 +46,11 @@ def test_cores_work_in_turn_and_count_processor_time() -> None:
         return cores()
 
     inside_s, began_s, first_s = cores.run(10.0, burn)
-    assert began_s == 10.0 and 10.05 <= inside_s <= first_s < 10.2
+    assert began_s == 10.0 and 10.05 <= inside_s <= first_s < 10.6
     _, began_s, _ = cores.run(10.01, burn)
     assert began_s == first_s
     _, began_s, _ = streams.Cores(2).run(3.0, lambda: None)
-    assert began_s == 3.0 and 0.1 <= cores.busy_s < 0.3
+    assert began_s == 3.0 and 0.1 <= cores.busy_s < 1.0
 
 
 def test_every_stream_hears_its_own_clips() -> None:

@@ -35,6 +35,8 @@ from export.rewrites.edit import GraphEdit  # noqa: E402
 from export.rewrites.pair_safe import apply_codes, multiplied  # noqa: E402
 from tests.reference.plain_bundle import acoustic_graph, write_plain_bundle  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("short_cases")
+
 MICROSOFT = "com.microsoft"
 CPU = RuntimeOptions(device="cpu")
 N_IN, N_OUT = 32, 8

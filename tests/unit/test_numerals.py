@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.measures.metrics import count_character_errors, count_word_errors
-from benchmarks.measures.readings import SMALL, choose_readings
 from engine.output.numbers import write_digits
 from engine.text import LETTERS, list_readings, normalize_text, spell_numbers
+from engine.text.nearest import SMALL, choose_readings
 from engine.text.quantity import GLYPHS
 from engine.text.scan import scan
 from engine.text.units import SIGNS

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import jiwer
@@ -13,6 +15,8 @@ import pytest
 import engine
 from engine.errors import CancelledError, OptionError
 from engine.pipeline import SpeechTranslator
+from engine.runtime.cancel import CancelToken
+from engine.runtime.scheduler import PATIENCE_S, CoreScheduler, Turn, Urgency
 from engine.text import normalize_text
 from engine.types import DecodingOptions, StreamEvent
 
@@ -21,6 +25,9 @@ pytestmark = pytest.mark.levels
 RATE = 16_000
 ONE = DecodingOptions(passes=1)
 PAUSE = np.zeros(RATE, np.float32)
+LONG_SAMPLES = 14 * RATE
+STEP_S = 0.001  # of a question: so short that no file of these tests becomes late
+HANG_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -106,69 +113,127 @@ def test_many_streams_from_many_threads_say_what_each_says_alone(
     assert translator.scheduler.n_running == translator.scheduler.n_waiting == 0
 
 
-def test_two_streams_do_not_wait_for_a_long_file_on_one_core(
-    single: SpeechTranslator, clips: list[np.ndarray]
+class Counted(CoreScheduler):
+    """One core. Counts the questions of each computation; its clock is their number.
+
+    A file's question waits until every open stream wants the core too, so that they meet at each of its
+    questions, however fast or busy the machine is.
+
+    Attributes:
+        questions: whose they were. waits: for each turn of a stream, how often the file asked before it.
+    """
+
+    def __init__(self) -> None:
+        self.questions: list[Urgency] = []
+        self.waits: list[int] = []
+        self.open_streams: set[int] = set()
+        self.on_question: Callable[[], object] = lambda: None
+        super().__init__(1, lambda: STEP_S * len(self.questions))
+
+    @contextmanager
+    def turn(self, urgency: Urgency, cancel: CancelToken | None = None, cores: int = 1) -> Iterator[Turn]:
+        """See CoreScheduler."""
+        before = self.questions.count("file")
+        with super().turn(urgency, cancel, cores) as turn:
+            if urgency != "file":
+                self.waits.append(self.questions.count("file") - before)
+            yield turn
+
+    def give_way(self, turn: Turn) -> None:
+        """See CoreScheduler."""
+        urgency = next(kind for kind, patience_s in PATIENCE_S.items() if patience_s == turn.patience_s)
+        self.questions.append(urgency)
+        self.on_question()
+        if urgency == "file":
+            until(lambda: self.n_waiting >= len(self.open_streams))
+        super().give_way(turn)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < end_s, "it never came true"
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def counted(single: SpeechTranslator) -> Iterator[Counted]:
+    """The scheduler of `single`, for one test."""
+    before, single.scheduler = single.scheduler, Counted()
+    yield single.scheduler
+    single.scheduler = before
+
+
+def test_a_file_asks_at_every_layer_and_at_every_step(
+    single: SpeechTranslator, counted: Counted, clips: list[np.ndarray]
 ) -> None:
-    """The file needs the core for seconds; a stream gets it at the next layer. Counted in CPU time."""
-    long = clips[2]
-    waits: list[float] = []
-    texts: dict[object, str] = {}
-    file_done = threading.Event()
+    assert single.transcribe(clips[0], options=ONE).text
+    n_encoder = len(counted.questions)
+    encoder = single.acoustic.encoder
+    # onnxruntime computes a window in one step.
+    assert n_encoder >= (len(encoder._encoder.layers) if encoder.backend == "kernels" else 1)
+    text = single.transcribe(clips[0]).text
+    n_steps = len(counted.questions) - 2 * n_encoder
+    assert n_steps >= len(text.split()), "a step a token, and a token is a word at the most"
+    assert set(counted.questions) == {"file"}
+
+
+def test_two_streams_do_not_wait_for_a_long_file_on_one_core(
+    single: SpeechTranslator, counted: Counted, clips: list[np.ndarray]
+) -> None:
+    """A stream that wants the core gets it at the next question of the file: a layer or a step later."""
+    speech = clips[2][:LONG_SAMPLES]
+    whole = single.transcribe(speech).text
+    n_alone = len(counted.questions)
+    texts: dict[object, str] = {}  # in the order in which they end
+    counted.open_streams |= {0, 1}
 
     def file() -> None:
-        texts["file"] = single.transcribe(long).text
-        file_done.set()
+        texts["file"] = single.transcribe(speech).text
 
     def stream(index: int) -> None:
-        found = []
-        with single.open_stream(RATE, options=ONE) as opened:
-            for at in range(0, len(clips[index]), RATE // 2):
-                began_s = time.process_time()
-                found += opened.feed(clips[index][at : at + RATE // 2])
-                if not file_done.is_set():
-                    waits.append(time.process_time() - began_s)
-            found += opened.finish()
-        texts[index] = text_of(found)
+        try:
+            texts[index] = text_of(listen(single, clips[index], options=ONE))
+        finally:
+            counted.open_streams.discard(index)
 
-    whole = single.transcribe(long).text
     threads = [threading.Thread(target=file)]
     threads[0].start()
-    while not single.scheduler.n_running:
-        time.sleep(0.001)
+    until(lambda: len(counted.questions) > n_alone)
     threads += [threading.Thread(target=stream, args=(index,)) for index in (0, 1)]
     for thread in threads[1:]:
         thread.start()
     for thread in threads:
         thread.join()
-    assert texts["file"] == whole
+    assert texts["file"] == whole and list(texts)[-1] == "file"
     assert str(texts[0]).startswith("Morgen besuchen") and str(texts[1]).startswith("Der Zug")
-    assert len(waits) > 5
-    assert max(waits) < 0.5, "CPU seconds of the whole process while one chunk waited and was computed"
+    assert len(counted.waits) > 10 and max(counted.waits) <= 1
+    assert counted.questions[n_alone:].count("file") == n_alone > 2 * len(counted.waits)
 
 
-def test_a_cancelled_stream_frees_the_core_at_once(single: SpeechTranslator, clips: list[np.ndarray]) -> None:
-    """Within 250 ms of CPU time, in the middle of a final of 14 seconds."""
-    speech = np.concatenate([clips[2]] * 4)[: 14 * RATE]
-    stream, caught, ended_s = single.open_stream(RATE), [], []
+def test_a_cancelled_stream_frees_the_core_at_once(
+    single: SpeechTranslator, counted: Counted, clips: list[np.ndarray]
+) -> None:
+    """At its next question, in the middle of a final of 14 seconds."""
+    speech = clips[2][:LONG_SAMPLES]
+    with single.open_stream(RATE) as alone:
+        assert text_of(alone.feed(speech) + alone.finish())
+    n_alone = len(counted.questions)
+    n_cancelled = n_alone + n_alone // 2
+    stream = single.open_stream(RATE)
 
-    def work() -> None:
-        try:
-            stream.feed(speech)
-            stream.finish()
-        except CancelledError as error:
-            ended_s.append(time.process_time())
-            caught.append(error)
+    def cancel() -> None:
+        if len(counted.questions) == n_cancelled:
+            other = threading.Thread(target=stream.cancel)
+            other.start()
+            other.join()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    while not single.scheduler.n_running:
-        time.sleep(0.001)
-    time.sleep(0.05)
-    began_s = time.process_time()
-    stream.cancel()
-    thread.join()
-    assert caught and ended_s[0] - began_s < 0.25
-    assert single.scheduler.n_running == 0
+    counted.on_question = cancel
+    with pytest.raises(CancelledError):
+        stream.feed(speech)
+        stream.finish()
+    assert len(counted.questions) == n_cancelled
+    assert counted.n_running == counted.n_waiting == 0
     assert single.transcribe(clips[0]).text
 
 

@@ -50,7 +50,8 @@ def test_references_come_from_a_manifest(tmp_path):
     manifest.write_text(
         "path\ttext_de\na.wav\tDer Zug liegt auf dem Sofa.\nb.wav\tDas Sofa liegt auf dem Zug.\n"
     )
-    assert tuple(load_development(emissions, manifest).references) == TEXTS
+    written = load_development(emissions, manifest).references
+    assert tuple(written) == ("Der Zug liegt auf dem Sofa.", "Das Sofa liegt auf dem Zug.")
 
 
 @pytest.mark.parametrize("texts", [None, ("der zug",)])

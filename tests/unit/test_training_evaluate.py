@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import soundfile
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from benchmarks.measures.metrics import add_errors, count_character_errors, count_word_errors  # noqa: E402
 from tests.reference.tiny_training import TINY_WAV2VEC2  # noqa: E402
 from training.asr import conformer, log_mel_ctc  # noqa: E402
 from training.asr.emitters import load_emitter  # noqa: E402
 from training.asr.evaluate import compute_emissions, read_samples  # noqa: E402
 from training.cli import main  # noqa: E402
+from training.common.metrics import compute_spoken_error_rates  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("light_training")
 
@@ -109,3 +112,18 @@ def test_an_unknown_device_is_one_line(tmp_path, manifest, caplog):
     arguments = ["evaluate", str(tmp_path / "model"), "--data", str(manifest), "--device", "gpu7"]
     assert main(arguments) == 2
     assert "gpu7" in caplog.text
+
+
+def test_rates_count_numbers_as_engine_bench_does() -> None:
+    pairs = [
+        ("Um 14:30 Uhr kam er.", "um halb drei kam er"), ("Das war 1943.", "das war neunzehnhundert"),
+        ("zwölf Eier", "zwölf eier"), ("...", "nichts"), ("3,5 %", ""),
+    ]  # fmt: skip
+    rates = compute_spoken_error_rates(*map(list, zip(*pairs, strict=True)))
+    spoken = [pair for pair in pairs if pair[0] != "..."]
+    assert rates.wer == pytest.approx(100 * add_errors([count_word_errors(*pair) for pair in spoken]).rate)
+    assert rates.cer == pytest.approx(
+        100 * add_errors([count_character_errors(*pair) for pair in spoken]).rate
+    )
+    assert 0 < rates.wer < 100
+    assert math.isnan(compute_spoken_error_rates(["..."], ["ja"]).wer)

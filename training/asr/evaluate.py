@@ -21,7 +21,7 @@ from training.asr.emitters import Emitter, load_emitter
 from training.asr.evaluation import group_clips
 from training.common.augment import made_noise, mix_at_snr
 from training.common.data import ManifestError, Sample, load_waveform, probe_samples, read_manifest
-from training.common.metrics import collapse, compute_error_rates
+from training.common.metrics import collapse, compute_spoken_error_rates
 from training.common.ranks import choose_device
 
 LOGGER = logging.getLogger("training.asr.evaluate")
@@ -131,7 +131,7 @@ def evaluate_model(
     snr_db: Sequence[float], transcripts: dict[str, list[str]], name: str, batch_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Return condition -> decoder -> figures; conditions are clean and the noise levels."""
-    references = transcripts["reference"]
+    references = [sample.text for sample in samples]
     result: dict[str, Any] = {}
     for condition in (None, *snr_db):
         emissions = compute_emissions(emitter, samples, condition, batch_s)
@@ -168,7 +168,7 @@ def compute_emissions(
 
 
 def _rates(references: Sequence[str], texts: Sequence[str], groups: dict[str, list[str]]) -> dict[str, Any]:
-    rates = compute_error_rates(references, texts)
+    rates = compute_spoken_error_rates(references, texts)
     figures: dict[str, Any] = {"wer": round(rates.wer, 2), "cer": round(rates.cer, 2), "n": len(texts)}
     for column, values in groups.items():
         members = collections.defaultdict(list)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from training.asr.model import blank_ratio, compute_ctc
 from training.asr.networks import Network
-from training.common.data import Sample, encode_text, load_waveform, normalize_for
-from training.common.metrics import collapse
+from training.common.data import Sample, encode_text, is_german, load_waveform, normalize_for
+from training.common.metrics import ErrorRates, collapse, compute_error_rates, compute_spoken_error_rates
 
 Waveform = NDArray[np.float32]
 
@@ -23,7 +23,8 @@ class Evaluation:
     """A network's results for some clips, in their order.
 
     Attributes:
-        loss: CTC loss per label.
+        loss: CTC loss per label. references: normalised. rates: where the vocabulary is that of engine.text,
+            every usual way to say a number is right.
         blank_ratio: mean over the clips.
     """
 
@@ -31,6 +32,7 @@ class Evaluation:
     references: list[str]
     hypotheses: list[str]
     blank_ratio: float
+    rates: ErrorRates
 
 
 @torch.no_grad()
@@ -58,8 +60,12 @@ def evaluate_ctc(
             blanks[place] = blank_ratio(kept, frames[row : row + 1])
             hypotheses[place] = collapse(kept[0].argmax(-1).tolist(), symbols)
     references = [normalize_for(sample.text, vocabulary) for sample in samples]
+    if is_german(vocabulary):
+        rates = compute_spoken_error_rates([sample.text for sample in samples], hypotheses)
+    else:
+        rates = compute_error_rates(references, hypotheses)
     mean = float(np.mean(blanks)) if blanks else 0.0
-    return Evaluation(loss / max(n_labels, 1), references, hypotheses, mean)
+    return Evaluation(loss / max(n_labels, 1), references, hypotheses, mean, rates)
 
 
 def group_clips(

@@ -21,7 +21,7 @@ from training.asr.networks import network_of
 from training.common.checkpoint import LastFolders, replace_folder
 from training.common.data import Sample
 from training.common.loop import TrainingLoop
-from training.common.metrics import RunLog, compute_error_rates
+from training.common.metrics import RunLog
 from training.common.ranks import Ranks, choose_device
 from training.common.schedule import cosine, rise
 from training.common.trainable import Figures, Limits
@@ -219,7 +219,7 @@ class AsrTrainer(TrainingLoop):
             self.network, self.model, self.eval_samples or self.train_samples[:32], self.vocabulary,
             self.config.batch_s, self.device,
         )  # fmt: skip
-        rates = compute_error_rates(found.references, found.hypotheses)
+        rates = found.rates
         weights = [report.took_s + 1e-9 for report in recent]
         mean = lambda name: float(np.mean([getattr(report, name) for report in recent]))  # noqa: E731
         share = lambda name: float(  # noqa: E731

@@ -114,9 +114,14 @@ def build_vocabulary(texts: Sequence[str], german: bool = True) -> dict[str, int
     return {symbol: index for index, symbol in enumerate((BLANK, WORD_DELIMITER, *letters))}
 
 
+def is_german(vocabulary: dict[str, int]) -> bool:
+    """Whether it is that of engine.text."""
+    return len(vocabulary) == len(VOCABULARY) and all(symbol in vocabulary for symbol in VOCABULARY)
+
+
 def normalize_for(text: str, vocabulary: dict[str, int]) -> str:
     """Normalise a transcript for its vocabulary: German, numbers in words; or only lower case."""
-    if len(vocabulary) == len(VOCABULARY) and all(symbol in vocabulary for symbol in VOCABULARY):
+    if is_german(vocabulary):
         return normalize_text(text)
     return " ".join("".join(c for c in text.lower() if c in vocabulary or c.isspace()).split())
 

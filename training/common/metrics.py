@@ -12,6 +12,7 @@ from typing import Any
 import jiwer
 
 from engine.text import WORD_DELIMITER
+from engine.text.nearest import choose_readings
 
 COLUMNS = (
     "epoch",
@@ -43,6 +44,28 @@ def compute_error_rates(references: Sequence[str], hypotheses: Sequence[str]) ->
         return ErrorRates(float("nan"), float("nan"))
     left, right = [r for r, _ in pairs], [h for _, h in pairs]
     return ErrorRates(100.0 * float(jiwer.wer(left, right)), 100.0 * float(jiwer.cer(left, right)))
+
+
+def compute_spoken_error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
+    """Compare German texts as engine-bench does: every usual way to say a number is right.
+
+    Args:
+        references: as written; those without words are skipped. hypotheses: one each.
+    """
+    chosen = [choose_readings(*pair) for pair in zip(references, hypotheses, strict=True)]
+    chosen = [pair for pair in chosen if pair.usual]
+    if not chosen:
+        return ErrorRates(float("nan"), float("nan"))
+    said, heard = [pair.said for pair in chosen], [pair.heard for pair in chosen]
+    words, characters = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)
+    return ErrorRates(
+        _per_cent(words, sum(len(pair.usual.split()) for pair in chosen)),
+        _per_cent(characters, sum(len(pair.usual) for pair in chosen)),
+    )
+
+
+def _per_cent(found: Any, n_units: int) -> float:
+    return 100.0 * (found.substitutions + found.deletions + found.insertions) / n_units
 
 
 def collapse(indices: Sequence[int], symbols: Sequence[str], blank_id: int = 0) -> str:

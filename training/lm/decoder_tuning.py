@@ -22,7 +22,7 @@ from engine.decoding import CtcBeamDecoder
 from engine.errors import EngineError
 from engine.text import WORD_DELIMITER, normalize_text
 from training.common.data import read_manifest
-from training.common.metrics import compute_error_rates
+from training.common.metrics import compute_spoken_error_rates
 
 ALPHAS, BETAS = (0.25, 0.5, 0.75, 1.0, 1.5), (0.0, 1.0, 2.0, 3.5, 5.0)
 FIRST_STEPS, N_REFINEMENTS = (0.25, 1.0), 3
@@ -41,7 +41,7 @@ class Development:
     Attributes:
         name: of the set, for the card.
         emissions: float32 [n_frames, vocab_size] each, natural log.
-        references: their texts, normalised.
+        references: their texts, as written.
         options: keyword arguments of CtcBeamDecoder that belong to the acoustic model; `vocabulary` too.
     """
 
@@ -95,7 +95,7 @@ def _load_emissions(path: Path, manifest: Path | None, texts: list[str] | None) 
     emissions = [log_probs[begin:end] for begin, end in itertools.pairwise(offsets)]
     name = manifest.name if manifest else path.name
     options = {"vocabulary": json.loads(str(labels)), "word_delimiter": WORD_DELIMITER}
-    return Development(name, emissions, [normalize_text(text) for text in texts], options)
+    return Development(name, emissions, texts, options)
 
 
 def _compute_emissions(bundle: Path, manifest: Path, texts: list[str]) -> Development:
@@ -110,7 +110,7 @@ def _compute_emissions(bundle: Path, manifest: Path, texts: list[str]) -> Develo
     labels = transcriber.decoder.labels
     delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else WORD_DELIMITER
     options = {"vocabulary": labels.vocabulary, "blank_id": labels.blank_id, "word_delimiter": delimiter}
-    return Development(manifest.parent.name, emissions, [normalize_text(text) for text in texts], options)
+    return Development(manifest.parent.name, emissions, texts, options)
 
 
 def tune(decoder: CtcBeamDecoder, development: Development, beam_width: int = 64) -> list[Trial]:
@@ -124,7 +124,7 @@ def tune(decoder: CtcBeamDecoder, development: Development, beam_width: int = 64
     Raises:
         TuningError: nothing to compare with.
     """
-    if not any(development.references):
+    if not any(map(normalize_text, development.references)):
         raise TuningError(f"{development.name} has no reference with words; want at least one")
     done: dict[tuple[float, float], Trial] = {}
 
@@ -152,7 +152,7 @@ def _sort(trials: Any) -> list[Trial]:
 
 def _try(decoder: CtcBeamDecoder, data: Development, alpha: float, beta: float, beam_width: int) -> Trial:
     texts = [decoder.decode(e, beam_width, lm_alpha=alpha, lm_beta=beta)[0].text for e in data.emissions]
-    rates = compute_error_rates(list(data.references), texts)
+    rates = compute_spoken_error_rates(list(data.references), texts)
     return Trial(alpha, beta, round(rates.wer, 3), round(rates.cer, 3))
 
 

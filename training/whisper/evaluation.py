@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from engine.text import VOCABULARY, normalize_text
 from training.common.mel import compute_log_mel
-from training.common.metrics import collapse, compute_error_rates
+from training.common.metrics import collapse, compute_spoken_error_rates
 from training.whisper.checkpoint import TwoPass
 
 
@@ -24,7 +24,7 @@ def evaluate(
     Each clip is encoded alone, since padding changes the encoder's states; it does not change the decoder's
     results, which takes most of the time and runs over `batch` clips of similar length at once.
     """
-    references = [normalize_text(text) for _, text in clips]
+    references = [text for _, text in clips]
     first, second = [""] * len(clips), [""] * len(clips)
     order = sorted(range(len(clips)), key=lambda place: len(clips[place][0]))
     for start in range(0, len(order), batch):
@@ -37,7 +37,7 @@ def evaluate(
         limits = [min(max_tokens, 10 + length // 5) for length in n_frames]
         for place, text in zip(places, decode_greedy(model, states, limits), strict=True):
             second[place] = normalize_text(text)
-    rates = [compute_error_rates(references, hypotheses) for hypotheses in (first, second)]
+    rates = [compute_spoken_error_rates(references, hypotheses) for hypotheses in (first, second)]
     return {"ctc_cer": round(rates[0].cer, 2), "ctc_wer": round(rates[0].wer, 2),
             "attention_cer": round(rates[1].cer, 2), "attention_wer": round(rates[1].wer, 2)}  # fmt: skip
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.text import NORMALIZER, VOCABULARY, WORD_DELIMITER, normalize_text
+from engine.text import NORMALIZER, VOCABULARY, WORD_DELIMITER
 from training.asr.doctor import min_frames
 from training.asr.log_mel_ctc import LogMelCtc, save_checkpoint
 from training.asr.model import compute_ctc
@@ -27,7 +27,7 @@ from training.common.data import BucketSampler, Sample, load_waveform
 from training.common.finite import find_nonfinite
 from training.common.loop import TrainingLoop
 from training.common.mel import compute_log_mel
-from training.common.metrics import collapse, compute_error_rates
+from training.common.metrics import collapse, compute_spoken_error_rates
 from training.common.ranks import Ranks
 from training.common.schedule import cosine, rise
 from training.common.trainable import Figures, Limits
@@ -62,7 +62,7 @@ class WhisperTrainer(TrainingLoop):
             Watchdog(warmup=WARMUP), Ranks(device),
         )  # fmt: skip
         self.slow = SlowWeights(model, upper, self._load_anchors(model), options.pull, 0.99)
-        self.references = [normalize_text(sample.text) for sample in evaluation]
+        self.references = [sample.text for sample in evaluation]
         self.features = [self._features(sample) for sample in evaluation]
         durations = [len(clip.states) / 50.0 for clip in clips]
         self.sampler = BucketSampler(durations, options.batch_s, options.seed)
@@ -214,7 +214,7 @@ class WhisperTrainer(TrainingLoop):
         for features, n_frames in self.features:
             best = average(features[None])[0, :n_frames].argmax(-1)
             hypotheses.append(collapse(best.tolist(), VOCABULARY))
-        rates = compute_error_rates(self.references, hypotheses)
+        rates = compute_spoken_error_rates(self.references, hypotheses)
         LOGGER.info(
             "step %d: loss %.3f, real speech: CER %.2f %%, WER %.2f %%", step, loss, rates.cer, rates.wer
         )

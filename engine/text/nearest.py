@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.extras import load_extra
-from engine.text import list_readings
+from engine.text.normalize import list_readings
 
 Integers = NDArray[np.int32]
 Readings = Sequence[tuple[str, ...]]
@@ -86,7 +85,9 @@ def _find_cuts(pieces: Readings, words: Sequence[str]) -> list[tuple[int, int]]:
     if len(pieces) * len(words) <= SMALL:
         return []
     owners = [at for at, forms in enumerate(pieces) for _ in forms[0].split()]
-    aligned = load_extra("jiwer").process_words(_usual(pieces), " ".join(words)).alignments[0]
+    import jiwer  # of the extras that compare texts; the runtime compares none
+
+    aligned = jiwer.process_words(_usual(pieces), " ".join(words)).alignments[0]
     cuts, run = [], 0
     for chunk in aligned:
         run = 0
