@@ -67,7 +67,7 @@ class Labels:
 
     @property
     def space(self) -> int:
-        """The number that stands for the space between words among letters; -1 where nothing divides words."""
+        """The number of the space between words among letters; -1 where nothing divides words."""
         if self.spellings is None:
             return self.delimiter_id
         return len(self.letters) if self.delimiter_id >= 0 or any(self.spellings.opens) else NO_TOKEN

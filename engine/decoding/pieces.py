@@ -47,8 +47,8 @@ def is_mark(label: str) -> bool:
 def find_delimiter(labels: Sequence[str], word_delimiter: str) -> int:
     """The index of the label between words; -1 where the vocabulary has none.
 
-    A label that can be nothing else ("▁" or a space alone) is found where `word_delimiter` is missing, or where
-    other labels begin words ("▁Haus"): "|" is a sign like others then.
+    A label that can be nothing else ("▁" or a space alone) is found where `word_delimiter` is missing, or
+    where other labels begin words ("▁Haus"): "|" is a sign like others then.
     """
     pieces = any(label[0] == WORD_START and len(label) > 1 for label in labels if label)
     for name in DELIMITERS if pieces else (word_delimiter, *DELIMITERS):

@@ -277,7 +277,8 @@ def score_end(beam: Any, context: Any, split: bool, scorer: Any, hotwords: Any, 
         if weights.kind != NO_LM:
             word = identify_word(beam, weights.kind, scorer.token_words)
             log10_prob = score_word(memory, layout, weights.order, context, word, scratch[0])
-        score = weigh_word(beam, word, log10_prob, weights, hotwords.complete, hotwords.ends_word)
+        complete, ends_word = hotwords.complete, hotwords.ends_word
+        score = weigh_word(beam, beam.letters, word, log10_prob, weights, complete, ends_word)
         ended = scratch[0]
     elif split and weights.kind == WORD_LM:
         log10_prob = score_word(memory, layout, weights.order, context, UNKNOWN, scratch[0])

@@ -266,7 +266,9 @@ def identify_word(beam: Any, kind: int, token_words: Any) -> Any:
 
 
 @inner(forceinline=True)
-def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: Any, ends_word: Any) -> Any:
+def weigh_word(
+    beam: Any, n_letters: int, word: int, log10_prob: float, weights: Any, complete: Any, ends_word: Any
+) -> Any:
     """Natural log of what finishing a beam's word adds; log10_prob is the language model's part."""
     score = complete[beam.hotword] if beam.hotword >= 0 else 0.0
     if weights.kind == NO_LM:
@@ -274,7 +276,7 @@ def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: 
     score += weights.weight * log10_prob + weights.word_bonus
     favoured = beam.hotword >= 0 and ends_word[beam.hotword] != 0
     if word == UNKNOWN and not favoured and weights.kind != CHAR_LM:
-        score += weights.unknown + weights.unknown_letter * beam.letters
+        score += weights.unknown + weights.unknown_letter * n_letters
     return limit_log(score)
 
 
@@ -376,7 +378,7 @@ def extend_word(
                 if place < 0:
                     place = look_up_word(beam, word, weights, memory, layout, work)
                 log10_prob = known[np.uint64(place)].score
-            score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
+            score = weigh_word(beam, beam.letters, word, log10_prob, weights, complete, ends_word)
             follow = follow_delimiter(follows, beam.hotword, search.space)
             if place >= 0 and word != UNKNOWN and (beam.hotword < 0 or complete[beam.hotword] == 0.0):
                 weight *= known[np.uint64(place)].gain

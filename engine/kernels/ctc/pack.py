@@ -35,7 +35,8 @@ _POINTERS: dict[str, Any] = {
     "ends_word": np.uint8, "letters": np.int16, "ends": np.int32, "entries": np.int32, "powers": np.uint64,
     "sums": np.uint64,
 }  # fmt: skip
-_SIZES = ("vocab_size", "n_memory", "n_layout", "n_token_words", "n_layout_columns", "n_nodes", "n_hotwords",
+_SIZES = (
+    "vocab_size", "n_memory", "n_layout", "n_token_words", "n_layout_columns", "n_nodes", "n_hotwords",
     "n_hotword_columns", "n_letters",
 )  # fmt: skip
 PACK = np.dtype(
@@ -72,8 +73,8 @@ def pack_search(
     for name, array in held.items():
         pack[f"{name}_at"] = array.__array_interface__["data"][0]
     sizes = (
-        len(pieces.spoken), len(scorer.memory), len(scorer.layout), len(scorer.token_words), scorer.layout.shape[1],
-        len(lexicon.label), *hotwords.follow.shape, len(pieces.letters),
+        len(pieces.spoken), len(scorer.memory), len(scorer.layout), len(scorer.token_words),
+        scorer.layout.shape[1], len(lexicon.label), *hotwords.follow.shape, len(pieces.letters),
     )  # fmt: skip
     for name, size in zip(_SIZES, sizes, strict=True):
         pack[name] = size

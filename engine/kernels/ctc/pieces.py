@@ -36,7 +36,6 @@ from engine.kernels.ctc.state import (
     NO_LM,
     OPENS_WORD,
 )
-from engine.kernels.ctc.stay import lowest_bits
 from engine.kernels.vector import lanes
 
 _HALF, _ONE, _NOTHING = np.uint64(32), np.uint64(1), np.uint64(0)
@@ -44,7 +43,9 @@ _NODE_BYTES = LEXICON_NODE.itemsize
 
 
 @inner(forceinline=True)
-def walk_lexicon(node: int, token: int, letters: Any, ends: Any, nodes: Any, label: Any, distinct: bool) -> Any:
+def walk_lexicon(
+    node: int, token: int, letters: Any, ends: Any, nodes: Any, label: Any, distinct: bool
+) -> Any:
     """The lexicon's node behind all letters of a token; -1 if no word goes on so."""
     for at in range(np.uint64(ends[np.uint64(token)]), np.uint64(ends[np.uint64(token + 1)])):
         if node < 0:
@@ -148,7 +149,7 @@ def end_words(
                 if place < 0:
                     place = look_up_word(beam, word, weights, memory, layout, work)
                 log10_prob = known[np.uint64(place)].score
-            score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
+            score = weigh_word(beam, beam.letters, word, log10_prob, weights, complete, ends_word)
             places[i], gain_lms[i] = place, score
             if place >= 0 and word != UNKNOWN and (beam.hotword < 0 or complete[beam.hotword] == 0.0):
                 gains[i] = known[np.uint64(place)].gain

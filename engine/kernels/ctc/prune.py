@@ -41,7 +41,7 @@ def prune(beams: Any, n_before: int, best: float, search: Any, work: Any, pieces
         n = recombine(beams, n_before, n, search, work, pieces)
     if n <= limit:
         return n
-    if not (search.recombine or search.pieces):  # then those chosen are all of this rank, and may be listed once more
+    if not (search.recombine or search.pieces):  # those chosen are all of this rank: list them once more
         lanes.store(ranks.ctypes.data + 8 * n_candidates, lanes.splat(0.0))
         least, n_least = part(ranks.ctypes.data, n_candidates, limit, floor, best)[1:]
         if n_least == limit:

@@ -61,7 +61,7 @@ def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
     for frame in range(len(log_probs)):
         n = 0
         for token in range(log_probs.shape[1]):
-            n += spoken[token] != 0 and log_probs[frame, token] >= token_min
+            n += (spoken[token] != 0) & (log_probs[frame, token] >= token_min)
         most = max(most, n)
     return most
 
@@ -134,8 +134,8 @@ def lay_out(at: int, vocab_size: int, width: int, sizes: Any, counts: Any) -> An
     work = Work(
         tokens, probs, columns, blanks, symbols, factors, bounds, lms, lasts, parents, parent_keys, slots,
         free, weights, taken, reached, held, moved, sources, retimed, sums, starts, ended, dropped, gains,
-        gain_lms, places, adopters, candidates, ranks, new_blanks, new_symbols, new_factors, chosen, values, seen, table, known,
-        contexts, counts,
+        gain_lms, places, adopters, candidates, ranks, new_blanks, new_symbols, new_factors, chosen, values,
+        seen, table, known, contexts, counts,
     )  # fmt: skip
     return work, beams, spare_contexts, at
 

@@ -187,7 +187,8 @@ class Hotwords(NamedTuple):
     """Automaton of the favoured words and phrases; node 0 is the start of a word.
 
     Attributes:
-        follow: int32 [n_nodes, n_letters, with that for the space], the next node; -1 for none before the next word.
+        follow: int32 [n_nodes, n_letters, with that for the space], the next node; -1 for none before the next
+            word.
         factors: float64 [n_nodes], the rank's factor for a phrase in progress.
         complete: float64 [n_nodes], natural-log bonus when a word ends here.
         ends_word: uint8 [n_nodes], 1 where a word of some phrase ends: it is not unknown.
