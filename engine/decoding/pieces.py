@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.errors import DecodingError
+from engine.kernels.ctc.state import MAX_LETTERS
 
 WORD_START: Final = "▁"  # SentencePiece's
 CONTINUATION: Final = "##"  # WordPiece's
@@ -72,6 +73,8 @@ def read_spellings(labels: Sequence[str], silent: Sequence[int]) -> Spellings | 
     texts, opens = [""] * len(labels), [False] * len(labels)
     for i in spoken:
         texts[i], opens[i] = _split(labels[i], wordpiece)
+        if len(texts[i]) > MAX_LETTERS:
+            raise DecodingError(f"a label of {len(texts[i])} letters", f"{MAX_LETTERS} at most")
         if not texts[i]:
             raise DecodingError(
                 f"a vocabulary whose label {labels[i]!r} has no letters",

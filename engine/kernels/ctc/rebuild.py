@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from engine.kernels._jit import inner, kernel
-from engine.kernels.ctc.extend import EMPTY, enter_node, hash_text, hash_token, mix_hash
+from engine.kernels.ctc.extend import EMPTY, enter_node, hash_token, mix_hash
 from engine.kernels.ctc.pieces import count_letters, hash_prefix, spell_on
 from engine.kernels.ctc.state import (
     MAX_ADOPTED,
+    MAX_LETTERS,
     N_ADOPTED,
     N_CONTEXTS,
     N_FREE,
@@ -167,23 +168,22 @@ def add_beams(
         if candidate.context >= 0:
             beam.context, beam.history = candidate.context, known[np.uint64(candidate.context)].history
         enter_node(beam, candidate.lexicon, lexicon, scorer)
-        if token == delimiter:
-            beam.text, beam.word, beam.length, beam.letters = hash_text(shorter), EMPTY, 0, 0
+        if search.pieces:
+            prob = probs[np.uint64(token)] * best_prob
+            add_piece(beam, shorter, token, frame, prob, delimiter, pieces, counts, token_nodes, word_nodes)
+        elif token == delimiter:
+            beam.text, beam.word, beam.length, beam.letters = shorter.key, EMPTY, 0, 0
             beam.word_node, beam.token_node = append_word(shorter, counts, word_nodes), shorter.token_node
             beam.start, beam.end = shorter.start, shorter.end
             beam.prob_sum, beam.peak = shorter.prob_sum, shorter.peak
-        elif search.pieces:
-            prob = probs[np.uint64(token)] * best_prob
-            add_piece(beam, shorter, token, frame, prob, delimiter, pieces, counts, token_nodes, word_nodes)
+            beam.key = mix_hash(beam.text, beam.word)
         else:
             beam.text, beam.word = shorter.text, hash_token(shorter.word, token)
             beam.length, beam.word_node = shorter.length + 1, shorter.word_node
-            beam.letters = beam.length
+            beam.letters = min(beam.length, MAX_LETTERS)
             beam.token_node = append_token(shorter.token_node, token, counts, token_nodes)
             time_letter(beam, shorter, frame, probs[np.uint64(token)] * best_prob)
-        beam.key = mix_hash(beam.text, beam.word)
-        if search.pieces:
-            beam.key = hash_prefix(beam.text, beam.word, token)
+            beam.key = mix_hash(beam.text, beam.word)
         if work.adopters[beam.key >> _WORD] & bit_of_key(beam.key) != _NOTHING:
             adopt(beam.key, k, n_stay, work)
     counts[N_FREE] = n_free
@@ -194,8 +194,14 @@ def add_piece(
     beam: Any, shorter: Any, token: int, frame: int, prob: float, delimiter: int, pieces: Any, counts: Any,
     token_nodes: Any, word_nodes: Any,
 ) -> None:  # fmt: skip
-    """Make a beam of `shorter` and a piece of a word, which may be the first of the next."""
+    """Make a beam of `shorter` and a piece of a word, which may be the first of the next, or the delimiter."""
     beam.text, beam.word = spell_on(shorter, token, delimiter, pieces)
+    beam.key = hash_prefix(beam.text, beam.word, token)
+    if token == delimiter:
+        beam.word_node, beam.token_node = append_word(shorter, counts, word_nodes), shorter.token_node
+        beam.length, beam.letters, beam.start, beam.end = 0, 0, shorter.start, shorter.end
+        beam.prob_sum, beam.peak = shorter.prob_sum, shorter.peak
+        return
     beam.token_node = append_token(shorter.token_node, token, counts, token_nodes)
     n_letters = count_letters(token, pieces)
     if pieces.spoken[np.uint64(token)] == OPENS_WORD:
@@ -203,8 +209,8 @@ def add_piece(
         beam.length, beam.letters = 1, n_letters
         beam.start, beam.end, beam.prob_sum, beam.peak = frame, frame + 1, 0.0, prob
         return
-    beam.word_node = shorter.word_node
-    beam.length, beam.letters = shorter.length + 1, shorter.letters + n_letters
+    beam.word_node, beam.length = shorter.word_node, shorter.length + 1
+    beam.letters = min(np.int64(shorter.letters) + n_letters, MAX_LETTERS)
     time_letter(beam, shorter, frame, prob)
 
 

@@ -22,8 +22,8 @@ BEAM = np.dtype(
         ("context", np.int32),  # place of the language model's context, while frames are searched
         ("hotword", np.int32),  # node of the hotwords' trie; -1 outside
         ("length", np.int32),  # tokens of the unfinished word
-        ("letters", np.int32),  # its letters: as many, unless tokens are pieces of words
-        ("last", np.int32),  # last token; the delimiter for an empty prefix
+        ("letters", np.int16),  # its letters, up to MAX_LETTERS: as many, unless tokens are pieces of words
+        ("last", np.int16),  # last token; the delimiter for an empty prefix
         ("token_node", np.int32),
         ("word_node", np.int32),
         ("parent", np.int32),  # the beam whose prefix is one token shorter; -1 if there is none
@@ -70,6 +70,7 @@ WORD_NODE = np.dtype(
 )
 
 NO_LM, WORD_LM, CHAR_LM = 0, 1, 2
+MAX_LETTERS = 1 << 14  # of one word; more are not counted
 OPENS_WORD = 2  # in `spoken`: a token that begins a word
 AVERAGE_WORD_LENGTH = 6  # pyctcdecode's: an unknown beginning longer than this costs more
 N_OOV_FACTORS = 64  # unknown words longer than this rank like this
@@ -187,8 +188,8 @@ class Hotwords(NamedTuple):
     """Automaton of the favoured words and phrases; node 0 is the start of a word.
 
     Attributes:
-        follow: int32 [n_nodes, n_letters, with that for the space], the next node; -1 for none before the next
-            word.
+        follow: int32 [n_nodes, n_letters, with that for the space], the next node; -1 for none before the
+            next word.
         factors: float64 [n_nodes], the rank's factor for a phrase in progress.
         complete: float64 [n_nodes], natural-log bonus when a word ends here.
         ends_word: uint8 [n_nodes], 1 where a word of some phrase ends: it is not unknown.
