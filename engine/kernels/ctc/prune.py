@@ -178,8 +178,12 @@ def recombine(beams: Any, n_before: int, n: int, search: Any, work: Any, pieces:
     mask = np.uint64(len(work.seen) - 1)
     keys = np.empty(n, np.uint64)
     seen, chosen, ranks = work.seen, work.chosen, work.ranks
-    for i in range(n):
-        keys[i] = hash_future(beams, n_before, chosen[i], work, search, pieces)
+    if search.pieces:
+        for i in range(n):
+            keys[i] = hash_future(beams, n_before, chosen[i], True, work, search.delimiter, pieces)
+    else:
+        for i in range(n):
+            keys[i] = hash_future(beams, n_before, chosen[i], False, work, search.delimiter, pieces)
     touched, best = np.empty(n, np.uint64), np.ones(n, np.uint8)
     n_touched, kept = 0, 0
     for i in range(n):
@@ -202,18 +206,20 @@ def recombine(beams: Any, n_before: int, n: int, search: Any, work: Any, pieces:
     return kept
 
 
-@inner
-def hash_future(beams: Any, n_before: int, index: int, work: Any, search: Any, pieces: Any) -> Any:
+@inner(forceinline=True)
+def hash_future(
+    beams: Any, n_before: int, index: int, spelled: bool, work: Any, delimiter: int, pieces: Any
+) -> Any:
     """Hash of all that the rest of the search depends on: context, unfinished word, hotwords, last token."""
     candidate = work.candidates[index]
     parent = beams[work.slots[index] if index < n_before else candidate.slot]
     word, last, history, hotword = parent.word, parent.last, parent.history, parent.hotword
     if index >= n_before:
         last, hotword = candidate.token, candidate.hotword
-        if search.pieces:
-            _, word = spell_on(parent, last, search.delimiter, pieces)
+        if spelled:
+            _, word = spell_on(parent, last, delimiter, pieces)
         else:
-            word = EMPTY if last == search.delimiter else hash_token(word, last)
+            word = EMPTY if last == delimiter else hash_token(word, last)
         if candidate.context >= 0:
             history = work.known[candidate.context].history
     key = mix_hash(mix_hash(history, word), np.uint64(last + 2))

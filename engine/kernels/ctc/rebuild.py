@@ -194,7 +194,7 @@ def add_piece(
     beam: Any, shorter: Any, token: int, frame: int, prob: float, delimiter: int, pieces: Any, counts: Any,
     token_nodes: Any, word_nodes: Any,
 ) -> None:  # fmt: skip
-    """Make a beam of `shorter` and a piece of a word, which may be the first of the next, or the delimiter."""
+    """Make a beam of `shorter` and the delimiter or a piece of a word, which may be the first of the next."""
     beam.text, beam.word = spell_on(shorter, token, delimiter, pieces)
     beam.key = hash_prefix(beam.text, beam.word, token)
     if token == delimiter:
