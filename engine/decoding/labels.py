@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +103,7 @@ class Labels:
         return texts
 
     @property
-    def forms(self) -> tuple[str, ...]:
+    def forms(self) -> tuple[Literal["NFC", "NFD"], ...]:
         """Unicode's normal forms in which words may be spelled by letters; the first that works is taken."""
         if self.spellings is not None:
             return ("NFD",) if self.spellings.decomposed else ("NFC",)

@@ -134,7 +134,7 @@ def end_words(
         if weights.kind != NO_LM:
             find_words(beams, first, bits, scorer, work)
         while bits != _NOTHING:
-            i = np.uint64(first) + lanes.first_bit(bits)  # type: ignore[assignment]
+            i = np.uint64(first) + lanes.first_bit(bits)
             bits &= bits - _ONE
             beam = beams[np.uint64(slots[i])]
             gains[i], gain_lms[i] = 1.0, 0.0
