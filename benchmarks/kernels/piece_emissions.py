@@ -3,8 +3,8 @@
     python -m benchmarks.kernels.piece_emissions --text sentences.txt --n_pieces 1024 --out pieces.npz
 
 SentencePiece (BPE) divides the text, as in models like Parakeet CTC. Each piece is one frame, rarely two,
-with blanks between them. With a rate that differs between utterances, a piece is replaced by a similar one, left
-out, or divided in another way.
+with blanks between them. With a rate that differs between utterances, a piece is replaced by a similar one,
+left out, or divided in another way.
 """
 
 from __future__ import annotations
