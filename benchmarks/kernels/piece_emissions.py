@@ -25,6 +25,9 @@ BLANK, UNKNOWN, START = "<pad>", "<unk>", "▁"
 N_UTTERANCES, SEED = 200, 20
 OTHER_DIVISION = 0.03  # of pieces: written as two others
 WEAKNESS = Weakness(confused=0.06)
+NEVER = (
+    -30.0
+)  # of <unk> and of "▁" alone: models hardly write them, and pyctcdecode breaks other words at them
 
 
 class Pieces:
@@ -51,7 +54,8 @@ class Pieces:
 
     def divide(self, text: str) -> list[int]:
         """Tokens of a sentence, as the model was trained to write it."""
-        return [1 + int(token) for token in self._processor.encode(text)]
+        tokens = [1 + int(token) for token in self._processor.encode(text)]
+        return [token for token in tokens if self.labels[token] != START]
 
     def split(self, token: int, rng: np.random.Generator) -> list[int]:
         """The token as two others that spell the same, where there are such."""
@@ -81,6 +85,7 @@ def make_emissions(
         frames += _make_piece(token, pieces.alike[token], size, rng, weakness, difficulty)
         frames += _make_blanks(int(rng.integers(1, 4)), size, rng)
     logits = np.array(frames)
+    logits[:, [pieces.labels.index(sign) for sign in (UNKNOWN, START)]] = NEVER
     shifted = logits - logits.max(axis=1, keepdims=True)
     return (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))).astype(np.float32)
 
