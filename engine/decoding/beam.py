@@ -75,7 +75,7 @@ class CtcBeamDecoder:
         beam_prune_logp: beams this far below the best are dropped.
         unk_score_offset: log10, added to the model's score of an unknown word.
         unk_letter_score: natural log, added for every letter of an unknown word.
-        lookahead: rank unfinished words by the best word they can become.
+        lookahead: rank unfinished words by the best word they can become; None: for labels of one character.
         merging: "prefix" merges all alignments of a prefix; "pyctcdecode" follows that
             library's rules, for parity: alignments that end in a blank are beams of their own,
             an empty last word may be scored as unknown, hotwords do not excuse unknown words.
@@ -102,7 +102,7 @@ class CtcBeamDecoder:
         beam_prune_logp: float = -10.0,
         unk_score_offset: float = -10.0,
         unk_letter_score: float = 0.0,
-        lookahead: bool = True,
+        lookahead: bool | None = None,
         merging: str = "prefix",
         unit: str = "word",
         score_boundary: bool = True,
@@ -117,7 +117,7 @@ class CtcBeamDecoder:
                 beam_prune_logp,
                 unk_score_offset,
                 unk_letter_score,
-                lookahead,
+                self.labels.spellings is None if lookahead is None else lookahead,
                 merging,
                 unit,
                 score_boundary,

@@ -74,7 +74,7 @@ def make_log_probs(kind: str, seed: int, n_frames: int = 14, peak: float = 5.0) 
 @pytest.mark.parametrize("lm", [False, True])
 @pytest.mark.parametrize("hotwords", [{}, HOTWORDS])
 def test_pieces_equal_twin(kind, seed, lm, hotwords):
-    options = {"token_min_logp": -3.5, "unk_score_offset": -3.0, "beam_prune_logp": -20.0}
+    options = {"lookahead": True, "token_min_logp": -3.5, "unk_score_offset": -3.0, "beam_prune_logp": -20.0}
     twin = BeamReference(
         LABELS[kind], language_model() if lm else None, beam_width=200, hotwords=hotwords, **options
     )

@@ -66,7 +66,7 @@ def test_texts_and_scores_of_word_pieces_equal_pyctcdecode(name):
             continue
         assert ours[0].score == pytest.approx(beams[0][2], abs=0.03)
         assert ours[0].acoustic_score == pytest.approx(beams[0][1], abs=0.03)
-    # of eight beams one goes to a text spelled by other pieces, whose blank ends pyctcdecode adds to the first
+    # of eight beams one goes to a text spelled by other pieces, whose blank ends pyctcdecode joins
     assert len(differ) <= (name == "lm_narrow")
 
 
