@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.bundle.folder import Bundle
 from engine.decoding.beam import CtcBeamDecoder
 from engine.decoding.foreign import adopt_decoder
-from engine.decoding.greedy import decode_greedy
+from engine.decoding.greedy import read_greedy
 from engine.errors import ModelCapabilityError, OptionError
 from engine.types import DecodingOptions, Hypothesis
 
@@ -79,13 +79,7 @@ def decode_best(
             hotword_weight=options.hotword_weight,
         )[0]
     if beam_width == 1 and not options.hotwords:
-        return decode_greedy(
-            log_probs,
-            acoustic.vocabulary,
-            blank_id=acoustic.blank_id,
-            word_delimiter=acoustic.word_delimiter,
-            frame_s=acoustic.frame_s,
-        )
+        return read_greedy(log_probs, decoder.labels, acoustic.frame_s)
     return decoder.decode(
         log_probs,
         beam_width=beam_width,

@@ -35,7 +35,11 @@ def decode_greedy(
     Raises:
         DecodingError: emissions or vocabulary that do not fit; the message says why.
     """
-    labels = build_labels(vocabulary, blank_id, word_delimiter)
+    return read_greedy(log_probs, build_labels(vocabulary, blank_id, word_delimiter), frame_s, logits=logits)
+
+
+def read_greedy(log_probs: Any, labels: Labels, frame_s: float, *, logits: bool = False) -> Hypothesis:
+    """The same with a vocabulary that was checked before."""
     emissions = check_emissions(log_probs, len(labels), logits=logits)
     tokens, starts, ends, peaks, score = collapse_greedy(emissions, labels.spoken, labels.blank_id)
     words = tuple(
