@@ -184,11 +184,9 @@ def test_exhaustive_search_sums_all_alignments():
 def test_one_best_search_finds_what_n_best_finds(kind):
     decoder = load(kind, True)
     for seed in range(20):
-        log_probs = make_log_probs(kind, seed, 30)
+        log_probs = make_log_probs(kind, seed, 14, peak=8.0)
         one, several = decoder.decode(log_probs)[0], decoder.decode(log_probs, n_best=5)[0]
-        assert (
-            one.text == several.text and one.score >= several.score - 0.2
-        )  # of noise: few alignments are kept
+        assert one.text == several.text and one.score >= several.score - 0.05
 
 
 def test_the_division_into_pieces_does_not_matter():
