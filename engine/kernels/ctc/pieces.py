@@ -167,8 +167,7 @@ def extend_piece(
     Arguments and result as for engine.kernels.ctc.extend.extend_letter. For a token that begins a word,
     end_words has run.
     """
-    nodes, label, lookahead, distinct = lexicon.nodes, lexicon.label, lexicon.lookahead, lexicon.distinct
-    factors, unknown_factors, follows = lexicon.factors, lexicon.unknown_factors, hotwords.follow
+    nodes, label, distinct, follows = lexicon.nodes, lexicon.label, lexicon.distinct, hotwords.follow
     candidates, weights, slots, token = work.candidates, work.weights, work.slots, work.tokens[column]
     letters, ends, n_more = pieces.letters, pieces.ends, count_letters(token, pieces)
     opens, entry = pieces.spoken[token] == OPENS_WORD, pieces.entries[np.uint64(token)]
@@ -198,12 +197,8 @@ def extend_piece(
             follow = np.int64(-1)
             if hotword >= favoured:
                 follow = np.int64(walk_hotwords(follows, hotword, token, letters, ends))
-            factor = 1.0
-            if node >= 0:
-                factor = factors[lookahead[np.uint64(node)]]
-            elif follow < 0:
-                factor = unknown_factors[np.uint64(min(n_letters, N_OOV_FACTORS - 1))]
-            bound = max(factor, bound_unknown(n_letters, unknown_factors))
+            factor = 1.0 if node < 0 <= follow else rank_node(node, n_letters, lexicon)
+            bound = max(factor, bound_unknown(n_letters, lexicon.unknown_factors))
             if follow >= 0:
                 factor *= hotwords.factors[follow]
                 bound = max(bound, 1.0) * highest
