@@ -10,8 +10,8 @@ from os import PathLike
 from engine.decoding.labels import compose
 from engine.decoding.ngram import SPECIAL_WORDS, NgramModel
 from engine.decoding.own_model import AbstractLanguageModel
-from engine.decoding.settings import AVERAGE_WORD_LENGTH
 from engine.errors import LanguageModelError
+from engine.kernels.ctc.state import AVERAGE_WORD_LENGTH
 
 State = tuple[bool, tuple[str, ...]]  # whether the sentence's start is in reach, and the words before
 
