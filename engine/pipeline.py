@@ -304,6 +304,7 @@ def load(
     compute_type: ComputeType = "auto",
     threads: int = 0,
     backend: Backend = "auto",
+    decoder: Any = None,
 ) -> SpeechTranslator:
     """Load a model.
 
@@ -315,9 +316,12 @@ def load(
             but for "bf16", in which our own kernels compute any graph that export/ wrote.
         threads: 0 takes the cores that this process may use.
         backend: "auto", "kernels" or "onnxruntime".
+        decoder: your own for the emissions, instead of the bundle's: a CtcBeamDecoder or OwnModelDecoder of
+            engine.decoding, or an object with pyctcdecode's decode_beams. There is one pass then.
     Raises:
         BundleError and its kinds: no usable bundle. DeviceError: a device or compute type that is not
             available here. DependencyError: a package is missing. OptionError: an unknown value.
+            DecodingError: a decoder of another vocabulary.
     """
     options = RuntimeOptions(device, compute_type, threads, backend)  # refused before any file is read
-    return SpeechTranslator(open_bundle(model), options)
+    return SpeechTranslator(open_bundle(model), options, decoder)

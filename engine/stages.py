@@ -54,14 +54,15 @@ if TYPE_CHECKING:
 class Stages:
     """A loaded bundle. Safe to share between threads; no call leaves anything behind."""
 
-    def __init__(self, bundle: Bundle, options: RuntimeOptions | None = None) -> None:
+    def __init__(self, bundle: Bundle, options: RuntimeOptions | None = None, decoder: Any = None) -> None:
         """Load the models of a bundle.
 
         Args:
             bundle: from open_bundle.
             options: device, compute type and threads.
+            decoder: the caller's own, as for engine.load.
         Raises:
-            DeviceError, LanguageModelError, BundleSchemaError.
+            DeviceError, LanguageModelError, BundleSchemaError. OptionError, DecodingError: the decoder.
         """
         self.bundle = bundle
         self.options = options or RuntimeOptions()
@@ -71,7 +72,8 @@ class Stages:
         with compile_beside(bundle, self.threads):
             self.acoustic = AcousticModel(bundle, self.options)
             warm_up_acoustic(self.acoustic)
-        self.decoder = load_decoder(bundle)
+        self._own_decoder = decoder
+        self.decoder = load_decoder(bundle, decoder)
         warm_up_decoder(self.decoder)
         self._punctuator = Punctuator(bundle) if bundle.has("punctuation") else None
         self._translator_lock = threading.Lock()
@@ -82,7 +84,7 @@ class Stages:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is its bundle and options: the process that unpickles it loads the models anew."""
-        return type(self), (self.bundle, self.options), {"limits": self.limits}
+        return type(self), (self.bundle, self.options, self._own_decoder), {"limits": self.limits}
 
     @cached_property
     def _translator(self) -> Translator:
@@ -108,8 +110,8 @@ class Stages:
 
     @property
     def has_second_pass(self) -> bool:
-        """Whether the bundle holds an attention decoder."""
-        return self.bundle.manifest.second_pass is not None
+        """Whether the bundle holds an attention decoder, and its own first pass, which that needs."""
+        return self.bundle.manifest.second_pass is not None and self._own_decoder is None
 
     @cached_property
     def _second_pass(self) -> SecondPass:

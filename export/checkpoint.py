@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.decoding.labels import build_labels
+from engine.errors import DecodingError
 from export.errors import ExportError
 
 PICKLES = (
@@ -64,6 +66,8 @@ def read_checkpoint(folder: Path, architectures: tuple[str, ...]) -> CheckpointI
     blank_id = config.get("pad_token_id")
     if not isinstance(blank_id, int) or (tokens and not 0 <= blank_id < len(tokens)):
         problems.append(f"pad_token_id {blank_id!r} (the CTC blank) is not in the vocabulary")
+    elif tokens:
+        problems += _label_problems(folder, tokens, blank_id)
     if problems:
         raise ExportError(
             f"{str(folder)!r}: " + "; ".join(problems),
@@ -160,6 +164,15 @@ def _licence(folder: Path) -> str:
     header = card.read_text(encoding="utf-8", errors="replace").split("---")
     lines = header[1].splitlines() if len(header) > 2 else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("license:")), "unknown")
+
+
+def _label_problems(folder: Path, tokens: tuple[str, ...], blank_id: int) -> list[str]:
+    """What the decoder would refuse, found before anything is computed."""
+    try:
+        build_labels(tokens, blank_id, _word_delimiter(folder, tokens))
+    except DecodingError as error:
+        return [error.got]
+    return []
 
 
 def _product(values: list[int]) -> int:

@@ -26,6 +26,7 @@ from engine.decoding.settings import (
     identify,
     make_key,
     make_lexicon,
+    make_pieces,
     make_scorer,
     make_search,
 )
@@ -60,21 +61,21 @@ class CtcBeamDecoder:
     and spawn (the language model's file is mapped, and shared between processes).
 
     Args:
-        vocabulary: label of each token id, a character of words or the delimiter; marks such as
-            <s> are never read. Labels that begin a word, as SentencePiece makes them, are refused.
+        vocabulary: label of each token id: characters, several letters ("sch"), or pieces of words as
+            SentencePiece ("▁Haus") and WordPiece ("##es") make them; marks such as <s> are never read.
         language_model: a KenLM binary (probing or trie) or an ARPA file; None for none.
         unigrams: known words, where the model's file does not name them.
         lm_alpha: weight of the language model's natural-log score.
         lm_beta: natural log added for every word.
         blank_id: index of the CTC blank.
-        word_delimiter: label between words; may be missing from the vocabulary.
+        word_delimiter: label between words; may be missing from the vocabulary. "▁" or a space is found.
         frame_s: seconds per frame.
         lexicon: file written by WordTrie.save for this vocabulary and language model; loads at once.
         token_min_logp: tokens below this are passed over, unless they are the frame's best.
         beam_prune_logp: beams this far below the best are dropped.
         unk_score_offset: log10, added to the model's score of an unknown word.
         unk_letter_score: natural log, added for every letter of an unknown word.
-        lookahead: rank unfinished words by the best word they can become.
+        lookahead: rank unfinished words by the best word they can become; None: for labels of one character.
         merging: "prefix" merges all alignments of a prefix; "pyctcdecode" follows that
             library's rules, for parity: alignments that end in a blank are beams of their own,
             an empty last word may be scored as unknown, hotwords do not excuse unknown words.
@@ -101,7 +102,7 @@ class CtcBeamDecoder:
         beam_prune_logp: float = -10.0,
         unk_score_offset: float = -10.0,
         unk_letter_score: float = 0.0,
-        lookahead: bool = True,
+        lookahead: bool | None = None,
         merging: str = "prefix",
         unit: str = "word",
         score_boundary: bool = True,
@@ -116,7 +117,7 @@ class CtcBeamDecoder:
                 beam_prune_logp,
                 unk_score_offset,
                 unk_letter_score,
-                lookahead,
+                self.labels.spellings is None if lookahead is None else lookahead,
                 merging,
                 unit,
                 score_boundary,
@@ -130,6 +131,7 @@ class CtcBeamDecoder:
         self.language_model = model = NgramModel(language_model) if language_model is not None else None
         self._arguments = (model and model.path, known, lexicon and Path(lexicon).absolute())
         self._trie = self._load_trie(known, lexicon)
+        self._pieces = make_pieces(self.labels, self._trie)
         self._cache: dict[Any, Prepared] = {}
         self._prepare(make_key())  # refuses a model that does not fit
         self._identity = ""
@@ -159,6 +161,7 @@ class CtcBeamDecoder:
         other._cache, other._identity = {}, ""
         if other.settings.unit != self.settings.unit:
             other._trie = other._load_trie(*self._arguments[1:])
+            other._pieces = make_pieces(other.labels, other._trie)
         return other
 
     def save_lexicon(self, path: Pathlike) -> None:
@@ -373,7 +376,7 @@ class CtcBeamDecoder:
                 scorer,
                 make_lexicon(settings, self._trie, self.language_model, scorer),
                 build_hotwords(self.labels, phrases, excuse=settings.merging == "prefix"),
-                self.labels.spoken,
+                self._pieces,
             )
             for oldest in list(self._cache)[: 1 - _MAX_CACHED]:
                 self._cache.pop(oldest, None)

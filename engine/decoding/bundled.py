@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.folder import Bundle
 from engine.decoding.beam import CtcBeamDecoder
-from engine.decoding.greedy import decode_greedy
-from engine.errors import ModelCapabilityError
+from engine.decoding.foreign import adopt_decoder
+from engine.decoding.greedy import read_greedy
+from engine.errors import ModelCapabilityError, OptionError
 from engine.types import DecodingOptions, Hypothesis
 
 if TYPE_CHECKING:
     from engine.acoustic.model import AcousticModel
 
 
-def load_decoder(bundle: Bundle) -> CtcBeamDecoder:
+def load_decoder(bundle: Bundle, decoder: Any = None) -> Any:
     """Load language model and lexicon of a bundle, with the settings that it was tuned to.
 
+    Args:
+        decoder: the caller's own, which is taken instead: see engine.decoding.foreign.
     Raises:
         ModelCapabilityError: the bundle has no acoustic model. LanguageModelError, BundleError.
+        OptionError, DecodingError: a decoder that cannot be used.
     """
     acoustic, tuned = bundle.manifest.acoustic, bundle.manifest.decoding
     if acoustic is None:
         raise ModelCapabilityError(
             f"bundle {bundle.name!r} has no acoustic model", "a bundle that recognises speech"
         )
+    frame_s = acoustic.samples_per_frame / acoustic.features.sample_rate
+    if decoder is not None:
+        names = bundle.vocabulary, acoustic.blank_id, acoustic.word_delimiter
+        return adopt_decoder(decoder, *names, frame_s)
     return CtcBeamDecoder(
         bundle.vocabulary,
         language_model=bundle.file("language_model") if bundle.has("language_model") else None,
         lexicon=bundle.file("lexicon") if bundle.has("lexicon") else None,
         blank_id=acoustic.blank_id,
         word_delimiter=acoustic.word_delimiter,
-        frame_s=acoustic.samples_per_frame / acoustic.features.sample_rate,
+        frame_s=frame_s,
         lm_alpha=tuned.lm_alpha,
         lm_beta=tuned.lm_beta,
         token_min_logp=tuned.token_min_logp,
@@ -47,7 +55,7 @@ def load_decoder(bundle: Bundle) -> CtcBeamDecoder:
 
 def decode_best(
     log_probs: NDArray[np.float32],
-    decoder: CtcBeamDecoder,
+    decoder: Any,
     acoustic: AcousticModel,
     beam_width: int,
     options: DecodingOptions,
@@ -55,17 +63,23 @@ def decode_best(
     """The best reading of emissions, by beam search or (one beam and no hotwords) greedily.
 
     Args:
-        acoustic: the model that made them. beam_width: where options say nothing.
+        decoder: of load_decoder. acoustic: the model that made them. beam_width: where options say nothing.
+    Raises:
+        OptionError: weights of a language model that only its own decoder knows.
     """
     beam_width = options.beam_width or beam_width
-    if beam_width == 1 and not options.hotwords:
-        return decode_greedy(
+    if not isinstance(decoder, CtcBeamDecoder):
+        if options.lm_alpha is not None or options.lm_beta is not None:
+            fix = "set the weights of the decoder that you gave"
+            raise OptionError("lm_alpha or lm_beta with a decoder of your own", "neither", fix)
+        return decoder.decode(  # type: ignore[no-any-return]
             log_probs,
-            acoustic.vocabulary,
-            blank_id=acoustic.blank_id,
-            word_delimiter=acoustic.word_delimiter,
-            frame_s=acoustic.frame_s,
-        )
+            options.beam_width,
+            hotwords=options.hotwords,
+            hotword_weight=options.hotword_weight,
+        )[0]
+    if beam_width == 1 and not options.hotwords:
+        return read_greedy(log_probs, decoder.labels, acoustic.frame_s)
     return decoder.decode(
         log_probs,
         beam_width=beam_width,

@@ -25,7 +25,7 @@ def decode_greedy(
 
     Args:
         log_probs: floating point [n_frames, vocab_size], natural log; frames of only -inf are skipped.
-        vocabulary: label of each token id; marks such as <s> are never read.
+        vocabulary: label of each token id: characters or pieces of words; marks such as <s> are never read.
         blank_id: index of the CTC blank.
         word_delimiter: label between words.
         frame_s: seconds per frame.
@@ -35,7 +35,11 @@ def decode_greedy(
     Raises:
         DecodingError: emissions or vocabulary that do not fit; the message says why.
     """
-    labels = build_labels(vocabulary, blank_id, word_delimiter)
+    return read_greedy(log_probs, build_labels(vocabulary, blank_id, word_delimiter), frame_s, logits=logits)
+
+
+def read_greedy(log_probs: Any, labels: Labels, frame_s: float, *, logits: bool = False) -> Hypothesis:
+    """The same with a vocabulary that was checked before."""
     emissions = check_emissions(log_probs, len(labels), logits=logits)
     tokens, starts, ends, peaks, score = collapse_greedy(emissions, labels.spoken, labels.blank_id)
     words = tuple(
@@ -51,15 +55,16 @@ def decode_greedy(
 
 
 def _split_words(tokens: Any, labels: Labels) -> list[tuple[int, int]]:
-    """Ranges of consecutive letters."""
+    """Ranges of consecutive letters; labels that begin a word end the one before."""
     spans: list[tuple[int, int]] = []
     first = -1
     for position, token in enumerate(tokens.tolist()):
-        if labels.is_letter(token):
-            first = position if first < 0 else first
-        elif first >= 0:
+        spoken = labels.is_letter(token)
+        if first >= 0 and (not spoken or labels.opens_word(token)):
             spans.append((first, position))
             first = -1
+        if spoken:
+            first = position if first < 0 else first
     if first >= 0:
         spans.append((first, len(tokens)))
     return spans

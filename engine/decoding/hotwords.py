@@ -1,4 +1,4 @@
-"""Words and phrases to favour, as an automaton over the vocabulary."""
+"""Words and phrases to favour, as an automaton over the letters of the vocabulary."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def _link(
     labels: Labels, children: list[dict[int, int]], own: list[float], credit: list[float], excuse: bool
 ) -> Hotwords:
     """Add, breadth first, the way to the longest other phrase that a mismatch leaves possible."""
-    n, delimiter = len(children), labels.delimiter_id
-    dead = np.full(len(labels), -1, np.int32)
+    n, delimiter = len(children), labels.space
+    dead = np.full(max(len(labels.letters), delimiter + 1), -1, np.int32)
     if delimiter >= 0:
         dead[delimiter] = 0
     follow = np.tile(dead, (n, 1))

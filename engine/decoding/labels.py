@@ -6,18 +6,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.decoding.pieces import Spellings, find_delimiter, is_mark, read_spellings
 from engine.errors import DecodingError
 from engine.kernels.ctc import emissions as ctc_emissions
+from engine.kernels.ctc.state import OPENS_WORD
 from engine.runtime.arrays import plain_float32
 
 FloatArray = npt.NDArray[np.float32]
 NO_TOKEN = -1
-_WORD_START = "▁"  # SentencePiece's
 MAX_VOCABULARY = 1 << 15  # token ids are held in 16 bits
 
 
@@ -25,14 +26,20 @@ MAX_VOCABULARY = 1 << 15  # token ids are held in 16 bits
 class Labels:
     """A checked vocabulary.
 
+    Words are spelled in *letters*: the single characters of which labels consist. Where every label is one
+    character, letter and label are the same, also in their numbers.
+
     Attributes:
         vocabulary: label of each column of the emissions, in Unicode's composed form (NFC).
         blank_id: the CTC blank.
         delimiter_id: the label between words; -1 where the vocabulary has none.
-        spoken: uint8 [vocab_size], 1 for the blank, the delimiter and every label that is text.
+        spoken: uint8 [vocab_size], 1 for the blank, the delimiter and every label that is text, and
+            OPENS_WORD for those that begin a word.
         index: token id of each label that is part of words.
         code_points: "<u4" [vocab_size], the character of each label; None where one is longer.
-        combining: whether some labels are accents alone, which texts hold as one with their letter.
+        combining: whether some labels begin with an accent, which texts hold as one with their letter.
+        spellings: how labels read that are pieces of words; None where every label is one character.
+        letter_index: number of each letter.
     """
 
     vocabulary: tuple[str, ...]
@@ -41,14 +48,38 @@ class Labels:
     spoken: npt.NDArray[np.uint8]
     index: Mapping[str, int]
     code_points: npt.NDArray[np.uint32] | None
-    combining: bool = False
+    combining: bool
+    spellings: Spellings | None
+    letter_index: Mapping[str, int]
 
     def __len__(self) -> int:
         return len(self.vocabulary)
 
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letters by number."""
+        return self.spellings.letters if self.spellings else self.vocabulary
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What each label adds to a word."""
+        return self.spellings.texts if self.spellings else self.vocabulary
+
+    @property
+    def space(self) -> int:
+        """The number of the space between words among letters; -1 where nothing divides words."""
+        if self.spellings is None:
+            return self.delimiter_id
+        return len(self.letters) if self.delimiter_id >= 0 or any(self.spellings.opens) else NO_TOKEN
+
+    @property
+    def cased(self) -> bool:
+        """Whether words may have capitals and small letters."""
+        return any(map(str.islower, self.letter_index)) and any(map(str.isupper, self.letter_index))
+
     def spell(self, tokens: Iterable[int]) -> str:
-        """Join the labels of token ids."""
-        text = "".join([self.vocabulary[token] for token in tokens])
+        """Join the texts of token ids, of one word."""
+        text = "".join([self.texts[token] for token in tokens])
         return compose(text) if self.combining else text
 
     def spell_words(self, tokens: npt.NDArray[np.int64], ends: Sequence[int]) -> list[str]:
@@ -64,17 +95,25 @@ class Labels:
                 texts.append(spelled[begin:end])
                 begin = end
             return texts
-        pieces = [self.vocabulary[token] for token in tokens.tolist()]
+        known = self.texts
+        pieces = [known[token] for token in tokens.tolist()]
         for end in ends:
             texts.append("".join(pieces[begin:end]))
             begin = end
         return texts
 
+    @property
+    def forms(self) -> tuple[Literal["NFC", "NFD"], ...]:
+        """Unicode's normal forms in which words may be spelled by letters; the first that works is taken."""
+        if self.spellings is not None:
+            return ("NFD",) if self.spellings.decomposed else ("NFC",)
+        return ("NFC", "NFD") if self.combining else ("NFC",)
+
     def encode(self, word: str) -> list[int] | None:
-        """Token ids of one word by single characters, composed or not; None if a character has no label."""
-        for form in ("NFC", "NFD") if self.combining else ("NFC",):
+        """The letters of one word, composed or not; None if a character is no letter."""
+        for form in self.forms:
             spelled = unicodedata.normalize(form, word)
-            ids = [self.index.get(char, NO_TOKEN) for char in spelled]
+            ids = [self.letter_index.get(char, NO_TOKEN) for char in spelled]
             if ids and NO_TOKEN not in ids:
                 return ids
         return None
@@ -82,6 +121,10 @@ class Labels:
     def is_letter(self, token: int) -> bool:
         """Whether a token is part of words, rather than blank, delimiter or a mark like <s>."""
         return bool(self.spoken[token]) and token not in (self.blank_id, self.delimiter_id)
+
+    def opens_word(self, token: int) -> bool:
+        """Whether a token begins a word."""
+        return bool(self.spoken[token] == OPENS_WORD)
 
 
 def compose(text: str) -> str:
@@ -95,10 +138,11 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
     Args:
         vocabulary: label of each token id; the blank's own label is not read.
         blank_id: index of the CTC blank.
-        word_delimiter: the label that separates words; may be missing from the vocabulary.
+        word_delimiter: the label that separates words; may be missing from the vocabulary. A label that can
+            be nothing else ("▁" or a space alone) is found without it.
     Raises:
-        DecodingError: empty or too large, not strings, a label twice, blank_id outside it, or
-            pieces of words as SentencePiece makes them.
+        DecodingError: empty or too large, not strings, a label twice, blank_id outside it, or pieces of words
+            in a notation that is not read: see engine.decoding.pieces.
     """
     if isinstance(vocabulary, Mapping):
         fix = "pass sorted(vocabulary, key=vocabulary.get)"
@@ -108,44 +152,34 @@ def build_labels(vocabulary: Sequence[str], blank_id: int, word_delimiter: str) 
     problems = _find_problems(labels, blank_id)
     if problems:
         raise DecodingError("a vocabulary with " + "; ".join(problems), "a list of distinct labels")
-    delimiter_id = labels.index(word_delimiter) if word_delimiter in labels else NO_TOKEN
+    delimiter_id = find_delimiter(labels, word_delimiter)
     if delimiter_id == blank_id:
-        raise DecodingError(f"word delimiter {word_delimiter!r} and blank are one label", "two labels")
-    _refuse_word_starts(labels, blank_id, delimiter_id)
-    spoken = np.array([not _is_mark(label) for label in labels], dtype=np.uint8)
-    spoken[blank_id] = 1
-    if delimiter_id != NO_TOKEN:
-        spoken[delimiter_id] = 1
-    spoken.setflags(write=False)
+        raise DecodingError(f"word delimiter {labels[blank_id]!r} and blank are one label", "two labels")
     silent = (blank_id, delimiter_id)
+    spellings = read_spellings(labels, silent)
+    spoken = _mark_spoken(labels, silent, spellings)
     index = {label: i for i, label in enumerate(labels) if spoken[i] and i not in silent}
-    code_points = None
-    if all(len(label) == 1 for label in index):
+    code_points, letters = None, index
+    if spellings is not None:
+        letters = {letter: number for number, letter in enumerate(spellings.letters)}
+    else:
         code_points = np.array([ord(label) if label in index else 0 for label in labels], "<u4")
         code_points.setflags(write=False)
-    combining = any(len(label) == 1 and unicodedata.combining(label) for label in index)
-    return Labels(labels, int(blank_id), delimiter_id, spoken, index, code_points, combining)
-
-
-def _refuse_word_starts(labels: tuple[str, ...], blank_id: int, delimiter_id: int) -> None:
-    """One label parts words; others with a space in them, or that begin a word, would be read as letters."""
-    silent = (blank_id, delimiter_id)
-    wrong = [
-        label
-        for i, label in enumerate(labels)
-        if i not in silent and (label.startswith(_WORD_START) or any(char.isspace() for char in label))
-    ]
-    if not wrong:
-        return
-    got = f"a vocabulary whose label {wrong[0]!r} begins a word"
-    fix = f"pass word_delimiter={wrong[0]!r}" if len(wrong[0]) == 1 and delimiter_id < 0 else ""
-    raise DecodingError(
-        got, "labels of letters, and one that parts words", fix or "use a model of characters"
+    combining = any(unicodedata.combining(letter) for letter in letters)
+    return Labels(
+        labels, int(blank_id), delimiter_id, spoken, index, code_points, combining, spellings, letters
     )
 
 
-def _is_mark(label: str) -> bool:
-    return label == "" or (len(label) > 2 and label[0] in "<[" and label[-1] in ">]")
+def _mark_spoken(
+    labels: tuple[str, ...], silent: tuple[int, int], spellings: Spellings | None
+) -> npt.NDArray[np.uint8]:
+    spoken = np.array([not is_mark(label) for label in labels], dtype=np.uint8)
+    spoken[[token for token in silent if token != NO_TOKEN]] = 1
+    if spellings is not None:
+        spoken[np.array(spellings.opens)] = OPENS_WORD
+    spoken.setflags(write=False)
+    return spoken
 
 
 def _find_problems(labels: tuple[Any, ...], blank_id: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The words that a language model knows, as a trie over the CTC vocabulary."""
+"""The words that a language model knows, as a trie over the letters of the CTC vocabulary."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WordTrie:
 
     Attributes:
         first, label, word, lookahead: see engine.kernels.ctc.state.Lexicon.
-        vocabulary: labels that it was built for.
+        vocabulary: letters that it was built for (see engine.decoding.labels.Labels).
         n_lm_words: vocabulary size of the language model whose word ids it holds; 0 for none.
     """
 
@@ -105,9 +105,13 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
     """
     arrays, n_lm_words = _read_arrays(Path(path)), model.n_words
     vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "replace").split("\0")
-    if tuple(map(compose, vocabulary)) != labels.vocabulary:
+    if labels.spellings is None:
+        vocabulary = [*map(compose, vocabulary)]
+    if tuple(vocabulary) != labels.letters:
         raise LanguageModelError(
-            f"a lexicon made for {len(vocabulary)} other labels in {path}", "the acoustic model's vocabulary"
+            f"a lexicon made for {len(vocabulary)} other labels or letters in {path}",
+            "the acoustic model's vocabulary",
+            "build it again for this vocabulary",
         )
     if arrays["meta"].shape != (2,) or arrays["meta"][0] != FORMAT_VERSION:
         raise LanguageModelError(f"a lexicon of another version in {path}", f"version {FORMAT_VERSION}")
@@ -118,7 +122,7 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
             "build them together",
         )
     problem, first, word = _unpack(arrays, n_lm_words)
-    if problem or int(arrays["label"].max(initial=0)) >= len(labels):
+    if problem or int(arrays["label"].max(initial=0)) >= len(labels.letters):
         raise LanguageModelError(f"a damaged lexicon at {path} {problem}", "an intact file", "build it again")
     label = arrays["label"].astype(np.int16)
     if not _knows_words(model, labels, first, label, word):
@@ -128,7 +132,7 @@ def load_lexicon(path: str | PathLike[str], labels: Labels, model: NgramModel) -
             "build it again: probing and trie files number the words of one model differently",
         )
     lookahead = np.ascontiguousarray(arrays["lookahead"])
-    return WordTrie(first, label, word, lookahead, labels.vocabulary, n_lm_words)
+    return WordTrie(first, label, word, lookahead, labels.letters, n_lm_words)
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -188,7 +192,7 @@ def _knows_words(
     ids, spelled = word[nodes], [""] * len(nodes)
     while nodes.any():
         spelled = [
-            labels.vocabulary[token] + text if node else text
+            labels.letters[token] + text if node else text
             for node, token, text in zip(nodes.tolist(), label[nodes].tolist(), spelled, strict=True)
         ]
         nodes = np.where(nodes > 0, np.searchsorted(first, nodes, side="right") - 1, 0).astype(np.int32)
@@ -227,7 +231,7 @@ def build_lexicon(
     if model is not None:
         probs = model.read_unigrams()[kept]
     first, label, word, lookahead = kernels.build_trie(tokens, ends, kept, probs)
-    return WordTrie(first, label, word, lookahead, labels.vocabulary, model.n_words if model else 0)
+    return WordTrie(first, label, word, lookahead, labels.letters, model.n_words if model else 0)
 
 
 def _list_words(model: NgramModel | None, unigrams: Iterable[str] | None) -> list[str]:
@@ -242,16 +246,16 @@ def _list_words(model: NgramModel | None, unigrams: Iterable[str] | None) -> lis
 
 
 def _encode(labels: Labels, words: list[str]) -> list[str]:
-    """Each word as a string of token ids (shifted by _PRIVATE); "" if a letter has no label."""
-    encoded = _encode_exactly(labels, words)
-    if labels.combining:
-        apart = _encode_exactly(labels, [unicodedata.normalize("NFD", word) for word in words])
-        encoded = [first or second for first, second in zip(encoded, apart, strict=True)]
+    """Each word as a string of its letters (shifted by _PRIVATE); "" if a character is none."""
+    encoded = [""] * len(words)
+    for form in labels.forms:
+        spelled = _encode_exactly(labels, [unicodedata.normalize(form, word) for word in words])
+        encoded = [first or second for first, second in zip(encoded, spelled, strict=True)]
     return encoded
 
 
 def _encode_exactly(labels: Labels, words: list[str]) -> list[str]:
-    table = {ord(label): chr(_PRIVATE + token) for label, token in labels.index.items() if len(label) == 1}
+    table = {ord(letter): chr(_PRIVATE + number) for letter, number in labels.letter_index.items()}
     text = "\n".join(words)
     unknown = {ord(char): "\0" for char in set(text) - {"\n"} if ord(char) not in table}
     encoded = text.translate({**table, **unknown}).split("\n") if words else []

@@ -111,10 +111,13 @@ class NgramModel:
         self.check_unchanged()
         words = list(words)
         ids = self._find_exact(words)
-        for i in np.flatnonzero(ids == 0).tolist():
-            if not words[i].isascii():
-                forms = [unicodedata.normalize(form, words[i]) for form in ("NFC", "NFD")]
-                ids[i] = self._find_exact(forms).max()
+        others = [i for i in np.flatnonzero(ids == 0).tolist() if not words[i].isascii()]
+        if others:
+            composed, apart = (
+                self._find_exact([unicodedata.normalize(form, words[i]) for i in others])
+                for form in ("NFC", "NFD")
+            )
+            ids[others] = np.maximum(composed, apart)
         return ids
 
     def _find_exact(self, words: Sequence[str]) -> npt.NDArray[np.int32]:

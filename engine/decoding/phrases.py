@@ -26,14 +26,17 @@ def spell_phrase(labels: Labels, phrase: str) -> list[tuple[int, ...]]:
         labels: the CTC vocabulary.
         phrase: words separated by spaces, in any case, composed or not. What the labels cannot spell as it
             is written is spelled as it is said: "U-Bahn" as two words, "René" without the accent, "3D" and
-            "2024" in words, "Dr. Müller" also with "doktor".
+            "2024" in words, "Dr. Müller" also with "doktor". Labels with capitals and small letters: as it is
+            written, with a capital at the start, and in small letters.
     Returns:
-        Token ids of each way, none twice; empty where a letter, digit or sign has no label.
+        The letters of each way, none twice; empty where a letter, digit or sign has no label.
     """
     phrase = compose(phrase)
     as_written = _spell_words(labels, phrase.split())
     if as_written is not None:
-        return [as_written]
+        cases = [phrase[:1].upper() + phrase[1:], phrase.lower()] if labels.cased else []
+        others = [_spell_words(labels, compose(case).split()) for case in cases]
+        return list(dict.fromkeys([as_written, *(way for way in others if way is not None)]))
     if not all(map(_is_said, phrase)):
         return []
     spoken = [phrase, _ABBREVIATION.sub(lambda match: f"{ABBREVIATIONS[match[1].lower()]} ", phrase)]
@@ -54,14 +57,14 @@ def describe_unspelled(phrases: Sequence[str]) -> str:
 
 
 def _spell_words(labels: Labels, words: Sequence[str]) -> tuple[int, ...] | None:
-    if not words or (len(words) > 1 and labels.delimiter_id < 0):
+    if not words or (len(words) > 1 and labels.space < 0):
         return None
     tokens: list[int] = []
     for word in words:
         ids = labels.encode(word) or labels.encode(word.lower()) or labels.encode(word.upper())
         if ids is None:
             return None
-        tokens += [labels.delimiter_id, *ids] if tokens else ids
+        tokens += [labels.space, *ids] if tokens else ids
     return tuple(tokens)
 
 

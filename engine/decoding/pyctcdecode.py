@@ -14,10 +14,11 @@ import numpy as np
 
 from engine.decoding.beam import CtcBeamDecoder
 from engine.decoding.labels import read_array
+from engine.decoding.own_model import AbstractLanguageModel, OwnModelDecoder
 from engine.errors import DecodingError
 from engine.types import Hypothesis
 
-BLANKS = ("", "<pad>", "[PAD]", "<blk>", "<blank>")
+BLANKS = ("", "<pad>", "[pad]", "<blk>", "<blank>")
 FRAME_S = 1.0  # times come out as frame numbers
 
 
@@ -49,9 +50,12 @@ class OutputBeamMPSafe(NamedTuple):
 
 
 class BeamSearchDecoderCTC:
-    """pyctcdecode's decoder on top of CtcBeamDecoder; thread-safe, picklable."""
+    """pyctcdecode's decoder on top of CtcBeamDecoder; thread-safe, picklable.
 
-    def __init__(self, decoder: CtcBeamDecoder) -> None:
+    With a language model of one's own, it is as thread-safe and picklable as that is.
+    """
+
+    def __init__(self, decoder: CtcBeamDecoder | OwnModelDecoder) -> None:
         self.decoder = decoder
 
     def reset_params(
@@ -61,7 +65,16 @@ class BeamSearchDecoderCTC:
         unk_score_offset: float | None = None,
         lm_score_boundary: bool | None = None,
     ) -> None:
-        """Change settings of the language model; those that are None stay."""
+        """Change settings of the language model; those that are None stay.
+
+        A language model of one's own gets them by its reset_params.
+        """
+        if isinstance(self.decoder, OwnModelDecoder):
+            named = {"alpha": alpha, "beta": beta, "unk_score_offset": unk_score_offset}
+            named |= {"score_boundary": lm_score_boundary}
+            model: Any = self.decoder.language_model
+            model.reset_params(**{name: value for name, value in named.items() if value is not None})
+            return
         given = {
             "lm_alpha": alpha,
             "lm_beta": beta,
@@ -161,7 +174,7 @@ class _Job:
         return getattr(self.decoder, self.method)(logits, *self.arguments, **self.options)
 
 
-def build_ctcdecoder(
+def build_ctcdecoder(  # noqa: PLR0913  - pyctcdecode's and two of ours
     labels: Sequence[str],
     kenlm_model_path: str | PathLike[str] | None = None,
     unigrams: Iterable[str] | None = None,
@@ -170,21 +183,26 @@ def build_ctcdecoder(
     unk_score_offset: float = -10.0,
     lm_score_boundary: bool = True,
     merging: str = "prefix",
+    language_model: AbstractLanguageModel | None = None,
 ) -> BeamSearchDecoderCTC:
-    """Build a decoder from pyctcdecode's arguments.
+    """Build a decoder from pyctcdecode's arguments. Like pyctcdecode, it ranks without lookahead.
 
     Args:
-        labels: one for each column; the blank is "" or "<pad>", words are separated by " " or "|".
+        labels: one for each column: characters, or pieces of words ("▁Haus" or "##es"). The blank is "",
+            "<pad>", "[PAD]", "<blk>", "<blank>" or "_"; without any of them it is the last column, behind the
+            labels. Words are separated by " " or "|".
         kenlm_model_path: KenLM binary or ARPA file.
         unigrams: known words; those named in the model's file where None.
         alpha, beta, unk_score_offset, lm_score_boundary: as in pyctcdecode.
         merging: "pyctcdecode" to follow its rules for merging beams too; see CtcBeamDecoder.
+        language_model: one's own, instead of kenlm_model_path; see OwnModelDecoder.
     Raises:
-        DecodingError: labels without a blank, or otherwise unusable. LanguageModelError: the model.
+        DecodingError: labels that cannot be used. LanguageModelError: the model.
     """
-    named = ["<pad>" if label in BLANKS else "|" if label == " " else label for label in labels]
-    if "<pad>" not in named:
-        raise DecodingError("labels without a blank", f"one of {BLANKS} among them")
+    named = _name_labels(labels)
+    if language_model is not None:
+        own = OwnModelDecoder(named, language_model, blank_id=named.index("<pad>"), frame_s=FRAME_S)
+        return BeamSearchDecoderCTC(own)
     decoder = CtcBeamDecoder(
         named,
         kenlm_model_path,
@@ -196,8 +214,19 @@ def build_ctcdecoder(
         unk_score_offset=unk_score_offset,
         score_boundary=lm_score_boundary,
         merging=merging,
+        lookahead=False,
     )
     return BeamSearchDecoderCTC(decoder)
+
+
+def _name_labels(labels: Sequence[str]) -> list[str]:
+    """The labels with "<pad>" as the blank, at the end where there is none, and "|" between words."""
+    if any(not isinstance(label, str) for label in labels):
+        return list(labels)  # refused later, with its type
+    named = ["<pad>" if label.lower() in BLANKS else "|" if label == " " else label for label in labels]
+    if "<pad>" not in named and "_" in named:
+        named[named.index("_")] = "<pad>"
+    return named if "<pad>" in named else [*named, "<pad>"]
 
 
 def _take_log(logits: Any) -> Any:

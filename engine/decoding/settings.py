@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -17,13 +17,16 @@ from engine.decoding.lexicon import WordTrie
 from engine.decoding.ngram import NgramModel
 from engine.errors import DecodingError, LanguageModelError
 from engine.kernels.ctc.lexicon import LOOKAHEAD_STEP
+from engine.kernels.ctc.pieces import find_entries
 from engine.kernels.ctc.state import (
+    AVERAGE_WORD_LENGTH,
     CHAR_LM,
     N_LOOKAHEAD,
     N_OOV_FACTORS,
     WEIGHTS,
     WORD_LM,
     Lexicon,
+    Pieces,
     Scorer,
     Search,
 )
@@ -33,7 +36,7 @@ LN_10 = math.log(10.0)
 HOTWORD_WEIGHT = 10.0  # natural-log bonus
 MAX_BEAM_WIDTH = 4096
 LOWEST_PRUNE_LOGP = -690.0  # beams further below the best would leave a float's range
-AVERAGE_WORD_LENGTH = 6  # pyctcdecode's: an unknown beginning longer than this costs more
+_BASE = 0x9E3779B97F4A7C15 | 1  # of the hash of words
 _WEIGHTS = ("lm_alpha", "lm_beta", "unk_score_offset", "unk_letter_score")
 _LEVELS = ("token_min_logp", "beam_prune_logp")
 MERGINGS, UNITS = ("prefix", "pyctcdecode"), ("word", "character")
@@ -128,6 +131,8 @@ def make_search(settings: BeamSettings, labels: Labels, recombine: bool) -> Sear
         settings.beam_width,
         labels.blank_id,
         labels.delimiter_id,
+        labels.space,
+        labels.spellings is not None,
         token_min,
         prune,
         split,
@@ -145,6 +150,9 @@ def make_scorer(settings: BeamSettings, labels: Labels, model: NgramModel | None
         return Scorer(memory, layout, _no_words(), weights)
     weight = settings.lm_alpha * LN_10
     character = settings.unit == "character"
+    if character and labels.spellings is not None:
+        got = "a language model of characters with labels of several letters"
+        raise DecodingError(got, "labels of one character, or a model of words", 'pass unit="word"')
     weights[0] = (
         CHAR_LM if character else WORD_LM,
         model.order,
@@ -179,6 +187,38 @@ def _find_characters(labels: Labels, model: NgramModel) -> Any:
     words = np.append(ids, next((space for space in spaces if space), 0)).astype(np.int32)
     words.setflags(write=False)
     return words
+
+
+def make_pieces(labels: Labels, trie: WordTrie) -> Pieces:
+    """How tokens are spelled, as the kernels take it."""
+    n_tokens, spellings = len(labels), labels.spellings
+    texts = spellings.texts if spellings is not None else ("",) * n_tokens
+    spelled = [[labels.letter_index[char] for char in text] for text in texts]
+    letters = np.array([letter for word in spelled for letter in word] or [0], np.int16)
+    ends = np.cumsum([0, *map(len, spelled)]).astype(np.int32)
+    nodes, distinct = trie.nodes
+    entries = np.full(n_tokens, -1, np.int32)
+    if spellings is not None:
+        entries = np.asarray(find_entries(letters, ends, nodes, trie.label, distinct), np.int32)
+    powers, sums = _hash_texts(spelled, len(labels.letters))
+    pieces = Pieces(labels.spoken, letters, ends, entries, powers, sums)
+    for array in pieces:
+        array.setflags(write=False)
+    return pieces
+
+
+def _hash_texts(spelled: Sequence[Sequence[int]], n_letters: int) -> tuple[Any, Any]:
+    """Powers and sums of a hash of words that grows by several letters at a time."""
+    values = np.random.default_rng(0).integers(1 << 63, size=n_letters, dtype=np.uint64).tolist()
+    powers, sums = [], []
+    for letters in spelled:
+        power, total = 1, 0
+        for letter in letters:
+            power = power * _BASE % (1 << 64)
+            total = (total * _BASE + values[letter]) % (1 << 64)
+        powers.append(power)
+        sums.append(total)
+    return np.array(powers, np.uint64), np.array(sums, np.uint64)
 
 
 def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | None, scorer: Scorer) -> Lexicon:

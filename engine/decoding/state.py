@@ -155,19 +155,7 @@ def read_hypotheses(found: Any, settled: tuple[Word, ...], labels: Labels) -> li
         draft.__class__ = Hypothesis
         hypotheses.append(draft)
         begin = end
-    return hypotheses if labels.code_points is not None else _merge_texts(hypotheses)
-
-
-def _merge_texts(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-    """Add up readings that spell one text with different labels, such as "sch" and "s", "c", "h"."""
-    merged: dict[str, Hypothesis] = {}
-    for hypothesis in hypotheses:
-        best = merged.setdefault(hypothesis.text, hypothesis)
-        if best is not hypothesis:
-            acoustic = float(np.logaddexp(best.acoustic_score, hypothesis.acoustic_score))
-            score = acoustic + best.lm_score
-            merged[best.text] = replace(best, acoustic_score=acoustic, score=score)
-    return sorted(merged.values(), key=lambda hypothesis: -hypothesis.score)
+    return hypotheses
 
 
 def _pick(items: list[Any], indices: list[int]) -> tuple[Any, ...]:

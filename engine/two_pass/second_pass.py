@@ -44,6 +44,12 @@ class SecondPass:
         Raises:
             ModelCapabilityError: the bundle has no attention decoder. BundleSchemaError, DeviceError.
         """
+        if decoder.labels.spellings is not None:
+            raise ModelCapabilityError(
+                f"model {bundle.name!r} has a second pass, and labels of several letters",
+                "labels of one character",
+                "pass passes=1",
+            )
         self.config = config_of(bundle)
         self.runner = open_decoder(bundle, self.config, options)
         self.calibration = read_calibration(self.config.confidence)

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from engine.bundle.schema import AcousticConfig
+from engine.decoding import decode_greedy
 from engine.errors import ModelError
 from engine.runtime.onnx_session import open_session, runtime_version
 from engine.types import RuntimeOptions
@@ -257,6 +258,5 @@ def _batch_problems(report: Report, wanted: float) -> list[str]:
 
 def greedy_words(logits: FloatArray, config: AcousticConfig, vocabulary: Sequence[str]) -> list[str]:
     """Best path, repeats and blanks removed, as words."""
-    path = logits.argmax(-1)
-    kept = path[(path != config.blank_id) & np.concatenate([[True], path[1:] != path[:-1]])]
-    return "".join(vocabulary[index] for index in kept).replace(config.word_delimiter, " ").lower().split()
+    found = decode_greedy(logits, vocabulary, config.blank_id, config.word_delimiter, logits=True)
+    return found.text.lower().split()

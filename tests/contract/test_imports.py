@@ -92,3 +92,23 @@ def test_a_fresh_process_that_imports_engine_holds_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert not HEAVY & set(result.stdout.split())
+
+
+def test_the_decoder_alone_loads_no_model_audio_or_service() -> None:
+    """engine.decoding is a library of its own: numpy and numba."""
+    code = "import engine.decoding, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    others = {
+        "onnxruntime",
+        "msgspec",
+        "soundfile",
+        "soxr",
+        "av",
+        "sentencepiece",
+        "uvicorn",
+        "kenlm",
+        "tqdm",
+    }
+    assert not (HEAVY | others) & set(result.stdout.split())

@@ -58,6 +58,14 @@ def test_what_is_not_a_usable_ctc_checkpoint_is_named(
         read_checkpoint(make_folder(tmp_path, **changes), ARCHITECTURES)
 
 
+def test_labels_that_the_decoder_cannot_read_are_named_before_any_work(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "ein@@": 1, "|": 2}))
+    with pytest.raises(ExportError, match="label 'ein@@' ends in @@"):
+        export_wav2vec2(str(folder), tmp_path / "out", ExportOptions())
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_problems_come_in_one_error(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, weights="", architectures=["BertModel"], vocab_size=9)
     with pytest.raises(ExportError) as caught:

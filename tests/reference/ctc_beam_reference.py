@@ -1,7 +1,7 @@
 """CTC prefix beam search as its definition reads: dictionaries, logarithms, every score from scratch.
 
 Nothing here comes from the engine: the language model is a parsed ARPA file, hotwords are
-compared as strings of tokens, and prefixes are tuples.
+compared as strings of letters, and prefixes are tuples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 LN_10 = math.log(10.0)
 NEVER = -math.inf
-Prefix = tuple[tuple[str, ...], str]  # finished words, unfinished word
+Prefix = tuple[tuple[str, ...], str, int]  # finished words, unfinished word, last token
 
 
 def add_logs(a: float, b: float) -> float:
@@ -55,7 +55,10 @@ class ArpaReference:
 
 @dataclass
 class BeamReference:
-    """The search and its settings; labels are single characters, "|" ends a word, 0 is the blank."""
+    """The search and its settings; 0 is the blank, "|" or "▁" alone ends a word, "▁ein" begins one.
+
+    What is one text with the same last token is one prefix, whatever pieces spell it.
+    """
 
     labels: Sequence[str]
     lm: ArpaReference | None = None
@@ -72,12 +75,13 @@ class BeamReference:
 
     def decode(self, log_probs: np.ndarray) -> list[tuple[str, float, float]]:
         """(text, acoustic score, total score), best first."""
-        beams: dict[Prefix, tuple[float, float]] = {((), ""): (0.0, NEVER)}
+        self.delimiter = next((self.labels.index(name) for name in "|▁" if name in self.labels), -1)
+        beams: dict[Prefix, tuple[float, float]] = {((), "", self.delimiter): (0.0, NEVER)}
         for row in log_probs.astype(np.float64):
             if row.max() > NEVER:
                 beams = self._prune(self._extend(beams, row))
         texts: dict[tuple[str, ...], float] = {}
-        for (words, partial), ends in beams.items():
+        for (words, partial, _), ends in beams.items():
             whole = (*words, partial) if partial else words
             texts[whole] = add_logs(texts.get(whole, NEVER), add_logs(*ends))
         rows = [
@@ -92,19 +96,26 @@ class BeamReference:
         for prefix, (blank, symbol) in beams.items():
             total = add_logs(blank, symbol)
             for token in chosen:
-                label, log_prob = self.labels[token], row[token]
+                log_prob = row[token]
                 if token == 0:
                     self._add(out, prefix, 0, total + log_prob)
-                elif label == "|" and not prefix[1]:
+                elif token == prefix[2] == self.delimiter:
                     self._add(out, prefix, 1, total + log_prob)
-                elif label == "|":
-                    self._add(out, ((*prefix[0], prefix[1]), ""), 1, total + log_prob)
-                elif prefix[1].endswith(label):
+                elif token == prefix[2]:
                     self._add(out, prefix, 1, symbol + log_prob)
-                    self._add(out, (prefix[0], prefix[1] + label), 1, blank + log_prob)
+                    self._add(out, self._spell_on(prefix, token), 1, blank + log_prob)
                 else:
-                    self._add(out, (prefix[0], prefix[1] + label), 1, total + log_prob)
+                    self._add(out, self._spell_on(prefix, token), 1, total + log_prob)
         return out
+
+    def _spell_on(self, prefix: Prefix, token: int) -> Prefix:
+        """The prefix with one more token."""
+        words, partial, _ = prefix
+        label = self.labels[token]
+        begins = label.startswith("▁")
+        if begins or token == self.delimiter:
+            words, partial = (*words, partial) if partial else words, ""
+        return words, partial + ("" if token == self.delimiter else label.removeprefix("▁")), token
 
     @staticmethod
     def _add(out: dict[Prefix, list[float]], prefix: Prefix, end: int, value: float) -> None:
@@ -118,7 +129,7 @@ class BeamReference:
         return {p: (beams[p][0], beams[p][1]) for p in kept}
 
     def _rank(self, prefix: Prefix, ends: Sequence[float]) -> float:
-        words, partial = prefix
+        words, partial, _ = prefix
         return add_logs(*ends) + self.score_words(words) + self._score_partial(words, partial)
 
     def score_words(self, words: Sequence[str]) -> float:

@@ -14,15 +14,17 @@ from engine.kernels.ctc.extend import (
     extend_letter,
     extend_word,
     hash_context,
+    hash_text,
     identify_word,
     limit_log,
     mix_hash,
     weigh_word,
 )
 from engine.kernels.ctc.ngram import CONTEXT, UNKNOWN, score_word, start_context
+from engine.kernels.ctc.pieces import end_words, extend_piece
 from engine.kernels.ctc.prune import prune
 from engine.kernels.ctc.rebuild import append_word, close_beams, make_room, open_beams, rebuild
-from engine.kernels.ctc.state import N_OOV_FACTORS, NO_LM, WORD_LM
+from engine.kernels.ctc.state import N_OOV_FACTORS, NO_LM, OPENS_WORD, WORD_LM
 from engine.kernels.ctc.stay import rank_stays, realign, select_tokens, stay
 
 _TOO_SMALL, _TOO_LARGE = 1e-100, 1e100  # weights are rescaled outside of these
@@ -48,7 +50,7 @@ def start_search(beams: Any, contexts: Any, search: Any, scorer: Any, lexicon: A
     beam.parent_key = np.uint64(0)
     beam.blank, beam.symbol, beam.lm, beam.factor = 1.0, 0.0, 0.0, 1.0
     beam.bound, beam.context = highest_letter(lexicon, hotwords), 0
-    beam.parent, beam.hotword, beam.last, beam.length = -1, 0, search.delimiter, 0
+    beam.parent, beam.hotword, beam.last, beam.length, beam.letters = -1, 0, search.delimiter, 0, 0
     enter_node(beam, 0, lexicon, scorer)
     beam.token_node, beam.word_node, beam.start, beam.end = -1, -1, 0, 0
     beam.prob_sum, beam.peak = 0.0, 0.0
@@ -66,7 +68,7 @@ def highest_letter(lexicon: Any, hotwords: Any) -> Any:
 
 @kernel(inline="always")
 def run_frames(
-    log_probs: Any, first_frame: int, spoken: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
+    log_probs: Any, first_frame: int, pieces: Any, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
     records: Any, contexts: Any, beams: Any, spare_contexts: Any, n: int, scale: float,
     token_nodes: Any, word_nodes: Any, work: Any,
 ) -> Any:  # fmt: skip
@@ -75,7 +77,7 @@ def run_frames(
     Args:
         log_probs: float32 [n_frames, vocab_size], natural log.
         first_frame: the number of the chunk's first frame.
-        spoken: uint8 [vocab_size], 0 for labels that are never text.
+        pieces: how tokens are spelled, and which are never text.
         records, contexts: BEAM and CONTEXT [beam_width], the first n in use; changed in place.
         beams: BEAM [2 * beam_width] and spare_contexts: CONTEXT [beam_width], scratch.
         scale: natural log of a factor of all weights.
@@ -88,7 +90,7 @@ def run_frames(
     open_beams(records, contexts, n, beams, work)
     for t in range(len(log_probs)):
         n_tokens, largest = select_tokens(
-            log_probs[t], spoken, search.blank, search.token_min, work.tokens, work.probs
+            log_probs[t], pieces.spoken, search.blank, search.token_min, work.tokens, work.probs
         )
         scale += largest
         if n_tokens == 1 and work.tokens[0] == search.blank and (settled or not search.split):
@@ -97,11 +99,11 @@ def run_frames(
             settled = True
         elif n_tokens > 0:
             make_room(beams, n, n * n_tokens, spare_contexts, work)
-            best = extend(beams, n, n_tokens, search, scorer, lexicon, hotwords, hot_highest, work)
-            n_before, n = n, prune(beams, n, best, search, work)
+            best = extend(beams, n, n_tokens, search, scorer, lexicon, hotwords, pieces, hot_highest, work)
+            n_before, n = n, prune(beams, n, best, search, work, pieces)
             rebuild(
                 beams, n_before, n, first_frame + t, math.exp(largest), search, work, scorer, lexicon,
-                token_nodes, word_nodes,
+                pieces, token_nodes, word_nodes,
             )  # fmt: skip
             scale += rescale(n, best, work.blanks, work.symbols)
             settled = n_tokens == 1 and work.tokens[0] == search.blank
@@ -122,7 +124,7 @@ def settle(n: int, blanks: Any, symbols: Any) -> None:
 @kernel(inline="always")
 def extend(
     beams: Any, n: int, n_tokens: int, search: Any, scorer: Any, lexicon: Any, hotwords: Any,
-    hot_highest: float, work: Any,
+    pieces: Any, hot_highest: float, work: Any,
 ) -> Any:  # fmt: skip
     """Make the candidates of one frame. Returns the best rank.
 
@@ -134,14 +136,34 @@ def extend(
     realign(n, n_tokens, work)
     best = rank_stays(n, search.split, work)
     highest = lexicon.highest * hot_highest
+    if search.pieces:
+        largest = find_largest_start(n_tokens, work, pieces)
+        if largest > 0.0:
+            most = highest_word(scorer.weights[0]) * hot_highest * highest
+            end_words(beams, n, largest, best * search.prune, most, scorer, hotwords, work)
     for i in range(n_tokens):
         token = work.tokens[i]
-        if token == search.delimiter:
+        if token == search.blank:
+            continue
+        if search.pieces and token != search.delimiter:
+            best = extend_piece(beams, n, i, best, search, lexicon, hotwords, pieces, work, hot_highest)
+        elif token == search.delimiter:
             word_highest = highest_word(scorer.weights[0]) * hot_highest
             best = extend_word(beams, n, i, best, search, scorer, hotwords, work, highest, word_highest)
-        elif token != search.blank:
+        else:
             best = extend_letter(beams, n, i, best, search, scorer, lexicon, hotwords, work, hot_highest)
     return best
+
+
+@inner(forceinline=True)
+def find_largest_start(n_tokens: int, work: Any, pieces: Any) -> Any:
+    """The highest probability of the frame's tokens that begin a word; 0 for none."""
+    largest = 0.0
+    for i in range(n_tokens):
+        token = np.uint64(work.tokens[i])
+        if pieces.spoken[token] == OPENS_WORD:
+            largest = max(largest, work.probs[token])
+    return largest
 
 
 @inner(forceinline=True)
@@ -180,7 +202,7 @@ def finish_search(
         if weight <= 0.0:
             continue
         lm = beams[i].lm + score_end(beams[i], contexts[i], search.split, scorer, hotwords, scratch)
-        text = beams[i].text if beams[i].length == 0 else beams[i].key
+        text = hash_text(beams[i])
         slot = 0
         while slot < n_finals and finals[slot].text != text:
             slot += 1
@@ -255,7 +277,8 @@ def score_end(beam: Any, context: Any, split: bool, scorer: Any, hotwords: Any, 
         if weights.kind != NO_LM:
             word = identify_word(beam, weights.kind, scorer.token_words)
             log10_prob = score_word(memory, layout, weights.order, context, word, scratch[0])
-        score = weigh_word(beam, word, log10_prob, weights, hotwords.complete, hotwords.ends_word)
+        complete, ends_word = hotwords.complete, hotwords.ends_word
+        score = weigh_word(beam, beam.letters, word, log10_prob, weights, complete, ends_word)
         ended = scratch[0]
     elif split and weights.kind == WORD_LM:
         log10_prob = score_word(memory, layout, weights.order, context, UNKNOWN, scratch[0])

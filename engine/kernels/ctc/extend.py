@@ -43,6 +43,12 @@ def mix_hash(state: Any, value: Any) -> Any:
 
 
 @kernel(inline="always")
+def hash_text(beam: Any) -> Any:
+    """Hash of a beam's words, the unfinished one included."""
+    return beam.text if beam.length == 0 else mix_hash(beam.text, beam.word)
+
+
+@kernel(inline="always")
 def hash_token(word: Any, token: int) -> Any:
     """Hash of a word with one more token."""
     return mix_hash(word, np.uint64(token + 1))
@@ -85,19 +91,20 @@ prefetch: Any = intrinsic(_prefetch)
 
 
 @inner(forceinline=True)
-def pick(first: int, n: int, column: int, floor: float, highest: float, work: Any) -> Any:
+def pick(first: int, n: int, column: int, floor: float, highest: float, bounds: int, work: Any) -> Any:
     """Choose the beams that the frame's token number `column` can extend to a rank of `floor` or more.
 
     The weights of the beams after that token are written to work.weights.
 
     Args:
         first: looks at beams `first` to first + 63; a multiple of 64.
-        highest: the largest factor from weight to rank; 0 to use each beam's bound.
+        highest: the largest factor from weight to rank; 0 to use each beam's own.
+        bounds: address of float64 [n], these.
     Returns:
         A bit for each.
     """
     blanks, symbols = work.blanks.ctypes.data, work.symbols.ctypes.data
-    lasts, bounds, weights = work.lasts.ctypes.data, work.bounds.ctypes.data, work.weights.ctypes.data
+    lasts, weights = work.lasts.ctypes.data, work.weights.ctypes.data
     token = np.int64(work.tokens[column])
     prob, lowest, bound = lanes.splat(work.probs[token]), lanes.splat(floor), lanes.splat(highest)
     picked = _NOTHING
@@ -185,7 +192,7 @@ def extend_letter(
     n_candidates, floor = work.counts[N_CANDIDATES], best * search.prune
     favoured = 0 if len(hot_factors) > 1 else 1  # without hotwords no node matters
     for first in range(0, n, 64):
-        bits = pick(first, n, column, floor, 0.0, work)
+        bits = pick(first, n, column, floor, 0.0, work.bounds.ctypes.data, work)
         while bits != _NOTHING:
             i = first + np.int64(lanes.first_bit(bits))
             bits &= bits - _ONE
@@ -259,7 +266,9 @@ def identify_word(beam: Any, kind: int, token_words: Any) -> Any:
 
 
 @inner(forceinline=True)
-def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: Any, ends_word: Any) -> Any:
+def weigh_word(
+    beam: Any, n_letters: int, word: int, log10_prob: float, weights: Any, complete: Any, ends_word: Any
+) -> Any:
     """Natural log of what finishing a beam's word adds; log10_prob is the language model's part."""
     score = complete[beam.hotword] if beam.hotword >= 0 else 0.0
     if weights.kind == NO_LM:
@@ -267,7 +276,7 @@ def weigh_word(beam: Any, word: int, log10_prob: float, weights: Any, complete: 
     score += weights.weight * log10_prob + weights.word_bonus
     favoured = beam.hotword >= 0 and ends_word[beam.hotword] != 0
     if word == UNKNOWN and not favoured and weights.kind != CHAR_LM:
-        score += weights.unknown + weights.unknown_letter * beam.length
+        score += weights.unknown + weights.unknown_letter * n_letters
     return limit_log(score)
 
 
@@ -351,7 +360,7 @@ def extend_word(
     complete, ends_word = hotwords.complete, hotwords.ends_word
     delimiter, n_candidates, floor = search.delimiter, work.counts[N_CANDIDATES], best * search.prune
     for first in range(0, n, 64):
-        bits = pick(first, n, column, floor, highest, work)
+        bits = pick(first, n, column, floor, highest, work.bounds.ctypes.data, work)
         if weights.kind != NO_LM:
             find_words(beams, first, bits, scorer, work)
         while bits != _NOTHING:
@@ -369,8 +378,8 @@ def extend_word(
                 if place < 0:
                     place = look_up_word(beam, word, weights, memory, layout, work)
                 log10_prob = known[np.uint64(place)].score
-            score = weigh_word(beam, word, log10_prob, weights, complete, ends_word)
-            follow = follow_delimiter(follows, beam.hotword, delimiter)
+            score = weigh_word(beam, beam.letters, word, log10_prob, weights, complete, ends_word)
+            follow = follow_delimiter(follows, beam.hotword, search.space)
             if place >= 0 and word != UNKNOWN and (beam.hotword < 0 or complete[beam.hotword] == 0.0):
                 weight *= known[np.uint64(place)].gain
             else:

@@ -23,6 +23,7 @@ from engine.kernels.ctc.state import (
     WEIGHTS,
     Hotwords,
     Lexicon,
+    Pieces,
     Scorer,
     Search,
 )
@@ -31,13 +32,18 @@ _POINTERS: dict[str, Any] = {
     "spoken": np.uint8, "memory": np.uint32, "layout": np.int64, "token_words": np.int32, "weights": WEIGHTS,
     "nodes": LEXICON_NODE, "label": np.int16, "lookahead": np.uint8, "factors": np.float64,
     "unknown_factors": np.float64, "follow": np.int32, "hot_factors": np.float64, "complete": np.float64,
-    "ends_word": np.uint8,
+    "ends_word": np.uint8, "letters": np.int16, "ends": np.int32, "entries": np.int32, "powers": np.uint64,
+    "sums": np.uint64,
 }  # fmt: skip
-_SIZES = ("vocab_size", "n_memory", "n_layout", "n_token_words", "n_layout_columns", "n_nodes", "n_hotwords")
+_SIZES = (
+    "vocab_size", "n_memory", "n_layout", "n_token_words", "n_layout_columns", "n_nodes", "n_hotwords",
+    "n_hotword_columns", "n_letters",
+)  # fmt: skip
 PACK = np.dtype(
     [(f"{name}_at", np.int64) for name in _POINTERS]
     + [(name, np.int64) for name in _SIZES]
-    + [(name, np.int64) for name in ("beam_width", "blank", "delimiter", "split", "recombine", "distinct")]
+    + [(name, np.int64) for name in ("beam_width", "blank", "delimiter", "space", "pieces", "split")]
+    + [(name, np.int64) for name in ("recombine", "distinct")]
     + [(name, np.float64) for name in ("token_min", "prune", "highest", "hot_highest")]
 )
 
@@ -57,18 +63,18 @@ class Prepared(NamedTuple):
 
 
 def pack_search(
-    search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotwords, spoken: Any
+    search: Search, scorer: Scorer, lexicon: Lexicon, hotwords: Hotwords, pieces: Pieces
 ) -> Prepared:
     """Collect the addresses of the arrays of a search."""
     pack = np.zeros(1, PACK)
-    arrays = {"spoken": spoken, **scorer._asdict(), **lexicon._asdict(), **hotwords._asdict()}
+    arrays = {**scorer._asdict(), **lexicon._asdict(), **hotwords._asdict(), **pieces._asdict()}
     arrays["factors"], arrays["hot_factors"] = lexicon.factors, hotwords.factors
     held = {name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in _POINTERS.items()}
     for name, array in held.items():
         pack[f"{name}_at"] = array.__array_interface__["data"][0]
     sizes = (
-        len(spoken), len(scorer.memory), len(scorer.layout), len(scorer.token_words), scorer.layout.shape[1],
-        len(lexicon.label), len(hotwords.complete),
+        len(pieces.spoken), len(scorer.memory), len(scorer.layout), len(scorer.token_words),
+        scorer.layout.shape[1], len(lexicon.label), *hotwords.follow.shape, len(pieces.letters),
     )  # fmt: skip
     for name, size in zip(_SIZES, sizes, strict=True):
         pack[name] = size
@@ -105,7 +111,7 @@ def borrow(array: Any, dtype: Any) -> Any:
 def unpack_search(pack: Any) -> Any:
     """The Search of a PACK record."""
     return Search(
-        pack.beam_width, pack.blank, pack.delimiter, pack.token_min, pack.prune,
+        pack.beam_width, pack.blank, pack.delimiter, pack.space, pack.pieces != 0, pack.token_min, pack.prune,
         pack.split != 0, pack.recombine != 0,
     )  # fmt: skip
 
@@ -114,6 +120,19 @@ def unpack_search(pack: Any) -> Any:
 def unpack_spoken(pack: Any) -> Any:
     """uint8 [vocab_size] of a PACK record."""
     return carray(to_pointer(pack.spoken_at), pack.vocab_size, np.uint8)
+
+
+@inner(forceinline=True)
+def unpack_pieces(pack: Any) -> Any:
+    """The Pieces of a PACK record."""
+    return Pieces(
+        carray(to_pointer(pack.spoken_at), pack.vocab_size, np.uint8),
+        carray(to_pointer(pack.letters_at), pack.n_letters, np.int16),
+        carray(to_pointer(pack.ends_at), pack.vocab_size + 1, np.int32),
+        carray(to_pointer(pack.entries_at), pack.vocab_size, np.int32),
+        carray(to_pointer(pack.powers_at), pack.vocab_size, np.uint64),
+        carray(to_pointer(pack.sums_at), pack.vocab_size, np.uint64),
+    )
 
 
 @inner(forceinline=True)
@@ -147,7 +166,7 @@ def unpack_hotwords(pack: Any) -> Any:
     """The Hotwords of a PACK record."""
     n_nodes = pack.n_hotwords
     return Hotwords(
-        carray(to_pointer(pack.follow_at), (n_nodes, pack.vocab_size), np.int32),
+        carray(to_pointer(pack.follow_at), (n_nodes, pack.n_hotword_columns), np.int32),
         carray(to_pointer(pack.hot_factors_at), n_nodes, np.float64),
         carray(to_pointer(pack.complete_at), n_nodes, np.float64),
         carray(to_pointer(pack.ends_word_at), n_nodes, np.uint8),

@@ -10,6 +10,7 @@ from numba.extending import intrinsic
 
 from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc.extend import EMPTY, count_ones, hash_token, mix_hash
+from engine.kernels.ctc.pieces import merge_alike, spell_on
 from engine.kernels.ctc.state import N_CANDIDATES
 from engine.kernels.ctc.stay import lowest_bits
 from engine.kernels.vector import lanes
@@ -23,19 +24,24 @@ for _bits in range(256):
 
 
 @inner(forceinline=True)
-def prune(beams: Any, n_before: int, best: float, search: Any, work: Any) -> Any:
+def prune(beams: Any, n_before: int, best: float, search: Any, work: Any, pieces: Any) -> Any:
     """Choose the candidates that survive: work.chosen[:n] in ascending order. Returns n."""
     floor = best * search.prune
     if search.split:
+        if search.pieces:
+            list_all(work)
+            merge_alike(beams, n_before, work.counts[N_CANDIDATES], search.delimiter, work, pieces)
         return prune_split(floor, search.beam_width, work)
     ranks, chosen, limit, n_candidates = work.ranks, work.chosen, search.beam_width, work.counts[N_CANDIDATES]
     floor = max(floor, _SMALLEST)
     n = list_at_least(ranks, n_candidates, floor, chosen)
+    if search.pieces and n > 1:
+        n = merge_alike(beams, n_before, n, search.delimiter, work, pieces)
     if search.recombine and n > 1:
-        n = recombine(beams, n_before, n, search.delimiter, work)
+        n = recombine(beams, n_before, n, search, work, pieces)
     if n <= limit:
         return n
-    if not search.recombine:  # then those chosen are all of this rank, and may be listed once more
+    if not (search.recombine or search.pieces):  # those chosen are all of this rank: list them once more
         lanes.store(ranks.ctypes.data + 8 * n_candidates, lanes.splat(0.0))
         least, n_least = part(ranks.ctypes.data, n_candidates, limit, floor, best)[1:]
         if n_least == limit:
@@ -131,6 +137,13 @@ bits_to_float: Any = intrinsic(_bits_to_float)
 
 
 @inner
+def list_all(work: Any) -> None:
+    """Choose all candidates."""
+    for i in range(work.counts[N_CANDIDATES]):
+        work.chosen[i] = i
+
+
+@inner
 def prune_split(floor: float, limit: int, work: Any) -> int:
     """Prune blank and symbol ends of the prefixes separately: `limit` ends in all; see Search.split."""
     blanks, symbols, factors, chosen = work.new_blanks, work.new_symbols, work.new_factors, work.chosen
@@ -157,7 +170,7 @@ def prune_split(floor: float, limit: int, work: Any) -> int:
 
 
 @inner
-def recombine(beams: Any, n_before: int, n: int, delimiter: int, work: Any) -> int:
+def recombine(beams: Any, n_before: int, n: int, search: Any, work: Any, pieces: Any) -> int:
     """Keep the best of all candidates that are the same for later frames and words. Returns how many.
 
     work.chosen stays in ascending order.
@@ -165,8 +178,12 @@ def recombine(beams: Any, n_before: int, n: int, delimiter: int, work: Any) -> i
     mask = np.uint64(len(work.seen) - 1)
     keys = np.empty(n, np.uint64)
     seen, chosen, ranks = work.seen, work.chosen, work.ranks
-    for i in range(n):
-        keys[i] = hash_future(beams, n_before, chosen[i], work, delimiter)
+    if search.pieces:
+        for i in range(n):
+            keys[i] = hash_future(beams, n_before, chosen[i], True, work, search.delimiter, pieces)
+    else:
+        for i in range(n):
+            keys[i] = hash_future(beams, n_before, chosen[i], False, work, search.delimiter, pieces)
     touched, best = np.empty(n, np.uint64), np.ones(n, np.uint8)
     n_touched, kept = 0, 0
     for i in range(n):
@@ -189,15 +206,20 @@ def recombine(beams: Any, n_before: int, n: int, delimiter: int, work: Any) -> i
     return kept
 
 
-@inner
-def hash_future(beams: Any, n_before: int, index: int, work: Any, delimiter: int) -> Any:
+@inner(forceinline=True)
+def hash_future(
+    beams: Any, n_before: int, index: int, spelled: bool, work: Any, delimiter: int, pieces: Any
+) -> Any:
     """Hash of all that the rest of the search depends on: context, unfinished word, hotwords, last token."""
     candidate = work.candidates[index]
     parent = beams[work.slots[index] if index < n_before else candidate.slot]
     word, last, history, hotword = parent.word, parent.last, parent.history, parent.hotword
     if index >= n_before:
         last, hotword = candidate.token, candidate.hotword
-        word = EMPTY if last == delimiter else hash_token(word, last)
+        if spelled:
+            _, word = spell_on(parent, last, delimiter, pieces)
+        else:
+            word = EMPTY if last == delimiter else hash_token(word, last)
         if candidate.context >= 0:
             history = work.known[candidate.context].history
     key = mix_hash(mix_hash(history, word), np.uint64(last + 2))

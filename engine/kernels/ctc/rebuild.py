@@ -8,13 +8,16 @@ import numpy as np
 
 from engine.kernels._jit import inner, kernel
 from engine.kernels.ctc.extend import EMPTY, enter_node, hash_token, mix_hash
+from engine.kernels.ctc.pieces import count_letters, hash_prefix, spell_on
 from engine.kernels.ctc.state import (
     MAX_ADOPTED,
+    MAX_LETTERS,
     N_ADOPTED,
     N_CONTEXTS,
     N_FREE,
     N_TOKEN_NODES,
     N_WORD_NODES,
+    OPENS_WORD,
 )
 from engine.kernels.ctc.stay import lowest_bits
 from engine.kernels.vector.lanes import LANES, equal_64, first_bit
@@ -27,7 +30,7 @@ _HELD = -1  # in work.starts: a beam whose last letter only continues
 @kernel(inline="always")
 def rebuild(
     beams: Any, n_before: int, n: int, frame: int, best_prob: float, search: Any, work: Any, scorer: Any,
-    lexicon: Any, token_nodes: Any, word_nodes: Any,
+    lexicon: Any, pieces: Any, token_nodes: Any, word_nodes: Any,
 ) -> None:  # fmt: skip
     """Turn the chosen candidates into the beams of the next frame; best_prob is its best token's.
 
@@ -35,15 +38,17 @@ def rebuild(
     are written to slots that were free before.
     """
     n_stay = number_stays(n_before, n, work)
-    n_retimed = gather_times(beams, n_before, frame, search.delimiter, work, word_nodes)
+    n_retimed = gather_times(beams, n_before, frame, search, work, pieces, word_nodes)
     n_dropped = move_stays(n_before, n_stay, work) if n_stay < n_before else 0
     if work.counts[N_ADOPTED] > MAX_ADOPTED:
         list_adopters(n_stay, work)
-    add_beams(beams, n_stay, n, frame, best_prob, search, work, scorer, lexicon, token_nodes, word_nodes)
+    add_beams(
+        beams, n_stay, n, frame, best_prob, search, work, scorer, lexicon, pieces, token_nodes, word_nodes
+    )  # fmt: skip
     for i in range(n_dropped):
         work.free[work.counts[N_FREE] + i] = work.dropped[i]
     work.counts[N_FREE] += n_dropped
-    write_times(beams, n_retimed, frame, best_prob, search.delimiter, work)
+    write_times(beams, n_retimed, frame, best_prob, search, work, pieces)
     spread(n, work)
 
 
@@ -61,15 +66,17 @@ def number_stays(n_before: int, n: int, work: Any) -> int:
 
 
 @inner(forceinline=True)
-def gather_times(beams: Any, n_before: int, frame: int, delimiter: int, work: Any, word_nodes: Any) -> int:
+def gather_times(
+    beams: Any, n_before: int, frame: int, search: Any, work: Any, pieces: Any, word_nodes: Any
+) -> int:  # fmt: skip
     """Find the staying prefixes whose times move with their best alignment. Returns how many.
 
-    Their slots are written to work.retimed, the new times to work.starts and work.sums: they come from
-    the prefix one token shorter.
+    Their slots are written to work.retimed, the new times to work.starts, work.sums and work.ended: they come
+    from the prefix one token shorter.
     """
     sources, slots, lasts, moved, held = work.sources, work.slots, work.lasts, work.moved, work.held
     counts, retimed, starts, sums = work.counts, work.retimed, work.starts, work.sums
-    wordless, none, n = np.uint32(delimiter), np.uint32(len(work.probs) - 1), 0
+    wordless, none, n = np.uint32(search.delimiter), np.uint32(len(work.probs) - 1), 0
     for word in range((n_before + 63) >> 6):
         bits = held[word] & lowest_bits(n_before - 64 * word)
         while bits != _NOTHING:
@@ -83,6 +90,9 @@ def gather_times(beams: Any, n_before: int, frame: int, delimiter: int, work: An
                 shorter = beams[slots[source]]
                 if not spelled:
                     starts[n] = append_word(shorter, counts, word_nodes)
+                elif search.pieces and pieces.spoken[lasts[i]] == OPENS_WORD:
+                    starts[n], sums[n] = frame, 0.0
+                    work.ended[n] = end_word(shorter, counts, word_nodes)
                 elif shorter.length == 0:
                     starts[n], sums[n] = frame, 0.0
                 else:
@@ -92,12 +102,14 @@ def gather_times(beams: Any, n_before: int, frame: int, delimiter: int, work: An
 
 
 @inner(forceinline=True)
-def write_times(beams: Any, n_retimed: int, frame: int, best_prob: float, delimiter: int, work: Any) -> None:
+def write_times(
+    beams: Any, n_retimed: int, frame: int, best_prob: float, search: Any, work: Any, pieces: Any
+) -> None:  # fmt: skip
     """Give staying beams the times that gather_times found."""
     retimed, starts, sums, probs = work.retimed, work.starts, work.sums, work.probs
     for i in range(n_retimed):
         beam = beams[retimed[i]]
-        if beam.last == delimiter or beam.last < 0:
+        if beam.last == search.delimiter or beam.last < 0:
             beam.word_node = starts[i]
             continue
         prob = np.float32(probs[beam.last] * best_prob)
@@ -106,6 +118,8 @@ def write_times(beams: Any, n_retimed: int, frame: int, best_prob: float, delimi
             beam.peak = max(beam.peak, prob)
         else:
             beam.start, beam.prob_sum, beam.peak = starts[i], sums[i], prob
+            if search.pieces and pieces.spoken[np.uint64(beam.last)] == OPENS_WORD:
+                beam.word_node = work.ended[i]
 
 
 @inner(forceinline=True)
@@ -132,7 +146,7 @@ def move_stays(n_before: int, n_stay: int, work: Any) -> int:
 @inner(forceinline=True)
 def add_beams(
     beams: Any, n_stay: int, n: int, frame: int, best_prob: float, search: Any, work: Any, scorer: Any,
-    lexicon: Any, token_nodes: Any, word_nodes: Any,
+    lexicon: Any, pieces: Any, token_nodes: Any, word_nodes: Any,
 ) -> None:  # fmt: skip
     """Make beams of the chosen candidates that are new."""
     chosen, moved, known, counts, free = work.chosen, work.moved, work.known, work.counts, work.free
@@ -154,20 +168,56 @@ def add_beams(
         if candidate.context >= 0:
             beam.context, beam.history = candidate.context, known[np.uint64(candidate.context)].history
         enter_node(beam, candidate.lexicon, lexicon, scorer)
-        if token == delimiter:
-            beam.text, beam.word, beam.length = shorter.key, EMPTY, 0
+        if search.pieces:
+            prob = probs[np.uint64(token)] * best_prob
+            add_piece(beam, shorter, token, frame, prob, delimiter, pieces, counts, token_nodes, word_nodes)
+        elif token == delimiter:
+            beam.text, beam.word, beam.length, beam.letters = shorter.key, EMPTY, 0, 0
             beam.word_node, beam.token_node = append_word(shorter, counts, word_nodes), shorter.token_node
             beam.start, beam.end = shorter.start, shorter.end
             beam.prob_sum, beam.peak = shorter.prob_sum, shorter.peak
+            beam.key = mix_hash(beam.text, beam.word)
         else:
             beam.text, beam.word = shorter.text, hash_token(shorter.word, token)
             beam.length, beam.word_node = shorter.length + 1, shorter.word_node
+            beam.letters = min(beam.length, MAX_LETTERS)
             beam.token_node = append_token(shorter.token_node, token, counts, token_nodes)
             time_letter(beam, shorter, frame, probs[np.uint64(token)] * best_prob)
-        beam.key = mix_hash(beam.text, beam.word)
+            beam.key = mix_hash(beam.text, beam.word)
         if work.adopters[beam.key >> _WORD] & bit_of_key(beam.key) != _NOTHING:
             adopt(beam.key, k, n_stay, work)
     counts[N_FREE] = n_free
+
+
+@inner(forceinline=True)
+def add_piece(
+    beam: Any, shorter: Any, token: int, frame: int, prob: float, delimiter: int, pieces: Any, counts: Any,
+    token_nodes: Any, word_nodes: Any,
+) -> None:  # fmt: skip
+    """Make a beam of `shorter` and the delimiter or a piece of a word, which may be the first of the next."""
+    beam.text, beam.word = spell_on(shorter, token, delimiter, pieces)
+    beam.key = hash_prefix(beam.text, beam.word, token)
+    if token == delimiter:
+        beam.word_node, beam.token_node = append_word(shorter, counts, word_nodes), shorter.token_node
+        beam.length, beam.letters, beam.start, beam.end = 0, 0, shorter.start, shorter.end
+        beam.prob_sum, beam.peak = shorter.prob_sum, shorter.peak
+        return
+    beam.token_node = append_token(shorter.token_node, token, counts, token_nodes)
+    n_letters = count_letters(token, pieces)
+    if pieces.spoken[np.uint64(token)] == OPENS_WORD:
+        beam.word_node = end_word(shorter, counts, word_nodes)
+        beam.length, beam.letters = 1, n_letters
+        beam.start, beam.end, beam.prob_sum, beam.peak = frame, frame + 1, 0.0, prob
+        return
+    beam.word_node, beam.length = shorter.word_node, shorter.length + 1
+    beam.letters = min(np.int64(shorter.letters) + n_letters, MAX_LETTERS)
+    time_letter(beam, shorter, frame, prob)
+
+
+@inner(forceinline=True)
+def end_word(beam: Any, counts: Any, word_nodes: Any) -> Any:
+    """The node of a beam's last word, stored now where it is unfinished."""
+    return beam.word_node if beam.length == 0 else append_word(beam, counts, word_nodes)
 
 
 @kernel(inline="always")

@@ -61,7 +61,7 @@ def count_tokens(log_probs: Any, spoken: Any, token_min: float) -> Any:
     for frame in range(len(log_probs)):
         n = 0
         for token in range(log_probs.shape[1]):
-            n += spoken[token] != 0 and log_probs[frame, token] >= token_min
+            n += (spoken[token] != 0) & (log_probs[frame, token] >= token_min)
         most = max(most, n)
     return most
 
@@ -74,7 +74,7 @@ def size_work(log_probs: Any, spoken: Any, search: Any) -> Any:
     n_pairs = width * n_tokens
     n_candidates = n_pairs + width + 8  # groups of eight are written
     n_contexts, n_seen = 2 * width + N_KNOWN + n_pairs, 4
-    while search.recombine and n_seen < 2 * n_candidates:
+    while (search.recombine or search.pieces) and n_seen < 2 * n_candidates:
         n_seen *= 2
     sizes = (n_words * n_tokens, n_candidates, n_contexts, n_seen, 0)
     no_counts, _ = carve(np.int64(0), 0, np.int64, 8)
@@ -112,7 +112,10 @@ def lay_out(at: int, vocab_size: int, width: int, sizes: Any, counts: Any) -> An
     retimed, at = carve(at, width, np.int32, 4)
     sums, at = carve(at, width, np.float32, 4)
     starts, at = carve(at, width, np.int32, 4)
+    ended, at = carve(at, width, np.int32, 4)
     dropped, at = carve(at, width + 1, np.int32, 4)
+    gains, at = carve(at, width, np.float64, 8)
+    gain_lms, at = carve(at, width, np.float64, 8)
     places, at = carve(at, width, np.int32, 4)
     adopters, at = carve(at, N_ADOPTERS, np.uint64, 8)
     beams, at = carve(at, 2 * width, BEAM, _BEAM_BYTES)
@@ -130,9 +133,9 @@ def lay_out(at: int, vocab_size: int, width: int, sizes: Any, counts: Any) -> An
     contexts, at = carve(at, n_contexts, CONTEXT, _CONTEXT_BYTES)
     work = Work(
         tokens, probs, columns, blanks, symbols, factors, bounds, lms, lasts, parents, parent_keys, slots,
-        free, weights, taken, reached, held, moved, sources, retimed, sums, starts, dropped, places,
-        adopters, candidates, ranks, new_blanks, new_symbols, new_factors, chosen, values, seen, table, known,
-        contexts, counts,
+        free, weights, taken, reached, held, moved, sources, retimed, sums, starts, ended, dropped, gains,
+        gain_lms, places, adopters, candidates, ranks, new_blanks, new_symbols, new_factors, chosen, values,
+        seen, table, known, contexts, counts,
     )  # fmt: skip
     return work, beams, spare_contexts, at
 

@@ -18,6 +18,7 @@ from engine.kernels.ctc.pack import (
     borrow,
     unpack_hotwords,
     unpack_lexicon,
+    unpack_pieces,
     unpack_scorer,
     unpack_search,
     unpack_spoken,
@@ -81,7 +82,7 @@ def advance_in(
     search = unpack_search(pack[0])
     work, beams, spare_contexts = carve_work(arena, log_probs.shape[1], search.beam_width, sizes, counts)
     return run_frames(
-        log_probs, first_frame, unpack_spoken(pack[0]), search, unpack_scorer(pack[0]),
+        log_probs, first_frame, unpack_pieces(pack[0]), search, unpack_scorer(pack[0]),
         unpack_lexicon(pack[0]), unpack_hotwords(pack[0]), records, contexts, beams, spare_contexts, n,
         scale, token_nodes, word_nodes, work,
     )  # fmt: skip

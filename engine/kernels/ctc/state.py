@@ -22,7 +22,8 @@ BEAM = np.dtype(
         ("context", np.int32),  # place of the language model's context, while frames are searched
         ("hotword", np.int32),  # node of the hotwords' trie; -1 outside
         ("length", np.int32),  # tokens of the unfinished word
-        ("last", np.int32),  # last token; the delimiter for an empty prefix
+        ("letters", np.int16),  # its letters, up to MAX_LETTERS: as many, unless tokens are pieces of words
+        ("last", np.int16),  # last token; the delimiter for an empty prefix
         ("token_node", np.int32),
         ("word_node", np.int32),
         ("parent", np.int32),  # the beam whose prefix is one token shorter; -1 if there is none
@@ -69,6 +70,9 @@ WORD_NODE = np.dtype(
 )
 
 NO_LM, WORD_LM, CHAR_LM = 0, 1, 2
+MAX_LETTERS = 1 << 14  # of one word; more are not counted
+OPENS_WORD = 2  # in `spoken`: a token that begins a word
+AVERAGE_WORD_LENGTH = 6  # pyctcdecode's: an unknown beginning longer than this costs more
 N_OOV_FACTORS = 64  # unknown words longer than this rank like this
 N_LOOKAHEAD = 256
 
@@ -79,6 +83,8 @@ class Search(NamedTuple):
     Attributes:
         beam_width: most prefixes that survive a frame (with split, counted once for each kind of end).
         blank, delimiter: token ids; delimiter -1 where there is none.
+        space: the hotwords' letter between words; the delimiter, where tokens are letters.
+        pieces: tokens are pieces of words; see Pieces.
         token_min: natural log; tokens below it are skipped, except the frame's best.
         prune: beams below this fraction of the best are dropped.
         split: rank a prefix's blank and symbol ends separately, as pyctcdecode does.
@@ -88,6 +94,8 @@ class Search(NamedTuple):
     beam_width: int
     blank: int
     delimiter: int
+    space: int
+    pieces: bool
     token_min: float
     prune: float
     split: bool
@@ -126,7 +134,7 @@ class Scorer(NamedTuple):
 
 LEXICON_NODE = np.dtype(
     [
-        ("children", np.uint64),  # bit token % 64 is set for every child's token
+        ("children", np.uint64),  # bit letter % 64 is set for every child's letter
         ("first", np.int32),  # the first child; the next node's first child ends them
         ("word", np.int32),  # language model id of the word that ends here; 0 for none
     ]
@@ -138,9 +146,9 @@ class Lexicon(NamedTuple):
 
     Attributes:
         nodes: LEXICON_NODE [n_nodes + 1]; only `first` of the last is used.
-        label: int16 [n_nodes], the token that leads to a node; children are sorted by it.
+        label: int16 [n_nodes], the letter that leads to a node; children are sorted by it.
         lookahead: uint8 [n_nodes], how likely the best word below is: see the lexicon's builder.
-        distinct: no two tokens share a bit of `children`.
+        distinct: no two letters share a bit of `children`.
         factors: float64 [N_LOOKAHEAD], the rank's factor for a lookahead value.
         unknown_factors: float64 [N_OOV_FACTORS], the same for an unknown word by its length.
         highest: no word or beginning of one has a larger factor.
@@ -155,11 +163,33 @@ class Lexicon(NamedTuple):
     highest: float
 
 
+class Pieces(NamedTuple):
+    """How tokens are spelled, and what they are.
+
+    Attributes:
+        spoken: uint8 [vocab_size], 0 for labels that are never text, 1 for text, OPENS_WORD for labels that
+            begin a word. The others are read only where tokens are pieces of words:
+        letters: int16, numbers of the letters of all tokens, one token after the other.
+        ends: int32 [vocab_size + 1], where each token's letters begin and end.
+        entries: int32 [vocab_size], the lexicon's node that a token leads to at the start of a word; -1.
+        powers, sums: uint64 [vocab_size]; the hash of a word with one more token is hash * power + sum. It
+            depends on the letters alone.
+    """
+
+    spoken: Any
+    letters: Any
+    ends: Any
+    entries: Any
+    powers: Any
+    sums: Any
+
+
 class Hotwords(NamedTuple):
     """Automaton of the favoured words and phrases; node 0 is the start of a word.
 
     Attributes:
-        follow: int32 [n_nodes, vocab_size], the next node; -1 for none before the next word.
+        follow: int32 [n_nodes, n_letters, with that for the space], the next node; -1 for none before the
+            next word.
         factors: float64 [n_nodes], the rank's factor for a phrase in progress.
         complete: float64 [n_nodes], natural-log bonus when a word ends here.
         ends_word: uint8 [n_nodes], 1 where a word of some phrase ends: it is not unknown.
@@ -212,8 +242,10 @@ class Work(NamedTuple):
         moved: int32 [beam_width + 1]; at i + 1 the index of beam i among the next beams, or -1; at 0, -1.
         sources: int32 [beam_width], beam that a better alignment of a staying prefix came from; -1.
         retimed: int32 [beam_width], the staying beams with such a source; and what their times become,
-            sums: float32, starts: int32 (for the end of a word, its new node).
+            sums: float32, starts: int32 (for the end of a word, its new node); ended: int32 [beam_width], the
+            new node of the word before, where the last token begins one.
         dropped: int32 [beam_width + 1], slots of the beams that do not stay.
+        gains, gain_lms: float64 [beam_width], see engine.kernels.ctc.pieces.end_words.
         places: int32 [beam_width], for the end of a beam's word the place in `known`; -1 for none yet.
         adopters: uint64 [N_ADOPTERS], a bit, by its hash, for each prefix that some beam is one token longer
             than, and for some others: those of beams dropped since it was last cleared.
@@ -250,7 +282,10 @@ class Work(NamedTuple):
     retimed: Any
     sums: Any
     starts: Any
+    ended: Any
     dropped: Any
+    gains: Any
+    gain_lms: Any
     places: Any
     adopters: Any
     candidates: Any

@@ -44,7 +44,8 @@ def score_last_word(row: Any, context: Any, joint: Any, scorer: Any, lexicon: An
             word = np.int64(lexicon.nodes[row.lexicon].word)
         extended = joint.contexts[len(joint.contexts) - 1]
         log10_prob = score_word(scorer.memory, scorer.layout, weights.order, context, word, extended)
-    score = weigh_word(row, word, log10_prob, weights, hotwords.complete, hotwords.ends_word)
+    complete, ends_word = hotwords.complete, hotwords.ends_word
+    score = weigh_word(row, row.length, word, log10_prob, weights, complete, ends_word)
     favour = hotwords.complete[row.hotword] if row.hotword >= 0 else 0.0
     if favour > 0.0:
         score -= min(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 STEP = 12.0  # levels of one nat
 FLOOR = 120  # nothing below -10 matters to a decoder that looks at tokens above -5
 N_UTTERANCES = 200
+N_PIECES, N_UTTERANCES_OF_PIECES = 110, 100
 HOTWORDS = ["rothenburg", "schmeckt", "dinkelsbühl", "zug"]
 SETTINGS = {
     "no_lm": {"lm": False, "options": {}},
@@ -45,25 +47,48 @@ def make_models() -> None:
         )
 
 
+STRANGE = ["dinkelsbühl", "schneeschuh", "abteilung", "xylophon"]
+
+
+def make_texts(n: int, rng: np.random.Generator) -> Iterator[str]:
+    """Parts of the tiny text, half of them with a word that it does not have."""
+    sentences = (HERE / "tiny.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    for _ in range(n):
+        words = sentences[rng.integers(len(sentences))].split()[:6]
+        if rng.random() < 0.5:
+            words[rng.integers(len(words))] = STRANGE[rng.integers(len(STRANGE))]
+        yield " ".join(words)
+
+
 def make_emissions() -> None:
-    """Spell the tiny text, half of it with words it does not know."""
+    """Spell texts by letters."""
     from benchmarks.kernels.synthetic_emissions import Weakness, make_emissions
     from engine.text import VOCABULARY
 
-    rng = np.random.default_rng(20)
+    rng, weakness = np.random.default_rng(20), Weakness(confused=0.08, dropped=0.02, inserted=0.02)
+    texts = make_texts(N_UTTERANCES, rng)
+    save("emissions.npz", [make_emissions(text, VOCABULARY, rng, weakness) for text in texts], VOCABULARY)
+
+
+def make_piece_emissions() -> None:
+    """Spell texts by the pieces that SentencePiece makes of the tiny text."""
+    from benchmarks.kernels.piece_emissions import Pieces, make_emissions
+    from benchmarks.kernels.synthetic_emissions import Weakness
+
+    rng, weakness = np.random.default_rng(21), Weakness(confused=0.1, dropped=0.02)
     sentences = (HERE / "tiny.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    strange = ["dinkelsbühl", "schneeschuh", "abteilung", "xylophon"]
-    arrays = []
-    for _ in range(N_UTTERANCES):
-        words = sentences[rng.integers(len(sentences))].split()[:6]
-        if rng.random() < 0.5:
-            words[rng.integers(len(words))] = strange[rng.integers(len(strange))]
-        weakness = Weakness(confused=0.08, dropped=0.02, inserted=0.02)
-        log_probs = make_emissions(" ".join(words), VOCABULARY, rng, weakness)
-        arrays.append(np.clip(np.round(-log_probs * STEP), 0, FLOOR).astype(np.uint8))
-    offsets = np.cumsum([0, *(len(array) for array in arrays)])
-    labels = np.frombuffer("\n".join(VOCABULARY).encode(), np.uint8)
-    np.savez_compressed(HERE / "emissions.npz", steps=np.concatenate(arrays), offsets=offsets, labels=labels)
+    pieces = Pieces([*sentences, *STRANGE], N_PIECES)
+    texts = make_texts(N_UTTERANCES_OF_PIECES, rng)
+    arrays = [make_emissions(pieces.divide(text), pieces, rng, weakness) for text in texts]
+    save("emissions_pieces.npz", arrays, pieces.labels)
+
+
+def save(name: str, arrays: Sequence[np.ndarray], labels: Sequence[str]) -> None:
+    """Write log probabilities in steps."""
+    steps = [np.clip(np.round(-array * STEP), 0, FLOOR).astype(np.uint8) for array in arrays]
+    offsets = np.cumsum([0, *map(len, steps)])
+    encoded = np.frombuffer("\n".join(labels).encode(), np.uint8)
+    np.savez_compressed(HERE / name, steps=np.concatenate(steps), offsets=offsets, labels=encoded)
 
 
 def read_logits(steps: np.ndarray) -> np.ndarray:
@@ -72,10 +97,16 @@ def read_logits(steps: np.ndarray) -> np.ndarray:
 
 
 def run_oracle() -> None:
-    """Decode the emissions with pyctcdecode."""
+    """Decode both emissions with pyctcdecode."""
+    ask_oracle("emissions.npz", "pyctcdecode.json")
+    ask_oracle("emissions_pieces.npz", "pyctcdecode_pieces.json")
+
+
+def ask_oracle(emissions: str, answers: str) -> None:
+    """Decode the emissions of a file with pyctcdecode."""
     from pyctcdecode import build_ctcdecoder
 
-    archive = np.load(HERE / "emissions.npz")
+    archive = np.load(HERE / emissions)
     labels = archive["labels"].tobytes().decode().split("\n")
     labels = ["" if label == "<pad>" else " " if label == "|" else label for label in labels]
     unigrams = sorted({word for line in (HERE / "tiny.txt").open(encoding="utf-8") for word in line.split()})
@@ -92,9 +123,10 @@ def run_oracle() -> None:
             beams = decoders[setting["lm"]].decode_beams(logits, **options)[:10]
             rows.append([[beam[0], round(beam[-2], 5), round(beam[-1], 5)] for beam in beams])
         results[name] = {"setting": setting, "beams": rows}
-    with (HERE / "pyctcdecode.json").open("w", encoding="utf-8") as file:
+    with (HERE / answers).open("w", encoding="utf-8") as file:
         json.dump(results, file, ensure_ascii=False, separators=(",", ":"))
 
 
 if __name__ == "__main__":
-    {"models": make_models, "emissions": make_emissions, "oracle": run_oracle}[sys.argv[1]]()
+    verbs = {"models": make_models, "emissions": make_emissions, "pieces": make_piece_emissions}
+    {**verbs, "oracle": run_oracle}[sys.argv[1]]()
