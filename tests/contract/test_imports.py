@@ -36,6 +36,8 @@ OWNERS = {
     "tqdm": {"engine/cli/terminal.py"},
     "uvicorn": {"engine/serve/transport/server.py", "engine/serve/transport/connections.py"},
     "prometheus_client": {"engine/serve/metrics.py"},
+    "wyoming": {"engine/serve/wyoming/protocol.py"},
+    "zeroconf": {"engine/serve/wyoming/discovery.py"},
 }
 
 
