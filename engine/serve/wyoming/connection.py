@@ -241,6 +241,6 @@ class Connection:
 def _too_slow(settings: WyomingSettings) -> RequestTimeoutError:
     return RequestTimeoutError(
         "a recording that does not go on",
-        f"never {settings.stall_s:g} s without an event, and no more than {settings.max_duration_s:g} s in all",
+        f"an event every {settings.stall_s:g} s, and an end after {settings.max_duration_s:g} s",
         "send audio-stop at its end",
     )

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -70,7 +70,8 @@ class WyomingServer:
     def stop(self) -> None:
         """End, from any thread: recordings under way are finished; the second time they are not."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop)
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._stop)
 
     def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
         """Run a call on a thread."""

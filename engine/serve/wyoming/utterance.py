@@ -123,14 +123,16 @@ class Utterance:
         return [*events, *stream.finish()] if is_last else events
 
     async def _tell(self, events: Sequence[StreamEvent]) -> None:
-        """Send what is final."""
+        """Send what is final, up to the end of the command."""
         wanted = "translation" if self._settings.task == "translate" else "final"
         for event in events:
             if event.kind in ("speech_start", "speech_end"):
-                self._speaking, self._silent_s = event.kind == "speech_start", event.position_s
+                self._speaking, self._silent_s = event.kind == "speech_start", event.end_s
             elif event.kind == wanted:
-                self._paused = event.is_endpoint
                 await self._send_text(self._text.add(event.text))
+                self._paused = event.is_endpoint
+                if self._paused and self._settings.ends_at_pause:
+                    return
 
     def _is_over(self, stream: SpeechStream) -> bool:
         """Whether a pause ends the command, or nobody says one."""
