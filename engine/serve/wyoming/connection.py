@@ -228,9 +228,14 @@ class Connection:
                 await self._send(protocol.error_event(*self._problem))
                 await self._linger()
         self._writer.close()
+        try:
+            async with asyncio.timeout(LINGER_S):
+                await self._writer.wait_closed()
+        except OSError:  # it does not read what it was sent
+            self._writer.transport.abort()
 
     async def _linger(self) -> None:
-        """Drop what still comes: a connection closed before it is read would take the error with it."""
+        """Drop what still comes: a connection that is closed before takes the error with it."""
         self._writer.write_eof()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
