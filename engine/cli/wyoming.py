@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from engine._distribution import install_command
-from engine.cli.settings import decoding_options, load_model
+from engine.cli.settings import decoding_options, endpoint_options, load_model
 from engine.errors import DependencyError, OptionError
 from engine.jobs.endpoints import EndpointOptions
 
@@ -47,8 +47,12 @@ def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--task", choices=("transcribe", "translate"), default="transcribe", help="German text, or English"
     )
     parser.add_argument(
-        "--vad_endpointing", type=_seconds(0.1, 10.0), metavar="S",
-        help="end a command after so much silence, without waiting for the client to end it",
+        "--pause_s", type=_seconds(0.1, 10.0), default=EndpointOptions().pause_s, metavar="S",
+        help="silence that makes text final (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--end_at_pause", action="store_true",
+        help="a pause also ends the command: the text is sent although the client does not end it",
     )  # fmt: skip
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
     parser.add_argument(
@@ -135,18 +139,11 @@ def read_settings(options: argparse.Namespace) -> WyomingSettings:
     from engine.serve.wyoming import WyomingSettings
 
     usual = WyomingSettings()
-    pause_s = options.vad_endpointing or usual.endpoint.pause_s
-    endpoint = EndpointOptions(
-        pause_s,
-        max(usual.endpoint.max_window_s, 2.5 * pause_s),
-        min(usual.endpoint.pad_s, pause_s / 2),
-        partial_interval_s=usual.endpoint.partial_interval_s,
-    )
     return WyomingSettings(
         task=options.task,
         decoding=decoding_options(options),
-        endpoint=endpoint,
-        ends_at_pause=options.vad_endpointing is not None,
+        endpoint=endpoint_options(options, usual.endpoint.partial_interval_s),
+        ends_at_pause=options.end_at_pause,
         full_stop=options.full_stop,
         max_clients=options.max_clients,
         max_duration_s=options.max_duration_s,

@@ -80,7 +80,8 @@ def refused(port: int, code: str, *parts: bytes) -> str:
     "sent",
     [
         b"GET / HTTP/1.1\r\n\r\n", b"\n", b"\x00\xff\xfe\n", b"null\n", b"[]\n", b"17\n", b"[1]\n",
-        b'"describe"\n', b"{}\n",        b'{"type": 3}\n', b'{"type": null}\n', b'{"type": "a", "data": [1]}\n', b"{" * 50_000 + b"\n",
+        b'"describe"\n', b"{}\n",
+        b'{"type": 3}\n', b'{"type": null}\n', b'{"type": "a", "data": [1]}\n', b"{" * 50_000 + b"\n",
         b"[" * 50_000 + b"\n", b'{"type": "describe", "data": "text"}\n', b"1" * 6000 + b"\n", b"x" * 200_000,
         b'{"type": "describe", "data_length": 4}\n"ab"', b'{"type": "describe", "data_length": 3}\n{x}',
         b'{"type": "describe", "data_length": 2, "data": 5}\n{}', b'{"type": "a", "data_length": "7"}\n',
