@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -37,9 +38,8 @@ async def advertised(name: str, host: str, port: int) -> AsyncIterator[str]:
         ) from error
     address = find_address(host)
     label = check_name(name)
-    info = AsyncServiceInfo(
-        KIND, f"{label}.{KIND}", port=port, parsed_addresses=[address], server=f"{NAME}-{port}.local."
-    )
+    host_name = f"{NAME}-{uuid.uuid4().hex}.local."  # of its own: other machines have servers too
+    info = AsyncServiceInfo(KIND, f"{label}.{KIND}", port=port, parsed_addresses=[address], server=host_name)
     network = AsyncZeroconf(interfaces=[address], ip_version=IPVersion.V4Only)
     try:
         await network.async_register_service(info, allow_name_change=True)
@@ -51,7 +51,7 @@ async def advertised(name: str, host: str, port: int) -> AsyncIterator[str]:
 
 def default_name() -> str:
     """One for each machine."""
-    return f"{NAME} {socket.gethostname().partition('.')[0]}"
+    return f"{NAME} {socket.gethostname().partition('.')[0]}"[:MAX_NAME_BYTES]
 
 
 def check_name(name: str) -> str:
