@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import subprocess
 import sys
 from typing import Any
 
@@ -10,12 +13,15 @@ import pytest
 
 pytest.importorskip("wyoming", reason="needs the extra [wyoming]")
 
-from tone_wyoming import ToneStreams
+import docs_reader
+from tone_wyoming import ToneStreams, running
 
 from engine.cli import main
 from engine.cli.parser import build_parser
 from engine.cli.wyoming import read_address, read_settings
 from engine.errors import DependencyError, OptionError
+from engine.serve.errors import BusyError, EventError, RequestTimeoutError, ShuttingDownError
+from engine.serve.wyoming import WyomingSettings, protocol
 from engine.serve.wyoming.discovery import KIND, advertised, check_name, default_name, find_address
 
 
@@ -136,3 +142,43 @@ def test_a_server_is_found_in_the_network_until_it_ends() -> None:
         assert await look(name, 500) is None
 
     asyncio.run(announce())
+
+
+def test_the_health_check_of_the_image_asks_the_server() -> None:
+    text = (docs_reader.ROOT / "docker" / "Dockerfile.wyoming").read_text(encoding="utf-8")
+    found = re.search(r"^HEALTHCHECK .*\\\n +CMD (.*)$", text, re.MULTILINE)
+    assert found and re.search(r"^EXPOSE 10300$", text, re.MULTILINE)
+    program, *arguments = json.loads(found[1])
+    assert program == "python" and "10300" in arguments[-1]
+
+    def check(port: int) -> int:
+        command = [sys.executable, *(word.replace("10300", str(port)) for word in arguments)]
+        return subprocess.run(command, check=False, capture_output=True, timeout=60).returncode
+
+    with running(ToneStreams()) as server:
+        assert check(server.port) == 0
+    assert check(server.port) != 0
+
+
+def test_the_page_names_every_option_error_and_bound() -> None:
+    page = (docs_reader.ROOT / "docs" / "voice-assistants.md").read_text(encoding="utf-8")
+    shared = {"--model", "--passes", "--beam_size", "--threads", "--device", "--compute_type", "--backend"}
+    given = {f"--{name}" for name in vars(options()) if name not in ("command", "run", "language")}
+    assert {name for name in given - shared if f"`{name}" not in page} == set()
+    usual = WyomingSettings()
+    for said in (
+        f"of more than {usual.max_event_bytes >> 20} MiB",
+        f"| {usual.max_waiting_bytes >> 20} MiB a connection",
+        f"| {usual.max_hotwords:,}, of {usual.max_hotword_chars} characters each",
+        f" and {usual.max_hotwords_chars:,} in all",
+        f"| {usual.idle_s / 60:g} minutes |",
+        f"does not go on for {usual.stall_s:g} s",
+        f"| {usual.write_timeout_s:g} s |",
+        f"| {protocol.LINE_BYTES >> 10} KiB |",
+        f"after {usual.max_silence_s:g} s\nwithout a voice",
+        *(
+            f"| `{code.__name__}` |"
+            for code in (EventError, RequestTimeoutError, BusyError, ShuttingDownError)
+        ),
+    ):
+        assert said in page, said
