@@ -134,8 +134,8 @@ def test_frames_do_not_depend_on_where_blocks_end(data: Any, width: int, n_chann
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=8)))
     form = AudioFormat(16_000, width, n_channels)
     reader, whole = FrameReader(form), FrameReader(form)
-    parts = [reader.read([content[a:b]]) for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
-    expected = whole.read([content])
+    parts = [reader.read(content[a:b]) for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+    expected = whole.read(content)
     assert len(expected) == len(content) // form.frame_bytes and expected.dtype == np.float32
     assert np.array_equal(np.concatenate(parts), expected)
     assert reader.left == whole.left and len(whole.left) < form.frame_bytes

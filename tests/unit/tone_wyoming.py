@@ -103,7 +103,8 @@ def audio_events(
 
 @asynccontextmanager
 async def connected(port: int) -> AsyncIterator[AsyncTcpClient]:
-    async with AsyncTcpClient("127.0.0.1", port, connect_timeout=10, read_timeout=30) as client:
+    """The real client; a conversation takes a minute at most."""
+    async with asyncio.timeout(60), AsyncTcpClient("127.0.0.1", port) as client:
         yield client
 
 

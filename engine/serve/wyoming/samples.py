@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from engine.audio.channels import mix_channels
@@ -23,9 +21,9 @@ class FrameReader:
         """Begin with a frame."""
         self._form, self.left = form, b""
 
-    def read(self, blocks: Sequence[bytes]) -> Waveform:
+    def read(self, block: bytes) -> Waveform:
         """The whole frames of what came: float32 [n_samples], mono, at the format's rate."""
-        content = b"".join([self.left, *blocks])
+        content = self.left + block
         whole = len(content) // self._form.frame_bytes * self._form.frame_bytes
         self.left = content[whole:]
         samples = to_float(content[:whole], PCM_CODES[self._form.width])

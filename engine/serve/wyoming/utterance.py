@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from engine.audio.limits import AudioLimits, check_duration
+from engine.errors import AudioLimitError
 from engine.jobs.streams import SpeechStream
 from engine.runtime.cancel import CancelToken
 from engine.serve.wyoming import protocol
@@ -45,8 +45,7 @@ class Utterance:
         self._language = protocol.ENGLISH if settings.task == "translate" else protocol.GERMAN
         self._cancel, self._frames = CancelToken(), FrameReader(form)
         self._text = CommandText(settings.full_stop)
-        self._blocks: list[bytes] = []
-        self._n_bytes, self._n_waiting = 0, 0
+        self._waiting, self._n_bytes = bytearray(), 0
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._begun = False  # whether text was sent
         self._speaking, self._silent_s, self._paused = False, 0.0, False
@@ -64,15 +63,17 @@ class Utterance:
             AudioLimitError: more audio than is allowed.
         """
         self._n_bytes += len(block)
-        limits = AudioLimits(max_duration_s=self._settings.max_duration_s)
-        check_duration(self.duration_s, "the recording", limits)
-        self._blocks.append(block)
-        self._n_waiting += len(block)
+        most_s = self._settings.max_duration_s
+        if self.duration_s > most_s:
+            raise AudioLimitError(
+                f"a recording of more than {most_s:g} s", f"at most {most_s:g} s", "send audio-stop before"
+            )
+        self._waiting += block
         self._changed.set()
 
     async def wait_for_room(self) -> None:
         """Wait while too much audio waits for a thread; then the client has to wait as well."""
-        while self._n_waiting > self._settings.max_waiting_bytes and not self.ended:
+        while len(self._waiting) > self._settings.max_waiting_bytes and not self.ended:
             self._room.clear()
             await self._room.wait()
 
@@ -101,9 +102,9 @@ class Utterance:
             is_last = False
             while not is_last:
                 is_last = await self._wait_for_step()
-                blocks, self._blocks, self._n_waiting = self._blocks, [], 0
+                content, self._waiting = bytes(self._waiting), bytearray()
                 self._room.set()
-                await self._tell(await self._in_thread(self._recognise, stream, blocks, is_last))
+                await self._tell(await self._in_thread(self._recognise, stream, content, is_last))
                 is_last = is_last or self._is_over(stream)
             await self._finish()
         finally:
@@ -113,13 +114,13 @@ class Utterance:
     async def _wait_for_step(self) -> bool:
         """Wait for audio that is worth a thread; whether it is the last."""
         least = STEP_S * self.form.sample_rate * self.form.frame_bytes
-        while self._n_waiting < least and not self.ended:
+        while len(self._waiting) < least and not self.ended:
             self._changed.clear()
             await self._changed.wait()
         return self.ended
 
-    def _recognise(self, stream: SpeechStream, blocks: Sequence[bytes], is_last: bool) -> list[StreamEvent]:
-        events = stream.feed(self._frames.read(blocks))
+    def _recognise(self, stream: SpeechStream, content: bytes, is_last: bool) -> list[StreamEvent]:
+        events = stream.feed(self._frames.read(content))
         return [*events, *stream.finish()] if is_last else events
 
     async def _tell(self, events: Sequence[StreamEvent]) -> None:
