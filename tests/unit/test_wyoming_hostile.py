@@ -248,11 +248,8 @@ def test_an_idle_client_makes_room_and_a_speaking_one_does_not(tones: ToneStream
 
 
 def test_a_client_that_does_not_read_its_answers_is_left(tones: ToneStreams) -> None:
-    with (
-        running(tones, WyomingSettings(write_timeout_s=0.2)) as server,
-        raw(server.port, timeout=1.0) as sock,
-    ):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    patience = WyomingSettings(write_timeout_s=0.2)
+    with running(tones, patience, send_bytes=4096) as server, raw(server.port, timeout=1.0) as sock:
         with suppress(OSError):
             while True:
                 sock.sendall(line(type="describe") * 1000)

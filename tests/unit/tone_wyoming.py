@@ -64,9 +64,13 @@ class ToneStreams:
 
 
 @contextmanager
-def running(recogniser: Any, settings: WyomingSettings | None = None) -> Iterator[WyomingServer]:
-    """A server on a thread; its port is `server.port`."""
+def running(
+    recogniser: Any, settings: WyomingSettings | None = None, send_bytes: int = 0
+) -> Iterator[WyomingServer]:
+    """A server on a thread; its port is `server.port`. send_bytes: that the system keeps of its answers."""
     (sock,) = listen("127.0.0.1", 0)
+    if send_bytes:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     server: Any = WyomingServer(recogniser, settings)
     server.port = sock.getsockname()[1]
     thread = threading.Thread(target=server.run, args=([sock],))
