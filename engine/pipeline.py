@@ -19,6 +19,7 @@ from engine.jobs.live import LiveStages
 from engine.jobs.partials import PartialTexts
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
+from engine.runtime.scheduler import urgency_of
 from engine.stages import Stages
 from engine.types import (
     Backend,
@@ -217,12 +218,12 @@ class SpeechTranslator(LiveStages, Stages):
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
             return self._transcribe_together([recording], options, threads, progress, cancel)[0]
-        wide = threads > 1 and len(regions) == 1
+        wide, urgency = threads > 1 and len(regions) == 1, urgency_of(recording.duration_s)
         finish = self._finish(options)
         segments = longform.transcribe_regions(
             waveform,
             regions,
-            lambda window: self._recognise(window, options, clock, cancel, wide),
+            lambda window: self._recognise(window, options, clock, cancel, wide, urgency),
             sample_rate=self.acoustic.sample_rate,
             threads=threads,
             finish=clock.timed("punctuate", finish),
@@ -245,7 +246,9 @@ class SpeechTranslator(LiveStages, Stages):
             )  # fmt: skip
             found = found.without_copies() if separate else found
         found.warn()
-        return channels.open_recordings(found, lambda each: self._regions(each, options), clock, separate)
+        return channels.open_recordings(
+            found, lambda each: self._regions(each, options, cancel), clock, separate
+        )
 
     def _transcribe_together(
         self, recordings: Sequence[Recording], options: DecodingOptions, threads: int,
@@ -263,14 +266,17 @@ class SpeechTranslator(LiveStages, Stages):
         progress: Progress | None,
         cancel: CancelToken | None,
     ) -> list[Translation]:
+        urgency = urgency_of(max((each.duration_s for each in transcripts), default=0.0))
         return groups.translate_together(
-            transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel)
+            transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel, urgency)
         )
 
-    def _regions(self, waveform: Waveform, options: DecodingOptions) -> list[tuple[float, float]]:
+    def _regions(
+        self, waveform: Waveform, options: DecodingOptions, cancel: CancelToken | None
+    ) -> list[tuple[float, float]]:
         self.acoustic.check_length(waveform)
         if options.vad_filter:
-            found = self.detect_speech(waveform, options.vad)
+            found = self.detect_speech(waveform, options.vad, cancel)
             two = self.choose_passes(options) == 2
             return vad.join_regions(found, JOINED_S, JOINED_PAUSE_S) if two else found
         return longform.fixed_windows(

@@ -163,18 +163,23 @@ class Stages:
         found.warn()
         return found.waveforms[0]
 
-    def detect_speech(self, waveform: Waveform, detector: str = "energy") -> list[tuple[float, float]]:
+    def detect_speech(
+        self, waveform: Waveform, detector: str = "energy", cancel: CancelToken | None = None
+    ) -> list[tuple[float, float]]:
         """Find speech in float32 [n_samples] as [(start_s, end_s)], none longer than the encoder's window.
 
         Args:
             detector: "energy", "silero" or the path of Silero's ONNX file.
+            cancel: ends the call from another thread.
         Raises:
             DependencyError: Silero's file is not installed. OptionError: a path that holds no such file.
+            CancelledError: cancel was set.
         """
+        window_s = self.acoustic.max_window_s
         if detector != "energy":
-            return self._silero(detector).detect_speech(waveform, max_window_s=self.acoustic.max_window_s)
+            return self._silero(detector).detect_speech(waveform, max_window_s=window_s, cancel=cancel)
         return vad.detect_speech(
-            waveform, sample_rate=self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
+            waveform, sample_rate=self.acoustic.sample_rate, max_window_s=window_s, cancel=cancel
         )
 
     def _silero(self, wanted: str) -> SileroDetector:
@@ -313,10 +318,12 @@ class Stages:
             if passes == 1:
                 with clock.time("encoder"):
                     log_probs = self.acoustic.compute_log_probs(features, turn, wide=wide)
+                turn.narrow()
                 with clock.time("decode"):
                     return self.decode(log_probs, options)
             with clock.time("encoder"):
                 log_probs, states = self.acoustic.compute_states(features, turn, wide=wide)
+            turn.narrow()
             with clock.time("second_pass"):
                 return self.decode_joint(log_probs, states, options, cancel=turn)[0]
 

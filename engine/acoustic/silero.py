@@ -17,6 +17,7 @@ from engine.audio import vad
 from engine.audio.limits import SAMPLE_RATE, Waveform
 from engine.errors import DependencyError, OptionError
 from engine.options import RuntimeOptions
+from engine.runtime.cancel import CancelToken
 from engine.runtime.onnx_session import Session, open_session
 
 FRAME_SAMPLES: Final = 512
@@ -78,11 +79,14 @@ class SileroDetector:
         except Exception as error:  # onnxruntime's own types
             raise _no_silero(path) from error
 
-    def compute_probabilities(self, waveform: Waveform) -> NDArray[np.float32]:
+    def compute_probabilities(
+        self, waveform: Waveform, cancel: CancelToken | None = None
+    ) -> NDArray[np.float32]:
         """How likely each frame of 32 ms holds speech.
 
         Args:
             waveform: float32 [n_samples], mono, 16 kHz.
+            cancel: ends the call from another thread.
         Returns:
             float32 [n_frames], 0 to 1; n_frames = ceil(n_samples / 512).
         """
@@ -91,35 +95,43 @@ class SileroDetector:
         padded[CONTEXT_SAMPLES : CONTEXT_SAMPLES + len(waveform)] = waveform
         frames = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES + FRAME_SAMPLES)
         frames = frames[::FRAME_SAMPLES]
-        found = self._hear_blocks(frames) if self._several else self._hear_frames(frames)
+        found = self._hear_blocks(frames, cancel) if self._several else self._hear_frames(frames, cancel)
         return np.concatenate([np.zeros(0, np.float32), *found])
 
-    def detect_speech(self, waveform: Waveform, *, max_window_s: float = 28.0) -> list[tuple[float, float]]:
+    def detect_speech(
+        self, waveform: Waveform, *, max_window_s: float = 28.0, cancel: CancelToken | None = None
+    ) -> list[tuple[float, float]]:
         """Find speech; arguments and result as for engine.audio.vad.detect_speech, at 16 kHz."""
         if not len(waveform):
             return []
-        levels = vad.compute_excess(vad.compute_band_levels(waveform, SAMPLE_RATE))
+        levels = vad.compute_excess(vad.compute_band_levels(waveform, SAMPLE_RATE, cancel))
         hop = round(vad.FRAME_S * SAMPLE_RATE)
         owner = np.minimum(np.arange(len(levels)) * hop + hop // 2, len(waveform) - 1) // FRAME_SAMPLES
-        speech = self.compute_probabilities(waveform)[owner]
+        speech = self.compute_probabilities(waveform, cancel)[owner]
         thresholds = vad.Thresholds(np.full_like(speech, ON), np.full_like(speech, OFF))
         regions = vad.find_regions(speech, thresholds, len(waveform) / SAMPLE_RATE)
         return vad.split_windows(regions, levels, max_window_s - vad.ROUNDING_S)
 
-    def _hear_blocks(self, frames: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def _hear_blocks(
+        self, frames: NDArray[np.float32], cancel: CancelToken | None
+    ) -> list[NDArray[np.float32]]:
         found: list[NDArray[np.float32]] = []
         hidden = cell = np.zeros((1, 1, HIDDEN), np.float32)
         for first in range(0, len(frames), BLOCK_FRAMES):
             block = np.ascontiguousarray(frames[first : first + BLOCK_FRAMES])
-            heard, hidden, cell = self._session.run({"input": block, "h": hidden, "c": cell})
+            heard, hidden, cell = self._session.run({"input": block, "h": hidden, "c": cell}, cancel=cancel)
             found.append(heard.reshape(-1))
         return found
 
-    def _hear_frames(self, frames: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def _hear_frames(
+        self, frames: NDArray[np.float32], cancel: CancelToken | None
+    ) -> list[NDArray[np.float32]]:
         found, state = [], np.zeros((2, 1, HIDDEN), np.float32)
         rate = np.array(SAMPLE_RATE, np.int64)
         for frame in frames:
-            heard, state = self._session.run({"input": frame[None], "state": state, "sr": rate})
+            heard, state = self._session.run(
+                {"input": frame[None], "state": state, "sr": rate}, cancel=cancel
+            )
             found.append(heard.reshape(-1))
         return found
 

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.runtime.cancel import CancelToken
+
 Levels = NDArray[np.float32]
 Waveform = NDArray[np.float32]
 
@@ -51,6 +53,7 @@ def detect_speech(
     min_speech_s: float = MIN_SPEECH_S,
     min_pause_s: float = MIN_PAUSE_S,
     pad_s: float = PAD_S,
+    cancel: CancelToken | None = None,
 ) -> list[tuple[float, float]]:
     """Find the stretches of a recording that hold speech.
 
@@ -60,14 +63,17 @@ def detect_speech(
         min_speech_s: stretches with less sound than this are clicks and are dropped.
         min_pause_s: shorter pauses stay inside a stretch.
         pad_s: kept before and after each stretch.
+        cancel: ends the call from another thread.
     Returns:
         [(start_s, end_s)] in order, without overlap, inside the recording; empty where
         there is only silence or steady noise.
+    Raises:
+        CancelledError: cancel was set.
     """
     if not len(waveform):
         return []
     duration_s = len(waveform) / sample_rate
-    band_levels = compute_band_levels(waveform, sample_rate)
+    band_levels = compute_band_levels(waveform, sample_rate, cancel)
     if duration_s < MIN_JUDGED_S:
         return [(0.0, duration_s)] if band_levels.max() > SILENCE_DB else []
     levels = compute_excess(band_levels)
@@ -91,11 +97,12 @@ def find_regions(
     return regions
 
 
-def compute_band_levels(waveform: Waveform, sample_rate: int) -> Levels:
+def compute_band_levels(waveform: Waveform, sample_rate: int, cancel: CancelToken | None = None) -> Levels:
     """Compute the level of each band in each 10 ms frame, smoothed over 50 ms.
 
     Args:
         waveform: float32 [n_samples].
+        cancel: looked at every 40 s of audio.
     Returns:
         float32 [n_frames, n_bands], dB relative to full scale, n_frames = ceil(n_samples / hop).
     """
@@ -103,6 +110,8 @@ def compute_band_levels(waveform: Waveform, sample_rate: int) -> Levels:
     n_frames = -(-len(waveform) // hop)
     power = np.empty((n_frames, len(BAND_EDGES_HZ) - 1), np.float32)
     for first in range(0, n_frames, CHUNK_FRAMES):
+        if cancel is not None:
+            cancel.raise_if_cancelled()
         last = min(first + CHUNK_FRAMES, n_frames)
         power[first:last] = compute_band_power(waveform[first * hop : (last + 1) * hop], last - first, hop)
     return smooth_levels(power)

@@ -15,7 +15,7 @@ class Workers:
     """Threads for one call.
 
     Attributes:
-        count: how many work at once, the caller among them.
+        count: how many work at once at most, the caller among them; fewer while others want the cores.
     """
 
     def __init__(self, count: int, cancel: CancelToken | None = None) -> None:
@@ -40,13 +40,13 @@ class Workers:
         """
         if self._cancel is not None:
             self._cancel.raise_if_cancelled()
-        n_parts = -(-n_items // multiple)
-        if self._pool is None or n_parts == 1:
+        n_parts, count = -(-n_items // multiple), self._usable()
+        if self._pool is None or min(n_parts, count) == 1:
             job(0, 0, n_items)
             return
-        bounds = [min(n_items, multiple * (n_parts * i // self.count)) for i in range(self.count)]
+        bounds = [min(n_items, multiple * (n_parts * i // count)) for i in range(count)]
         bounds.append(n_items)
-        parts = [(i, bounds[i], bounds[i + 1]) for i in range(self.count) if bounds[i] < bounds[i + 1]]
+        parts = [(i, bounds[i], bounds[i + 1]) for i in range(count) if bounds[i] < bounds[i + 1]]
         waiting = [self._pool.submit(job, *part) for part in parts[1:]]
         try:
             job(*parts[0])
@@ -55,3 +55,8 @@ class Workers:
                 future.exception()  # waits: the buffers must outlive every kernel
         for future in waiting:
             future.result()
+
+    def _usable(self) -> int:
+        """How many may work now."""
+        cores = None if self._cancel is None else self._cancel.cores
+        return self.count if cores is None else max(1, min(self.count, cores))

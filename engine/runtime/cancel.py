@@ -14,7 +14,12 @@ class CancelToken:
     """Set from any thread to end running and later session calls; the buffers outlive the call.
 
     Raises CancelledError in the call that it stops.
+
+    Attributes:
+        cores: that the call may use now; None where nobody else wants them.
     """
+
+    cores: int | None = None
 
     def __init__(self, parent: CancelToken | None = None) -> None:
         """Make a token.

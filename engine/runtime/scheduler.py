@@ -1,9 +1,13 @@
 """Who computes next: streams and files share the cores of one model.
 
 A computation waits for a core, in the order of deadlines: when it came, plus the patience of its kind. So the
-short work of a stream goes before the windows of a long file, and nothing waits for ever. A computation that
-has a core asks at every layer of an encoder and at every step of a decoder, where it also looks whether it is
-cancelled, if somebody with an earlier deadline waits; then it hands its core over and waits again.
+short work of a stream or of a clip goes before the windows of a long file, and nothing waits for ever. A
+computation that has a core asks at every layer of an encoder and at every step of a decoder, where it also
+looks whether it is cancelled, if somebody with an earlier deadline waits; then it hands its core over and
+waits again.
+
+Several cores are for a computation that is alone: it hands back all but one as soon as anybody waits,
+whatever the deadlines. Two computations with a core each finish sooner than one after the other with both.
 """
 
 from __future__ import annotations
@@ -21,10 +25,11 @@ from typing import Final, Literal, get_args
 from engine.errors import OptionError
 from engine.runtime.cancel import CancelToken
 
-Urgency = Literal["final", "partial", "file"]
+Urgency = Literal["final", "partial", "clip", "file"]
 
-PATIENCE_S: Final[dict[Urgency, float]] = {"final": 0.1, "partial": 0.2, "file": 1.0}
-QUANTUM_S: Final = 0.1  # what late work may compute before it counts as new work again
+PATIENCE_S: Final[dict[Urgency, float]] = {"final": 0.1, "partial": 0.2, "clip": 0.4, "file": 1.0}
+QUANTUM_S: Final = 0.1  # what late work, or a file, may compute before it counts as new work again
+CLIP_S: Final = 60.0  # of audio; a longer recording is a file
 
 _ALL: weakref.WeakSet[CoreScheduler] = weakref.WeakSet()
 
@@ -64,15 +69,16 @@ class CoreScheduler:
         Args:
             urgency: whose work it is.
             cancel: ends the waiting, and the block where it looks at its turn.
-            cores: takes up to so many, as many as are free.
+            cores: takes up to so many, as many as are free and nobody else waits for.
         Yields:
-            A token to pass on as the `cancel` of whatever computes; its `cores` says how many there are.
+            A token to pass on as the `cancel` of whatever computes; its `cores`, which become fewer, says how
+            many there are.
         Raises:
             CancelledError: cancel was set. OptionError: an unknown urgency.
         """
         turn = Turn(self, urgency, cancel)
         try:
-            self._wait(turn, 1, max(1, cores))
+            self._wait(turn, max(1, cores))
             yield turn
         finally:
             self._give_back(turn)
@@ -88,17 +94,27 @@ class CoreScheduler:
         return len(self._waiting)
 
     def give_way(self, turn: Turn) -> None:
-        """Let somebody with an earlier deadline compute first; called by turns."""
+        """Let who waits have all cores but one, and an earlier deadline that one too; called by turns."""
+        if self._waiting and turn.cores > 1:
+            self.narrow(turn)
         now_s = self._clock()
-        if now_s > turn.deadline_s and now_s - turn.began_s >= QUANTUM_S:
+        ages = turn.urgency == "file" or now_s > turn.deadline_s
+        if ages and now_s - turn.began_s >= QUANTUM_S:
             turn.deadline_s = now_s + turn.patience_s
         first = next(iter(self._waiting), None)
         if turn.cores and first is not None and first.deadline_s < turn.deadline_s:
-            self._wait(turn, turn.cores, turn.cores)
+            self._wait(turn, 1)
 
-    def _wait(self, turn: Turn, least: int, most: int) -> None:
+    def narrow(self, turn: Turn) -> None:
+        """Take back all cores of a turn but one; called by turns."""
+        with self._lock:
+            self._free += max(0, turn.cores - 1)
+            turn.cores = min(turn.cores, 1)
+            self._grant()
+
+    def _wait(self, turn: Turn, most: int) -> None:
         """Queue, after handing back what the turn holds; nobody can slip in between."""
-        ticket = _Ticket(turn.deadline_s, next(self._numbers), min(least, self.cores), most)
+        ticket = _Ticket(turn.deadline_s, next(self._numbers), most)
         with self._lock:
             self._free += turn.cores
             turn.cores = 0
@@ -122,29 +138,37 @@ class CoreScheduler:
             self._grant()
 
     def _grant(self) -> None:
-        """Serve the queue from its head; a head that wants more than there is holds up those behind it."""
-        while self._waiting and self._waiting[0].least <= self._free:
+        """Serve the queue from its head: a core each, and more only to the last of them."""
+        while self._waiting and self._free:
             ticket = heapq.heappop(self._waiting)
-            ticket.granted = min(ticket.most, self._free)
+            ticket.granted = max(1, min(ticket.most, self._free - len(self._waiting)))
             self._free -= ticket.granted
             ticket.ready.set()
+
+
+def urgency_of(duration_s: float) -> Urgency:
+    """Whose work a recording of so many seconds is."""
+    return "clip" if duration_s <= CLIP_S else "file"
 
 
 class Turn(CancelToken):
     """A core for one computation of one thread, and the token to pass on to it.
 
     Attributes:
+        urgency: whose work it is.
         cores: how many it holds; 0 while it waits and after its end.
         deadline_s: by the scheduler's clock; the earliest goes first.
         began_s: when it got its core.
     """
+
+    cores: int
 
     def __init__(self, scheduler: CoreScheduler, urgency: Urgency, cancel: CancelToken | None) -> None:
         """Come now; wait later."""
         super().__init__(cancel)
         if urgency not in PATIENCE_S:
             raise OptionError(f"urgency {urgency!r}", f"one of {', '.join(get_args(Urgency))}", "pass one")
-        self._scheduler, self.patience_s = scheduler, PATIENCE_S[urgency]
+        self._scheduler, self.urgency, self.patience_s = scheduler, urgency, PATIENCE_S[urgency]
         self.cores, self.began_s = 0, scheduler._clock()
         self.deadline_s = self.began_s + self.patience_s
 
@@ -152,6 +176,11 @@ class Turn(CancelToken):
         """Raise CancelledError once the call is cancelled; else let more urgent work go first."""
         self.raise_if_set()
         self._scheduler.give_way(self)
+
+    def narrow(self) -> None:
+        """Hand back all cores but one, where what follows uses no more."""
+        if self.cores > 1:
+            self._scheduler.narrow(self)
 
     def raise_if_set(self) -> None:
         """Raise CancelledError once the call is cancelled."""
@@ -161,9 +190,9 @@ class Turn(CancelToken):
 class _Ticket:
     """A place in the queue: ordered by deadline, then by arrival."""
 
-    def __init__(self, deadline_s: float, number: int, least: int, most: int) -> None:
+    def __init__(self, deadline_s: float, number: int, most: int) -> None:
         self.deadline_s, self.number = deadline_s, number
-        self.least, self.most, self.granted = least, most, 0
+        self.most, self.granted = most, 0
         self.ready = threading.Event()
 
     def __lt__(self, other: _Ticket) -> bool:

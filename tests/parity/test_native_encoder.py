@@ -208,6 +208,31 @@ def test_workers_cover_every_item_once(count: int, n_items: int, multiple: int) 
     assert len({worker for worker, _, _ in parts}) == len(parts) <= count
 
 
+def test_workers_become_fewer_where_others_want_the_cores() -> None:
+    token, counts = CancelToken(), []
+    with Workers(4, token) as workers:
+        for cores in (None, 4, 2, 9, 1, 0):
+            token.cores = cores
+            parts: list[tuple[int, int, int]] = []
+            workers.share(40, 4, lambda *part, parts=parts: parts.append(part))
+            counts.append(len(parts))
+            assert sorted(i for _, start, end in parts for i in range(start, end)) == list(range(40))
+    assert counts == [4, 4, 2, 4, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["group norm", "lstm"])
+def test_an_utterance_is_the_same_bits_while_its_cores_become_fewer(kind: str) -> None:
+    class Leaving(CancelToken):
+        cores: int | None = 5
+
+        def raise_if_cancelled(self) -> None:
+            self.cores = max(1, (self.cores or 1) - 1)
+
+    encoder, features, token = native(kind, "int8"), features_of(kind, KINDS[kind][2][-1]), Leaving()
+    np.testing.assert_array_equal(encoder.run(features, 5, token), encoder.run(features))
+    assert token.cores == 1
+
+
 def test_an_error_in_a_part_reaches_the_caller_when_all_parts_have_ended() -> None:
     ended = threading.Event()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.errors import CancelledError, OptionError
 from engine.runtime.cancel import CancelToken
-from engine.runtime.scheduler import PATIENCE_S, QUANTUM_S, CoreScheduler, Urgency
+from engine.runtime.scheduler import CLIP_S, PATIENCE_S, QUANTUM_S, CoreScheduler, Urgency, urgency_of
 
 LONG_S = 20.0
 
@@ -57,11 +57,11 @@ def queue_up(scheduler: CoreScheduler, urgency: Urgency, done: list[str], name: 
 def test_urgent_work_goes_first_and_equals_in_the_order_they_came() -> None:
     scheduler, done = CoreScheduler(1, Clock()), []
     with scheduler.turn("file"):
-        kinds: list[Urgency] = ["file", "partial", "file", "final", "partial"]
+        kinds: list[Urgency] = ["file", "partial", "clip", "final", "partial", "file"]
         threads = [queue_up(scheduler, kind, done, f"{kind} {i}") for i, kind in enumerate(kinds)]
     for thread in threads:
         thread.join(LONG_S)
-    assert done == ["final 3", "partial 1", "partial 4", "file 0", "file 2"]
+    assert done == ["final 3", "partial 1", "partial 4", "clip 2", "file 0", "file 5"]
     assert (scheduler.n_running, scheduler.n_waiting) == (0, 0)
 
 
@@ -74,6 +74,30 @@ def test_a_file_gives_its_core_to_a_stream_at_the_next_layer_and_gets_it_back() 
         turn.raise_if_cancelled()
         assert done == ["partial"] and scheduler.n_running == turn.cores == 1
     thread.join(LONG_S)
+
+
+def test_a_file_under_way_gives_way_to_a_clip_whenever_it_began() -> None:
+    clock = Clock()
+    scheduler, done = CoreScheduler(1, clock), []
+    with scheduler.turn("file") as turn:
+        clock.now_s = 0.9  # its deadline is near, but what it computes now is new work
+        turn.raise_if_cancelled()
+        thread = queue_up(scheduler, urgency_of(CLIP_S), done, "clip")
+        turn.raise_if_cancelled()
+        assert done == ["clip"]
+    thread.join(LONG_S)
+
+
+def test_clips_are_computed_one_after_the_other() -> None:
+    clock = Clock()
+    scheduler, done = CoreScheduler(1, clock), []
+    with scheduler.turn("clip") as turn:
+        thread = queue_up(scheduler, "clip", done, "second")
+        clock.now_s = 0.3
+        turn.raise_if_cancelled()
+        assert done == []
+    thread.join(LONG_S)
+    assert done == ["second"] and urgency_of(CLIP_S + 0.01) == "file"
 
 
 def test_a_stream_does_not_give_way_to_a_file() -> None:
@@ -107,7 +131,8 @@ def test_streams_that_want_every_core_leave_a_file_its_share() -> None:
     for thread in threads:
         thread.join(LONG_S)
     share = computed["file"] / clock.now_s
-    assert 0.3 * QUANTUM_S / PATIENCE_S["file"] < share < 0.5, share
+    # Far below QUANTUM_S / PATIENCE_S: on a busy machine a file that has ended is late to come again.
+    assert 0.1 * QUANTUM_S / PATIENCE_S["file"] < share < 0.5, share
 
 
 def test_who_waits_is_woken_by_its_cancellation_and_leaves_no_trace() -> None:
@@ -170,6 +195,48 @@ def test_a_turn_takes_what_is_free_up_to_what_it_wants() -> None:
     assert scheduler.n_running == 0
 
 
+def test_who_computes_alone_gives_all_cores_but_one_to_those_who_come() -> None:
+    scheduler, done = CoreScheduler(3, Clock()), []
+    with scheduler.turn("final", cores=3) as wide:
+        threads = [queue_up(scheduler, "file", done, name) for name in ("a", "b")]
+        assert (scheduler.n_running, done) == (3, [])
+        wide.raise_if_cancelled()  # later deadlines: it goes on, with one core
+        for thread in threads:
+            thread.join(LONG_S)
+        assert wide.cores == 1 and sorted(done) == ["a", "b"]
+        wide.raise_if_cancelled()
+        assert wide.cores == 1
+    assert scheduler.n_running == 0
+
+
+def test_who_needs_no_more_than_one_core_hands_the_others_back() -> None:
+    scheduler = CoreScheduler(2)
+    with scheduler.turn("file", cores=2) as wide:
+        wide.narrow()
+        with scheduler.turn("file") as other:
+            assert wide.cores == other.cores == 1
+        wide.narrow()
+    assert scheduler.n_running == 0
+
+
+def test_nobody_takes_two_cores_where_others_wait_for_one() -> None:
+    scheduler, taken = CoreScheduler(2), []
+    inside = threading.Barrier(2, timeout=LONG_S)
+
+    def work() -> None:
+        with scheduler.turn("file", cores=2) as turn:
+            inside.wait()  # both at the same time
+            taken.append(turn.cores)
+
+    with scheduler.turn("file", cores=2) as first:
+        threads = [start(work) for _ in range(2)]
+        until(lambda: scheduler.n_waiting == 2)
+        assert first.cores == 2
+    for thread in threads:
+        thread.join(LONG_S)
+    assert taken == [1, 1]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_has_all_cores() -> None:
@@ -196,7 +263,7 @@ def test_a_forked_process_has_all_cores() -> None:
 @given(
     st.integers(1, 3),
     st.lists(
-        st.tuples(st.sampled_from(["final", "partial", "file"]), st.integers(1, 4), st.booleans()),
+        st.tuples(st.sampled_from(["final", "partial", "clip", "file"]), st.integers(1, 4), st.booleans()),
         min_size=1, max_size=12,
     ),
 )  # fmt: skip
@@ -217,7 +284,7 @@ def test_never_more_than_the_cores_and_everybody_ends(
                     with lock:
                         running[0] -= mine
                     turn.raise_if_cancelled()
-                    assert turn.cores == mine
+                    assert 1 <= turn.cores <= mine
                 if fails:
                     raise KeyError(urgency)
         except KeyError:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from engine.audio import vad
 from engine.audio.load import load_audio
 from engine.audio.vad import detect_speech
+from engine.errors import CancelledError
+from engine.runtime.cancel import CancelToken
 from tests.reference.tone_speech import silence, speak
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -168,3 +170,20 @@ def test_real_speech_is_kept(noise_level: float) -> None:
         lost += power[~kept[start : start + len(clip)]].sum()
     assert lost / total < 1e-3
     assert kept.mean() < 0.85
+
+
+def test_a_long_search_for_speech_ends_when_it_is_cancelled() -> None:
+    looked: list[int] = []
+
+    class Token(CancelToken):
+        def raise_if_cancelled(self) -> None:
+            looked.append(1)
+            if len(looked) == 3:
+                self.cancel()
+            super().raise_if_cancelled()
+
+    long = np.zeros(RATE * 60 * 10, np.float32)
+    with pytest.raises(CancelledError):
+        detect_speech(long, cancel=Token())
+    assert len(looked) == 3
+    assert detect_speech(long, cancel=CancelToken()) == []

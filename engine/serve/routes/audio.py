@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from engine.audio.load import SAMPLE_RATE, AudioLimits, read_audio
 from engine.errors import OptionError
-from engine.runtime.cancel import CancelToken
 from engine.serve import responses
 from engine.serve.events import Partial, stream_text
 from engine.serve.fields import FORM
+from engine.serve.recognition import Recognition
 from engine.serve.requests import AudioRequest, read_request
 from engine.serve.service import Service
 from engine.types import Transcript, Translation
-
-Call = Callable[..., Any]
 
 
 def add_audio(app: FastAPI, service: Service) -> None:
@@ -64,47 +59,16 @@ async def _work(
     request: Request, service: Service, wanted: AudioRequest, task: str, **options: Any
 ) -> Transcript | Translation:
     """Wait for a thread, recognise there, and count what it cost. The file is closed, whatever happens."""
-    call: Call = getattr(service.recogniser, task)
-    complete_s = time.perf_counter()
-
-    def job(cancel: CancelToken) -> Transcript | Translation:
-        service.metrics.observe_stage("queue", time.perf_counter() - complete_s)
-        result: Transcript | Translation = _recognise(call, wanted, service, cancel, options)
-        service.metrics.observe_result(task, result)
-        return result
-
+    job = Recognition(service, wanted, task, options)
     try:
         with service.queue.admit():
-            return await service.queue.run(job, request.is_disconnected, wanted.audio.close)
+            return await service.queue.run(job.run_short, partial(_left, request), wanted.audio.close)
     except BaseException:
         wanted.audio.close()
         raise
 
 
-def _recognise(
-    call: Call, wanted: AudioRequest, service: Service, cancel: CancelToken, options: dict[str, Any]
-) -> Any:
-    settings, usual = service.settings, service.settings.decoding
-    decoding = usual.replace(
-        passes=wanted.passes or usual.passes, numbers=wanted.numbers or usual.numbers,
-        channels=wanted.channels or usual.channels, audio_track=wanted.audio_track or usual.audio_track,
-    )  # fmt: skip
-    audio = read_audio(
-        wanted.audio.read(), limits=AudioLimits(max_duration_s=settings.max_duration_s), cancel=cancel,
-        channels=decoding.channels, track=decoding.audio_track,
-    )  # fmt: skip
-    audio.warn()
-    cancel.raise_if_cancelled()
-    separate = decoding.channels == "separate"
-    result = call(
-        np.stack(audio.waveforms, axis=1) if separate else audio.waveforms[0], SAMPLE_RATE,
-        hotwords=wanted.hotwords, options=decoding.replace(audio_track=None), cancel=cancel, **options,
-    )  # fmt: skip
-    return _noted(result, audio.notes)
-
-
-def _noted(result: Transcript | Translation, notes: tuple[str, ...]) -> Transcript | Translation:
-    """The result with what was found in the file among its warnings."""
-    if isinstance(result, Translation):
-        return replace(result, source=replace(result.source, warnings=(*notes, *result.warnings)))
-    return replace(result, warnings=(*notes, *result.warnings))
+async def _left(request: Request) -> None:
+    """Wait until the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,246 @@
+"""`engine-bench serve` against a real server over tones: what it counts, and that it finds what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra [serve]")
+pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
+
+from tone_service import Running, ToneTranslator, running_server
+
+from benchmarks.cli import main
+from benchmarks.errors import BenchmarkError, MeasurementError
+from benchmarks.load import disturbers, loops, parts, requests
+from benchmarks.load.client import Answer, Client, Tally, spread
+from benchmarks.load.queue import simulate_queue
+from benchmarks.load.requests import CONTAINERS, FORMS, TRANSCRIBE, Kind
+from benchmarks.load.service import ChildService, Service
+from benchmarks.options import Progress
+from benchmarks.studies import serve
+from engine.serve import ServeSettings
+from tests.reference.tone_speech import silence, speak
+
+SPOKEN = np.concatenate([silence(0.2), speak("eins zwei drei drei zwei eins", pause_s=0.1), silence(0.2)])
+
+
+class Tones(ToneTranslator):
+    """Takes channels that are kept apart, of which there is one."""
+
+    def transcribe(self, source: np.ndarray, *arguments: Any, **options: Any) -> Any:
+        return super().transcribe(source.reshape(-1), *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    with running_server(Tones()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def bench(running: Running) -> parts.Bench:
+    kinds = requests.make_kinds([SPOKEN], 13)
+    service = Service(running.url)
+    right = parts.learn(service, kinds, Progress(True))
+    long_audio = requests.long_recording([SPOKEN], 90.0)
+    return parts.Bench(service, kinds, right, long_audio, Progress(True))
+
+
+def test_twenty_clients_get_what_one_gets(bench: parts.Bench) -> None:
+    found = parts.closed(bench, 20, 3)
+    assert (found["n"], found["statuses"], found["n_wrong"]) == (60, {"200": 60}, 0), found["wrong"]
+    assert found["rss_mb"][-1][0] == 60 and found["rss_mb"][-1][1] > 10
+    assert found["latency_ms"]["p50"] <= found["latency_ms"]["p95"] <= found["latency_ms"]["max"]
+
+
+def test_requests_that_come_when_they_come_are_all_answered(bench: parts.Bench) -> None:
+    found = parts.loaded(bench, 0.5, 0.5)
+    assert found["n_wrong"] == 0 and found["n"] == found["statuses"]["200"] >= 1
+    assert found["rate_per_s"] == pytest.approx(0.5 * found["capacity_per_s"])
+
+
+def test_uploads_that_do_not_end_are_there_and_do_no_harm(bench: parts.Bench, running: Running) -> None:
+    uploads = running.server.config.app.state.service.uploads
+    with disturbers.disturbing(bench.service, n_slow=5, n_endless=2, bytes_per_s=2e6) as sent:
+        bench.service.wait_for("uploads", lambda n: n == 7)
+        assert len(uploads) == 7
+        tally, _ = loops.run_closed(
+            bench.service, bench.kinds, bench.right, clients=2, requests=3, tick=lambda: None
+        )
+    assert (tally.statuses, tally.n_wrong) == ({"200": 6}, 0)
+    assert sent.n_connections >= 7
+    bench.service.wait_for("uploads", lambda n: n == 0)
+
+
+def test_a_long_file_is_in_work_beside_short_ones() -> None:
+    translator = ToneTranslator()
+    with running_server(translator, ServeSettings(max_running=1)) as running:
+        service = Service(running.url)
+        kinds = requests.make_kinds([SPOKEN], 3)
+        right = parts.learn(service, kinds, Progress(True))
+        long = Kind("long", TRANSCRIBE, requests.form(requests.long_recording([SPOKEN], 70.0), {}))
+        held = Held(translator, 60.0)
+        with disturbers.in_work(service, [long, long]) as done:
+            assert held.reached.wait(20)
+            tally, _ = loops.run_closed(service, kinds, right, clients=1, requests=3, tick=lambda: None)
+            assert not done.is_set()
+        assert (tally.statuses, tally.n_wrong) == ({"200": 3}, 0)
+        assert held.cancelled.wait(20)
+
+
+class Held:
+    """Recordings longer than so many seconds wait until they are cancelled."""
+
+    def __init__(self, translator: Any, over_s: float) -> None:
+        self.reached, self.cancelled = threading.Event(), threading.Event()
+        plain = translator.transcribe
+
+        def transcribe(source: np.ndarray, *arguments: Any, cancel: Any, **options: Any) -> Any:
+            if len(source) > over_s * 16_000:
+                self.reached.set()
+                while not cancel.cancelled:
+                    time.sleep(0.01)
+                self.cancelled.set()
+            return plain(source, *arguments, cancel=cancel, **options)
+
+        translator.transcribe = transcribe
+
+
+def test_texts_that_depend_on_other_clients_are_found() -> None:
+    translator, busy = ToneTranslator(), [0]
+    plain = translator.transcribe
+
+    def transcribe(source: np.ndarray, *arguments: Any, **options: Any) -> Any:
+        busy[0] += 1
+        try:
+            time.sleep(0.05)
+            return plain(source[: len(source) // 2] if busy[0] > 1 else source, *arguments, **options)
+        finally:
+            busy[0] -= 1
+
+    translator.transcribe = transcribe  # type: ignore[method-assign]
+    with running_server(translator) as running:
+        kind = Kind("a", TRANSCRIBE, requests.form(requests.encode(SPOKEN, "WAV"), {}))
+        service = Service(running.url)
+        right = parts.learn(service, [kind], Progress(True))
+        found = parts.closed(parts.Bench(service, [kind], right, b"", Progress(True)), 4, 3)
+    assert 0 < found["n_wrong"] <= 12 and "sequential" in found["wrong"][0]
+    assert len(serve.problems({"closed": found}, 20.0)) > 0
+
+
+def test_a_busy_service_is_asked_again_and_any_other_answer_is_wrong() -> None:
+    answers = [
+        Answer(503, b"", "0", 0.1), Answer(200, b"eins", None, 0.1), Answer(503, b"", None, 0.1),
+        Answer(500, b"", None, 0.1), Answer(0, b"", None, 0.1), Answer(200, b"zwei", None, 0.1),
+    ]  # fmt: skip
+
+    class Scripted(Client):
+        def __init__(self) -> None:
+            pass
+
+        def ask(self, kind: Kind) -> Answer:
+            return answers.pop(0)
+
+    tally, kind = Tally(), Kind("a", TRANSCRIBE, b"")
+    for _ in range(5):
+        tally.ask(Scripted(), kind, {"a": Answer(200, b"eins", None, 0.05)}, time.perf_counter())
+    assert answers == []
+    assert tally.statuses == {"503": 1, "200": 2, "503 without Retry-After": 1, "500": 1, "broken": 1}
+    assert (tally.n_wrong, len(tally.seconds)) == (4, 2)
+
+
+def test_kinds_are_many_and_the_same_in_every_run() -> None:
+    n = len(FORMS) * len(CONTAINERS)
+    kinds = requests.make_kinds([SPOKEN], n)
+    assert len({kind.name.partition(" ")[2] for kind in kinds}) == n
+    again = requests.make_kinds([SPOKEN], n)
+    assert [kind.name for kind in kinds] == [kind.name for kind in again]
+    same = [
+        kind.body == other.body for kind, other in zip(kinds, again, strict=True) if "OGG" not in kind.name
+    ]
+    assert all(same)  # the serial numbers of Ogg files are drawn at random
+
+
+def test_a_queue_of_cores_is_that_of_a_textbook() -> None:
+    """Erlang's formula for exponential times on one core: the time in the system is exponential too."""
+    rng = np.random.default_rng(0)
+    found = simulate_queue(rng.exponential(1.0, 200_000), share=0.8, cores=1)
+    assert found["mean"] == pytest.approx(5.0, rel=0.1)  # 1 / (1 - 0.8)
+    assert found["p95"] == pytest.approx(5.0 * np.log(20), rel=0.1)
+    idle = simulate_queue(np.ones(1000), share=0.001, cores=2)
+    assert idle["p95"] == pytest.approx(1.0)
+    assert spread([]) is None
+
+
+def test_the_command_line(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    options = ["serve", "--url", running.url, "--clients", "3", "--requests", "2", "--kinds", "4", "--quiet"]
+    assert (
+        main([*options, "--parts", "closed,uploads", "--slow", "2", "--endless", "1", "--json", str(out)])
+        == 0
+    )
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert {"signature", "environment", "command", "commit", "time"} <= set(result)
+    assert result["closed"]["statuses"] == {"200": 6}
+    shown = capsys.readouterr().out
+    assert "3 clients" in shown and "with uploads" in shown
+    assert serve.problems({"closed": {"n_wrong": 0, "rss_growth_mb": 21.0}}, 20.0) == ["21 MB more memory"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--url", "http://example.org:80"], "127.0.0.1"),
+        (["--url", "http://127.0.0.1:1"], "does not answer|refused"),
+        (["--clients", "100000"], "at most"),
+        (["--load", "0"], "--load"),
+    ],
+)
+def test_loads_without_bounds_and_other_machines_are_refused(
+    options: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--quiet", *options]) == 2
+    told = capsys.readouterr().err
+    assert any(part in told for part in word.split("|"))
+
+
+def test_a_service_that_does_not_start_says_why() -> None:
+    with pytest.raises(MeasurementError, match="expected a whole number"):
+        ChildService(["--threads", "x"])
+    with pytest.raises(BenchmarkError):
+        Service("https://127.0.0.1:1")
+
+
+TONES = """
+import sys
+sys.path.insert(0, "tests/unit")
+import engine.cli.serve
+from engine.cli import main
+from tone_service import ToneTranslator
+engine.cli.serve.load_model = lambda options: ToneTranslator()
+engine.cli.serve._load_all = lambda *_: None
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc on this system")
+def test_a_child_is_measured_and_ends_with_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    with ChildService(["--threads", "1"], ("-c", TONES)) as service:
+        assert service.pid is not None and service.rss_mb() > 10
+        assert service.cpu_s() > 0
+        kind = Kind("a", TRANSCRIBE, requests.form(requests.encode(SPOKEN, "WAV"), {}))
+        with Client(service) as client:
+            assert client.ask(kind).status == 200
+        service.wait_idle()
+    with pytest.raises(ProcessLookupError):
+        os.kill(service.pid, 0)
