@@ -57,6 +57,8 @@ SERVE = [
     "uvicorn>=0.34,<1",
     "websockets>=13.1,<18",
 ]
+WYOMING = ["wyoming>=1.10,<2"]
+ZEROCONF = ["zeroconf>=0.130,<1"]  # wyoming's own extra wants one old version
 # Not in [dev]: 240 MB, and a local cluster takes longer to start than most test files take to run.
 RAY = ["ray[data]>=2.51,<3"]
 TEST = [
@@ -149,9 +151,11 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "serve": SERVE,
+        "wyoming": WYOMING,
+        "zeroconf": ZEROCONF,
         "ray": RAY,
         "docs": DOCS,
-        "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *MICROPHONE, *DOCS, *TEST],
+        "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *WYOMING, *ZEROCONF, *MEDIA, *MICROPHONE, *DOCS, *TEST],
     },
     entry_points={
         "console_scripts": [

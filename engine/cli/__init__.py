@@ -1,4 +1,4 @@
-"""`engine transcribe | translate | merge | stream | listen | info | warmup | serve`."""
+"""`engine transcribe | translate | merge | stream | listen | info | warmup | serve | wyoming`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.cli.arguments import add_model, parse_boolean, parse_seconds
 from engine.cli.interrupt import Interrupt
-from engine.cli.settings import decoding_options, load_model
+from engine.cli.settings import decoding_options, endpoint_options, load_model
 from engine.cli.terminal import StatusLine, say
 from engine.errors import DeviceError
 from engine.jobs.endpoints import EndpointOptions
@@ -60,11 +60,7 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
 
 def open_stream(options: argparse.Namespace, sample_rate: int) -> SpeechStream:
     """The stream that the command line describes."""
-    usual = EndpointOptions()
-    endpoint = EndpointOptions(
-        options.pause_s, max(usual.max_window_s, 2.5 * options.pause_s), min(usual.pad_s, options.pause_s / 2)
-    )
-    settings = decoding_options(options)
+    settings, endpoint = decoding_options(options), endpoint_options(options)
     return load_model(options).open_stream(
         sample_rate, task=options.task, options=settings, endpoint=endpoint
     )

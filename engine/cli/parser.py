@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line as a parser."""
     from engine.cli.listen import add_listen
     from engine.cli.stream import add_stream
+    from engine.cli.wyoming import add_wyoming
 
     parser = argparse.ArgumentParser(prog="engine", description="German speech to German and English text")
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_warmup(commands)
     _add_serve(commands)
+    add_wyoming(commands)
     return parser
 
 

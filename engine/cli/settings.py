@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from engine.jobs.endpoints import EndpointOptions
 from engine.types import DecodingOptions
 
 if TYPE_CHECKING:
@@ -38,4 +39,15 @@ def decoding_options(options: argparse.Namespace) -> DecodingOptions:
         numbers=getattr(options, "numbers", "words"),
         channels=getattr(options, "channels", "mix"),
         audio_track=getattr(options, "audio_track", None),
+    )
+
+
+def endpoint_options(options: argparse.Namespace, partial_interval_s: float | None = None) -> EndpointOptions:
+    """When text of a stream becomes final, from --pause_s; the other times are such that they fit it."""
+    usual, pause_s = EndpointOptions(), options.pause_s
+    return EndpointOptions(
+        pause_s,
+        max(usual.max_window_s, 2.5 * pause_s),
+        min(usual.pad_s, pause_s / 2),
+        partial_interval_s=partial_interval_s or usual.partial_interval_s,
     )

@@ -145,11 +145,18 @@ def warm_up_decoder(decoder: CtcBeamDecoder) -> None:
 
 
 def warm_up_second_pass(second_pass: SecondPass, acoustic: AcousticModel) -> None:
-    """Decode half a second of silence with both passes, for the same reason."""
+    """Decode half a second with both passes, for the same reason.
+
+    Not of silence, in which the second pass would have nothing to do: of random emissions and states.
+    """
     with notice(_compiling()):
         silence = acoustic.compute_features(np.zeros(acoustic.sample_rate // 2, np.float32))
         log_probs, states = acoustic.compute_states(silence)
-        second_pass.decode(log_probs, states, DecodingOptions())
+        random = np.random.default_rng(0)
+        heard = random.normal(0.0, 3.0, log_probs.shape).astype(np.float32)
+        heard -= np.logaddexp.reduce(heard, axis=1, keepdims=True)
+        states = random.normal(0.0, 1.0, states.shape).astype(states.dtype)
+        second_pass.decode(heard, states, DecodingOptions())
 
 
 def warm_up_translator(translator: Translator) -> None:

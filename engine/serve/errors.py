@@ -26,3 +26,7 @@ class UploadTimeoutError(OptionError):
 
 class RequestError(OptionError):
     """A body that is no form, or whose form is broken or too large."""
+
+
+class EventError(OptionError):
+    """An event of a protocol that is none, that lacks something, or that does not belong where it came."""

@@ -11,14 +11,12 @@ from starlette.datastructures import FormData
 
 from engine.errors import OptionError
 from engine.options import MAX_TRACK
+from engine.serve.languages import LANGUAGES, SHOWN, check_german
 from engine.serve.settings import ServeSettings
 
 RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED_FORMATS: Final = ("json", "text")
 GRANULARITIES: Final = ("segment", "word")
-# What people send, in lower case, with _ as -.
-LANGUAGES: Final = ("de", "de-de", "de-at", "de-ch", "de-li", "de-lu", "deu", "ger", "german", "deutsch")
-SHOWN: Final = 40  # characters of a wrong value in a message
 MAX_PROMPT_CHARS: Final = 10_000
 TERM: Final = re.compile(r"[A-Za-zÄÖÜäöüß]+(?: [A-Za-zÄÖÜäöüß]+){0,2}")
 TRUE, FALSE = ("true", "1"), ("", "false", "0")
@@ -126,11 +124,8 @@ def check_language(form: FormData) -> None:
     Raises:
         OptionError: another language.
     """
-    for value in filter(None, [*values(form, "language"), *values(form, "languages")]):
-        if value.lower().replace("_", "-") not in LANGUAGES:
-            raise OptionError(
-                f"language {value[:SHOWN]!r}", f"German: {', '.join(LANGUAGES)}", "send German speech"
-            )
+    for value in [*values(form, "language"), *values(form, "languages")]:
+        check_german(value)
 
 
 def check_temperature(form: FormData) -> None:

@@ -7,15 +7,15 @@ import logging
 import threading
 import time
 import warnings
+from contextvars import ContextVar
 from typing import Any, Final
-
-from engine.serve.middleware.access import request_id
 
 WINDOW_S: Final = 10.0
 MOST_IN_WINDOW: Final = 100  # lines of one kind
 MOST_ANSWERED: Final = 1000  # of requests that were answered with text
 MAX_LINE: Final = 4000  # characters of a message, and of a traceback
 MAX_KINDS: Final = 1000
+request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the HTTP request in work
 
 
 class Bounded(logging.Filter):

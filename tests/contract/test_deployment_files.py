@@ -43,7 +43,8 @@ def test_a_container_is_built_from_what_there_is_and_runs_as_a_plain_user(path: 
     entry = re.search(r"^ENTRYPOINT (\[.*\])$", last, re.MULTILINE)
     assert entry
     program, *arguments = yaml.safe_load(entry[1])
-    assert program == "engine" and build_parser().parse_args(arguments).command == "serve"
+    command = "wyoming" if path.suffix == ".wyoming" else "serve"
+    assert program == "engine" and build_parser().parse_args(arguments).command == command
 
 
 def test_the_builder_is_given_everything_that_the_package_is_built_from() -> None:

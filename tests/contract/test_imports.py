@@ -36,6 +36,8 @@ OWNERS = {
     "tqdm": {"engine/cli/terminal.py"},
     "uvicorn": {f"engine/serve/transport/{name}.py" for name in ("server", "connections", "websockets")},
     "prometheus_client": {"engine/serve/metrics.py"},
+    "wyoming": {"engine/serve/wyoming/protocol.py"},
+    "zeroconf": {"engine/serve/wyoming/discovery.py"},
 }
 
 

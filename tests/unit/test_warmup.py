@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numba
 import pytest
@@ -82,3 +83,29 @@ def test_the_notice_says_what_to_do_where_nothing_can_be_cached(monkeypatch: pyt
     assert "once" in warmup._compiling()
     monkeypatch.setattr(warmup, "find_cache", lambda: Places(None, None))
     assert "every process" in warmup._compiling() and "NUMBA_CACHE_DIR" in warmup._compiling()
+
+
+COUNT = """
+import gc, sys
+import engine
+from numba.core.registry import CPUDispatcher
+
+def kernels():
+    found = [each for each in gc.get_objects() if isinstance(each, CPUDispatcher)]
+    return {each.py_func.__qualname__: len(each.signatures) for each in found}
+
+translator = engine.load(threads=1)
+translator.second_pass
+before = kernels()
+text = translator.transcribe(sys.argv[1]).text
+late = [name for name, count in kernels().items() if count != before.get(name, 0)]
+print(len(text) > 20 and sum(before.values()) > 10, *late)
+"""
+
+
+def test_a_loaded_model_has_every_kernel_that_the_first_recording_needs() -> None:
+    """In a process of its own: here other tests have used them."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", COUNT, str(root / "examples" / "audio" / "station.flac")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=280)
+    assert done.stdout.split() == ["True"], done.stdout

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from contextvars import ContextVar
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.serve.logs import request_id
 from engine.serve.metrics import NoMetrics
 from engine.serve.responses import INTERNAL, error_response, new_request_id
 
@@ -18,7 +18,6 @@ HEADER: Final = "x-request-id"
 ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MAX_PATH: Final = 100  # characters in the log
 QUIET: Final = frozenset({"/health", "/live", "/ready", "/metrics"})  # logged only where they fail
-request_id: ContextVar[str] = ContextVar("request_id", default="")
 TWO_LENGTHS: Final = "Content-Length and Transfer-Encoding in one request"
 _log = logging.getLogger("engine.serve.middleware.access")
 _errors = logging.getLogger("engine.serve")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from engine.jobs.endpoints import LONGEST_S, EndpointOptions
-from engine.serve.fields import LANGUAGES, MAX_PROMPT_CHARS, check_hotwords, prompt_terms
+from engine.serve.fields import MAX_PROMPT_CHARS, check_hotwords, prompt_terms
+from engine.serve.languages import LANGUAGES
 from engine.serve.realtime.formats import PCM_RATE, PCM_RATES, TELEPHONE_RATE, AudioFormat, FormatType
 from engine.serve.realtime.problems import (
     EventProblem,
