@@ -80,21 +80,21 @@ def read_checkpoint(
     known = architecture in architectures
     problems = _weight_problems(folder) + ([] if known else [f"architecture {architecture}"])
     language = language or find_language(folder)
-    problems += find_adapter_problems(folder, config, language)
+    adapter_problems = find_adapter_problems(folder, config, language)
+    problems += adapter_problems
     tokens: tuple[str, ...] = ()
+    try:
+        tokens = () if adapter_problems else read_vocabulary(folder, config, language)
+    except ExportError as error:
+        problems.append(error.got)
     blank_id = config.get("pad_token_id")
-    if known and not problems:
-        try:
-            tokens = read_vocabulary(folder, config, language)
-        except ExportError as error:
-            problems.append(error.got)
-        if not isinstance(blank_id, int) or (tokens and not 0 <= blank_id < len(tokens)):
-            problems.append(f"pad_token_id {blank_id!r} (the CTC blank) is not in the vocabulary")
+    if not isinstance(blank_id, int) or (tokens and not 0 <= blank_id < len(tokens)):
+        problems.append(f"pad_token_id {blank_id!r} (the CTC blank) is not in the vocabulary")
     if problems:
         raise ExportError(
             f"{str(folder)!r}: " + "; ".join(problems),
             f"a save_pretrained folder of {' or '.join(architectures)} with safetensors and its vocabulary",
-            _mend(problems, explain(architecture)),
+            _mend(problems) if known else explain(architecture),
         )
     extractor = read_extractor(folder)
     return CheckpointInfo(
@@ -111,11 +111,11 @@ def read_checkpoint(
     )
 
 
-def _mend(problems: list[str], explained: str) -> str:
+def _mend(problems: list[str]) -> str:
     for sign, mend in MENDS.items():
         if any(sign in problem for problem in problems):
             return mend
-    return explained
+    return "pass a fine-tuned CTC checkpoint"
 
 
 def read_vocabulary(folder: Path, config: dict[str, Any], language: str | None = None) -> tuple[str, ...]:

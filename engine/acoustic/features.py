@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.acoustic.fbank import compute_fbank, find_bounds
-from engine.bundle.folder import FeatureConfig
-from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, BundleSchemaError
 from engine.acoustic.mel_filters import compute_mel_filters
 from engine.acoustic.nemo import compute_nemo
+from engine.bundle.folder import FeatureConfig
+from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, BundleSchemaError
 from engine.kernels.features.log_mel import HOP_LENGTH, compute_log_mel_into
 from engine.kernels.features.normalize import normalize_into
-from engine.kernels.features.real_fft import N_BINS, N_FFT
+from engine.kernels.features.real_fft import N_FFT
 from engine.runtime.arrays import plain_float32
 
 SAMPLE_RATE = 16_000  # of Whisper's filters

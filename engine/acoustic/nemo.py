@@ -54,9 +54,7 @@ def compute_nemo(waveform: FloatArray, config: FeatureConfig) -> FloatArray:
     inside[1:] -= PREEMPHASIS * waveform[:-1]
     window, filters, bounds = _tables(config.n_mels)
     out = np.empty((config.n_mels, n_frames), np.float32)
-    compute_fbank_into(
-        emphasised, FRAME_LENGTH // 2, SCALE, 0.0, False, 0.0, window, filters, bounds, out
-    )
+    compute_fbank_into(emphasised, FRAME_LENGTH // 2, SCALE, 0.0, False, 0.0, window, filters, bounds, out)
     out = np.log(np.exp(out - np.float32(2 * np.log(SCALE))) + np.float32(GUARD))
     return _normalize(out) if config.normalize else out
 

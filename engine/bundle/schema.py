@@ -33,8 +33,8 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             no other log-mel features heed it.
         n_fft, hop_length: samples. n_mels: filters.
         convention: whose log-mel it is; "whisper" is base 10, floored 8 below the maximum; "kaldi" is natural
-            log, with n_fft 512; "nemo" is natural log, with n_fft 512, frames centred on every hop and Slaney's
-            filters. What follows is for "kaldi" alone.
+            log, with n_fft 512; "nemo" too, with frames centred on every hop and Slaney's filters. What
+            follows is for "kaldi" alone.
         window: of a frame. preemphasis: coefficient. remove_dc: take out each frame's mean.
         snip_edges: only frames that lie inside the waveform.
         low_hz, high_hz: ends of the bands; high_hz at or below zero counts from half the sample rate.

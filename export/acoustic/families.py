@@ -65,7 +65,7 @@ def explain_architecture(name: str) -> str:
         return OTHERS[name]
     if any(part in name for part in ("RNNT", "TDT", "Transducer")):
         return TRANSDUCER
-    if name.endswith("ForPreTraining") or name.endswith("Model"):
+    if name.endswith(("ForPreTraining", "Model")):
         return PRETRAINED
     return "pass a fine-tuned CTC checkpoint"
 

@@ -176,11 +176,11 @@ def _check_features(folder: Path, family: Family, config: AcousticConfig, info: 
     want = found["input_features"][0][found["attention_mask"][0].bool()].numpy()
     ours = torch.from_numpy(compute_features(waveform, config.features)[None])
     got = prepare(ours, family.fed)[0].numpy()
-    error = np.abs(got - want).max() / np.abs(want).max() if got.shape == want.shape else np.inf
-    if not error <= FEATURE_TOLERANCE:
+    off = np.abs(got - want).max() / np.abs(want).max() if got.shape == want.shape else np.inf
+    if not off <= FEATURE_TOLERANCE:
         raise ExportError(
             f"a feature extractor whose features differ from the engine's (shape {want.shape} against "
-            f"{got.shape}, error {error:.2g})",
+            f"{got.shape}, error {off:.2g})",
             f"the features that {family.title} was published with",
             "report the checkpoint's preprocessor_config.json",
         )

@@ -23,7 +23,7 @@ _LAYER = re.compile(r"\.?layers?[./](\d+)/([^/.]+)")
 
 @dataclass(frozen=True)
 class Product:
-    """A product with a weight: node, the value that it multiplies, weight [n_out, n_in], bias if it has one."""
+    """A product with a weight [n_out, n_in] and maybe a bias: its node, and the value that it multiplies."""
 
     node: onnx.NodeProto
     block: str
@@ -92,9 +92,10 @@ class TracedGraph:
             multiply = ("DynamicQuantizeMatMul", read, MICROSOFT)
         elif precision == "stored":
             codes, scale = quantize_stored(weight)
-            unpacked = [f"{name}/cast", f"{name}/unpacked"]
+            unpacked = [f"{output}/cast", f"{output}/unpacked"]
+            stored = keep(codes, "stored")
             before = [
-                helper.make_node("Cast", [keep(codes, "stored")], unpacked[:1], to=TensorProto.FLOAT),
+                helper.make_node("Cast", [stored], unpacked[:1], to=TensorProto.FLOAT),
                 helper.make_node("Mul", [unpacked[0], keep(scale, "stored_scale")], unpacked[1:]),
             ]
             multiply = ("MatMul", [product.value, unpacked[1]], "")
@@ -112,7 +113,7 @@ class TracedGraph:
 
 
 def name_block(node_name: str) -> str:
-    """layer_0/attention for /m/wavlm/encoder/layers.0/attention/q_proj/MatMul; the head's own for the head."""
+    """layer_0/attention for /model/wavlm/encoder/layers.0/attention/q_proj/MatMul; HEAD for the head."""
     if "/lm_head" in node_name or "/ctc_head" in node_name:
         return HEAD
     found = _LAYER.search(node_name)

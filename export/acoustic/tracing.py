@@ -7,11 +7,12 @@ asked for, so a graph is never in memory with more of them than it will hold.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,13 @@ def trace(
 
     _bake_in_parametrizations(module)
     free = {position: name for position, name in enumerate(axes) if isinstance(name, str)}
-    file = io.BytesIO()
     try:
-        with _quiet(), torch.inference_mode():
+        with _quiet(), torch.inference_mode(), tempfile.TemporaryDirectory(prefix="export-") as temporary:
+            path = Path(temporary, "traced.onnx")
             torch.onnx.export(
                 module,
                 (torch.from_numpy(example),),
-                file,
+                path,
                 dynamo=False,  # the other exporter needs one more package, and fixes lengths of some families
                 opset_version=OPSET,
                 input_names=[input_name],
@@ -71,13 +72,13 @@ def trace(
                 export_params=False,
                 do_constant_folding=False,  # it would give folded weights names that nobody knows
             )
+            graph = onnx.load_model(path).graph
     except Exception as error:  # torch's kinds share no base
         raise ExportError(
-            f"{type(module).__name__} cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"a model that cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]})",
             "a model that torch.onnx can write",
             "report the checkpoint's config.json",
         ) from error
-    graph = onnx.load_model_from_string(file.getvalue()).graph
     weights = dict(module.named_parameters()) | dict(module.named_buffers())
     unknown = {value.name for value in graph.input} - weights.keys() - {input_name}
     if unknown:

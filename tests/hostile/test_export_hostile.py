@@ -15,8 +15,10 @@ pytest.importorskip("transformers")
 
 from engine._distribution import install_command
 from export.acoustic.export import ExportOptions
+from export.acoustic.families import FAMILIES
 from export.acoustic.log_mel import load_log_mel
-from export.acoustic.wav2vec2 import ARCHITECTURES, check_supported, export_wav2vec2
+from export.acoustic.pretrained import export_pretrained
+from export.acoustic.wav2vec2 import check_supported
 from export.bundle import Parts, assemble_bundle
 from export.checkpoint import read_checkpoint, read_vocabulary
 from export.cli import main
@@ -36,7 +38,7 @@ def make_folder(tmp_path: Path, weights: str = "model.safetensors", **changes: A
 def test_pickled_weights_are_refused_with_the_mend(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, weights="pytorch_model.bin")
     with pytest.raises(ExportError, match=r"pickle can run code.*fix: convert it .*save_pretrained"):
-        export_wav2vec2(str(folder), tmp_path / "out", ExportOptions())
+        export_pretrained(str(folder), tmp_path / "out", ExportOptions())
     assert not (tmp_path / "out").exists()
 
 
@@ -55,20 +57,20 @@ def test_what_is_not_a_usable_ctc_checkpoint_is_named(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        read_checkpoint(make_folder(tmp_path, **changes), ARCHITECTURES)
+        read_checkpoint(make_folder(tmp_path, **changes), FAMILIES)
 
 
 def test_all_problems_come_in_one_error(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, weights="", architectures=["BertModel"], vocab_size=9)
     with pytest.raises(ExportError) as caught:
-        read_checkpoint(folder, ARCHITECTURES)
+        read_checkpoint(folder, FAMILIES)
     for part in ("no model.safetensors", "architecture BertModel", "head of 9 outputs"):
         assert part in str(caught.value)
 
 
 def test_weights_that_are_not_safetensors_inside_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be loaded"):
-        export_wav2vec2(str(make_folder(tmp_path)), tmp_path / "out", ExportOptions())
+        export_pretrained(str(make_folder(tmp_path)), tmp_path / "out", ExportOptions())
 
 
 @pytest.mark.parametrize("content", ["not json", "[1, 2]", ""])
@@ -76,7 +78,7 @@ def test_damaged_config_is_refused(tmp_path: Path, content: str) -> None:
     folder = make_folder(tmp_path)
     (folder / "config.json").write_text(content)
     with pytest.raises(ExportError, match=r"config\.json"):
-        read_checkpoint(folder, ARCHITECTURES)
+        read_checkpoint(folder, FAMILIES)
 
 
 def test_added_tokens_fill_the_head(tmp_path: Path) -> None:
@@ -94,8 +96,8 @@ def test_vocabulary_of_several_languages_is_refused(tmp_path: Path) -> None:
 def test_parts_the_graph_does_not_know_are_all_named() -> None:
     import transformers
 
-    config = transformers.Wav2Vec2Config(adapter_attn_dim=16, hidden_act="relu")
-    with pytest.raises(ExportError, match=r"hidden_act='relu', adapter_attn_dim=16"):
+    config = transformers.Wav2Vec2Config(add_adapter=True, hidden_act="relu")
+    with pytest.raises(ExportError, match=r"hidden_act='relu', add_adapter=True"):
         check_supported(config)
 
 
