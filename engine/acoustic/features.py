@@ -39,7 +39,7 @@ def compute_features(waveform: NDArray[np.floating], config: FeatureConfig) -> F
         AudioTooShortError: it has no sample, or for log-mel not one hop.
         BundleSchemaError: a log-mel convention that this engine does not compute.
     """
-    samples = _check_waveform(waveform)
+    samples = check_waveform(waveform)
     if config.kind == "log_mel" and config.convention == "kaldi":
         return compute_fbank(samples, config)
     if config.kind == "log_mel" and config.convention == "nemo":
@@ -77,7 +77,12 @@ def compute_log_mel(waveform: FloatArray, config: FeatureConfig) -> FloatArray:
     return out
 
 
-def _check_waveform(waveform: NDArray[np.floating]) -> FloatArray:
+def check_waveform(waveform: NDArray[np.floating]) -> FloatArray:
+    """The samples as float32.
+
+    Raises:
+        AudioShapeError, AudioTooShortError, AudioValueError: as compute_features.
+    """
     if not isinstance(waveform, np.ndarray) or waveform.ndim != 1 or waveform.dtype.kind != "f":
         shape = f"{waveform.dtype} {waveform.shape}" if isinstance(waveform, np.ndarray) else type(waveform)
         raise AudioShapeError(
