@@ -165,6 +165,16 @@ def run_verify(options: argparse.Namespace) -> int:
     return code
 
 
+def add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `onnx`."""
+    importlib.import_module("export.onnx_graph.command").add_arguments(parser)
+
+
+def run_onnx(options: argparse.Namespace) -> int:
+    """Put a graph that another program wrote into a bundle."""
+    return int(importlib.import_module("export.onnx_graph.command").run(options))
+
+
 def add_marian_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `marian`."""
     importlib.import_module("export.translation.marian").add_arguments(parser)
@@ -255,6 +265,7 @@ COMMANDS = (
         run_pretrained,
     ),
     Command("wav2vec2", "the same as ctc", add_pretrained_arguments, run_pretrained),
+    Command("onnx", "put a CTC graph that another program wrote into a bundle", add_onnx_arguments, run_onnx),
     Command("log-mel", "export a log-mel CTC checkpoint of training/", add_acoustic_arguments, run_log_mel),
     Command(
         "two-pass",

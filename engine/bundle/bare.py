@@ -89,8 +89,8 @@ def read_bare(
     content: dict[str, Any] = {
         "features": {"sample_rate": extractor.sampling_rate, "normalize": extractor.do_normalize},
         "samples_per_frame": stride,
-        "blank_id": _guess_blank(tokens) if blank_id is None else blank_id,
-        "word_delimiter": delimiter if delimiter in tokens else _guess_delimiter(tokens),
+        "blank_id": guess_blank(tokens) if blank_id is None else blank_id,
+        "word_delimiter": delimiter if delimiter in tokens else guess_delimiter(tokens),
         "trained_with_mask": extractor.return_attention_mask,
     }
     content |= describe_foreign(_interface(model), _read_config(folder)) or {}
@@ -123,9 +123,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_json(path, dict[str, Any], "a checkpoint's settings") if path.is_file() else {}
 
 
-def _guess_delimiter(tokens: Sequence[str]) -> str:
+def guess_delimiter(tokens: Sequence[str]) -> str:
+    """The token that parts words by its usual names; a space where none is there."""
     return next((token for token in WORD_STARTS if token in tokens), " ")
 
 
-def _guess_blank(tokens: Sequence[str]) -> int:
+def guess_blank(tokens: Sequence[str]) -> int:
+    """The index of the blank by its usual names; 0 where none is there."""
     return next((tokens.index(name) for name in BLANKS if name in tokens), 0)

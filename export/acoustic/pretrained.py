@@ -77,6 +77,7 @@ def load_pretrained(checkpoint: str, language: str | None = None) -> AcousticSou
         "licence": info.licence,
         "vocabulary": info.vocabulary,
         "config": config,
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
     missing = find_unsupported(model.config) if family.shaped else ["blocks that Wav2Vec2 has not"]
     if not missing:

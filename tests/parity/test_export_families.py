@@ -182,6 +182,25 @@ def test_traced_bundle_runs_in_the_engine_as_the_checkpoint_does(
     assert all(word.end_s <= 2.0 for word in loaded.transcribe(waveform, options=greedy).words)
 
 
+def test_model_beyond_one_onnx_file_is_exported_with_weights_of_int8_alone(
+    sources: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from export.acoustic import export
+
+    source: AcousticSource = sources("WavLM")
+    assert source.n_parameters > 30_000
+    monkeypatch.setattr(export, "MAX_PARAMETERS", 30_000)
+    with pytest.raises(ExportError, match=r"--precision fp32 for 0 million weights.*2 GB.*precision int8"):
+        export.export_acoustic(source, tmp_path / "out", ExportOptions(precision="fp32"))
+    light = export.lighten(source).build(lambda block: "float32", None)[0]
+    plain = source.build(lambda block: "float32", None)[0]
+    assert light.ByteSize() < plain.ByteSize()
+    assert not {node.op_type for node in light.graph.node} & {"DynamicQuantizeMatMul"}
+    features = features_of(speech_like(16_000, 16_000), source.config)[None]
+    want = onnx_run(plain)(features)
+    assert np.linalg.norm(onnx_run(light)(features) - want) < 0.05 * np.linalg.norm(want)
+
+
 def test_half_precision_of_a_traced_graph_is_refused_before_any_work(
     checkpoints: Any, tmp_path: Path
 ) -> None:

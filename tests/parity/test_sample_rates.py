@@ -53,6 +53,8 @@ def decode_slowly(logits: Any) -> list[tuple[str, float, float]]:
     """Words of the best path, with the times of their first and last frame."""
     words: list[tuple[str, float, float]] = []
     text, start, end, before = "", 0, 0, -1
+    logits = logits.copy()
+    logits[:, 1:4] = -np.inf  # <s>, </s> and <unk>, which are no text
     for frame, token in enumerate([*logits.argmax(-1), TOKENS.index("|")]):
         if token == before:
             end = frame if token > 4 and text else end
