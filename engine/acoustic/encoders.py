@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.acoustic.ports import INPUT_NAMES, MASK_NAME, Ports, find_ports
 from engine.bundle.folder import AcousticConfig, Bundle
-from engine.errors import BundleSchemaError
+from engine.errors import BundleSchemaError, UnsupportedBlockError
 from engine.runtime.backend import Choice, choose_backend, open_model
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
@@ -103,7 +104,7 @@ class SessionEncoder:
     backend = "onnxruntime"
 
     def __init__(
-        self, graph: bytes, name: str, config: AcousticConfig, options: RuntimeOptions, choice: Choice
+        self, graph: bytes | Path, name: str, config: AcousticConfig, options: RuntimeOptions, choice: Choice
     ) -> None:
         self.choice, self.compute_type = choice, config.precision
         self._graph, self._name, self._options = graph, name, options
@@ -190,9 +191,11 @@ def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions
         BundleSchemaError: the graph does not fit the manifest or the vocabulary.
     """
     choice = choose_backend(config.precision, options, options.compute_type)
-    graph, name = bundle.graph("acoustic"), bundle.file("acoustic").name
+    graph, name = bundle.graph_source("acoustic"), bundle.file("acoustic").name
 
     def by_kernels(choice: Choice) -> Encoder:
+        if isinstance(graph, Path):
+            raise UnsupportedBlockError("a graph with its weights in other files", "one whole file")
         found = KernelEncoder(graph, choice, options.threads or available_cores())
         _raise_problems(found.problems(config, bundle.vocabulary))
         return found

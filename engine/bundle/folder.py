@@ -140,6 +140,31 @@ class Bundle:
             )
         return content
 
+    def graph_source(self, role: str) -> bytes | Path:
+        """A graph's bytes; its path where it is a bare model whose weights lie in files beside it.
+
+        torch's newer exporter writes such files: w2v.onnx.data beside w2v.onnx.
+
+        Raises:
+            As graph does; also BundleIntegrityError for a file that is no plain one of the same folder.
+        """
+        path = self.file(role)
+        if self.source != path:  # a bundle, all of whose files are in its manifest
+            return self.graph(role)
+        try:
+            beside = external_files(path.read_bytes())
+        except OnnxFormatError as error:
+            raise ModelError(f"{path.name}: {error}", "an ONNX graph", _RE_EXPORT) from error
+        for name in sorted(beside):
+            weights = path.with_name(name) if _PLAIN_NAME.fullmatch(name) else None
+            if weights is None or weights.is_symlink() or not weights.is_file():
+                raise BundleIntegrityError(
+                    f"{path.name} keeps weights in {name[:80]!r}, which is no file beside it",
+                    "plain files in the same folder",
+                    "copy the file that was written with the graph, or export it without external data",
+                )
+        return path if beside else path.read_bytes()
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """Tokens of the acoustic model by output index.

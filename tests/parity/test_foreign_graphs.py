@@ -222,6 +222,43 @@ def test_graph_with_other_inputs_is_one_error_that_names_them(tmp_path: Path) ->
         assert part in str(caught.value)
 
 
+def test_weights_in_a_file_beside_the_graph_are_read_and_those_elsewhere_refused(tmp_path: Path) -> None:
+    """As torch's newer exporter writes them."""
+    folder = save(tmp_path / "model", make_graph("x"))
+    metadata = {"model_type": "zipformer2_ctc"}
+    outside = {"save_as_external_data": True, "location": "w2v.onnx.data", "size_threshold": 0}
+    onnx.save(make_graph("x", metadata=metadata), folder / "w2v.onnx", **outside)
+    loaded = engine.load(str(folder / "w2v.onnx"), device="cpu", threads=1)
+    got = loaded.compute_log_probs(loaded.compute_features(WAVEFORM))
+    np.testing.assert_allclose(got, expected(ICEFALL, 4)[: len(got)], atol=2e-3)
+    weights = folder / "w2v.onnx.data"
+    weights.rename(tmp_path / "w2v.onnx.data")
+    for make in (lambda: None, lambda: weights.symlink_to(tmp_path / "w2v.onnx.data")):
+        make()
+        with pytest.raises(
+            BundleError, match=r"keeps weights in 'w2v\.onnx\.data', which is no file beside it"
+        ):
+            engine.load(str(folder / "w2v.onnx"), device="cpu", threads=1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_torchs_newer_exporter_writes_runs_as_it_is(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript", reason="the newer exporter needs onnxscript")
+    from tests.parity.test_export_wav2vec2 import _LogitsOnly, make_model, run_torch, save_checkpoint
+
+    folder, model = save_checkpoint(tmp_path / "model"), make_model("wav2vec2-base")
+    free = torch.export.Dim("n_samples", min=400)
+    torch.onnx.export(
+        _LogitsOnly(model).eval(), (torch.zeros(1, 16_000),), folder / "w2v.onnx", dynamo=True, verbose=False,
+        dynamic_shapes={"input_values": {1: free}},
+    )  # fmt: skip
+    loaded = engine.load(str(folder / "w2v.onnx"), device="cpu", threads=1)
+    features = loaded.compute_features(WAVEFORM)
+    want = compute_log_softmax(run_torch(model, features[None])[0])
+    np.testing.assert_allclose(loaded.compute_log_probs(features), want, atol=2e-3)
+
+
 def test_model_without_any_vocabulary_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", make_graph("x"), tokens="")
     with pytest.raises(BundleNotFoundError, match=r"vocab\.json .*tokens\.txt or vocab\.txt"):
