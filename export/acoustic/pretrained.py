@@ -34,6 +34,7 @@ MAX_WINDOW_S = 30.0
 FEATURE_TOLERANCE = 2e-3  # of the largest magnitude
 TRACED_S = 1.0  # of the signal that tracing follows
 KERNELS = "the engine's own kernels, or onnxruntime"
+WITHOUT_ADAPTERS = "onnxruntime; the engine's kernels do not compute adapters"
 
 
 def export_pretrained(
@@ -85,7 +86,7 @@ def load_pretrained(checkpoint: str, language: str | None = None) -> AcousticSou
             build=lambda precision, ranges: build_wav2vec2(model, precision, ranges),
             batchable=lambda precision, ranges: build_wav2vec2(model, precision, ranges, batchable=True),
             reference=lambda values: run_torch(model, values),
-            about=_about(info, family, model, KERNELS),
+            about=_about(info, family, model, WITHOUT_ADAPTERS if info.language else KERNELS),
             **shared,
         )
     backend = f"onnxruntime; the engine's kernels do not compute {', '.join(missing)}"

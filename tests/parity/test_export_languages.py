@@ -15,9 +15,12 @@ pytest.importorskip("onnx")
 
 from safetensors.torch import save_file  # noqa: E402
 
+from engine.errors import UnsupportedBlockError  # noqa: E402
+from engine.native.encoder import NativeEncoder  # noqa: E402
 from export.acoustic.pretrained import load_pretrained  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.errors import ExportError  # noqa: E402
+from export.layout.describe import describe_model  # noqa: E402
 from export.quantization.quantize import choose  # noqa: E402
 from export.verification.verify import onnx_run  # noqa: E402
 from tests.parity.test_export_wav2vec2 import LAYER_NORM, SIZES, TOKENS  # noqa: E402
@@ -59,6 +62,8 @@ def test_language_brings_its_adapter_head_and_vocabulary(original: tuple[Path, A
     graph, blocks = source.build(lambda block: "float32", None)
     np.testing.assert_allclose(onnx_run(graph)(values), want, atol=2e-4)
     assert "layer_0/adapter_in" in blocks
+    with pytest.raises(UnsupportedBlockError, match="adapters, for which there are no kernels"):
+        NativeEncoder(describe_model(graph, "acoustic"))
     int8 = onnx_run(source.build(choose(list(blocks)), None)[0])(values)
     assert np.linalg.norm(int8 - want) < 0.08 * np.linalg.norm(want)
 
