@@ -62,7 +62,7 @@ def find_ports(session: Session, config: FeatureConfig) -> Ports:
     Raises:
         BundleSchemaError: others than an acoustic model has; the message names those of the graph.
     """
-    floats = [name for name in session.input_names if session.input_type(name) == FLOAT]
+    floats = [name for name in session.input_names if session.input_types[name] == FLOAT]
     own = INPUT_NAMES[config.kind]
     features = own if own in floats else floats[0] if len(floats) == 1 else ""
     wanted = WAVEFORM_RANK if config.kind == "waveform" else FEATURES_RANK
@@ -86,12 +86,12 @@ def find_ports(session: Session, config: FeatureConfig) -> Ports:
         logits,
         config.kind == "log_mel" and _has_rows_first(session, features, config.n_mels),
         *(found[0] if found else "" for found in (mask, lengths)),
-        *(INTEGERS[session.input_type(found[0])] if found else np.int64 for found in (mask, lengths)),
+        *(INTEGERS[session.input_types[found[0]]] if found else np.int64 for found in (mask, lengths)),
     )
 
 
 def _is_integer(session: Session, name: str) -> bool:
-    return session.input_type(name) in INTEGERS
+    return session.input_types[name] in INTEGERS
 
 
 def _find_logits(session: Session) -> str:
