@@ -131,3 +131,48 @@ def test_a_missing_extra_names_its_mend() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "onnx is not installed" in done.stderr and install_command("export") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mend"),
+    [
+        ("WhisperForConditionalGeneration", "no CTC head; give it one with `engine-train from-whisper`"),
+        ("ParakeetForTDT", "a transducer, which has no CTC head"),
+        ("ParakeetForRNNT", "a transducer"),
+        ("WavLMModel", "pre-trained only"),
+        ("MarianMTModel", "`engine-export marian`"),
+    ],
+)
+def test_checkpoint_for_another_command_is_refused_before_any_work_with_the_mend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str, mend: str
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    make_folder(folder, architectures=[architecture])
+    assert main(["ctc", str(folder), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert f"architecture {architecture}" in said
+    assert mend in said.split("fix: ")[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_tokenizer_is_refused_with_the_mend(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "vocab.json").unlink()
+    with pytest.raises(ExportError, match=r"no vocab\.json and no tokenizer\.json.*fix: copy the tokenizer"):
+        export_pretrained(str(folder), tmp_path / "out", ExportOptions())
+
+
+def test_vocabulary_of_a_tokenizer_file_is_read(tmp_path: Path) -> None:
+    """tokenizer.json as Parakeet has it, with the blank among the added tokens."""
+    folder = make_folder(tmp_path)
+    (folder / "vocab.json").unlink()
+    added = {"id": 2, "content": "<pad>"}
+    for vocabulary in ({"▁a": 0, "b": 1}, [["▁a", -1.5], ["b", -2.0]]):
+        content = {"model": {"vocab": vocabulary}, "added_tokens": [added]}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        assert read_vocabulary(folder, {"vocab_size": 3}) == ("▁a", "b", "<pad>")
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {}}))
+    with pytest.raises(ExportError, match=r"tokenizer\.json without a list of tokens"):
+        read_vocabulary(folder, {"vocab_size": 3})
