@@ -102,7 +102,7 @@ def _take_acoustic(
     bundle = open_bundle(folder)
     if bundle.manifest.acoustic is None:
         raise ExportError(
-            f"{str(folder)!r} has no acoustic model", "what `engine-export log-mel` or wav2vec2 wrote"
+            f"{str(folder)!r} has no acoustic model", "what `engine-export ctc` or log-mel wrote"
         )
     roles = SECOND_PASS if bundle.manifest.second_pass else ()
     files |= {role: bundle.file(role) for role in ("acoustic", "vocabulary", *roles)}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.decoding.labels import build_labels
 from engine.errors import DecodingError
+from export.adapters import count_outputs, find_adapter_problems, find_language
 from export.errors import ExportError
+from export.json_object import read_json
+
+__all__ = ["CheckpointInfo", "read_checkpoint", "read_extractor", "read_json", "read_vocabulary"]
 
 PICKLES = (
     "pytorch_model.bin",
@@ -22,6 +26,15 @@ SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 CONVERT = (
     "convert it where you trust its origin: AutoModelForCTC.from_pretrained(folder).save_pretrained(folder2)"
 )
+NO_TOKENIZER = "no vocab.json and no tokenizer.json"
+MENDS = {  # by what a problem contains
+    "pickle": CONVERT,
+    NO_TOKENIZER: "copy the tokenizer's files from where the checkpoint was fine-tuned",
+    "a vocabulary of": "pass the vocab.json that the head was trained with",
+    "parts of the weights": "download the checkpoint again, all its files",
+    "adapter": "download the adapter's file, or pass --language with one that is there",
+    "several languages": "pass --language",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,8 @@ class CheckpointInfo:
         sample_rate: Hz. normalize: zero mean and unit variance for each utterance.
         trained_with_mask: padding was masked in training (the extractor's return_attention_mask).
         licence: of the model card's header; "unknown" without one.
+        config: the content of config.json.
+        language: of the adapter, where there is one.
     """
 
     architecture: str
@@ -42,25 +57,36 @@ class CheckpointInfo:
     sample_rate: int
     normalize: bool
     licence: str
-    samples_per_frame: int
+    config: dict[str, Any]
     trained_with_mask: bool = False
+    language: str | None = None
 
 
-def read_checkpoint(folder: Path, architectures: tuple[str, ...]) -> CheckpointInfo:
+def read_checkpoint(
+    folder: Path,
+    architectures: Collection[str],
+    language: str | None = None,
+    explain: Callable[[str], str] = lambda architecture: "pass a fine-tuned CTC checkpoint",
+) -> CheckpointInfo:
     """Read and check everything except the weights; one error lists all problems.
 
+    Args:
+        language: of a checkpoint with an adapter and a vocabulary for each of several.
+        explain: what to do with a checkpoint of another architecture.
     Raises:
         ExportError: not a checkpoint, not safe to open, another architecture, or a vocabulary that does
             not fit the head.
     """
     config = read_json(folder / "config.json", required=True)
-    problems = [*_weight_problems(folder), *_architecture_problems(config, architectures)]
-    extractor = _feature_extractor(folder)
-    if extractor.get("feature_size", 1) != 1:
-        problems.append(f"feature_size {extractor['feature_size']}, not 1 (a waveform)")
+    architecture = (config.get("architectures") or ["(none)"])[0]
+    known = architecture in architectures
+    problems = _weight_problems(folder) + ([] if known else [f"architecture {architecture}"])
+    language = language or find_language(folder)
+    adapter_problems = find_adapter_problems(folder, config, language)
+    problems += adapter_problems
     tokens: tuple[str, ...] = ()
     try:
-        tokens = read_vocabulary(folder, config)
+        tokens = () if adapter_problems else read_vocabulary(folder, config, language)
     except ExportError as error:
         problems.append(error.got)
     blank_id = config.get("pad_token_id")
@@ -71,55 +97,41 @@ def read_checkpoint(folder: Path, architectures: tuple[str, ...]) -> CheckpointI
     if problems:
         raise ExportError(
             f"{str(folder)!r}: " + "; ".join(problems),
-            f"a save_pretrained folder of {' or '.join(architectures)} with safetensors and its vocab.json",
-            CONVERT
-            if any("pickle" in problem for problem in problems)
-            else "pass a fine-tuned CTC checkpoint",
+            f"a save_pretrained folder of {' or '.join(architectures)} with safetensors and its vocabulary",
+            _mend(problems) if known else explain(architecture),
         )
+    extractor = read_extractor(folder)
     return CheckpointInfo(
-        architecture=config["architectures"][0],
+        architecture=architecture,
         vocabulary=tokens,
         blank_id=int(config["pad_token_id"]),
         word_delimiter=_word_delimiter(folder, tokens),
         sample_rate=int(extractor.get("sampling_rate", 16_000)),
         normalize=bool(extractor.get("do_normalize", True)),
         licence=_licence(folder),
-        samples_per_frame=_product(config.get("conv_stride", [5, 2, 2, 2, 2, 2, 2])),
+        config=config,
         trained_with_mask=bool(extractor.get("return_attention_mask", False)),
+        language=language,
     )
 
 
-def read_json(path: Path, required: bool = False) -> dict[str, Any]:
-    """A JSON object; {} for a missing file that is not required.
-
-    Raises:
-        ExportError: a required file is missing, or it is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if not required:
-            return {}
-        raise ExportError(
-            f"{str(path.parent)!r} has no {path.name}", "a save_pretrained folder", "check the path"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"{path.name} cannot be read ({error})", "a JSON object", "restore the file"
-        ) from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{path.name} holds {type(content).__name__}", "a JSON object", "restore the file")
-    return content
+def _mend(problems: list[str]) -> str:
+    for sign, mend in MENDS.items():
+        if any(sign in problem for problem in problems):
+            return mend
+    return "pass a fine-tuned CTC checkpoint"
 
 
-def read_vocabulary(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
-    """Tokens by output index: vocab.json, and added tokens where the head has outputs for them.
+def read_vocabulary(folder: Path, config: dict[str, Any], language: str | None = None) -> tuple[str, ...]:
+    """Tokens by output index: vocab.json or tokenizer.json, and added tokens that the head has outputs for.
 
+    Args:
+        language: whose part of a vocab.json of several languages.
     Raises:
         ExportError: the tokens do not fill the head's outputs exactly.
     """
-    head = int(config.get("vocab_size", 0))
-    vocabulary = read_json(folder / "vocab.json", required=True)
+    head = int(config.get("vocab_size", 0)) if language is None else count_outputs(folder, language)
+    vocabulary = _read_tokens(folder, language)
     if not all(isinstance(index, int) for index in vocabulary.values()):
         raise ExportError("vocab.json contains one vocabulary for each of several languages")
     tokens = {index: token for token, index in vocabulary.items()}
@@ -127,26 +139,46 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
         tokens |= {index: token for token, index in read_json(folder / "added_tokens.json").items()}
         added = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
         tokens |= {int(index): entry["content"] for index, entry in added.items() if int(index) not in tokens}
+        tokens = {index: token for index, token in tokens.items() if index < head}
     if sorted(tokens) != list(range(head)):
         raise ExportError(f"a vocabulary of {len(tokens)} tokens for a head of {head} outputs")
     return tuple(tokens[index] for index in range(head))
 
 
+def _read_tokens(folder: Path, language: str | None) -> dict[str, Any]:
+    """Token to index, as the tokenizer's files have it."""
+    if (folder / "vocab.json").is_file():
+        vocabulary = read_json(folder / "vocab.json")
+        if language is None or language not in vocabulary:
+            return vocabulary
+        chosen = vocabulary[language]
+        return chosen if isinstance(chosen, dict) else vocabulary
+    if not (folder / "tokenizer.json").is_file():
+        raise ExportError(NO_TOKENIZER)
+    content = read_json(folder / "tokenizer.json")
+    found = (content.get("model") or {}).get("vocab")
+    if isinstance(found, list):  # a unigram model: [piece, score] in the order of their ids
+        found = {entry[0]: index for index, entry in enumerate(found)}
+    if not isinstance(found, dict):
+        raise ExportError("tokenizer.json without a list of tokens")
+    return found | {entry["content"]: entry["id"] for entry in content.get("added_tokens") or []}
+
+
 def _weight_problems(folder: Path) -> list[str]:
-    if any((folder / name).is_file() for name in SAFETENSORS):
+    if (folder / SAFETENSORS[0]).is_file():
         return []
+    if (folder / SAFETENSORS[1]).is_file():
+        listed = read_json(folder / SAFETENSORS[1]).get("weight_map") or {}
+        missing = sorted({name for name in map(str, listed.values()) if not (folder / name).is_file()})
+        return [f"{len(missing)} parts of the weights are missing ({missing[0]})"] if missing else []
     pickles = [name for name in PICKLES if (folder / name).exists()]
     if pickles:
         return [f"weights only as {', '.join(pickles)}: a pickle can run code when it is opened"]
     return ["no model.safetensors"]
 
 
-def _architecture_problems(config: dict[str, Any], architectures: tuple[str, ...]) -> list[str]:
-    found = config.get("architectures") or ["(none)"]
-    return [] if found[0] in architectures else [f"architecture {found[0]}"]
-
-
-def _feature_extractor(folder: Path) -> dict[str, Any]:
+def read_extractor(folder: Path) -> dict[str, Any]:
+    """The settings of the feature extractor."""
     processor = read_json(folder / "processor_config.json").get("feature_extractor")
     return processor if isinstance(processor, dict) else read_json(folder / "preprocessor_config.json")
 
@@ -173,10 +205,3 @@ def _label_problems(folder: Path, tokens: tuple[str, ...], blank_id: int) -> lis
     except DecodingError as error:
         return [error.got]
     return []
-
-
-def _product(values: list[int]) -> int:
-    result = 1
-    for value in values:
-        result *= int(value)
-    return result

@@ -12,6 +12,7 @@ from typing import Any
 from engine.manifests.text_file import read_text
 
 TRAINED_HERE = {"LogMelCTC": "log_mel", "ConformerCTC": "conformer"}  # architecture to module
+LANGUAGE_HELP = "of the adapter, for a checkpoint with several (MMS: deu, eng ...)"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Command:
 
 def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every acoustic export."""
-    parser.add_argument("checkpoint", help="folder (or, for wav2vec2, a hub name) of the checkpoint")
+    parser.add_argument("checkpoint", help="folder (or, for ctc, a hub name) of the checkpoint")
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
     parser.add_argument(
         "--precision", choices=("int8", "fp16", "fp32"), default="int8", help="fp16 is for CUDA"
@@ -64,11 +65,18 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_wav2vec2(options: argparse.Namespace) -> int:
-    """Export a Wav2Vec2ForCTC or HubertForCTC."""
-    from export.acoustic.wav2vec2 import export_wav2vec2
+def add_pretrained_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `ctc`."""
+    add_acoustic_arguments(parser)
+    parser.add_argument("--language", help=LANGUAGE_HELP)
 
-    return _report(export_wav2vec2(options.checkpoint, options.out, _acoustic_options(options)), options.out)
+
+def run_pretrained(options: argparse.Namespace) -> int:
+    """Export a CTC checkpoint in Hugging Face form."""
+    from export.acoustic.pretrained import export_pretrained
+
+    report = export_pretrained(options.checkpoint, options.out, _acoustic_options(options), options.language)
+    return _report(report, options.out)
 
 
 def run_log_mel(options: argparse.Namespace) -> int:
@@ -127,6 +135,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `verify`."""
     parser.add_argument("checkpoint", help="folder or hub name of the original")
     parser.add_argument("bundle", type=Path, help="folder of the exported bundle")
+    parser.add_argument("--language", help=LANGUAGE_HELP)
     _add_check_arguments(parser)
 
 
@@ -137,9 +146,9 @@ def run_verify(options: argparse.Namespace) -> int:
 
     folder = Path(options.checkpoint)
     described = read_json(folder / "config.json") if folder.is_dir() else {}
-    kind = TRAINED_HERE.get(described.get("architecture", ""), "wav2vec2")
+    kind = TRAINED_HERE.get(described.get("architecture", ""), "pretrained")
     load = getattr(importlib.import_module(f"export.acoustic.{kind}"), f"load_{kind}")
-    source = load(options.checkpoint if kind == "wav2vec2" else folder)
+    source = load(options.checkpoint, options.language) if kind == "pretrained" else load(folder)
     report = verify_bundle(
         source,
         options.bundle,
@@ -154,6 +163,16 @@ def run_verify(options: argparse.Namespace) -> int:
 
         print("\n".join(verify_second_pass(folder, options.bundle, options.verify_data).card()))
     return code
+
+
+def add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `onnx`."""
+    importlib.import_module("export.onnx_graph.command").add_arguments(parser)
+
+
+def run_onnx(options: argparse.Namespace) -> int:
+    """Put a graph that another program wrote into a bundle."""
+    return int(importlib.import_module("export.onnx_graph.command").run(options))
 
 
 def add_marian_arguments(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +199,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `bundle`."""
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
     parser.add_argument(
-        "--acoustic", type=Path, help="folder that `engine-export wav2vec2` or `engine-export log-mel` wrote"
+        "--acoustic", type=Path, help="folder that `engine-export ctc` or `engine-export log-mel` wrote"
     )
     parser.add_argument("--translation", type=Path, help="folder that `engine-export marian` wrote")
     parser.add_argument("--language-model", type=Path, help="KenLM probing binary")
@@ -239,7 +258,14 @@ def run_layout(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command("wav2vec2", "export a Wav2Vec2 or HuBERT CTC checkpoint", add_acoustic_arguments, run_wav2vec2),
+    Command(
+        "ctc",
+        "export a CTC checkpoint of Wav2Vec2, HuBERT, WavLM, MMS, Parakeet or another family",
+        add_pretrained_arguments,
+        run_pretrained,
+    ),
+    Command("wav2vec2", "the same as ctc", add_pretrained_arguments, run_pretrained),
+    Command("onnx", "put a CTC graph that another program wrote into a bundle", add_onnx_arguments, run_onnx),
     Command("log-mel", "export a log-mel CTC checkpoint of training/", add_acoustic_arguments, run_log_mel),
     Command(
         "two-pass",

@@ -24,7 +24,8 @@ import numpy as np
 from benchmarks.errors import PeerError, WrongOutputError
 from benchmarks.protocol.driver import Driver, LocalSystem, Roster, finite
 from benchmarks.reports.provenance import provenance
-from engine.acoustic.features import compute_features, compute_mel_filters
+from engine.acoustic.features import compute_features
+from engine.acoustic.mel_filters import compute_mel_filters
 from engine.bundle.folder import FeatureConfig
 from engine.bundle.signature import cpu_model
 

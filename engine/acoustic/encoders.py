@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.acoustic.ports import INPUT_NAMES, MASK_NAME, Ports, find_ports
 from engine.bundle.folder import AcousticConfig, Bundle
-from engine.errors import BundleSchemaError
+from engine.errors import BundleSchemaError, UnsupportedBlockError
 from engine.runtime.backend import Choice, choose_backend, open_model
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
 from engine.runtime.onnx_session import Session, open_session
 from engine.types import RuntimeOptions
 
-INPUT_NAMES = {"waveform": "input_values", "log_mel": "input_features"}
-MASK_NAME = "attention_mask"
-OUTPUT_NAME = "logits"
 STATES_NAME = "states"  # of graphs for two passes: what the second reads
 COUNTS_NAME = "frame_counts"  # of graphs with a mask: valid frames of each utterance
 MAX_FIXED_SHAPES = 8  # each holds the weights once more
@@ -105,36 +104,34 @@ class SessionEncoder:
     backend = "onnxruntime"
 
     def __init__(
-        self, graph: bytes, name: str, config: AcousticConfig, options: RuntimeOptions, choice: Choice
+        self, graph: bytes | Path, name: str, config: AcousticConfig, options: RuntimeOptions, choice: Choice
     ) -> None:
         self.choice, self.compute_type = choice, config.precision
         self._graph, self._name, self._options = graph, name, options
         self.session = open_session(graph, options, threads=1, name=name)
         self.device = self.session.device
         self.states_size = _states_size(self.session)
-        self._input_name = INPUT_NAMES[config.features.kind]
+        self.ports: Ports = find_ports(self.session, config.features)
         self._lock = threading.Lock()
         self._wide: Session | None = None
         self._fixed: dict[tuple[int, int], Session] = {}
 
     def run(self, features: FloatArray, cancel: CancelToken | None, wide: bool) -> FloatArray:
         """See Encoder."""
-        return self._run(features, [OUTPUT_NAME], cancel, wide)[0]
+        return self._run(features, [self.ports.logits], cancel, wide)[0]
 
     def run_states(
         self, features: FloatArray, cancel: CancelToken | None, wide: bool
     ) -> tuple[FloatArray, FloatArray]:
         """See Encoder."""
-        logits, states = self._run(features, [OUTPUT_NAME, STATES_NAME], cancel, wide)
+        logits, states = self._run(features, [self.ports.logits, STATES_NAME], cancel, wide)
         return logits, states
 
     def _run(
         self, features: FloatArray, outputs: list[str], cancel: CancelToken | None, wide: bool
     ) -> list[FloatArray]:
         session = self._wide_session() if wide else self.session
-        feeds: dict[str, NDArray[np.generic]] = {self._input_name: features[None]}
-        if MASK_NAME in session.input_names:
-            feeds[MASK_NAME] = np.ones((1, features.shape[-1]), np.int64)
+        feeds = self.ports.feeds(features[None], np.array([features.shape[-1]]))
         found = zip(outputs, session.run(feeds, outputs, cancel), strict=True)
         return [session.expect(array, (1, None, None), name)[0] for name, array in found]
 
@@ -146,17 +143,15 @@ class SessionEncoder:
         stacked = np.zeros((len(rows), *rows[0].shape[:-1], width), np.float32)
         for target, array in zip(stacked, rows, strict=True):
             target[..., : array.shape[-1]] = array
-        feeds: dict[str, NDArray[np.generic]] = {self._input_name: stacked}
+        feeds, name = self.ports.feeds(stacked, ends), self.ports.logits
         session = self.session
-        if MASK_NAME in session.input_names:
-            feeds[MASK_NAME] = (np.arange(width) < ends[:, None]).astype(np.int64)
-            if self._options.cuda_graphs and self.device == "cuda":
-                session = self._fixed_session(len(rows), width)
+        if self.ports.mask and self._options.cuda_graphs and self.device == "cuda":
+            session = self._fixed_session(len(rows), width)
         shape = (len(rows), None, None)
         if COUNTS_NAME not in session.output_names:
-            return list(session.expect(session.run(feeds, [OUTPUT_NAME], cancel)[0], shape, OUTPUT_NAME))
-        logits, counts = session.run(feeds, [OUTPUT_NAME, COUNTS_NAME], cancel)
-        session.expect(logits, shape, OUTPUT_NAME)
+            return list(session.expect(session.run(feeds, [name], cancel)[0], shape, name))
+        logits, counts = session.run(feeds, [name, COUNTS_NAME], cancel)
+        session.expect(logits, shape, name)
         return [array[: int(count)] for array, count in zip(logits, counts, strict=True)]
 
     def _open(self, threads: int, fixed_dims: Mapping[str, int] | None = None) -> Session:
@@ -196,36 +191,30 @@ def open_encoder(bundle: Bundle, config: AcousticConfig, options: RuntimeOptions
         BundleSchemaError: the graph does not fit the manifest or the vocabulary.
     """
     choice = choose_backend(config.precision, options, options.compute_type)
-    graph, name = bundle.graph("acoustic"), bundle.file("acoustic").name
+    graph, name = bundle.graph_source("acoustic"), bundle.file("acoustic").name
 
     def by_kernels(choice: Choice) -> Encoder:
+        if isinstance(graph, Path):
+            raise UnsupportedBlockError("a graph with its weights in other files", "one whole file")
         found = KernelEncoder(graph, choice, options.threads or available_cores())
         _raise_problems(found.problems(config, bundle.vocabulary))
         return found
 
     def by_session(choice: Choice) -> Encoder:
         found = SessionEncoder(graph, name, config, options, choice)
-        _check_graph(found.session, config, bundle.vocabulary)
+        _check_graph(found, config, bundle.vocabulary)
         return found
 
     return open_model("encoder", choice, by_kernels, by_session)
 
 
-def _check_graph(session: Session, config: AcousticConfig, vocabulary: tuple[str, ...]) -> None:
+def _check_graph(encoder: SessionEncoder, config: AcousticConfig, vocabulary: tuple[str, ...]) -> None:
     """Collect everything that does not fit between graph, manifest and vocabulary; raise once."""
     problems = []
-    wanted = INPUT_NAMES[config.features.kind]
-    unknown = set(session.input_names) - {wanted, MASK_NAME}
-    if wanted not in session.input_names or unknown:
-        problems.append(f"the graph's inputs are {list(session.input_names)}, not [{wanted!r}]")
-    if config.mask and MASK_NAME not in session.input_names:
+    if config.mask and encoder.ports.mask != MASK_NAME:
         problems.append(f"the manifest promises an input {MASK_NAME!r}, the graph has none")
-    if OUTPUT_NAME not in session.output_names:
-        problems.append(f"the graph's outputs are {list(session.output_names)}, not [{OUTPUT_NAME!r}]")
-    else:
-        size = session.output_shape(OUTPUT_NAME)[-1]
-        problems += _vocabulary_problems(size, config, vocabulary)
-    _raise_problems(problems)
+    size = (encoder.session.output_shape(encoder.ports.logits) or [None])[-1]
+    _raise_problems(problems + _vocabulary_problems(size, config, vocabulary))
 
 
 def _vocabulary_problems(size: object, config: AcousticConfig, vocabulary: tuple[str, ...]) -> list[str]:

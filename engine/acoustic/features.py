@@ -8,18 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.acoustic.fbank import compute_fbank, find_bounds
+from engine.acoustic.mel_filters import compute_mel_filters
+from engine.acoustic.nemo import compute_nemo
 from engine.bundle.folder import FeatureConfig
 from engine.errors import AudioShapeError, AudioTooShortError, AudioValueError, BundleSchemaError
 from engine.kernels.features.log_mel import HOP_LENGTH, compute_log_mel_into
 from engine.kernels.features.normalize import normalize_into
-from engine.kernels.features.real_fft import N_BINS, N_FFT
+from engine.kernels.features.real_fft import N_FFT
 from engine.runtime.arrays import plain_float32
 
 SAMPLE_RATE = 16_000  # of Whisper's filters
 MAX_AMPLITUDE = 1e6  # float32 power of anything far above would overflow
-_LINEAR_MELS = 15.0  # Slaney's scale: linear below 1 kHz, 15 mels
-_LINEAR_HZ = 1000.0
-_LOG_STEP = np.log(6.4) / 27.0
 
 FloatArray = NDArray[np.float32]
 
@@ -33,16 +32,18 @@ def compute_features(waveform: NDArray[np.floating], config: FeatureConfig) -> F
     Returns:
         kind "waveform": float32 [n_samples], normalised where config.normalize says so;
         kind "log_mel": float32 [n_mels, n_frames], n_frames = n_samples // hop_length in Whisper's
-            convention; see compute_fbank for Kaldi's.
+            and NeMo's conventions; see compute_fbank for Kaldi's.
     Raises:
         AudioShapeError: waveform is not a 1-D float array.
         AudioValueError: samples that are not finite, or absurdly large.
         AudioTooShortError: it has no sample, or for log-mel not one hop.
         BundleSchemaError: a log-mel convention that this engine does not compute.
     """
-    samples = _check_waveform(waveform)
+    samples = check_waveform(waveform)
     if config.kind == "log_mel" and config.convention == "kaldi":
         return compute_fbank(samples, config)
+    if config.kind == "log_mel" and config.convention == "nemo":
+        return compute_nemo(samples, config)
     if config.kind == "log_mel":
         return compute_log_mel(samples, config)
     if not config.normalize:
@@ -76,7 +77,12 @@ def compute_log_mel(waveform: FloatArray, config: FeatureConfig) -> FloatArray:
     return out
 
 
-def _check_waveform(waveform: NDArray[np.floating]) -> FloatArray:
+def check_waveform(waveform: NDArray[np.floating]) -> FloatArray:
+    """The samples as float32.
+
+    Raises:
+        AudioShapeError, AudioTooShortError, AudioValueError: as compute_features.
+    """
     if not isinstance(waveform, np.ndarray) or waveform.ndim != 1 or waveform.dtype.kind != "f":
         shape = f"{waveform.dtype} {waveform.shape}" if isinstance(waveform, np.ndarray) else type(waveform)
         raise AudioShapeError(
@@ -111,25 +117,3 @@ def _whisper_tables(n_mels: int) -> tuple[FloatArray, FloatArray, NDArray[np.int
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic, as for an FFT
     filters = compute_mel_filters(n_mels)
     return window, filters, find_bounds(filters)
-
-
-def compute_mel_filters(n_mels: int) -> FloatArray:
-    """Triangular filters on Slaney's mel scale, each of unit area: float32 [n_mels, 201]."""
-    top = _hz_to_mel(SAMPLE_RATE / 2)
-    edges = _mel_to_hz(np.linspace(0.0, top, n_mels + 2))
-    bins = np.linspace(0.0, SAMPLE_RATE / 2, N_BINS)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
-
-
-def _hz_to_mel(hz: float) -> float:
-    if hz < _LINEAR_HZ:
-        return hz * _LINEAR_MELS / _LINEAR_HZ
-    return float(_LINEAR_MELS + np.log(hz / _LINEAR_HZ) / _LOG_STEP)
-
-
-def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    linear = mel * (_LINEAR_HZ / _LINEAR_MELS)
-    return np.where(mel < _LINEAR_MELS, linear, _LINEAR_HZ * np.exp(_LOG_STEP * (mel - _LINEAR_MELS)))

@@ -7,6 +7,7 @@ share a call where padding is masked exactly, or where they are of one length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from engine.acoustic.batches import MAX_BATCH_S, plan_batches
 from engine.acoustic.encoders import open_encoder
-from engine.acoustic.features import compute_features
+from engine.acoustic.features import check_waveform, compute_features
+from engine.audio.limits import SAMPLE_RATE
+from engine.audio.sink import resample
 from engine.bundle.folder import AcousticConfig, Bundle
 from engine.errors import (
     AudioLimitError,
@@ -37,7 +40,8 @@ class AcousticModel:
     Attributes:
         vocabulary: tokens by output index. blank_id: the CTC blank's index.
         word_delimiter: the token between words.
-        sample_rate: Hz of the waveforms it takes. frame_s: seconds for each row of log_probs.
+        sample_rate: Hz of the waveforms it takes, 16,000: all audio is decoded to it, as speech detection
+            wants. model_rate: Hz at which the encoder hears them. frame_s: seconds for each row of log_probs.
         max_window_s: the longest utterance it takes at once.
         device: "cpu" or "cuda".
     """
@@ -60,8 +64,9 @@ class AcousticModel:
         self.vocabulary = bundle.vocabulary
         self.blank_id = self.config.blank_id
         self.word_delimiter = self.config.word_delimiter
-        self.sample_rate = self.config.features.sample_rate
-        self.frame_s = self.config.samples_per_frame / self.sample_rate
+        self.sample_rate = SAMPLE_RATE
+        self.model_rate = self.config.features.sample_rate
+        self.frame_s = self.config.samples_per_frame / self.model_rate
         self.max_window_s = self.config.max_window_s
         self.device = self.encoder.device
         self._tail_frames = round(self.config.tail_silence_s / self.frame_s)
@@ -69,7 +74,8 @@ class AcousticModel:
     @property
     def min_samples(self) -> int:
         """The shortest waveform that makes one frame, in samples."""
-        return int(self.config.samples_per_frame * WINDOW_PER_STRIDE)
+        own = int(self.config.samples_per_frame * WINDOW_PER_STRIDE)
+        return math.ceil(own * self.sample_rate / self.model_rate)
 
     def check_length(self, waveform: FloatArray) -> None:
         """Refuse a waveform that makes no frame.
@@ -97,6 +103,7 @@ class AcousticModel:
         """
         self.check_length(waveform)
         self._check_window(waveform.size)
+        waveform = self._resample(waveform)
         n_tail = self._tail_frames * self.config.samples_per_frame
         if self.config.features.kind == "waveform":
             # Silence behind the normalisation, so that it does not change the utterance's scale.
@@ -190,6 +197,13 @@ class AcousticModel:
             for index, array in zip(batch.indices, logits, strict=False):
                 results[index] = self._log_probs(array, features[index].shape[-1])
         return [results[i] for i in range(len(features))]
+
+    def _resample(self, waveform: FloatArray) -> FloatArray:
+        """The waveform at the encoder's own rate; bands above 8 kHz are not there."""
+        if self.model_rate == self.sample_rate:
+            return waveform
+        check_waveform(waveform)  # samples that are not finite would spread
+        return resample(waveform, self.sample_rate, self.model_rate)
 
     def _check_window(self, n_samples: int) -> None:
         limit = int(self.max_window_s * self.sample_rate)

@@ -27,11 +27,11 @@ SEPARATE_CHANNELS: Final = 2  # of the longest duration that fit into memory, on
 PUSH_FRAMES: Final = 1 << 16  # resampled between two looks at the caller's wish to stop
 
 
-def resample(waveform: Waveform, sample_rate: float) -> Waveform:
-    """Resample float32 [n] at sample_rate Hz to 16 kHz in one call."""
+def resample(waveform: Waveform, sample_rate: float, to: float = SAMPLE_RATE) -> Waveform:
+    """Resample float32 [n] at sample_rate Hz to another rate, 16 kHz if not given, in one call."""
     import soxr
 
-    return np.asarray(soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality=RESAMPLER_QUALITY))
+    return np.asarray(soxr.resample(waveform, sample_rate, to, quality=RESAMPLER_QUALITY), np.float32)
 
 
 class StreamResampler:

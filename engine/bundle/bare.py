@@ -9,10 +9,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from engine.bundle.foreign import describe_foreign
 from engine.bundle.json_file import convert_json, read_json
 from engine.bundle.schema import AcousticConfig
+from engine.runtime.onnx_file import OnnxFormatError
+from engine.runtime.onnx_interface import Interface, read_interface
 
 BLANKS = ("<pad>", "[PAD]", "<blank>", "<blk>")
+WORD_STARTS = ("|", " ", "▁")  # tokens that part words, where no file says which
 T = TypeVar("T")
 
 
@@ -22,6 +26,9 @@ class _Checkpoint(msgspec.Struct, frozen=True):
     conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     pad_token_id: int | None = None
     vocab_size: int = 0
+    add_adapter: bool = False
+    adapter_stride: int = 2
+    num_adapter_layers: int = 3
 
 
 class _Extractor(msgspec.Struct, frozen=True):
@@ -52,17 +59,22 @@ class _Tokenizer(msgspec.Struct, frozen=True):
 
 
 def read_bare(
-    folder: Path, read_vocabulary: Callable[[Mapping[str, int]], Sequence[str]]
+    model: Path, read_vocabulary: Callable[[Mapping[str, int]], Sequence[str]]
 ) -> tuple[AcousticConfig, dict[str, int]]:
-    """The configuration of a model that has no manifest, from the files beside it; what is missing is usual.
+    """The configuration of a model that has no manifest, from its metadata and the files beside it.
+
+    What is missing is as usual.
 
     Args:
+        model: the graph.
         read_vocabulary: the tokens by index, with those that are added to vocab.json.
     Returns:
         The configuration, and the tokens that are added.
     Raises:
-        BundleSchemaError: a file that cannot be read, or values that no model has.
+        BundleSchemaError: a file that cannot be read, values that no model has, or features that are not
+            computed here.
     """
+    folder = model.parent
     checkpoint = _read(folder / "config.json", _Checkpoint)
     extractor = _read(folder / "preprocessor_config.json", _Extractor)
     if not (folder / "preprocessor_config.json").is_file():
@@ -71,13 +83,17 @@ def read_bare(
     added = _added_tokens(folder, tokenizer, checkpoint.vocab_size)
     tokens = read_vocabulary(added)
     blank_id, delimiter = checkpoint.pad_token_id, tokenizer.word_delimiter_token
+    stride = math.prod(checkpoint.conv_stride)
+    if checkpoint.add_adapter:
+        stride *= checkpoint.adapter_stride**checkpoint.num_adapter_layers
     content: dict[str, Any] = {
         "features": {"sample_rate": extractor.sampling_rate, "normalize": extractor.do_normalize},
-        "samples_per_frame": math.prod(checkpoint.conv_stride),
-        "blank_id": _guess_blank(tokens) if blank_id is None else blank_id,
-        "word_delimiter": delimiter if delimiter in tokens else " ",
+        "samples_per_frame": stride,
+        "blank_id": guess_blank(tokens) if blank_id is None else blank_id,
+        "word_delimiter": delimiter if delimiter in tokens else guess_delimiter(tokens),
         "trained_with_mask": extractor.return_attention_mask,
     }
+    content |= describe_foreign(_interface(model), _read_config(folder)) or {}
     return convert_json(content, AcousticConfig, "config.json", "a model's configuration"), added
 
 
@@ -94,5 +110,24 @@ def _added_tokens(folder: Path, tokenizer: _Tokenizer, vocab_size: int) -> dict[
     return {token: at for token, at in found.items() if at < vocab_size}
 
 
-def _guess_blank(tokens: Sequence[str]) -> int:
+def _interface(model: Path) -> Interface:
+    """What the graph says of itself; nothing for one that is no graph, which is told when it is loaded."""
+    try:
+        return read_interface(model)
+    except OnnxFormatError:
+        return Interface()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return read_json(path, dict[str, Any], "a checkpoint's settings") if path.is_file() else {}
+
+
+def guess_delimiter(tokens: Sequence[str]) -> str:
+    """The token that parts words by its usual names; a space where none is there."""
+    return next((token for token in WORD_STARTS if token in tokens), " ")
+
+
+def guess_blank(tokens: Sequence[str]) -> int:
+    """The index of the blank by its usual names; 0 where none is there."""
     return next((tokens.index(name) for name in BLANKS if name in tokens), 0)

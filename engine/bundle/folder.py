@@ -26,6 +26,8 @@ from engine.bundle.schema import (
     SecondPassConfig,
     TranslationConfig,
 )
+from engine.bundle.tokens_file import NAMES as TOKENS_FILES
+from engine.bundle.tokens_file import read_tokens_file
 from engine.errors import (
     BundleError,
     BundleIntegrityError,
@@ -138,6 +140,31 @@ class Bundle:
             )
         return content
 
+    def graph_source(self, role: str) -> bytes | Path:
+        """A graph's bytes; its path where it is a bare model whose weights lie in files beside it.
+
+        torch's newer exporter writes such files: w2v.onnx.data beside w2v.onnx.
+
+        Raises:
+            As graph does; also BundleIntegrityError for a file that is no plain one of the same folder.
+        """
+        path = self.file(role)
+        if self.source != path:  # a bundle, all of whose files are in its manifest
+            return self.graph(role)
+        try:
+            beside = external_files(path.read_bytes())
+        except OnnxFormatError as error:
+            raise ModelError(f"{path.name}: {error}", "an ONNX graph", _RE_EXPORT) from error
+        for name in sorted(beside):
+            weights = path.with_name(name) if _PLAIN_NAME.fullmatch(name) else None
+            if weights is None or weights.is_symlink() or not weights.is_file():
+                raise BundleIntegrityError(
+                    f"{path.name} keeps weights in {name[:80]!r}, which is no file beside it",
+                    "plain files in the same folder",
+                    "copy the file that was written with the graph, or export it without external data",
+                )
+        return path if beside else path.read_bytes()
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """Tokens of the acoustic model by output index.
@@ -243,21 +270,25 @@ def _sha256(path: Path) -> str:
 
 
 def _open_bare(model: Path) -> Bundle:
-    vocabulary = model.with_name("vocab.json")
-    if not vocabulary.is_file():
+    names = ("vocab.json", *TOKENS_FILES)
+    vocabulary = next((path for name in names if (path := model.with_name(name)).is_file()), None)
+    if vocabulary is None:
         raise BundleNotFoundError(
             f"{model.name!r} has no vocabulary next to it",
-            "vocab.json (token to index) in the same folder",
-            f"copy the checkpoint's vocab.json to {str(vocabulary)!r}, or pass a bundle",
+            f"vocab.json (token to index), {' or '.join(TOKENS_FILES)} in the same folder",
+            f"copy the checkpoint's vocab.json to {str(model.parent)!r}, or pass a bundle",
         )
-    acoustic, added = read_bare(model.parent, lambda added: _read_vocabulary(vocabulary, added))
+    acoustic, added = read_bare(model, lambda added: _read_vocabulary(vocabulary, added))
     manifest = Manifest(SCHEMA_VERSION, model.stem, "unknown", [], acoustic)
     files = {"acoustic": model, "vocabulary": vocabulary}
     return Bundle(model.parent, manifest, files, added, source=model)
 
 
 def _read_vocabulary(path: Path, added: Mapping[str, int] | None = None) -> tuple[str, ...]:
-    index = read_json(path, dict[str, int], "a JSON map of token to index")
+    if path.name.endswith(".txt"):
+        index = read_tokens_file(path)
+    else:
+        index = read_json(path, dict[str, int], "a JSON map of token to index")
     index |= {token: at for token, at in (added or {}).items() if at not in index.values()}
     tokens = sorted(index, key=index.__getitem__)
     if sorted(index.values()) != list(range(len(index))) or not tokens:

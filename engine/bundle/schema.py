@@ -29,10 +29,12 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         kind: "waveform" (float32 samples) or "log_mel" (float32 [n_mels, n_frames]).
         sample_rate: Hz.
-        normalize: scale each waveform to zero mean and unit variance.
+        normalize: scale each waveform to zero mean and unit variance; for "nemo" each band of an utterance;
+            no other log-mel features heed it.
         n_fft, hop_length: samples. n_mels: filters.
-        convention: whose log-mel it is; "whisper" is base 10, floored 8 below the maximum, "kaldi" is natural
-            log, with n_fft 512. What follows is for "kaldi" alone.
+        convention: whose log-mel it is; "whisper" is base 10, floored 8 below the maximum; "kaldi" is natural
+            log, with n_fft 512; "nemo" too, with frames centred on every hop and Slaney's filters. What
+            follows is for "kaldi" alone.
         window: of a frame. preemphasis: coefficient. remove_dc: take out each frame's mean.
         snip_edges: only frames that lie inside the waveform.
         low_hz, high_hz: ends of the bands; high_hz at or below zero counts from half the sample rate.
@@ -46,7 +48,7 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_fft: Size = 400
     hop_length: Size = 160
     n_mels: Annotated[int, msgspec.Meta(gt=0, le=1024)] = 80
-    convention: Literal["whisper", "kaldi"] = "whisper"
+    convention: Literal["whisper", "kaldi", "nemo"] = "whisper"
     window: Literal["povey", "hamming", "hanning"] = "povey"
     preemphasis: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.97
     remove_dc: bool = True

@@ -47,7 +47,7 @@ class LiveStages(Stages):
         first.
 
         Args:
-            sample_rate: of the chunks in Hz; the model's own when not given.
+            sample_rate: of the chunks in Hz; 16,000 when not given.
             task: "translate" adds the English of each final.
             hotwords, options: as for transcribe; vad_filter plays no part.
             endpoint: when text becomes final; the defaults where None.
@@ -104,7 +104,7 @@ class LiveStages(Stages):
 
         Args:
             chunks: arrays [n_samples] or [n_samples, n_channels].
-            sample_rate: their rate in Hz; the model's own when not given.
+            sample_rate: their rate in Hz; 16,000 when not given.
             hotwords, options: as for transcribe.
             progress: called with (done_s, total_s), seconds of audio; total_s is infinite until the end.
             cancel: ends the stream from another thread, at the next chunk or within the running one.

@@ -93,10 +93,10 @@ def read_graph(data: bytes, files: Mapping[str, bytes] | None = None, nodes: boo
             elif number in names:
                 declared = [str(v, "utf-8") for n, v in read_fields(value) if n == 1]
                 names[number] += declared
-                shapes |= {name: shape for name in declared if (shape := _shape(value)) is not None}
+                shapes |= {name: shape for name in declared if (shape := read_shape(value)) is not None}
         inputs, outputs = tuple(names[11]), tuple(names[12])
         return OnnxGraph(
-            tuple(found), constants, inputs, outputs, shapes, _metadata(view), digest.digest()
+            tuple(found), constants, inputs, outputs, shapes, read_metadata(view), digest.digest()
         )  # fmt: skip
     except (StopIteration, struct.error, LookupError, ValueError, TypeError, OverflowError) as error:
         raise OnnxFormatError(f"not a readable ONNX model ({error})") from error
@@ -148,7 +148,8 @@ def with_metadata(data: bytes, key: str, text: str | None) -> bytes:
     return b"".join([*kept, *parts])
 
 
-def _metadata(model: memoryview) -> dict[str, str]:
+def read_metadata(model: memoryview) -> dict[str, str]:
+    """The metadata_props of a model."""
     return dict(_entry(value) for number, value in read_fields(model) if number == METADATA)
 
 
@@ -158,7 +159,7 @@ def _entry(view: memoryview) -> tuple[str, str]:
     return found.get(1, ""), found.get(2, "")
 
 
-def _shape(declaration: memoryview) -> tuple[int | None, ...] | None:
+def read_shape(declaration: memoryview) -> tuple[int | None, ...] | None:
     """The dimensions that an input or output declares; None where it declares none."""
     for path in (2, 1, 2):  # type, of a tensor, its shape
         found = [value for number, value in read_fields(declaration) if number == path]

@@ -64,12 +64,11 @@ class Session:
     ) -> None:
         """Wrap an InferenceSession; fixed: all calls have the same shapes and replay one CUDA graph."""
         self._session, self.name = inference_session, name
-        self.fixed = fixed
-        self.device = device
-        self.threads = threads
+        self.fixed, self.device, self.threads = fixed, device, threads
         # Read here, where a damaged graph's names that are no UTF-8 are an error of ours.
         self._inputs = {i.name: tuple(i.shape) for i in inference_session.get_inputs()}
         self._outputs = {o.name: tuple(o.shape) for o in inference_session.get_outputs()}
+        self.input_types = {i.name: str(i.type) for i in inference_session.get_inputs()}  # tensor(float) ...
         self.input_names, self.output_names = tuple(self._inputs), tuple(self._outputs)
         self.metadata: dict[str, str] = dict(inference_session.get_modelmeta().custom_metadata_map)
         self._graph: _GraphBuffers | None = None

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import onnx
@@ -20,12 +20,13 @@ from engine.runtime.onnx_session import cuda_usable
 from engine.types import RuntimeOptions
 from export.card import render_acoustic_card
 from export.errors import ExportError
-from export.graph.builder import OPSET
+from export.graph.builder import OPSET, Choice, Precision
 from export.layout.describe import describe_model
 from export.quantization.exactness import exact_on, prove_exact
 from export.quantization.quantize import (
     ALWAYS_FLOAT,
     Build,
+    FloatArray,
     Measure,
     measure_ranges,
     measure_sensitivity,
@@ -57,6 +58,8 @@ CALIBRATION_BUCKETS = ("3 s", "6 s")
 SPEED_BUCKET = "6 s"
 SENSITIVITY_BUCKET = "3 s"
 CUDA = RuntimeOptions(device="cuda")
+MAX_PARAMETERS = 480_000_000  # as float32, with the graph, within the 2 GiB of one ONNX file
+FRAMES_OFF, FRAMES_SHARE = 3.0, 0.02  # that edges of convolutions take
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class AcousticSource:
         vocabulary: tokens by output index.
         config: for the manifest, without precision, exporter and figures.
         about: lines for the model card.
+        precisions: those that the graph can be built in.
+        ranged: whether build makes use of ranges.
+        n_parameters: weights of the model.
         batchable: like build, with an input attention_mask, so that one call may take utterances of
             different lengths; None where the model has no such graph.
     """
@@ -81,6 +87,9 @@ class AcousticSource:
     vocabulary: tuple[str, ...]
     config: AcousticConfig
     about: Sequence[str] = ()
+    precisions: Sequence[PrecisionName] = PRECISIONS
+    ranged: bool = True
+    n_parameters: int = 0
     batchable: Build[onnx.ModelProto] | None = None
 
 
@@ -118,7 +127,10 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
         ExportError: the comparison failed, or the disk is full; no file is left.
     """
     check_target(folder)
+    _check_precision(source, options.precision)
+    source = lighten(source)
     cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
+    _check_frames(source, cases)
     float_model, blocks = source.build(lambda block: "float32", None)
     model, kept = float_model, list(blocks)
     sensitivity: dict[str, float] = {}
@@ -147,6 +159,54 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
     return report
 
 
+def _check_precision(source: AcousticSource, precision: str) -> None:
+    if precision not in source.precisions:
+        raise ExportError(
+            f"--precision {precision} for a traced graph",
+            " or ".join(source.precisions),
+            "pass one of these; CUDA runs both",
+        )
+    if precision != "int8" and source.n_parameters > MAX_PARAMETERS:
+        raise ExportError(
+            f"--precision {precision} for {source.n_parameters / 1e6:.0f} million weights",
+            f"at most {MAX_PARAMETERS / 1e6:.0f} million: one ONNX file holds 2 GB",
+            "export with --precision int8",
+        )
+
+
+def lighten(source: AcousticSource) -> AcousticSource:
+    """A source whose graphs keep weights as int8, where float32 ones would be beyond one ONNX file.
+
+    They still compute in float32 where no int8 is asked for.
+    """
+    if source.n_parameters <= MAX_PARAMETERS:
+        return source
+
+    def build(precision: Choice, ranges: Mapping[str, FloatArray] | None) -> tuple[onnx.ModelProto, Any]:
+        def stored(block: str) -> Precision:
+            wanted = precision(block)
+            return "stored" if wanted == "float32" and block not in ALWAYS_FLOAT else wanted
+
+        return source.build(stored, ranges)
+
+    return dataclasses.replace(source, build=build)
+
+
+def _check_frames(source: AcousticSource, cases: Sequence[Case]) -> None:
+    """Refuse a source whose configuration says another number of frames: all times would be wrong."""
+    config = source.config
+    hop = 1 if config.features.kind == "waveform" else config.features.hop_length
+    for case in cases:
+        expected = case.features.shape[-1] * hop / config.samples_per_frame
+        n_frames = 0 if case.logits is None else len(case.logits)
+        if abs(n_frames - expected) > FRAMES_OFF + expected * FRAMES_SHARE:
+            raise ExportError(
+                f"{n_frames} frames of logits for {case.bucket} of audio",
+                f"about {expected:.0f}, one for every {config.samples_per_frame} samples",
+                "report the checkpoint's config.json",
+            )
+
+
 def _halve(
     source: AcousticSource, options: ExportOptions, float_model: onnx.ModelProto
 ) -> tuple[onnx.ModelProto, list[str], AcousticSource]:
@@ -165,8 +225,10 @@ def _quantize(
     cases: Sequence[Case],
 ) -> tuple[onnx.ModelProto, list[str], dict[str, float]]:
     calibration = [case for case in cases if case.bucket in CALIBRATION_BUCKETS]
-    input_name = float_model.graph.input[0].name
-    ranges = measure_ranges(float_model, blocks, input_name, [case.features for case in calibration])
+    ranges: dict[str, FloatArray] = {}
+    if source.ranged:
+        name = float_model.graph.input[0].name
+        ranges = measure_ranges(float_model, blocks, name, [case.features for case in calibration])
     pinned = [block for block in blocks if block in ALWAYS_FLOAT or block.startswith(options.keep)]
     candidates = [block for block in blocks if block not in pinned]
     few = list({case.noise: case for case in cases if case.bucket == SENSITIVITY_BUCKET}.values())
@@ -248,7 +310,7 @@ def verify_bundle(
     Raises:
         ExportError: the bundle differs from the checkpoint. BundleError: the bundle is damaged.
     """
-    bundle = open_bundle(folder)
+    source, bundle = lighten(source), open_bundle(folder)
     config = bundle.manifest.acoustic
     if config is None or bundle.vocabulary != source.vocabulary:
         raise ExportError(

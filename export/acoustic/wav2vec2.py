@@ -1,24 +1,20 @@
-"""A Hugging Face Wav2Vec2ForCTC or HubertForCTC as an ONNX graph, with any norms and sizes."""
+"""A CTC model of Wav2Vec2's shape (HuBERT, UniSpeech) as an ONNX graph, with any norms and sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from engine.bundle.folder import AcousticConfig, FeatureConfig
-from export.acoustic.export import AcousticSource, ExportOptions, export_acoustic
-from export.checkpoint import read_checkpoint
 from export.errors import ExportError
-from export.graph.attention import Attention
+from export.graph.attention import Attention, emit_smoothed_norm
 from export.graph.builder import Choice, GraphBuilder
 from export.graph.heads import emit_head
 from export.graph.layer import Layer, emit_layer
-from export.graph.linear import FloatArray, Linear, as_array
+from export.graph.linear import FloatArray, Linear, as_array, emit_linear
 from export.graph.norm import LayerNorm, emit_layer_norm, emit_residual
 from export.graph.padding import (
     COUNTS_NAME,
@@ -30,80 +26,6 @@ from export.graph.padding import (
 )
 from export.graph.positional_conv import PositionalConv, emit_positional_conv, emit_positional_gemm
 from export.graph.waveform_convs import WaveformConv, emit_projection, emit_waveform_convs
-from export.verification.verify import Report
-
-ARCHITECTURES = ("Wav2Vec2ForCTC", "HubertForCTC")
-MAX_WINDOW_S = 30.0
-
-
-def export_wav2vec2(checkpoint: str, folder: Path, options: ExportOptions) -> Report:
-    """Export a checkpoint as a verified bundle.
-
-    Args:
-        checkpoint: a save_pretrained folder, or a hub name.
-        folder: where the bundle will be.
-    Raises:
-        ExportError: the checkpoint cannot be exported, or the graph differs from it.
-    """
-    return export_acoustic(load_wav2vec2(checkpoint), folder, options)
-
-
-def load_wav2vec2(checkpoint: str) -> AcousticSource:
-    """Read a checkpoint; nothing in it is executed.
-
-    Raises:
-        ExportError: it is not a CTC model of a known architecture, or its files do not fit each other.
-    """
-    import torch
-    import transformers
-
-    folder = _local_folder(checkpoint)
-    info = read_checkpoint(folder, ARCHITECTURES)
-    model_class = getattr(transformers, info.architecture)
-    try:
-        model, loading = model_class.from_pretrained(
-            folder,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            dtype=torch.float32,  # a checkpoint in half precision would stay so, and no CPU compares in it
-        )
-    except Exception as error:  # safetensors' own error derives from nothing else
-        raise ExportError(
-            f"{checkpoint!r} cannot be loaded ({str(error).splitlines()[0]})", "weights that fit config.json"
-        ) from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ExportError(
-            f"{checkpoint!r} lacks {len(missing)} weights of {info.architecture}, {', '.join(missing[:3])}",
-            "a fine-tuned CTC checkpoint, head included",
-            "pass the fine-tuned checkpoint, not the pre-trained one",
-        )
-    model.eval()
-    check_supported(model.config)
-    features = FeatureConfig(kind="waveform", sample_rate=info.sample_rate, normalize=info.normalize)
-    norm = "group norm" if model.config.feat_extract_norm == "group" else "layer norm"
-    return AcousticSource(
-        name=folder.resolve().name if Path(checkpoint).exists() else checkpoint.split("/")[-1],
-        licence=info.licence,
-        build=lambda precision, ranges: build_wav2vec2(model, precision, ranges),
-        batchable=lambda precision, ranges: build_wav2vec2(model, precision, ranges, batchable=True),
-        reference=lambda values: run_torch(model, values),
-        vocabulary=info.vocabulary,
-        config=AcousticConfig(
-            features=features,
-            samples_per_frame=info.samples_per_frame,
-            blank_id=info.blank_id,
-            word_delimiter=info.word_delimiter,
-            max_window_s=MAX_WINDOW_S,
-            trained_with_mask=info.trained_with_mask,
-        ),
-        about=(
-            f"{info.architecture}, {model.config.num_hidden_layers} layers of {model.config.hidden_size}, "
-            f"{norm} in the convolutions; trained {'with' if info.trained_with_mask else 'without'} a mask "
-            "over padding.",
-        ),
-    )
 
 
 def run_torch(model: Any, values: FloatArray) -> FloatArray:
@@ -115,22 +37,6 @@ def run_torch(model: Any, values: FloatArray) -> FloatArray:
     return logits
 
 
-def _local_folder(checkpoint: str) -> Path:
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint)
-    import huggingface_hub
-
-    try:
-        wanted = ["*.json", "*.safetensors", "README.md"]
-        return Path(huggingface_hub.snapshot_download(checkpoint, allow_patterns=wanted))
-    except Exception as error:  # the hub's errors share no base
-        raise ExportError(
-            f"{checkpoint!r} is neither a folder nor available from the hub ({type(error).__name__})",
-            "a save_pretrained folder or a hub name",
-            "check the path, or download the checkpoint first",
-        ) from error
-
-
 def build_wav2vec2(
     model: Any,
     precision: Choice = lambda block: "float32",
@@ -140,7 +46,7 @@ def build_wav2vec2(
     """Build the graph of a CTC model.
 
     Args:
-        model: transformers' Wav2Vec2ForCTC or HubertForCTC, in evaluation mode.
+        model: transformers' Wav2Vec2ForCTC or one of the same shape, in evaluation mode.
         precision: of each block.
         ranges: for a block, the largest magnitude of each channel it reads.
         batchable: with an input attention_mask int64 [batch, n_samples], ones then zeros; the valid frames
@@ -181,25 +87,29 @@ def check_supported(config: Any) -> None:
     Raises:
         ExportError: names all of them.
     """
+    problems = find_unsupported(config)
+    if problems:
+        raise ExportError(
+            f"a model with {', '.join(problems)}",
+            "a CTC model of Wav2Vec2's shape, with GELU and group or layer norm",
+            "use export.acoustic.pretrained, which traces such a model",
+        )
+
+
+def find_unsupported(config: Any) -> list[str]:
+    """The parts of a configuration that the graph does not cover; none for most checkpoints."""
     wanted: dict[str, tuple[Any, ...]] = {
         "hidden_act": ("gelu",),
         "feat_extract_activation": ("gelu",),
         "feat_extract_norm": ("group", "layer"),
-        "add_adapter": (False, None),
-        "adapter_attn_dim": (None,),
-        "conv_pos_batch_norm": (False, None),
+        "add_adapter": (False,),
+        "conv_pos_batch_norm": (False,),
     }
-    problems = [
+    return [
         f"{name}={getattr(config, name)!r}"
         for name, values in wanted.items()
         if getattr(config, name, None) not in (*values, None)
     ]
-    if problems:
-        raise ExportError(
-            f"a model with {', '.join(problems)}",
-            "a Wav2Vec2 or HuBERT CTC model without adapters, with GELU and group or layer norm",
-            "merge or remove the adapters, or fine-tune from a plain checkpoint",
-        )
 
 
 def _convs(extractor: Any, config: Any) -> tuple[WaveformConv, ...]:
@@ -225,10 +135,23 @@ def _emit_encoder(graph: GraphBuilder, hidden: str, encoder: Any, norm_first: bo
     for index, layer in enumerate(encoder.layers):
         with graph.scope(f"layer_{index}"):
             hidden = emit_layer(graph, hidden, _layer(layer, norm_first))
+            if getattr(layer, "adapter_layer", None) is not None:
+                hidden = emit_residual(graph, hidden, _emit_adapter(graph, hidden, layer.adapter_layer))
     if norm_first:
         with graph.scope("final_norm"):
             hidden = emit_layer_norm(graph, hidden, LayerNorm.of(encoder.layer_norm))
     return hidden
+
+
+def _emit_adapter(graph: GraphBuilder, hidden: str, adapter: Any) -> str:
+    """What the adapter of a language adds to a layer's result."""
+    with graph.scope("adapter_in"):
+        normed, linear = emit_smoothed_norm(
+            graph, hidden, LayerNorm.of(adapter.norm), Linear.of(adapter.linear_1)
+        )
+        inner = graph.op("Relu", emit_linear(graph, normed, linear))
+    with graph.scope("adapter_out"):
+        return emit_linear(graph, inner, Linear.of(adapter.linear_2))
 
 
 def _layer(layer: Any, norm_first: bool) -> Layer:

@@ -36,6 +36,8 @@ def describe_encoder(scopes: Scopes) -> EncoderSpec:
         raise UndescribedError(f"a graph with the inputs {', '.join(graph.inputs)}")
     if "distances" in scopes:
         raise UndescribedError("a Conformer, for which there are no kernels")
+    if "layer_0/adapter_in" in scopes:
+        raise UndescribedError("adapters, for which there are no kernels")
     stem = _describe_mel(scopes) if "stem/conv1" in scopes else _describe_waveform(scopes)
     layers = [_describe_layer(scopes, name) for name in scopes.numbered("layer_{}/attention")]
     norms = scopes.norms("final_norm") or scopes.norms(STATES)

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.acoustic.features import compute_features
+from engine.audio.limits import SAMPLE_RATE
 from engine.audio.parts import load_part
+from engine.audio.sink import resample
 from engine.bundle.schema import AcousticConfig
 from engine.manifests import read_manifest
 from engine.text import normalize_text
@@ -57,7 +59,7 @@ def build_cases(
     listed = read_manifest(manifest) if manifest is not None else []
     spoken = listed[:: math.ceil(len(listed) / MAX_SPOKEN) or 1]
     rate = config.features.sample_rate
-    waveforms = [load_part(row.path, row.offset_s, row.duration_s) for row in spoken]
+    waveforms = [at_rate(load_part(row.path, row.offset_s, row.duration_s), rate) for row in spoken]
     speech = np.concatenate(waveforms) if spoken else speech_like(60 * rate, rate)
     cases = []
     for length_s in (b for b in lengths_s or BUCKETS_S if b + config.tail_silence_s <= config.max_window_s):
@@ -71,6 +73,11 @@ def build_cases(
         if len(waveform) / rate + config.tail_silence_s <= config.max_window_s:
             cases.append(Case(features_of(waveform, config), "", "clean", normalize_text(row.text)))
     return cases
+
+
+def at_rate(waveform: FloatArray, rate: int) -> FloatArray:
+    """Audio as the engine loads it, at a model's own rate."""
+    return waveform if rate == SAMPLE_RATE else resample(waveform, SAMPLE_RATE, rate)
 
 
 def features_of(waveform: FloatArray, config: AcousticConfig) -> FloatArray:

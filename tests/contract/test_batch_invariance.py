@@ -18,7 +18,7 @@ import engine
 from engine.acoustic.model import AcousticModel
 from engine.types import DecodingOptions
 from export.acoustic.export import ExportOptions
-from export.acoustic.wav2vec2 import export_wav2vec2
+from export.acoustic.pretrained import export_pretrained
 from export.verification.audio_cases import mix_noise, speech_like
 from tests.parity.test_export_wav2vec2 import save_checkpoint
 
@@ -39,7 +39,7 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
     def bundle(kind: str, precision: str) -> str:
         options: Any = ExportOptions(precision, min_agreement=0.3, allow_slower=True, sensitivity=False)
         folder = tmp_path_factory.mktemp("bundle") / precision
-        export_wav2vec2(str(checkpoint(kind)), folder, options)
+        export_pretrained(str(checkpoint(kind)), folder, options)
         return str(folder)
 
     return bundle

@@ -15,8 +15,10 @@ pytest.importorskip("transformers")
 
 from engine._distribution import install_command
 from export.acoustic.export import ExportOptions
+from export.acoustic.families import FAMILIES
 from export.acoustic.log_mel import load_log_mel
-from export.acoustic.wav2vec2 import ARCHITECTURES, check_supported, export_wav2vec2
+from export.acoustic.pretrained import export_pretrained
+from export.acoustic.wav2vec2 import check_supported
 from export.bundle import Parts, assemble_bundle
 from export.checkpoint import read_checkpoint, read_vocabulary
 from export.cli import main
@@ -36,7 +38,7 @@ def make_folder(tmp_path: Path, weights: str = "model.safetensors", **changes: A
 def test_pickled_weights_are_refused_with_the_mend(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, weights="pytorch_model.bin")
     with pytest.raises(ExportError, match=r"pickle can run code.*fix: convert it .*save_pretrained"):
-        export_wav2vec2(str(folder), tmp_path / "out", ExportOptions())
+        export_pretrained(str(folder), tmp_path / "out", ExportOptions())
     assert not (tmp_path / "out").exists()
 
 
@@ -55,7 +57,7 @@ def test_what_is_not_a_usable_ctc_checkpoint_is_named(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        read_checkpoint(make_folder(tmp_path, **changes), ARCHITECTURES)
+        read_checkpoint(make_folder(tmp_path, **changes), FAMILIES)
 
 
 def test_labels_that_the_decoder_cannot_read_are_named_before_any_work(tmp_path: Path) -> None:
@@ -69,14 +71,14 @@ def test_labels_that_the_decoder_cannot_read_are_named_before_any_work(tmp_path:
 def test_all_problems_come_in_one_error(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, weights="", architectures=["BertModel"], vocab_size=9)
     with pytest.raises(ExportError) as caught:
-        read_checkpoint(folder, ARCHITECTURES)
+        read_checkpoint(folder, FAMILIES)
     for part in ("no model.safetensors", "architecture BertModel", "head of 9 outputs"):
         assert part in str(caught.value)
 
 
 def test_weights_that_are_not_safetensors_inside_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be loaded"):
-        export_wav2vec2(str(make_folder(tmp_path)), tmp_path / "out", ExportOptions())
+        export_pretrained(str(make_folder(tmp_path)), tmp_path / "out", ExportOptions())
 
 
 @pytest.mark.parametrize("content", ["not json", "[1, 2]", ""])
@@ -84,7 +86,7 @@ def test_damaged_config_is_refused(tmp_path: Path, content: str) -> None:
     folder = make_folder(tmp_path)
     (folder / "config.json").write_text(content)
     with pytest.raises(ExportError, match=r"config\.json"):
-        read_checkpoint(folder, ARCHITECTURES)
+        read_checkpoint(folder, FAMILIES)
 
 
 def test_added_tokens_fill_the_head(tmp_path: Path) -> None:
@@ -102,8 +104,8 @@ def test_vocabulary_of_several_languages_is_refused(tmp_path: Path) -> None:
 def test_parts_the_graph_does_not_know_are_all_named() -> None:
     import transformers
 
-    config = transformers.Wav2Vec2Config(adapter_attn_dim=16, hidden_act="relu")
-    with pytest.raises(ExportError, match=r"hidden_act='relu', adapter_attn_dim=16"):
+    config = transformers.Wav2Vec2Config(add_adapter=True, hidden_act="relu")
+    with pytest.raises(ExportError, match=r"hidden_act='relu', add_adapter=True"):
         check_supported(config)
 
 
@@ -137,3 +139,48 @@ def test_a_missing_extra_names_its_mend() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "onnx is not installed" in done.stderr and install_command("export") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mend"),
+    [
+        ("WhisperForConditionalGeneration", "no CTC head; give it one with `engine-train from-whisper`"),
+        ("ParakeetForTDT", "a transducer, which has no CTC head"),
+        ("ParakeetForRNNT", "a transducer"),
+        ("WavLMModel", "pre-trained only"),
+        ("MarianMTModel", "`engine-export marian`"),
+    ],
+)
+def test_checkpoint_for_another_command_is_refused_before_any_work_with_the_mend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str, mend: str
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    make_folder(folder, architectures=[architecture])
+    assert main(["ctc", str(folder), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert f"architecture {architecture}" in said
+    assert mend in said.split("fix: ")[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_tokenizer_is_refused_with_the_mend(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "vocab.json").unlink()
+    with pytest.raises(ExportError, match=r"no vocab\.json and no tokenizer\.json.*fix: copy the tokenizer"):
+        export_pretrained(str(folder), tmp_path / "out", ExportOptions())
+
+
+def test_vocabulary_of_a_tokenizer_file_is_read(tmp_path: Path) -> None:
+    """tokenizer.json as Parakeet has it, with the blank among the added tokens."""
+    folder = make_folder(tmp_path)
+    (folder / "vocab.json").unlink()
+    added = {"id": 2, "content": "<pad>"}
+    for vocabulary in ({"▁a": 0, "b": 1}, [["▁a", -1.5], ["b", -2.0]]):
+        content = {"model": {"vocab": vocabulary}, "added_tokens": [added]}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        assert read_vocabulary(folder, {"vocab_size": 3}) == ("▁a", "b", "<pad>")
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {}}))
+    with pytest.raises(ExportError, match=r"tokenizer\.json without a list of tokens"):
+        read_vocabulary(folder, {"vocab_size": 3})

@@ -21,7 +21,8 @@ onnx = pytest.importorskip("onnx")
 from engine.bundle import folder as engine_bundle  # noqa: E402
 from engine.bundle.folder import open_bundle  # noqa: E402
 from export.acoustic.export import ExportOptions  # noqa: E402
-from export.acoustic.wav2vec2 import build_wav2vec2, export_wav2vec2, load_wav2vec2  # noqa: E402
+from export.acoustic.pretrained import export_pretrained, load_pretrained  # noqa: E402
+from export.acoustic.wav2vec2 import build_wav2vec2  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.verification.verify import onnx_run  # noqa: E402
@@ -45,7 +46,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def export_fp32(checkpoint: Path, out: Path) -> None:
-    export_wav2vec2(str(checkpoint), out, ExportOptions(precision="fp32"))
+    export_pretrained(str(checkpoint), out, ExportOptions(precision="fp32"))
 
 
 def no_space_after(monkeypatch: pytest.MonkeyPatch, n_files: int) -> None:
@@ -181,7 +182,7 @@ def test_pretrained_weights_without_a_head_are_refused(checkpoint: Path) -> None
     with pytest.raises(
         ExportError, match=r"lacks 2 weights of Wav2Vec2ForCTC, lm_head\.bias, lm_head\.weight"
     ):
-        load_wav2vec2(str(checkpoint))
+        load_pretrained(str(checkpoint))
 
 
 def test_head_of_another_size_than_the_configuration_says_is_refused(checkpoint: Path) -> None:
@@ -191,7 +192,7 @@ def test_head_of_another_size_than_the_configuration_says_is_refused(checkpoint:
     tensors["lm_head.weight"] = torch.zeros(5, 32)
     save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ExportError, match="cannot be loaded"):
-        load_wav2vec2(str(checkpoint))
+        load_pretrained(str(checkpoint))
 
 
 def test_an_occupied_folder_is_refused_before_the_work(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.acoustic.fbank import compute_kaldi_filters, compute_window
-from engine.acoustic.features import compute_features, compute_mel_filters
+from engine.acoustic.features import compute_features
+from engine.acoustic.mel_filters import compute_mel_filters
 from engine.bundle.folder import FeatureConfig
 from engine.kernels.features.fbank import mirror_index
 from engine.kernels.features.log_mel import reflect_index, scale_log10

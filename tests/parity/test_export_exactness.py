@@ -20,7 +20,8 @@ from export.acoustic import export as acoustic  # noqa: E402
 from export.acoustic.conformer import build_conformer  # noqa: E402
 from export.acoustic.export import ExportOptions  # noqa: E402
 from export.acoustic.log_mel import build_log_mel  # noqa: E402
-from export.acoustic.wav2vec2 import build_wav2vec2, export_wav2vec2  # noqa: E402
+from export.acoustic.pretrained import export_pretrained  # noqa: E402
+from export.acoustic.wav2vec2 import build_wav2vec2  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.graph.marian import ActivationRange  # noqa: E402
 from export.quantization import exactness  # noqa: E402
@@ -91,14 +92,14 @@ def test_plain_int8_weights_are_refused_by_an_export_and_named(
     with pytest.raises(
         ExportError, match=r"saturate .*DynamicQuantizeMatMul 'layer_0.*columns are not pair-safe"
     ):
-        export_wav2vec2(str(checkpoint), tmp_path / "bundle", options)
+        export_pretrained(str(checkpoint), tmp_path / "bundle", options)
     assert not (tmp_path / "bundle").exists()
 
 
 def test_manifest_and_card_say_where_a_graph_is_exact(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / "checkpoint", "wav2vec2-large-lv60, XLSR-53, XLS-R")
     options = ExportOptions(sensitivity=False, batches=False, min_agreement=0.0, allow_slower=True)
-    report = export_wav2vec2(str(checkpoint), tmp_path / "bundle", options)
+    report = export_pretrained(str(checkpoint), tmp_path / "bundle", options)
     assert report.exact_on == exactness.EVERYWHERE
     config = open_bundle(tmp_path / "bundle").manifest.acoustic
     assert config is not None

@@ -19,7 +19,8 @@ from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.errors import DeviceError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
 from export.acoustic.export import ExportOptions  # noqa: E402
-from export.acoustic.wav2vec2 import build_wav2vec2, export_wav2vec2, run_torch  # noqa: E402
+from export.acoustic.pretrained import export_pretrained  # noqa: E402
+from export.acoustic.wav2vec2 import build_wav2vec2, run_torch  # noqa: E402
 from export.verification.audio_cases import speech_like  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("short_cases")
@@ -107,7 +108,7 @@ def test_batchable_graph_gives_every_utterance_what_it_gets_alone(kind: str, hal
 @pytest.mark.parametrize("kind", ["wav2vec2-base", "wav2vec2-large-lv60, XLSR-53, XLS-R"])
 def test_fp16_bundle_loads_and_runs_on_the_cpu_too(tmp_path: Path, kind: str) -> None:
     checkpoint = save_checkpoint(tmp_path / "checkpoint", kind)
-    report = export_wav2vec2(str(checkpoint), tmp_path / "bundle", ExportOptions(precision="fp16"))
+    report = export_pretrained(str(checkpoint), tmp_path / "bundle", ExportOptions(precision="fp16"))
     assert report.masked
     assert report.batch_agreement[7] > 0.9
     assert report.speedup is None or report.device == "cuda"
@@ -145,7 +146,7 @@ def test_int8_graph_stays_close(kind: str) -> None:
 
 def test_exported_bundle_runs_in_the_engine_as_the_checkpoint_does(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / "checkpoint")
-    report = export_wav2vec2(str(checkpoint), tmp_path / "bundle", ExportOptions(precision="fp32"))
+    report = export_pretrained(str(checkpoint), tmp_path / "bundle", ExportOptions(precision="fp32"))
     assert report.agreement >= 0.999
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.licence == "mit"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.acoustic.features import compute_features, compute_mel_filters
+from engine.acoustic.features import compute_features
+from engine.acoustic.mel_filters import compute_mel_filters
 from engine.bundle.folder import FeatureConfig
 
 pytestmark = pytest.mark.levels

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
-from export.acoustic.wav2vec2 import build_wav2vec2, load_wav2vec2  # noqa: E402
+from export.acoustic.pretrained import load_pretrained  # noqa: E402
+from export.acoustic.wav2vec2 import build_wav2vec2  # noqa: E402
 from export.verification.verify import onnx_run  # noqa: E402
 from tests.parity.test_export_wav2vec2 import make_model, save_checkpoint  # noqa: E402
 from training.asr.model import _load_checkpoint  # noqa: E402
@@ -25,7 +26,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_the_export_computes_in_float32(checkpoint: Path) -> None:
-    source = load_wav2vec2(str(checkpoint))
+    source = load_pretrained(str(checkpoint))
     values = np.random.default_rng(0).standard_normal((1, 3333)).astype(np.float32)
     model = make_model("wav2vec2-base")
     model.load_state_dict({name: one.float() for name, one in _saved(checkpoint).items()})
