@@ -88,9 +88,7 @@ def clean_text(text: str) -> str:
     """Text as a model may see it: no control characters or lone surrogates, single spaces, NFC."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = unicodedata.normalize("NFC", _LINE_BREAKS.sub(" ", text))
-    return "".join(
-        char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Cn", "Co")
-    ).strip()
+    return "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs")).strip()
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
