@@ -1,4 +1,4 @@
-"""Translation of text alone: BLEU and chrF of a bundle's translator, from three kinds of German.
+"""Translation of text alone: BLEU, chrF, names and numbers of a bundle's translator, from three kinds of it.
 
 `written` is the unchanged text; `recogniser` has no case, punctuation and digits, like the output of a
 recogniser without errors; `restored` is the same after the bundle's punctuation model, which is what the
@@ -14,10 +14,11 @@ from typing import Any
 
 from benchmarks.errors import ManifestError
 from benchmarks.extras import SCORING, check_extras
+from benchmarks.measures.faithfulness import count_faithfulness
 from benchmarks.measures.metrics import TranslationScorer, normalizer_signature
 from benchmarks.options import Progress, natural, positive
 from benchmarks.reports.provenance import provenance
-from benchmarks.reports.table import align, number
+from benchmarks.reports.table import align, number, percent
 from benchmarks.run import write_json
 from engine.manifests.text_file import read_lines
 from engine.pipeline import SpeechTranslator
@@ -25,6 +26,7 @@ from engine.text import normalize_text
 from engine.types import DecodingOptions
 
 BEAMS = (1, 4)
+COUNTED = ("invented_numbers", "empty", "untranslated", "repeated", "too_short", "too_long")  # lines
 Pairs = list[tuple[str, str]]
 
 
@@ -63,10 +65,10 @@ def score_text(
     """Score every set from every kind of German with every beam size.
 
     Yields:
-        set, source, beam_size, sentences, bleu, chrf, signatures.
+        set, source, beam_size, sentences, bleu, chrf, signatures, and the counts of Faithfulness.
     """
     for name, pairs in sets.items():
-        references = [english for _, english in pairs]
+        references, written = [english for _, english in pairs], [german for german, _ in pairs]
         for source, texts in sources_of(translator, pairs).items():
             for beam_size in beams:
                 scorer = TranslationScorer()
@@ -75,6 +77,7 @@ def score_text(
                     "set": name, "source": source, "beam_size": beam_size, "sentences": len(pairs),
                     "bleu": round(scorer.bleu(english, references), 2),
                     "chrf": round(scorer.chrf(english, references), 2),
+                    **count_faithfulness(written, english, references).as_row(),
                     "sacrebleu": scorer.signatures,
                 }  # fmt: skip
                 progress()
@@ -110,10 +113,12 @@ def run(options: argparse.Namespace) -> int:
         write_json(result, Path(options.json))
     cells = [
         [row["set"], row["source"], str(row["beam_size"]), str(row["sentences"]), number(row["bleu"]),
-         number(row["chrf"])]
+         number(row["chrf"]), percent(row["numbers_kept"]), percent(row["names_kept"]),
+         *(str(row[key]) for key in COUNTED)]
         for row in rows
     ]  # fmt: skip
-    print(align(cells, ["set", "source", "beam", "sentences", "BLEU", "chrF"]))
+    header = ["set", "source", "beam", "sentences", "BLEU", "chrF", "numbers %", "names %"]
+    print(align(cells, [*header, *(key.replace("_", " ") for key in COUNTED)]))
     return 0
 
 

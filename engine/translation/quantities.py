@@ -170,7 +170,11 @@ def _german_digits(german: str) -> str:
 
 def _is_soft(quantity: Quantity, written: set[str]) -> bool:
     """A number that was a word, and so small that it may mean something else."""
-    if quantity.clock or any(part in written for part in re.findall(r"\d+", quantity.text)):
+    if (
+        quantity.clock
+        or quantity.negative
+        or any(part in written for part in re.findall(r"\d+", quantity.text))
+    ):
         return False
     return all(value < FIRM for value in quantity.values)
 

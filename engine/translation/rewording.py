@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from engine.text.units import CURRENCIES, UNITS
+from engine.text.units import CURRENCIES, MONTHS, UNITS
 
 _HOURS: Final = (
     "ein|eins|zwei|drei|vier|fünf|sechs|sieben|acht|neun|zehn|elf|zwölf".split("|")
@@ -22,9 +22,10 @@ _THREE_QUARTERS = re.compile(
 _NEAR = re.compile(
     r"\b(?P<lead>um|gegen|bis|seit|ist es|es ist|erst|schon|kurz)\s+"
     rf"(?P<min>{'|'.join(_MINUTES)})\s+(?P<rel>vor|nach)\s+{_H}"
-    r"(?=\s*(?:[.,;:!?)]|$|und\b|oder\b))",
+    r"(?!\s+(?:tag|stunde|minute|jahr|woche|monat|sekunde|meter|kilometer))",
     re.IGNORECASE,
 )
+_DATE = re.compile(r"(?<![\d.,])(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})(?!\d)")
 _AND_A_HALF = re.compile(r"\b(?:anderthalb|eineinhalb)\b(?:fache\w*)?", re.IGNORECASE)
 _THREE_QUARTER_HOUR = re.compile(r"\b(?:(?:eine|einer)\s+)?drei\s?viertel\s?stunde\b", re.IGNORECASE)
 _SHORT: Final = {"Mio": "Millionen", "Mrd": "Milliarden", "Tsd": "Tausend"}
@@ -56,11 +57,19 @@ def reword(text: str, knows: Knows) -> str:
         return text
     text = _SIGN_FIRST.sub(lambda m: f"{m[2]} {CURRENCIES[m[1]][0]}" if not knows(m[1]) else m[0], text)
     text = _SIGN_LAST.sub(lambda m: _said(m[0], CURRENCIES[(m[1] or m[2])][0], knows), text)
+    text = _DATE.sub(_dated, text)
     text = _SHORT_SCALE.sub(lambda m: f" {_SHORT[m[1]]}", text)
     text = _UNIT.sub(lambda m: m[0] if m[1] == "%" and knows("%") else f" {_UNIT_NAMES[m[1]]}", text)
     text = MINUS.sub("minus ", text)
     text = text if knows("§") else re.sub(r"§§?\s?", "Paragraf ", text)
     return text if knows("&") else re.sub(r"(?<=\w)\s?&\s?(?=\w)", " und ", text)
+
+
+def _dated(match: re.Match[str]) -> str:
+    """31.12.2025 as 31. Dezember 2025."""
+    month = int(match[2])
+    valid = 1 <= month <= 12 and 1 <= int(match[1]) <= 31
+    return f"{int(match[1])}. {MONTHS[month - 1]} {match[3]}" if valid else match[0]
 
 
 def _said(found: str, name: str, knows: Knows) -> str:
