@@ -44,10 +44,14 @@ class Characters:
 
 
 def _is_unknown(tokenizer: Tokenizer, char: str) -> bool:
-    """Also what a tokenizer leaves out: joiners and selectors that hold an emoji together, its own space."""
+    """Whether no piece has it, or only bytes: a small model cannot be trusted to spell in these.
+
+    Also what a tokenizer leaves out: joiners and selectors that hold an emoji together, its own space.
+    """
     if unicodedata.category(char) == "Cf" or char in "\ufe0f\u2581":
         return True
-    return tokenizer.unk_id in tokenizer.encode([f"a{char}a"])[0]
+    ids = tokenizer.encode([f"a{char}a"])[0]
+    return tokenizer.unk_id in ids or not tokenizer.byte_ids.isdisjoint(ids)
 
 
 @dataclass
