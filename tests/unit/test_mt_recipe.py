@@ -1,4 +1,4 @@
-"""The recipe of a translation model: data of allowed licences, byte pieces, two-pass style, a teacher's English."""
+"""The recipe of a translation model: allowed data, byte pieces, two-pass style, a teacher's English."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def test_the_configurations_that_are_shipped_fit_each_other() -> None:
     ("german", "english", "fault"),
     [
         ("Guten Morgen", "Good morning", ""), ("", "x", "empty"), ("a " * 70, "b " * 70, "too long"),
-        ("Ja.", "Yes, that is what I have always said to him.", "lengths"), ("--- 12", "+++ 12", "no sentence"),
+        ("Ja.", "Yes, that is what I have always said to him.", "lengths"),
+        ("--- 12", "+++ 12", "no sentence"),
         ("Das Haus ist sehr alt", "das haus ist sehr alt", "not translated"),
         ("The old house over there", "Das ist nicht der Mann mit dem Hund", "German"),
         ("Um halb neun kommen 20 Leute", "At half past eight 30 people come", "another number"),
@@ -120,7 +121,8 @@ def test_every_style_is_drawn_by_its_share() -> None:
     pairs = [mt_data.Pair(*pair, "x") for pair in text_pairs()[:400]]
     corpus = mt_data.tokenize_corpus(pairs, folder, {}, ErrorRates(), 90, two_pass=True)
     assert corpus.offsets.shape[0] == 4
-    plan = mt_data.epoch_batches(corpus, 0, batch_tokens=4000, spoken_share=0.25, two_pass_share=0.5, seed=0)
+    shares = {"spoken_share": 0.25, "two_pass_share": 0.5}
+    plan = mt_data.epoch_batches(corpus, 0, batch_tokens=4000, seed=0, **shares)
     drawn = Counter(int(side) for _, sides in plan for side in sides)
     total = sum(drawn.values())
     assert set(drawn) == {0, 1, mt_data.TWO_PASS} and 0.15 < drawn[1] / total < 0.35
@@ -133,7 +135,8 @@ def test_byte_pieces_lose_nothing_from_training_to_the_engine(tmp_path: Path) ->
     data = write(tmp_path / "train.tsv", *(f"{s} 12\t{t} 12\tx" for s, t in text_pairs()))
     config = write(
         tmp_path / "mt.yaml",
-        f"output_dir: {tmp_path / 'run'}\ndata: {{train: [{data}], dev: {{}}, two_pass_share: 0.5, spoken_share: 0.2}}",
+        f"output_dir: {tmp_path / 'run'}",
+        f"data: {{train: [{data}], dev: {{}}, two_pass_share: 0.5, spoken_share: 0.2}}",
         "model: {vocab_size: 520, byte_fallback: true, fold_case: false, d_model: 16, encoder_layers: 1,",
         "  decoder_layers: 1, attention_heads: 2, ffn_dim: 32, max_positions: 128}",
         "training: {max_steps: 2, batch_tokens: 512, warmup_steps: 1, gate_tokens: 0}",
