@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.errors import ManifestError
+from benchmarks.measures.text_system import TextSystem, open_text_system
 from benchmarks.options import natural, positive
 from benchmarks.reports.provenance import provenance
 from benchmarks.reports.table import align
 from benchmarks.run import write_json
 from engine.manifests.text_file import read_lines
-from engine.pipeline import SpeechTranslator
 from engine.types import DecodingOptions
 
 PHRASES: Final = Path(__file__).parents[1] / "data" / "phrases.tsv"
@@ -75,7 +75,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def score_phrases(
-    translator: SpeechTranslator, phrases: Sequence[Phrase], beam_size: int | None = None
+    translator: TextSystem, phrases: Sequence[Phrase], beam_size: int | None = None
 ) -> list[dict[str, Any]]:
     """Translate and judge.
 
@@ -102,10 +102,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score the list and print a table by category."""
-    import engine
-
     phrases = read_phrases(options.data)
-    translator = engine.load(options.model, threads=options.threads)
+    translator = open_text_system(options.model, options.threads)
     rows = score_phrases(translator, phrases, options.beam_size)
     result = {
         **provenance("engine-bench"), "signature": translator.signature,

@@ -16,12 +16,12 @@ from benchmarks.errors import ManifestError
 from benchmarks.extras import SCORING, check_extras
 from benchmarks.measures.faithfulness import count_faithfulness
 from benchmarks.measures.metrics import TranslationScorer, normalizer_signature
+from benchmarks.measures.text_system import TextSystem, open_text_system
 from benchmarks.options import Progress, natural, positive
 from benchmarks.reports.provenance import provenance
 from benchmarks.reports.table import align, number, percent
 from benchmarks.run import write_json
 from engine.manifests.text_file import read_lines
-from engine.pipeline import SpeechTranslator
 from engine.text import normalize_text
 from engine.types import DecodingOptions
 
@@ -47,7 +47,7 @@ def read_pairs(path: Path) -> Pairs:
     return [(german, english) for _, german, english in rows]
 
 
-def sources_of(translator: SpeechTranslator, pairs: Pairs) -> dict[str, list[str]]:
+def sources_of(translator: TextSystem, pairs: Pairs) -> dict[str, list[str]]:
     """The German sides by kind; `restored` only where the bundle has a punctuation model."""
     plain = [normalize_text(german) for german, _ in pairs]
     found = {"written": [german for german, _ in pairs], "recogniser": plain}
@@ -57,7 +57,7 @@ def sources_of(translator: SpeechTranslator, pairs: Pairs) -> dict[str, list[str
 
 
 def score_text(
-    translator: SpeechTranslator,
+    translator: TextSystem,
     sets: dict[str, Pairs],
     beams: Sequence[int] = BEAMS,
     progress: Callable[[], object] = lambda: None,
@@ -95,11 +95,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score the sets and print a table."""
-    import engine
-
     check_extras(*SCORING)
     sets = {path.stem: _spread(read_pairs(path), options.limit) for path in options.data}
-    translator = engine.load(options.model, threads=options.threads)
+    translator = open_text_system(options.model, options.threads)
     bars = Progress(options.quiet)
     kinds = 3 if translator.bundle.has("punctuation") else 2
     try:

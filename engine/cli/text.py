@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from engine.cli.settings import decoding_options, load_model
+from engine.bundle.folder import open_bundle
+from engine.cli.settings import decoding_options
 from engine.cli.terminal import complain, progress_bar, say
 from engine.errors import OptionError
 from engine.manifests import text_file
@@ -14,7 +15,7 @@ from engine.manifests.text_file import decode_text, split_lines
 from engine.output.formats import write_text
 from engine.output.subtitle_file import find_kind, read_subtitles, render_subtitles
 from engine.output.targets import Inputs, check_target
-from engine.types import Progress, TranslationHypothesis
+from engine.types import Progress, RuntimeOptions, TranslationHypothesis
 
 LINES_AT_ONCE = 256
 STANDARD_OUTPUT = (None, "-")
@@ -81,7 +82,11 @@ class _Texts:
     """The translator that the options ask for."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._translator = load_model(options).translator
+        from engine.translation import Translator
+
+        # Alone, so that a bundle without a recogniser will do.
+        runtime = RuntimeOptions(options.device, options.compute_type, options.threads, options.backend)
+        self._translator = Translator(open_bundle(options.model), runtime)
         self._settings = decoding_options(options)
 
     def translate(self, german: list[str], progress: Progress | None = None) -> list[TranslationHypothesis]:
