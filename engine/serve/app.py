@@ -22,6 +22,7 @@ from engine.serve.middleware.keys import BearerKeys, check_keys
 from engine.serve.middleware.origins import check_origins, cors_options
 from engine.serve.routes.audio import add_audio
 from engine.serve.routes.models import add_models
+from engine.serve.routes.realtime import add_realtime
 from engine.serve.routes.status import add_status
 from engine.serve.service import Service
 from engine.serve.settings import Recogniser, ServeSettings
@@ -45,14 +46,14 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.loop = asyncio.get_running_loop()
         yield
-        service.queue.close()
+        service.close()
 
     app = FastAPI(
         title="Speech engine", version=__version__, lifespan=lifespan, middleware=_middleware(service)
     )
     app.state.service = service
     _add_errors(app, service)
-    for add in (add_audio, add_models, add_status):
+    for add in (add_audio, add_realtime, add_models, add_status):
         add(app, service)
     return app
 

@@ -131,7 +131,7 @@ async def _next(events: asyncio.Queue[bytes | None], seconds: float, otherwise: 
 
 def _done(result: Transcript, logprobs: bool) -> dict[str, Any]:
     content: dict[str, Any] = {"type": "transcript.text.done", "text": result.text}
-    return content | ({"logprobs": responses.word_logprobs(result)} if logprobs else {})
+    return content | ({"logprobs": responses.word_logprobs(result.words)} if logprobs else {})
 
 
 def _error_event(error: Exception) -> bytes:
