@@ -138,7 +138,7 @@ setup(
     package_data={
         "engine": ["py.typed", "bundled/*/*", "kernels/signatures.json"],
         "training": ["configs/*.yaml", "lm/*.yaml", "synthesis/*.mjs"],
-        "benchmarks": ["baselines/*.json", "peers/speech/*.py"],
+        "benchmarks": ["baselines/*.json", "data/*.tsv", "peers/speech/*.py"],
     },
     install_requires=RUNTIME,
     extras_require={

@@ -16,7 +16,7 @@ from benchmarks import commands
 from benchmarks.reports.provenance import provenance
 from benchmarks.run import PARTIAL_SUFFIX
 from benchmarks.studies import confidence as calibration
-from benchmarks.studies import non_speech, serve, streams, text
+from benchmarks.studies import non_speech, phrases, serve, streams, text
 from engine.errors import EngineError
 from engine.runtime.interrupts import run_program
 
@@ -35,7 +35,8 @@ SUBCOMMANDS: dict[str, tuple[str, Configure, Command]] = {
         commands.configure_sweep,
         commands.sweep,
     ),
-    "text": ("BLEU and chrF of the translator on text alone", text.configure, text.run),
+    "text": ("BLEU, chrF, names and numbers of the translator on text alone", text.configure, text.run),
+    "phrases": ("phrases that translators get wrong, with accepted answers", phrases.configure, phrases.run),
     "non-speech": ("words invented in sound without speech", non_speech.configure, non_speech.run),
     "stream": ("live streams: lag, CPU, errors and word times", streams.configure, streams.run),
     "serve": ("the HTTP service under load: texts, latency, memory", serve.configure, serve.run),

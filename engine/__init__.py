@@ -37,6 +37,7 @@ from engine.errors import (
     StreamError,
     TextFileError,
     TranslationError,
+    TranslationWarning,
     UnsupportedBlockError,
 )
 from engine.options import (
@@ -138,6 +139,7 @@ __all__ = [
     "TranslationError",
     "TranslationHypothesis",
     "TranslationOptions",
+    "TranslationWarning",
     "UnsupportedBlockError",
     "Word",
     "load",

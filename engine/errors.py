@@ -78,6 +78,10 @@ class HotwordWarning(UserWarning):
     """Hotwords that the model's letters cannot spell, and that are left out."""
 
 
+class TranslationWarning(UserWarning):
+    """A translation that lacks a number of its source after every attempt."""
+
+
 class BundleError(EngineError, ValueError):
     """A model folder that is not a usable bundle."""
 

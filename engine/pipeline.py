@@ -12,13 +12,14 @@ from engine.audio import vad
 from engine.audio.limits import Waveform
 from engine.audio.load import AudioSource, read_audio
 from engine.bundle.folder import open_bundle
-from engine.errors import EngineError
+from engine.errors import EngineError, TranslationWarning
 from engine.jobs import channels, groups, longform
 from engine.jobs.groups import Recording
 from engine.jobs.live import LiveStages
 from engine.jobs.partials import PartialTexts
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
+from engine.runtime.notices import warn_caller
 from engine.runtime.scheduler import urgency_of
 from engine.stages import Stages
 from engine.types import (
@@ -267,9 +268,12 @@ class SpeechTranslator(LiveStages, Stages):
         cancel: CancelToken | None,
     ) -> list[Translation]:
         urgency = urgency_of(max((each.duration_s for each in transcripts), default=0.0))
-        return groups.translate_together(
+        found = groups.translate_together(
             transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel, urgency)
         )
+        for note in (note for translation in found for note in translation.notes):
+            warn_caller(TranslationWarning(note), depth=1)
+        return found
 
     def _regions(
         self, waveform: Waveform, options: DecodingOptions, cancel: CancelToken | None

@@ -19,7 +19,7 @@ from engine.bundle.folder import Bundle
 from engine.bundle.signature import bundle_digest, describe, environment
 from engine.decoding.bundled import decode_best, load_decoder
 from engine.decoding.phrases import describe_unspelled, find_unspelled
-from engine.errors import HotwordWarning, ModelCapabilityError
+from engine.errors import HotwordWarning, ModelCapabilityError, TranslationWarning
 from engine.jobs.longform import Finish
 from engine.jobs.warmup import (
     compile_beside,
@@ -44,6 +44,7 @@ from engine.types import (
     Passes,
     Progress,
     RuntimeOptions,
+    TranslationHypothesis,
 )
 
 if TYPE_CHECKING:
@@ -262,8 +263,13 @@ class Stages:
         Raises:
             ModelCapabilityError: the bundle holds no translator.
             TranslationError: a text that is no str. OptionError, CancelledError.
+        Warns:
+            TranslationWarning: a number of a text is missing in its translation.
         """
-        return [text for text, _ in self._translate_scored(texts, options, progress, cancel)]
+        found = self._translate_scored(texts, options, progress, cancel)
+        for note in (note for each in found for note in each.warnings):
+            warn_caller(TranslationWarning(note))
+        return [each.text for each in found]
 
     @property
     def signature(self) -> str:
@@ -291,9 +297,9 @@ class Stages:
         progress: Progress | None,
         cancel: CancelToken | None,
         urgency: Urgency = "file",
-    ) -> list[tuple[str, float]]:
+    ) -> list[TranslationHypothesis]:
         options = options or DecodingOptions()
-        results = self.translator.translate_paragraphs(
+        return self.translator.translate_paragraphs(
             texts,
             beam_size=options.translation_beam_size,
             length_penalty=options.length_penalty,
@@ -301,7 +307,6 @@ class Stages:
             cancel=cancel,
             urgency=urgency,
         )
-        return [(result.text, result.confidence) for result in results]
 
     def _recognise(
         self,

@@ -157,12 +157,15 @@ class Translation:
         source: the German transcript.
         language: BCP 47 code.
         stages_s: those of the transcript, plus translate.
+        notes: numbers that are missing in the English; a sentence each. The same is given as
+            TranslationWarning.
     """
 
     segments: tuple[Segment, ...]
     source: Transcript
     language: str = "en"
     stages_s: Mapping[str, float] = field(default_factory=lambda: NO_STAGES, compare=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -176,8 +179,8 @@ class Translation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Those of the transcript."""
-        return self.source.warnings
+        """Those of the transcript, and those of the translation."""
+        return (*self.source.warnings, *self.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +192,13 @@ class TranslationHypothesis:
         score: natural-log probability of the output tokens, divided by length ** length_penalty.
         confidence: 0 to 1, the geometric mean of the output tokens' probabilities; 0 where the
             text was copied because it is in no script that the model knows.
+        warnings: what is missing in the translation; a sentence each.
     """
 
     text: str
     score: float
     confidence: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ COMMANDS = {
     "synthesize": ("training.synthesis.synthesize", "make a corpus of synthetic speech from text"),
     "align": ("training.alignment.command", "cut long recordings with approximate text into utterances"),
     "mt": ("training.mt.command", "train a Marian translation model"),
+    "mt-data": ("training.mt.assemble", "assemble parallel text of allowed licences for mt"),
+    "mt-distil": ("training.mt.distil", "let a large translation model write the English for a small one"),
     "punctuation": (
         "training.punctuation.command",
         "train the tagger that restores capitals and punctuation",

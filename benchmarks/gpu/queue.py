@@ -2,6 +2,8 @@
 
     python -m benchmarks.gpu.queue encoder --wheel-dir wheels --out out       parity and speed of the encoder
     python -m benchmarks.gpu.queue mt --out out -- --set data.train=[x.tsv]   the translation model, full size
+    python -m benchmarks.gpu.queue mt --out out -- --config training/configs/mt_de_en_teacher.yaml
+    python -m benchmarks.gpu.queue mt-distil --out out -- --teacher out/mt_run/final --data train.tsv.zst
     python -m benchmarks.gpu.queue from-whisper --out out -- --whisper W --train T.tsv --eval E.tsv
     python -m benchmarks.gpu.queue asr --out out -- --config X.yaml           an acoustic model, full size
     python -m benchmarks.gpu.queue encoder --device cpu --tiny                a dry run anywhere
@@ -59,16 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         command = [sys.executable, "-P", "-m", "benchmarks.gpu.queue", *arguments]
         return subprocess.run(command, env=environment, check=False, timeout=_limit_s(options)).returncode
-    return (
-        run_encoder(options) if options.command == "encoder" else run_training(options, arguments[at + 1 :])
-    )
+    more = arguments[at + 1 :]
+    if options.command == "encoder":
+        return run_encoder(options)
+    return run_distil(options, more) if options.command == "mt-distil" else run_training(options, more)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of all commands."""
     parser = argparse.ArgumentParser(prog="benchmarks.gpu.queue", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("encoder", *FINAL):
+    for name in ("encoder", "mt-distil", *FINAL):
         command = commands.add_parser(name)
         command.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
         command.add_argument("--tiny", action="store_true", help="models and data of a dry run")
@@ -123,6 +126,21 @@ def run_encoder(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_distil(options: argparse.Namespace, more: Sequence[str]) -> int:
+    """Translate a corpus with a teacher for the given minutes; the same command goes on where it stopped."""
+    out = options.out / "distilled.tsv"
+    command = [sys.executable, "-P", "-m", "training", "mt-distil", *more, "--out", str(out)]
+    return _run_child([*command, "--minutes", f"{TRAINING_SHARE * options.minutes:g}"], options)
+
+
+def _run_child(command: Sequence[str], options: argparse.Namespace) -> int:
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}{os.pathsep}{ROOT}".lstrip(os.pathsep)
+    if options.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return subprocess.run(command, env=environment, check=False, timeout=_limit_s(options)).returncode
+
+
 def run_training(options: argparse.Namespace, more: Sequence[str]) -> int:
     """Train for the given minutes and write the weights in parts."""
     run_dir = options.out / f"{options.command}_run"
@@ -134,13 +152,8 @@ def run_training(options: argparse.Namespace, more: Sequence[str]) -> int:
         command += ["--set", f"output_dir={run_dir}", "--set", f"training.max_minutes={minutes}"]
     else:
         command += ["--output_dir", str(run_dir), "--max_minutes", minutes]
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}{os.pathsep}{ROOT}".lstrip(os.pathsep)
-    if options.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
     started = time.perf_counter()
-    code = subprocess.run(command, env=environment, check=False, timeout=_limit_s(options)).returncode
-    if code:
+    if code := _run_child(command, options):
         return code
     names = split(run_dir / FINAL[options.command], options.out / "parts", int(options.part_mb * 2**20))
     took_s = time.perf_counter() - started

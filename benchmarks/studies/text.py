@@ -1,4 +1,4 @@
-"""Translation of text alone: BLEU and chrF of a bundle's translator, from three kinds of German.
+"""Translation of text alone: BLEU, chrF, names and numbers of a bundle's translator, from three kinds of it.
 
 `written` is the unchanged text; `recogniser` has no case, punctuation and digits, like the output of a
 recogniser without errors; `restored` is the same after the bundle's punctuation model, which is what the
@@ -14,17 +14,19 @@ from typing import Any
 
 from benchmarks.errors import ManifestError
 from benchmarks.extras import SCORING, check_extras
+from benchmarks.measures.faithfulness import count_faithfulness
 from benchmarks.measures.metrics import TranslationScorer, normalizer_signature
+from benchmarks.measures.text_system import TextSystem, open_text_system
 from benchmarks.options import Progress, natural, positive
 from benchmarks.reports.provenance import provenance
-from benchmarks.reports.table import align, number
+from benchmarks.reports.table import align, number, percent
 from benchmarks.run import write_json
 from engine.manifests.text_file import read_lines
-from engine.pipeline import SpeechTranslator
 from engine.text import normalize_text
 from engine.types import DecodingOptions
 
 BEAMS = (1, 4)
+COUNTED = ("invented_numbers", "empty", "untranslated", "repeated", "too_short", "too_long")  # lines
 Pairs = list[tuple[str, str]]
 
 
@@ -45,7 +47,7 @@ def read_pairs(path: Path) -> Pairs:
     return [(german, english) for _, german, english in rows]
 
 
-def sources_of(translator: SpeechTranslator, pairs: Pairs) -> dict[str, list[str]]:
+def sources_of(translator: TextSystem, pairs: Pairs) -> dict[str, list[str]]:
     """The German sides by kind; `restored` only where the bundle has a punctuation model."""
     plain = [normalize_text(german) for german, _ in pairs]
     found = {"written": [german for german, _ in pairs], "recogniser": plain}
@@ -55,7 +57,7 @@ def sources_of(translator: SpeechTranslator, pairs: Pairs) -> dict[str, list[str
 
 
 def score_text(
-    translator: SpeechTranslator,
+    translator: TextSystem,
     sets: dict[str, Pairs],
     beams: Sequence[int] = BEAMS,
     progress: Callable[[], object] = lambda: None,
@@ -63,10 +65,10 @@ def score_text(
     """Score every set from every kind of German with every beam size.
 
     Yields:
-        set, source, beam_size, sentences, bleu, chrf, signatures.
+        set, source, beam_size, sentences, bleu, chrf, signatures, and the counts of Faithfulness.
     """
     for name, pairs in sets.items():
-        references = [english for _, english in pairs]
+        references, written = [english for _, english in pairs], [german for german, _ in pairs]
         for source, texts in sources_of(translator, pairs).items():
             for beam_size in beams:
                 scorer = TranslationScorer()
@@ -75,6 +77,7 @@ def score_text(
                     "set": name, "source": source, "beam_size": beam_size, "sentences": len(pairs),
                     "bleu": round(scorer.bleu(english, references), 2),
                     "chrf": round(scorer.chrf(english, references), 2),
+                    **count_faithfulness(written, english, references).as_row(),
                     "sacrebleu": scorer.signatures,
                 }  # fmt: skip
                 progress()
@@ -92,11 +95,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score the sets and print a table."""
-    import engine
-
     check_extras(*SCORING)
     sets = {path.stem: _spread(read_pairs(path), options.limit) for path in options.data}
-    translator = engine.load(options.model, threads=options.threads)
+    translator = open_text_system(options.model, options.threads)
     bars = Progress(options.quiet)
     kinds = 3 if translator.bundle.has("punctuation") else 2
     try:
@@ -110,10 +111,12 @@ def run(options: argparse.Namespace) -> int:
         write_json(result, Path(options.json))
     cells = [
         [row["set"], row["source"], str(row["beam_size"]), str(row["sentences"]), number(row["bleu"]),
-         number(row["chrf"])]
+         number(row["chrf"]), percent(row["numbers_kept"]), percent(row["names_kept"]),
+         *(str(row[key]) for key in COUNTED)]
         for row in rows
     ]  # fmt: skip
-    print(align(cells, ["set", "source", "beam", "sentences", "BLEU", "chrF"]))
+    header = ["set", "source", "beam", "sentences", "BLEU", "chrF", "numbers %", "names %"]
+    print(align(cells, [*header, *(key.replace("_", " ") for key in COUNTED)]))
     return 0
 
 

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from engine.cli.terminal import complain
-from engine.errors import AudioWarning, EngineError, HotwordWarning, OptionError
+from engine.errors import AudioWarning, EngineError, HotwordWarning, OptionError, TranslationWarning
 from engine.runtime.interrupts import run_program
 
-OF_INPUT = (AudioWarning, HotwordWarning)  # warnings about what the user gave, not about the program
+OF_INPUT = (
+    AudioWarning,
+    HotwordWarning,
+    TranslationWarning,
+)  # warnings about what the user gave, not about the program
 EXIT_OK, EXIT_FAILED = 0, 1
 
 

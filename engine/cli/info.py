@@ -25,7 +25,7 @@ def run_info(options: argparse.Namespace) -> int:
 def describe_bundle(bundle: Bundle) -> str:
     """A readable page: name, files with sizes, configurations, figures and the runtime."""
     manifest = bundle.manifest
-    lines = [f"{manifest.name}  ({manifest.licence})", f"  folder    {bundle.path}"]
+    lines = [manifest.name, f"  licence   {manifest.licence}", f"  folder    {bundle.path}"]
     lines += [
         f"  file      {entry.path:<24} {entry.bytes / 1e6:6.2f} MB  {entry.role}" for entry in manifest.files
     ]

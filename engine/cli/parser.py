@@ -44,7 +44,9 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
     add_inputs(parser, required=task == "transcribe")
     if task == "translate":
         parser.add_argument(
-            "--text_file", metavar="IN", help="translate text, a line for a line ('-': stdin)"
+            "--text_file",
+            metavar="IN",
+            help="translate text, a line for a line, or .srt and .vtt ('-': stdin)",
         )
         parser.add_argument(
             "--output", metavar="OUT", help="where --text_file's translation goes ('-': stdout)"

@@ -20,7 +20,14 @@ from engine.errors import CancelledError, EngineError
 from engine.jobs import longform
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
-from engine.types import Hypothesis, Progress, Segment, Transcript, Translation
+from engine.types import (
+    Hypothesis,
+    Progress,
+    Segment,
+    Transcript,
+    Translation,
+    TranslationHypothesis,
+)
 
 MAX_FILES: Final = 64
 MAX_ENCODED_S: Final = 960.0  # audio that is held before a GPU sees it: 61 MB
@@ -162,12 +169,12 @@ def transcribe_together(
 
 
 def translate_together(
-    transcripts: Sequence[Transcript], translate: Callable[[list[str]], list[tuple[str, float]]]
+    transcripts: Sequence[Transcript], translate: Callable[[list[str]], list[TranslationHypothesis]]
 ) -> list[Translation]:
     """Translate transcripts, segment by segment; each segment keeps its times.
 
     Args:
-        translate: German texts -> English ones with their confidence.
+        translate: German texts -> English ones with their confidence and warnings.
     Returns:
         Translations; the time of each is its share, by letters, of what all of them took.
     """
@@ -175,15 +182,17 @@ def translate_together(
     spoken = [[segment for segment in each.segments if segment.text] for each in transcripts]
     texts = [segment.text for segments in spoken for segment in segments]
     with clock.time("translate"):
-        scored = iter(translate(texts))
+        found = iter(translate(texts))
     n_letters, results = sum(map(len, texts)), []
     for transcript, segments in zip(transcripts, spoken, strict=True):
         share = sum(len(segment.text) for segment in segments) / n_letters if n_letters else 0.0
         stages = {**transcript.stages_s, **clock.seconds(share)}
-        english = tuple(_in_english(segment, *next(scored)) for segment in segments)
-        results.append(Translation(english, transcript, stages_s=stages))
+        english = [(segment, next(found)) for segment in segments]
+        notes = tuple(warning for _, hypothesis in english for warning in hypothesis.warnings)
+        translated = tuple(_in_english(segment, hypothesis) for segment, hypothesis in english)
+        results.append(Translation(translated, transcript, stages_s=stages, notes=notes))
     return results
 
 
-def _in_english(segment: Segment, text: str, confidence: float) -> Segment:
-    return Segment(text, segment.start_s, segment.end_s, (), confidence, segment.channel)
+def _in_english(segment: Segment, found: TranslationHypothesis) -> Segment:
+    return Segment(found.text, segment.start_s, segment.end_s, (), found.confidence, segment.channel)

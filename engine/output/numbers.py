@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from engine.types import Word
 
@@ -13,6 +13,17 @@ T = TypeVar("T")
 
 SMALLEST = 3  # ein, zwei, drei are written as words
 MARKS = ".,;:!?\"'"
+
+
+def spell_in_digits(text: str, language: Literal["de", "en"], smallest: int = SMALLEST) -> str:
+    """The same text with number words as digits, without thousands separators.
+
+    Args:
+        smallest: numbers up to this one stay words.
+    """
+    from text_to_num import alpha2digit
+
+    return str(alpha2digit(text, language, smallest))
 
 
 def write_digits(words: Sequence[Word]) -> list[Word]:
@@ -25,10 +36,8 @@ def write_digits(words: Sequence[Word]) -> list[Word]:
         words: in order, with or without capitals and punctuation.
     Source: the grammar of German numbers is text2num's.
     """
-    from text_to_num import alpha2digit
-
     before = [word.text for word in words]
-    after = alpha2digit(" ".join(before), "de", SMALLEST).split()
+    after = spell_in_digits(" ".join(before), "de").split()
     found: list[Word] = []
     for kind, i1, i2, j1, j2 in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if kind == "equal" or i2 - i1 == j2 - j1:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 CountTokens = Callable[[Sequence[str]], list[int]]
-MAX_WORD_CHARS = 80  # a longer "word" is cut: it is a URL, a checksum or no language at all
+MAX_WORD_CHARS = 80  # a longer "word" is cut: it is no language at all
 
 # What a full stop may follow without ending a sentence.
 ABBREVIATIONS = frozenset(
@@ -58,7 +58,12 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
     return not following.islower()
 
 
-def split_to_fit(text: str, count_tokens: CountTokens, max_tokens: int) -> list[str]:
+def split_to_fit(
+    text: str,
+    count_tokens: CountTokens,
+    max_tokens: int,
+    is_copied: Callable[[str], bool] = lambda word: False,
+) -> list[str]:
     """Split text into pieces of at most max_tokens tokens.
 
     Sentences stay whole where they fit. Longer ones, such as a transcript without punctuation,
@@ -68,17 +73,21 @@ def split_to_fit(text: str, count_tokens: CountTokens, max_tokens: int) -> list[
         text: any length.
         count_tokens: token counts of several texts.
         max_tokens: at least 8.
+        is_copied: whether a long word is copied whole, such as a URL, and not to be cut.
     """
-    sentences = split_sentences(" ".join(_bounded_words(text)))
+    sentences = split_sentences(" ".join(_bounded_words(text, is_copied)))
     pieces: list[str] = []
     for sentence, tokens in zip(sentences, count_tokens(sentences), strict=True):
         pieces += [sentence] if tokens <= max_tokens else _cut(sentence, count_tokens, max_tokens)
     return pieces
 
 
-def _bounded_words(text: str) -> list[str]:
+def _bounded_words(text: str, is_copied: Callable[[str], bool]) -> list[str]:
     words = []
     for word in text.split():
+        if len(word) > MAX_WORD_CHARS and is_copied(word):
+            words.append(word)
+            continue
         words += [word[i : i + MAX_WORD_CHARS] for i in range(0, len(word), MAX_WORD_CHARS)]
     return words
 

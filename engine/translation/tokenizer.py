@@ -17,6 +17,7 @@ from engine.runtime.graph_errors import first_line
 from engine.translation.tokenizer_file import check_model
 
 UNKNOWN = "<unk>"
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LINE_BREAKS = re.compile(r"[\s\x00-\x20\x7f-\xa0\u2028\u2029]+")
 
 
@@ -58,6 +59,12 @@ class Tokenizer:
         """Number of ids."""
         return len(self._pieces) if self._pieces is not None else int(self._source.get_piece_size())
 
+    @cached_property
+    def byte_ids(self) -> frozenset[int]:
+        """Ids of the pieces that spell one byte; empty where the vocabulary has none."""
+        pieces = self._pieces or [self._source.id_to_piece(i) for i in range(self.vocab_size)]
+        return frozenset(i for i, piece in enumerate(pieces) if _BYTE.fullmatch(piece))
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without an end token; characters that no piece covers are unk_id."""
         encoded: list[list[int]] = _call(self._source.encode, [clean_text(text) for text in texts])
@@ -88,9 +95,7 @@ def clean_text(text: str) -> str:
     """Text as a model may see it: no control characters or lone surrogates, single spaces, NFC."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = unicodedata.normalize("NFC", _LINE_BREAKS.sub(" ", text))
-    return "".join(
-        char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Cn", "Co")
-    ).strip()
+    return "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs")).strip()
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:

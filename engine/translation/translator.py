@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from engine.errors import BundleSchemaError, ModelCapabilityError, OptionError, 
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
 from engine.runtime.scheduler import CoreScheduler, Urgency
+from engine.translation.careful import Characters, join_hypotheses, prepare, translate_carefully
 from engine.translation.runners import open_runner
 from engine.translation.search import EncoderDecoder, TokenHypothesis, padded_length
 from engine.translation.sentences import split_to_fit
@@ -64,6 +65,7 @@ class Translator:
         self._scheduler = scheduler or CoreScheduler(self.threads)
         self.tokenizer = load_tokenizer(bundle)
         _check_config(config, self.tokenizer.vocab_size)
+        self._characters = Characters(self.tokenizer)
         self._model = EncoderDecoder(open_runner(bundle, config, options), config)
         self.backend = self._model.runner.backend
         self.choice = self._model.runner.choice
@@ -84,6 +86,9 @@ class Translator:
     ) -> list[TranslationHypothesis]:
         """Translate texts of any length: each is split into sentences, and their translations joined.
 
+        Addresses, markup, emoji and words in unknown letters are copied. A sentence that lacks a number of
+        its source is translated again in other ways (see engine.translation.careful).
+
         Args:
             texts: one result each; text without words gives an empty one.
             beam_size, length_penalty: None takes the bundle's.
@@ -91,23 +96,57 @@ class Translator:
             cancel: ends the call from another thread.
             urgency: how long it waits for a core where there is other work.
         Returns:
-            One hypothesis a text: sum of scores, mean confidence weighted by length.
+            One hypothesis a text: sum of scores, mean confidence weighted by length. Its warnings name the
+            numbers that are missing after all.
         Raises:
             OptionError, CancelledError, TranslationError (a text that is no str).
         """
+        search = self._search(beam_size, length_penalty, 1)
         limit = self.config.max_source_tokens - 1
-        split = [split_to_fit(clean_text(_checked(text)), self._count, limit) for text in texts]
-        flat = [sentence for sentences in split for sentence in sentences]
-        results = self.translate(
-            flat, beam_size=beam_size, length_penalty=length_penalty, progress=progress, cancel=cancel,
-            urgency=urgency,
-        )  # fmt: skip
+        split = [
+            split_to_fit(clean_text(_checked(text)), self._count_masked, limit, self._is_copied)
+            for text in texts
+        ]
+        told = [progress]  # of the first attempt; others are few
+
+        def translate(pieces: list[str]) -> list[list[TranslationHypothesis]]:
+            return self._translate_fitting(pieces, search, told.pop() if told else None, cancel, urgency)
+
+        results = translate_carefully(
+            [piece for pieces in split for piece in pieces], self._characters, translate
+        )
         joined, at = [], 0
         for sentences in split:
-            best = [hypotheses[0] for hypotheses in results[at : at + len(sentences)]]
-            joined.append(_join(best, " ".join(sentences)))
+            joined.append(_join(results[at : at + len(sentences)], " ".join(sentences)))
             at += len(sentences)
         return joined
+
+    def _translate_fitting(
+        self, texts: Sequence[str], search: _Search, progress: Progress | None, cancel: CancelToken | None,
+        urgency: Urgency,
+    ) -> list[list[TranslationHypothesis]]:  # fmt: skip
+        """All hypotheses of each text; of one that is too long after all, the joined best of its parts."""
+        limit = self.config.max_source_tokens - 1
+        parts = [split_to_fit(text, self._count, limit) for text in texts]
+        found = iter(
+            self.translate(
+                [part for each in parts for part in each], beam_size=search.beam_size,
+                length_penalty=search.length_penalty, n_best=search.beam_size, progress=progress,
+                cancel=cancel, urgency=urgency,
+            )
+        )  # fmt: skip
+        results = [[next(found) for _ in each] for each in parts]
+        return [
+            each[0] if len(each) == 1 else [join_hypotheses([best[0] for best in each])] if each else [EMPTY]
+            for each in results
+        ]
+
+    def _count_masked(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of texts as the model gets them."""
+        return self._count([prepare(text, self._characters).source(0) for text in texts])
+
+    def _is_copied(self, word: str) -> bool:
+        return prepare(word, self._characters).is_copied
 
     def translate(
         self,
@@ -120,7 +159,7 @@ class Translator:
         cancel: CancelToken | None = None,
         urgency: Urgency = "file",
     ) -> list[list[TranslationHypothesis]]:
-        """Translate sentences; what one becomes does not depend on the others.
+        """Translate sentences by the model alone; what one becomes does not depend on the others.
 
         Args:
             texts: sentences; empty ones give one empty hypothesis.
@@ -269,13 +308,10 @@ def _run_jobs(
 
 
 def _join(parts: Sequence[TranslationHypothesis], source: str) -> TranslationHypothesis:
-    if not parts:
-        return EMPTY
-    weights = [len(part.text) + 1 for part in parts]
-    confidence = sum(p.confidence * w for p, w in zip(parts, weights, strict=True)) / sum(weights)
-    text = " ".join(part.text for part in parts if part.text)
-    text = trim_loops(text, most=max(3, longest_run(source))) if len(parts) > 1 else text
-    return TranslationHypothesis(text, sum(part.score for part in parts), confidence)
+    if len(parts) < 2:
+        return parts[0] if parts else EMPTY
+    joined = join_hypotheses(parts)
+    return replace(joined, text=trim_loops(joined.text, most=max(3, longest_run(source))))
 
 
 def longest_run(text: str) -> int:

@@ -17,7 +17,7 @@ from engine.cli import main
 from engine.errors import AudioDecodeError, AudioLimitError, AudioWarning, EngineError, OptionError
 from engine.jobs.groups import translate_together
 from engine.output.formats import render, to_dict
-from engine.types import DecodingOptions
+from engine.types import DecodingOptions, TranslationHypothesis
 from tests.unit.audio_files import RATE, Track, encoded, muxed
 
 pytest.importorskip("onnx", reason="builds a graph: needs the extra [export]")
@@ -169,7 +169,9 @@ def test_cues_of_one_speaker_never_overlap_and_lines_have_room_for_the_name(hear
 
 
 def test_a_translation_keeps_the_channels(heard: engine.Transcript) -> None:
-    (english,) = translate_together([heard], lambda texts: [(text.upper(), 0.5) for text in texts])
+    (english,) = translate_together(
+        [heard], lambda texts: [TranslationHypothesis(text.upper(), 0.0, 0.5) for text in texts]
+    )
     assert [segment.channel for segment in english.segments] == [1, 2, 1]
     assert render(english, "txt").splitlines()[1] == f"Speaker 2: {RIGHT.upper()}"
 

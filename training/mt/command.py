@@ -90,6 +90,7 @@ def train(config: MtConfig, *, resume: bool = False, finish_only: bool = False) 
     trainer = Trainer(
         model, corpus, config.training, folder,
         spoken_share=config.data.spoken_share, seed=config.seed, hooks=hooks,
+        two_pass_share=config.data.two_pass_share,
     )  # fmt: skip
     if not (resume or finish_only) and checkpoints(trainer.folder):
         raise CheckpointError(
@@ -127,7 +128,10 @@ def _prepare(config: MtConfig, folder: Path) -> tuple[FastMarian, Path, mt_data.
     if not all((tokenizer_dir / name).exists() for name in TOKENIZER_FILES):
         draw = random.Random(config.seed)
         text = [p for p in pairs if draw.random() < weights.get(p.origin, 1.0)]
-        mt_data.train_tokenizer(text, tokenizer_dir, config.model.vocab_size, config.seed)
+        mt_data.train_tokenizer(
+            text, tokenizer_dir, config.model.vocab_size, config.seed,
+            byte_fallback=config.model.byte_fallback, fold_case=config.model.fold_case,
+        )  # fmt: skip
     key = (to_tree(config)["data"], to_tree(config)["errors"], (tokenizer_dir / "vocab.json").read_bytes())
     corpus = mt_data.cached_corpus(
         folder / "corpus.npz", key, lambda: _tokenize(config, pairs, tokenizer_dir)
@@ -167,8 +171,9 @@ def _tokenize(config: MtConfig, pairs: list[mt_data.Pair], tokenizer_dir: Path) 
     if data.lexicon:
         pairs = pairs + mt_data.read_lexicon(Path(data.lexicon), [Path(p) for p in data.lexicon_text])
     return mt_data.tokenize_corpus(
-        pairs, tokenizer_dir, data.origin_weights, config.errors, data.max_tokens, config.seed
-    )
+        pairs, tokenizer_dir, data.origin_weights, config.errors, data.max_tokens, config.seed,
+        two_pass=data.two_pass_share > 0,
+    )  # fmt: skip
 
 
 def _build_model(config: MtConfig, tokenizer_dir: Path) -> FastMarian:

@@ -31,11 +31,16 @@ class DataSection:
     lexicon_text: tuple[str, ...] = ()
     max_tokens: int = 96
     spoken_share: float = 0.5
+    two_pass_share: float = 0.0
     origin_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = [] if self.train else ["train: no file given"]
-        problems += check_positive(self, ("max_tokens",)) + check_share(self, ("spoken_share",))
+        problems += check_positive(self, ("max_tokens",)) + check_share(
+            self, ("spoken_share", "two_pass_share")
+        )
+        if self.spoken_share + self.two_pass_share > 1.0:
+            problems.append("spoken_share and two_pass_share: got more than 1 together")
         problems += [
             f"origin_weights.{origin}: got {weight}, want 0 or more"
             for origin, weight in self.origin_weights.items()
@@ -50,6 +55,8 @@ class ModelSection:
 
     init_from: str | None = None
     vocab_size: int = 8000
+    byte_fallback: bool = False
+    fold_case: bool = True
     d_model: int = 256
     encoder_layers: int = 6
     decoder_layers: int = 2

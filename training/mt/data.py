@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from training.common.text_files import TextFileError, read_text
-from training.mt.text_augment import ErrorRates, recogniser_style
+from training.mt.text_augment import ErrorRates, recogniser_style, two_pass_style
 
 logger = logging.getLogger("training")
 EOS_ID, UNK_ID = 0, 1
 PAD_PIECE = "<pad>"
+TARGET, TWO_PASS = 2, 3  # sides of a corpus
 MAX_LENGTH_RATIO = 3.0  # pieces of the longer side over pieces of the shorter one, beyond a slack of 6
 
 
@@ -41,7 +42,8 @@ class TokenizedCorpus:
 
     Attributes:
         tokens: uint16 [n_tokens]; every sentence ends with EOS_ID.
-        offsets: int64 [n_sides, n_pairs + 1]; rows: written source, recogniser-style source, target.
+        offsets: int64 [n_sides, n_pairs + 1]; rows: written source, recogniser-style source, target, and
+            where it was asked for TWO_PASS, the source as the second pass writes it.
         weights: float32 [n_pairs], how often a pair is drawn in an epoch.
     """
 
@@ -112,29 +114,37 @@ def read_lexicon(path: Path, monolingual: Sequence[Path], max_words: int = 2) ->
     return entries
 
 
-def train_tokenizer(pairs: Sequence[Pair], folder: Path, vocab_size: int, seed: int = 0) -> None:
+def train_tokenizer(
+    pairs: Sequence[Pair], folder: Path, vocab_size: int, seed: int = 0, *,
+    byte_fallback: bool = False, fold_case: bool = True,
+) -> None:  # fmt: skip
     """Train one SentencePiece vocabulary over both languages and write the Marian tokenizer files.
 
-    German is lower-cased by source.spm's own normaliser, so that written text and a recogniser's
-    output share their pieces. Ids: 0 </s>, 1 <unk>, pieces, and <pad> last.
+    Ids: 0 </s>, 1 <unk>, pieces, and <pad> last.
 
     Args:
         pairs: text to learn from.
         folder: receives source.spm, target.spm and vocab.json.
         vocab_size: including <pad>.
         seed: of the sample that is learned from.
+        byte_fallback: whatever no piece covers is spelled in bytes, and each digit is a piece: nothing is
+            unknown, and numbers are copied digit by digit.
+        fold_case: German is lower-cased by source.spm's own normaliser, so that written text and a
+            recogniser's output share their pieces; else names have the same pieces on both sides.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sample = random.Random(seed).sample(list(pairs), min(len(pairs), 400_000))
-    text = [p.source.lower() for p in sample] + [p.target for p in sample]
+    text = [p.source.lower() if fold_case else p.source for p in sample] + [p.target for p in sample]
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(text), model_writer=model, vocab_size=vocab_size - 1, model_type="unigram",
         character_coverage=0.9998, eos_id=EOS_ID, unk_id=UNK_ID, bos_id=-1, pad_id=-1, num_threads=1,
-        normalization_rule_name="nmt_nfkc", byte_fallback=False, minloglevel=1,
+        normalization_rule_name="nmt_nfkc", byte_fallback=byte_fallback,
+        split_digits=byte_fallback, minloglevel=1,
     )  # fmt: skip
     (folder / "target.spm").write_bytes(model.getvalue())
-    (folder / "source.spm").write_bytes(_case_folded(model.getvalue()))
+    source = _case_folded(model.getvalue()) if fold_case else model.getvalue()
+    (folder / "source.spm").write_bytes(source)
     processor = spm.SentencePieceProcessor(model_proto=model.getvalue())
     vocabulary = {processor.id_to_piece(i): i for i in range(vocab_size - 1)} | {PAD_PIECE: vocab_size - 1}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0), encoding="utf-8")
@@ -161,7 +171,7 @@ def _case_folded(model: bytes) -> bytes:
 
 def tokenize_corpus(
     pairs: Sequence[Pair], folder: Path, weights: Mapping[str, float], rates: ErrorRates,
-    max_tokens: int, seed: int = 0,
+    max_tokens: int, seed: int = 0, two_pass: bool = False,
 ) -> TokenizedCorpus:  # fmt: skip
     """Tokenise both styles of every source and the target; drop pairs that are too long or too unequal.
 
@@ -172,28 +182,31 @@ def tokenize_corpus(
         rates: recogniser errors of the second source style.
         max_tokens: of the longer side, EOS included; longer pairs are dropped.
         seed: of the recogniser errors.
+        two_pass: also tokenise the sources as the second pass writes them.
     """
     rng = random.Random(seed)
     kept = [p for p in pairs if weights.get(p.origin, 1.0) > 0]
     source = spm.SentencePieceProcessor(model_file=str(folder / "source.spm"))
     target = spm.SentencePieceProcessor(model_file=str(folder / "target.spm"))
     spoken = [recogniser_style(p.source, rng, rates) or p.source for p in kept]
-    sides = (
+    sides = [
         source.encode([p.source for p in kept]),
         source.encode(spoken),
         target.encode([p.target for p in kept]),
-    )
+    ]
+    if two_pass:
+        sides.append(source.encode([two_pass_style(p.source, rng, rates) for p in kept]))
     rows = [i for i in range(len(kept)) if _usable([len(side[i]) for side in sides], max_tokens)]
     chosen = [[side[i] + [EOS_ID] for i in rows] for side in sides]
     tokens = np.fromiter((t for side in chosen for s in side for t in s), dtype=np.uint16)
-    offsets = np.zeros((3, len(rows) + 1), dtype=np.int64)
+    offsets = np.zeros((len(sides), len(rows) + 1), dtype=np.int64)
     start = 0
     for row, side in enumerate(chosen):
         offsets[row] = start + np.concatenate([[0], np.cumsum([len(s) for s in side])])
         start = int(offsets[row, -1])
     drawn = np.array([weights.get(kept[i].origin, 1.0) for i in rows], dtype=np.float32)
     logger.info(
-        "%d of %d pairs kept, %d target tokens", len(rows), len(pairs), int(np.diff(offsets[2]).sum())
+        "%d of %d pairs kept, %d target tokens", len(rows), len(pairs), int(np.diff(offsets[TARGET]).sum())
     )
     return TokenizedCorpus(tokens, offsets, drawn)
 
@@ -201,7 +214,7 @@ def tokenize_corpus(
 def _usable(lengths: Sequence[int], max_tokens: int) -> bool:
     if not all(0 < n < max_tokens for n in lengths):
         return False
-    written, _, target = lengths
+    written, target = lengths[0], lengths[TARGET]
     return max(written, target) <= MAX_LENGTH_RATIO * min(written, target) + 6
 
 
@@ -221,7 +234,13 @@ def cached_corpus(path: Path, key: Sequence[object], build: object) -> Tokenized
 
 
 def epoch_batches(
-    corpus: TokenizedCorpus, epoch: int, *, batch_tokens: int, spoken_share: float, seed: int
+    corpus: TokenizedCorpus,
+    epoch: int,
+    *,
+    batch_tokens: int,
+    spoken_share: float,
+    seed: int,
+    two_pass_share: float = 0.0,
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int8]]]:
     """Plan one epoch: which pairs, in which source style, in which batch.
 
@@ -230,6 +249,7 @@ def epoch_batches(
         epoch: the plan depends only on it and on the seed, so a run can resume anywhere.
         batch_tokens: upper bound of padded source + target tokens of a batch.
         spoken_share: share of sources taken in recogniser style.
+        two_pass_share: share taken as the second pass writes; the corpus must hold that side.
     Returns:
         Shuffled batches of (pair indices, source side of each).
     """
@@ -237,9 +257,12 @@ def epoch_batches(
     whole, part = np.divmod(corpus.weights, 1.0)
     counts = whole.astype(np.int64) + (rng.random(len(part)) < part)
     rows = np.repeat(np.arange(len(counts)), counts)
-    side = (rng.random(len(rows)) < spoken_share).astype(np.int8)
-    source = np.where(side == 1, corpus.lengths(1)[rows], corpus.lengths(0)[rows])
-    target = corpus.lengths(2)[rows]
+    drawn = rng.random(len(rows))
+    side = (drawn < spoken_share).astype(np.int8)
+    if two_pass_share:
+        side[(drawn >= spoken_share) & (drawn < spoken_share + two_pass_share)] = TWO_PASS
+    lengths = np.diff(corpus.offsets, axis=1)
+    source, target = lengths[side, rows], lengths[TARGET, rows]
     order = np.lexsort((rng.random(len(rows)), source, target))
     batches = []
     start = longest_source = longest_target = 0
@@ -255,7 +278,7 @@ def epoch_batches(
 def collate(corpus: TokenizedCorpus, rows: NDArray[np.int64], sides: NDArray[np.int8], pad_id: int) -> Batch:
     """Pad the pairs of one planned batch to its longest sentences."""
     sources = [corpus.sentence(int(side), int(row)) for row, side in zip(rows, sides, strict=True)]
-    targets = [corpus.sentence(2, int(row)) for row in rows]
+    targets = [corpus.sentence(TARGET, int(row)) for row in rows]
     return Batch(_pad(sources, pad_id), _pad(targets, pad_id))
 
 

@@ -21,7 +21,7 @@ from training.common.ranks import Ranks
 from training.common.trainable import Figures, Limits, Position
 from training.common.watchdog import StepReport, Watchdog
 from training.mt.config import TrainingSection
-from training.mt.data import Batch, TokenizedCorpus, collate, epoch_batches
+from training.mt.data import TARGET, Batch, TokenizedCorpus, collate, epoch_batches
 from training.mt.model import FastMarian
 from training.mt.optim import build_optimizers, learning_rate_factor
 
@@ -70,7 +70,7 @@ class Trainer(TrainingLoop):
         corpus: tokenised pairs.
         config: the training section.
         folder: checkpoints go to folder/checkpoints.
-        spoken_share, seed: of the batch plan.
+        spoken_share, two_pass_share, seed: of the batch plan.
         hooks: evaluation, logging, and the batches of the gate.
     """
 
@@ -79,8 +79,9 @@ class Trainer(TrainingLoop):
 
     def __init__(
         self, model: FastMarian, corpus: TokenizedCorpus, config: TrainingSection, folder: Path,
-        *, spoken_share: float, seed: int, hooks: Hooks,
+        *, spoken_share: float, seed: int, hooks: Hooks, two_pass_share: float = 0.0,
     ) -> None:  # fmt: skip
+        self.two_pass_share = two_pass_share
         self.corpus, self.config, self.hooks = corpus, config, hooks
         self.folder, self.spoken_share, self.seed = folder / "checkpoints", spoken_share, seed
         optimizers = build_optimizers(
@@ -114,8 +115,8 @@ class Trainer(TrainingLoop):
             raise PlanError(
                 "no pair of the corpus is short enough", "some", "raise data.max_tokens, or check the text"
             )
-        written, spoken, target = (self.corpus.lengths(side) for side in range(3))
-        source = np.maximum(written, spoken)
+        lengths = np.diff(self.corpus.offsets, axis=1)
+        target, source = lengths[TARGET], np.delete(lengths, TARGET, 0).max(0)
         longest, positions = int((source + target).max()), len(self.model.positions)
         if longest > self.config.batch_tokens:
             raise PlanError(
@@ -136,7 +137,7 @@ class Trainer(TrainingLoop):
     def _plan(self, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.int8]]]:
         return epoch_batches(
             self.corpus, epoch, batch_tokens=self.config.batch_tokens, spoken_share=self.spoken_share,
-            seed=self.seed,
+            seed=self.seed, two_pass_share=self.two_pass_share,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -249,8 +250,9 @@ class Trainer(TrainingLoop):
     def identity(self) -> dict[str, Any]:
         """See Trainable."""
         config = self.config
+        more = {"two_pass_share": self.two_pass_share} if self.two_pass_share else {}
         return {
-            "seed": self.seed, "batch_tokens": config.batch_tokens, "accumulate": config.accumulate,
+            **more, "seed": self.seed, "batch_tokens": config.batch_tokens, "accumulate": config.accumulate,
             "spoken_share": self.spoken_share, "optimizer": config.optimizer,
             "the corpus' number of pairs": len(self.corpus.weights),
         }  # fmt: skip

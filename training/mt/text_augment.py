@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from engine.text import normalize_text
+from engine.text import normalize_text, spell_numbers
 
 # Spellings that sound alike to a letter-wise German recogniser, in both directions.
 CONFUSIONS: tuple[tuple[str, str], ...] = (
@@ -52,6 +52,24 @@ def recogniser_style(text: str, rng: random.Random, rates: ErrorRates | None = N
         return " ".join(words)
     damaged = [word for word in (_damage(word, rng, rates) for word in words) if word]
     return "".join(_separators(damaged, rng, rates)) or " ".join(words)
+
+
+def two_pass_style(text: str, rng: random.Random, rates: ErrorRates | None = None) -> str:
+    """Rewrite German text like the output of the second pass: capitals and punctuation, numbers in words.
+
+    Args:
+        text: written German.
+        rng: as for recogniser_style.
+        rates: error probabilities, of which a third is taken: the second pass is right more often.
+    """
+    words = spell_numbers(text).split()
+    if rates is None:
+        return " ".join(words)
+    rare = ErrorRates(
+        *(rate / 3 for rate in (rates.sound_alike, rates.letter, rates.drop, rates.join, rates.split))
+    )
+    damaged = (_damage(word, rng, rare) if word.isalpha() else word for word in words)
+    return " ".join(filter(None, damaged)) or text
 
 
 def _damage(word: str, rng: random.Random, rates: ErrorRates) -> str:
