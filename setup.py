@@ -133,7 +133,7 @@ setup(
     # Stated, so that an editable install is one line in a .pth file, which type checkers follow.
     package_dir={"": "."},
     package_data={
-        "engine": ["py.typed", "bundled/*/*", "kernels/signatures.json"],
+        "engine": ["py.typed", "bundled/*/*", "kernels/signatures.json", "serve/page/files/*"],
         "training": ["configs/*.yaml", "lm/*.yaml", "synthesis/*.mjs"],
         "benchmarks": ["baselines/*.json", "peers/speech/*.py"],
     },

@@ -22,6 +22,8 @@ from engine.serve.middleware.keys import BearerKeys, check_keys
 from engine.serve.middleware.origins import check_origins, cors_options
 from engine.serve.routes.audio import add_audio
 from engine.serve.routes.models import add_models
+from engine.serve.routes.page import add_page
+from engine.serve.routes.renderings import add_renderings
 from engine.serve.routes.status import add_status
 from engine.serve.service import Service
 from engine.serve.settings import Recogniser, ServeSettings
@@ -52,7 +54,7 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
     )
     app.state.service = service
     _add_errors(app, service)
-    for add in (add_audio, add_models, add_status):
+    for add in (add_audio, add_renderings, add_models, add_status, add_page):
         add(app, service)
     return app
 

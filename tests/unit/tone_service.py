@@ -18,8 +18,8 @@ from engine.audio.load import AudioLimits
 from engine.audio.vad import detect_speech
 from engine.errors import CancelledError
 from engine.jobs.longform import transcribe_regions
-from engine.jobs.partials import PartialTexts
-from engine.types import Segment, Transcript, Translation
+from engine.jobs.partials import PartialTranslations, PartialWords, join_words
+from engine.types import Transcript, Translation
 from tests.reference.tone_speech import recognise, silence, speak
 
 TRANSCRIBE, TRANSLATE = "/v1/audio/transcriptions", "/v1/audio/translations"
@@ -49,6 +49,7 @@ class ToneTranslator:
         options: Any = None,
         partial: Any = None,
         cancel: Any = None,
+        tell: Any = None,
     ) -> Transcript:
         self.hotwords, self.options = tuple(hotwords), options
         self.started.release()
@@ -58,20 +59,25 @@ class ToneTranslator:
             if cancel is not None and cancel.cancelled:
                 self.cancelled.set()
                 raise CancelledError("the call was cancelled")
-        told = PartialTexts(list, partial) if partial else None
+        if partial:
+            tell = lambda words: partial(join_words(words))  # noqa: E731
+        told = PartialWords(list, tell) if tell else None
         segments = transcribe_regions(source, detect_speech(source), recognise, partial=told, cancel=cancel)
         if self.late_error:
             raise self.late_error
         return Transcript(segments, len(source) / 16_000)
 
-    def translate(self, source: np.ndarray, sample_rate: int | None = None, **options: Any) -> Translation:
-        transcript = self.transcribe(source, sample_rate, **options)
-        english = {"eins": "one", "zwei": "two", "drei": "three"}
-        segments = tuple(
-            Segment(" ".join(english[word.text] for word in s.words), s.start_s, s.end_s, (), 0.5)
-            for s in transcript.segments
-        )
-        return Translation(segments, transcript)
+    def translate(
+        self, source: np.ndarray, sample_rate: int | None = None, *, partial: Any = None, **options: Any
+    ) -> Translation:
+        told = PartialTranslations(in_english, partial)
+        return told.translate(self.transcribe(source, sample_rate, tell=told if partial else None, **options))
+
+
+def in_english(texts: list[str]) -> list[tuple[str, float]]:
+    """Translate tones."""
+    english = {"eins": "one", "zwei": "two", "drei": "three"}
+    return [(" ".join(english[word] for word in text.split()), 0.5) for text in texts]
 
 
 def wav(samples: np.ndarray, form: str = "WAV") -> bytes:
