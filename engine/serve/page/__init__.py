@@ -19,7 +19,7 @@ TYPES: Final = {
 }
 FILES: Final = (
     ENTRY, "style.css", "icon.svg", "page.js", "service.js", "transcript.js", "player.js", "realtime.js",
-    "microphone.js", "capture.js",
+    "microphone.js", "capture.js", "resampler.js",
 )  # fmt: skip
 # Nothing but this server's own files; no markup is ever made of text, and no other page may frame this one.
 POLICY: Final = "; ".join(
