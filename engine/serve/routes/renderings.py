@@ -19,7 +19,7 @@ from engine.types import Transcript, Translation
 
 FORMATS: Final = ("text", "srt", "vtt", "json")
 LANGUAGES: Final = ("de", "en")
-MAX_WORDS: Final = 200_000  # of both languages, those with times twice; an hour has about 30,000
+MAX_WORDS: Final = 100_000  # of both languages, those with times twice; an hour has about 30,000
 FORM: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
