@@ -55,6 +55,7 @@ SERVE = [
     "python-multipart>=0.0.28,<0.1",  # from here on it bounds the headers of parts
     "starlette>=0.46,<2",
     "uvicorn>=0.34,<1",
+    "websockets>=13.1,<18",
 ]
 # Not in [dev]: 240 MB, and a local cluster takes longer to start than most test files take to run.
 RAY = ["ray[data]>=2.51,<3"]
@@ -62,7 +63,7 @@ TEST = [
     "httpx>=0.27,<1",
     "hypothesis>=6.120,<7",
     "mypy>=1.15,<3",
-    "openai>=1.66,<4",  # the client that the HTTP service is for; its tests are skipped without it
+    "openai[realtime]>=1.66,<4",  # the client that the service is for; its tests are skipped without it
     "pyarrow>=18,<28",  # engine-bench reads Hugging Face datasets with it where it is installed
     "pytest>=8.3,<10",
     "pytest-timeout>=2.3,<3",

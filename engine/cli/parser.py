@@ -169,6 +169,9 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         ("--max_connections", 1000, "N", "open connections; of more, an idle one is closed"),
         ("--upload_timeout_s", 120, "S", "for a body to arrive"),
         ("--request_timeout_s", 1800, "S", "for a complete request to be answered"),
+        ("--realtime_sessions", 16, "N", "sessions over WebSockets at a time; more are refused"),
+        ("--realtime_idle_s", 300, "S", "for which a session may send nothing"),
+        ("--realtime_max_s", 3600, "S", "for which a session may last"),
     ):
         parser.add_argument(
             name, type=_positive, default=default, metavar=unit, help=f"{purpose} ({default})"

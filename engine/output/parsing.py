@@ -10,7 +10,7 @@ from engine.errors import OptionError
 from engine.types import Segment, Transcript, Translation, Word
 
 MAX_SEGMENTS: Final = 50_000
-MAX_SEGMENT_WORDS: Final = 100  # the engine ends them at 40; fewer than 60 are spoken between two events of a stream
+MAX_SEGMENT_WORDS: Final = 100  # the engine has 40, and the 15 s between two finals of a stream fewer than 60
 MAX_SECONDS: Final = 1e6
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
 _Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]

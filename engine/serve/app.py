@@ -23,6 +23,7 @@ from engine.serve.middleware.origins import check_origins, cors_options
 from engine.serve.routes.audio import add_audio
 from engine.serve.routes.models import add_models
 from engine.serve.routes.page import add_page
+from engine.serve.routes.realtime import add_realtime
 from engine.serve.routes.renderings import add_renderings
 from engine.serve.routes.status import add_status
 from engine.serve.service import Service
@@ -47,14 +48,14 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.loop = asyncio.get_running_loop()
         yield
-        service.queue.close()
+        service.close()
 
     app = FastAPI(
         title="Speech engine", version=__version__, lifespan=lifespan, middleware=_middleware(service)
     )
     app.state.service = service
     _add_errors(app, service)
-    for add in (add_audio, add_renderings, add_models, add_status, add_page):
+    for add in (add_audio, add_renderings, add_realtime, add_models, add_status, add_page):
         add(app, service)
     return app
 

@@ -85,7 +85,8 @@ class TextEvents:
     def finish(self, result: Transcript | Translation) -> Iterator[Event]:
         """The rest of the text, and all of it."""
         yield from _delta(self._deltas.finish(result.text))
-        logprobs = {"logprobs": responses.word_logprobs(result)} if self._logprobs else {}
+        words = result.words if isinstance(result, Transcript) else ()
+        logprobs = {"logprobs": responses.word_logprobs(words)} if self._logprobs else {}
         yield {"type": "transcript.text.done", "text": result.text, **logprobs}
 
 

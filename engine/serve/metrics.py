@@ -16,6 +16,7 @@ ENDPOINTS: Final = frozenset(
     {
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
+        "/v1/realtime",
         "/v1/models",
         "/health",
         "/live",
@@ -36,6 +37,12 @@ class NoMetrics:
 
     def observe_result(self, task: str, result: Transcript | Translation) -> None:
         """A recording became text."""
+
+    def observe_audio(self, task: str, seconds: float) -> None:
+        """Audio was recognised."""
+
+    def observe_session(self, path: str, status: int) -> None:
+        """A WebSocket was opened (status 101) or refused, and has ended."""
 
     def count_error(self, code: str) -> None:
         """A request was refused or failed."""
@@ -60,15 +67,15 @@ class Metrics(NoMetrics):
             ("queue_pending", "Complete requests that wait or run", lambda: service.queue.pending),
             ("queue_running", "Requests that are being recognised", lambda: service.queue.n_running),
             ("uploads", "Bodies that are arriving", lambda: len(service.uploads)),
+            ("realtime_sessions", "Open sessions over WebSockets", lambda: len(service.realtime)),
             ("connections", "Open connections", lambda: service.n_connections()),
         ):
             self._make("Gauge", name, what, []).set_function(value)
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        endpoint = path if path in ENDPOINTS else "other"
-        self._requests.labels(endpoint, status).inc()
-        self._seconds.labels(endpoint).observe(seconds)
+        self._requests.labels(_endpoint(path), status).inc()
+        self._seconds.labels(_endpoint(path)).observe(seconds)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """One stage of one request took so long."""
@@ -76,9 +83,17 @@ class Metrics(NoMetrics):
 
     def observe_result(self, task: str, result: Transcript | Translation) -> None:
         """A recording became text."""
-        self._audio.labels(task).inc(result.duration_s)
+        self.observe_audio(task, result.duration_s)
         for stage, seconds in result.stages_s.items():
             self.observe_stage(stage, seconds)
+
+    def observe_audio(self, task: str, seconds: float) -> None:
+        """Audio was recognised."""
+        self._audio.labels(task).inc(seconds)
+
+    def observe_session(self, path: str, status: int) -> None:
+        """A WebSocket was opened (status 101) or refused, and has ended."""
+        self._requests.labels(_endpoint(path), status).inc()
 
     def count_error(self, code: str) -> None:
         """A request was refused or failed."""
@@ -95,6 +110,11 @@ class Metrics(NoMetrics):
 
     def _timed(self, name: str, what: str, labels: list[str]) -> Any:
         return self._make("Histogram", name, what, labels, buckets=BUCKETS_S)
+
+
+def _endpoint(path: str) -> str:
+    """A path as a label: clients cannot make new ones."""
+    return path if path in ENDPOINTS else "other"
 
 
 def create_metrics(service: Service) -> NoMetrics:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import uuid
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from engine.errors import (
 from engine.output.formats import DECIMALS, channel_dict, render, word_dict
 from engine.serve.errors import BusyError, RequestTimeoutError, ShuttingDownError, UploadTimeoutError
 from engine.serve.requests import AudioRequest
-from engine.types import Segment, Transcript, Translation
+from engine.types import Segment, Transcript, Translation, Word
 
 CLIENT_LEFT: Final = 499
 LANGUAGE_NAMES: Final = {"de": "german", "en": "english"}
@@ -54,7 +55,8 @@ def result_response(result: Transcript | Translation, request: AudioRequest) -> 
     """Answer with a result in the format that was asked for."""
     wanted = request.response_format
     if wanted == "json":
-        logprobs = {"logprobs": word_logprobs(result)} if request.logprobs else {}
+        words = result.words if isinstance(result, Transcript) else ()
+        logprobs = {"logprobs": word_logprobs(words)} if request.logprobs else {}
         return JSONResponse({"text": result.text, **logprobs})
     if wanted == "verbose_json":
         return JSONResponse(verbose_json(result, request.granularities))
@@ -133,10 +135,9 @@ def _words(segment: Segment, wanted: bool) -> dict[str, Any]:
     return {"words": [word_dict(word) for word in segment.words]} if wanted else {}
 
 
-def word_logprobs(result: Transcript | Translation) -> list[dict[str, Any]]:
-    """OpenAI's log probabilities, one for each word; the tokens joined are the text."""
-    words = result.words if isinstance(result, Transcript) else ()
-    tokens = [f" {word.text}" if i else word.text for i, word in enumerate(words)]
+def word_logprobs(words: Sequence[Word], before: str = "") -> list[dict[str, Any]]:
+    """OpenAI's log probabilities, one for each word; the tokens joined are the text, behind `before`."""
+    tokens = [f"{' ' if i else before}{word.text}" for i, word in enumerate(words)]
     return [
         {"token": token, "logprob": _logprob(word.confidence), "bytes": list(token.encode())}
         for token, word in zip(tokens, words, strict=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine._distribution import NAME
+from engine.jobs.endpoints import EndpointOptions
+from engine.jobs.streams import SpeechStream
 from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript, Translation
 
@@ -54,6 +56,10 @@ class ServeSettings:
         stuck_after_s: a request that runs longer makes /health fail.
         request_timeout_s: for a complete request to wait and be recognised; then it gets 504.
         drain_s: for requests in work when the service is told to end.
+        realtime_sessions: over WebSockets at a time; more are refused.
+        realtime_idle_s: without an event of the client.
+        realtime_max_s: for which a session may last.
+        realtime_message_bytes: of one message of a client; a larger one ends its session.
         api_keys: any of them must come with a request; none: everybody may use the service.
         cors_origins: web pages of these origins may use the service; * for all.
         connections: limits below the level of requests; engine.serve.transport.server enforces them.
@@ -76,6 +82,10 @@ class ServeSettings:
     stuck_after_s: float = 900.0
     request_timeout_s: float = 1800.0
     drain_s: float = 8.0
+    realtime_sessions: int = 16
+    realtime_idle_s: float = 300.0
+    realtime_max_s: float = 3600.0
+    realtime_message_bytes: int = 512 << 10
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -109,6 +119,19 @@ class Recogniser(Protocol):
         cancel: CancelToken | None = None,
     ) -> Translation:
         """German speech to English text; partial is called with the translation so far."""
+        ...
+
+    def open_stream(
+        self,
+        sample_rate: int | None = None,
+        *,
+        task: Literal["transcribe", "translate"] = "transcribe",
+        hotwords: Sequence[str] = (),
+        options: DecodingOptions | None = None,
+        endpoint: EndpointOptions | None = None,
+        cancel: CancelToken | None = None,
+    ) -> SpeechStream:
+        """German speech while it is spoken."""
         ...
 
 

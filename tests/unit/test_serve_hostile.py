@@ -225,7 +225,7 @@ def test_a_client_that_has_read_its_answer_is_not_cut() -> None:
     ):
         assert read_answer(sock)[0] == 200
         (connection,) = running.server.server_state.connections
-        connection.loop.call_soon_threadsafe(connection._set_write_timer, True)
+        connection.loop.call_soon_threadsafe(connection._writes.watch, True)
         time.sleep(0.5)
         sock.sendall(GET_MODELS)
         assert read_answer(sock)[0] == 200

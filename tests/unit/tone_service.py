@@ -16,10 +16,11 @@ import soundfile
 
 from engine.audio.load import AudioLimits
 from engine.audio.vad import detect_speech
-from engine.errors import CancelledError
+from engine.errors import CancelledError, ModelCapabilityError
 from engine.jobs.longform import transcribe_regions
 from engine.jobs.partials import PartialTranslations, PartialWords, join_words
-from engine.types import Transcript, Translation
+from engine.jobs.streams import SpeechStream, StreamStages
+from engine.types import Hypothesis, Transcript, Translation
 from tests.reference.tone_speech import recognise, silence, speak
 
 TRANSCRIBE, TRANSLATE = "/v1/audio/transcriptions", "/v1/audio/translations"
@@ -39,6 +40,7 @@ class ToneTranslator:
         self.limits = AudioLimits()
         self.error: Exception | None = None
         self.late_error: Exception | None = None  # after all partial texts
+        self.has_translator, self.n_streams = True, 0
 
     def transcribe(
         self,
@@ -67,17 +69,50 @@ class ToneTranslator:
             raise self.late_error
         return Transcript(segments, len(source) / 16_000)
 
+    def open_stream(
+        self,
+        sample_rate: int | None = None,
+        *,
+        task: str = "transcribe",
+        hotwords: Any = (),
+        options: Any = None,
+        endpoint: Any = None,
+        cancel: Any = None,
+    ) -> SpeechStream:
+        self.hotwords, self.options = tuple(hotwords), options
+        if task == "translate" and not self.has_translator:
+            raise ModelCapabilityError("a model without a translator", "one with", "leave translations out")
+
+        def final(window: np.ndarray) -> Hypothesis:
+            self.started.release()
+            while not self.gate.wait(0.01):
+                if cancel.cancelled:
+                    self.cancelled.set()
+                    raise CancelledError("the call was cancelled")
+            if self.error:
+                raise self.error
+            return recognise(window)
+
+        stages = StreamStages(
+            final,
+            recognise,
+            lambda words, paused: list(words),
+            (lambda texts: [(english(text), 0.5) for text in texts]) if task == "translate" else None,
+        )
+        self.n_streams += 1
+        return SpeechStream(stages, sample_rate or 16_000, endpoint, cancel)
+
     def translate(
         self, source: np.ndarray, sample_rate: int | None = None, *, partial: Any = None, **options: Any
     ) -> Translation:
-        told = PartialTranslations(in_english, partial)
+        told = PartialTranslations(lambda texts: [(english(text), 0.5) for text in texts], partial)
         return told.translate(self.transcribe(source, sample_rate, tell=told if partial else None, **options))
 
 
-def in_english(texts: list[str]) -> list[tuple[str, float]]:
-    """Translate tones."""
-    english = {"eins": "one", "zwei": "two", "drei": "three"}
-    return [(" ".join(english[word] for word in text.split()), 0.5) for text in texts]
+def english(text: str) -> str:
+    """The translation of words."""
+    known = {"eins": "one", "zwei": "two", "drei": "three"}
+    return " ".join(known[word] for word in text.split())
 
 
 def wav(samples: np.ndarray, form: str = "WAV") -> bytes:

@@ -32,12 +32,15 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers, began_s = Headers(scope=scope), time.perf_counter()
         given = headers.get(HEADER, "")
         request_id.set(given if ID.fullmatch(given) else new_request_id())
+        if scope["type"] == "websocket":
+            await self._session(scope, receive, send, began_s)
+            return
         status = 0
 
         async def tagged(message: Message) -> None:
@@ -64,6 +67,26 @@ class Access:
             seconds = time.perf_counter() - began_s
             self._metrics.observe_request(scope["path"], status, seconds)
             _write_line(scope, status, seconds)
+
+    async def _session(self, scope: Scope, receive: Receive, send: Send, began_s: float) -> None:
+        """Serve one WebSocket until its end; status 101 says that it was opened."""
+        status = 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if not status:
+                opened = {"websocket.accept": 101, "websocket.close": 403}
+                status = message.get("status") or opened[message["type"]]
+                if message["type"] != "websocket.close":
+                    message.setdefault("headers", [])
+                    MutableHeaders(scope=message)[HEADER] = request_id.get()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tagged)
+        finally:
+            self._metrics.observe_session(scope["path"], status)
+            _write_line({**scope, "method": "GET"}, status, time.perf_counter() - began_s)
 
 
 def _write_line(scope: Scope, status: int, seconds: float) -> None:

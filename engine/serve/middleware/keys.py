@@ -12,10 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import OptionError
 from engine.serve.page import PATHS as PAGE_PATHS
+from engine.serve.realtime.opening import UNAUTHORIZED, Refusal, protocol_key, refuse
 from engine.serve.responses import error_response
 
 # For whoever watches the process, and for the page that asks for the key.
 OPEN: Final = frozenset({"/live", "/ready", "/health"}) | PAGE_PATHS
+NO_KEY: Final = "no valid API key; fix: send the header 'Authorization: Bearer KEY'"
 
 
 class BearerKeys:
@@ -27,20 +29,19 @@ class BearerKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 where the key is missing or wrong."""
-        if scope["type"] in ("http", "websocket") and scope["path"] not in OPEN and not self._knows(scope):
-            answer = error_response(
-                401,
-                "no valid API key; fix: send the header 'Authorization: Bearer KEY'",
-                "invalid_api_key",
-                {"WWW-Authenticate": "Bearer"},
-            )
-            await answer(scope, receive, send)
-        else:
+        if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN or self._knows(scope):
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await refuse(scope, receive, send, Refusal(401, UNAUTHORIZED, NO_KEY, "invalid_api_key"))
+        else:
+            answer = error_response(401, NO_KEY, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+            await answer(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
         """Compare digests, all of them: neither the time nor a length tells anything about a key."""
         kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        if scope["type"] == "websocket" and (offered := protocol_key(scope)) is not None:
+            kind, key = "bearer", offered
         digest = _digest(key.strip().encode("latin-1", "replace"))
         found = [hmac.compare_digest(digest, known) for known in self._digests]
         return kind.lower() == "bearer" and any(found)

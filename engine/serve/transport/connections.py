@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engine.serve.responses import raw_response
 from engine.serve.settings import ConnectionLimits
+from engine.serve.transport.deadlines import WriteDeadline
 
 MAX_LINGERING: Final = 100  # refused connections that still get an answer; more are cut
 EVICTED_AT_ONCE: Final = 32  # where the system has no descriptor left
@@ -77,13 +78,13 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **options)
         self._all, self._limits = connections, connections.limits
         self._timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
         self._waits_for = ""
         self.dropping = False  # nothing that arrives is looked at any more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or answer 503 where every other one is at work."""
         super().connection_made(LingeringTransport(transport, self))  # type: ignore[arg-type]
+        self._writes = WriteDeadline(self.transport, self._limits.write_timeout_s)
         if self._all.admit():
             self._watch()
         elif self._all.n_open > self._limits.max_connections + MAX_LINGERING:
@@ -95,7 +96,7 @@ class BoundedProtocol(H11Protocol):
         """End all deadlines."""
         self._all.leave(self)
         self._set_timer("", 0.0)
-        self._set_write_timer(False)
+        self._writes.watch(False)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -120,7 +121,7 @@ class BoundedProtocol(H11Protocol):
         except h11.LocalProtocolError:  # what follows on the connection is no request
             self.transport.abort()
         if self.transport.get_write_buffer_size():
-            self._set_write_timer(True)
+            self._writes.watch(True)
         self._watch()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
@@ -152,12 +153,12 @@ class BoundedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """The client reads slowly."""
         super().pause_writing()
-        self._set_write_timer(True)
+        self._writes.watch(True)
 
     def resume_writing(self) -> None:
         """It has caught up."""
         super().resume_writing()
-        self._set_write_timer(False)
+        self._writes.watch(False)
 
     def shutdown(self) -> None:
         """Close now, or after the answer that is under way."""
@@ -203,22 +204,6 @@ class BoundedProtocol(H11Protocol):
             self._timer.cancel()
         self._waits_for = waits_for
         self._timer = self.loop.call_later(seconds, self.transport.abort) if seconds else None
-
-    def _set_write_timer(self, on: bool) -> None:
-        if on and self._write_timer is None:
-            unsent = self.transport.get_write_buffer_size()
-            self._write_timer = self.loop.call_later(self._limits.write_timeout_s, self._check_reader, unsent)
-        elif not on and self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
-
-    def _check_reader(self, unsent: int) -> None:
-        """Cut a client that has read nothing since there were so many bytes for it."""
-        self._write_timer, left = None, self.transport.get_write_buffer_size()
-        if left >= unsent > 0:
-            self.transport.abort()
-        elif left:
-            self._set_write_timer(True)
 
 
 class LingeringTransport:

@@ -53,8 +53,8 @@ class Server(uvicorn.Server):
         service, loop = self._service, asyncio.get_running_loop()
         service.begin_drain()
         drain_s = service.settings.drain_s
-        n_requests = service.queue.pending + len(service.uploads)
-        _log.info("ending; %d requests have %g s to be finished", n_requests, drain_s)
+        n_requests = service.queue.pending + len(service.uploads) + len(service.realtime)
+        _log.info("ending; %d requests and sessions have %g s to be finished", n_requests, drain_s)
         self._connections.ending = True
         timer = loop.call_later(max(drain_s - LAST_S, 0.0), service.end_requests)
         await super().shutdown(sockets)
@@ -111,10 +111,20 @@ def build_server(app: FastAPI, limits: ConnectionLimits | None = None, **options
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=cast(int, connections.limits.keep_alive_s),
         timeout_graceful_shutdown=cast(int, max(service.settings.drain_s, LAST_S)),
-        **{"ws": "none", **options},
+        **{"ws": _websockets(service, connections), **options},
     )
     service.n_connections = lambda: connections.n_open
     return Server(config, service, connections)
+
+
+def _websockets(service: Service, connections: Connections) -> Any:
+    """What uvicorn makes for a WebSocket; "none" where the package is missing."""
+    try:
+        from engine.serve.transport.websockets import BoundedWebSocket
+    except ImportError:
+        return "none"
+    most = service.settings.realtime_message_bytes
+    return functools.partial(BoundedWebSocket, connections=connections, max_message_bytes=most)
 
 
 def run_server(server: Server, sockets: list[socket.socket]) -> bool:
@@ -180,7 +190,7 @@ def raise_descriptors(settings: ServeSettings) -> ConnectionLimits:
 
 def leave_threads(service: Service, seconds: float, exit_code: int) -> None:
     """Wait for jobs that were cancelled; end the process without them where they do not notice."""
-    if not service.queue.wait(seconds):
+    if not service.wait(seconds):
         _log.warning("a request did not end in time; the process ends without it")
         logging.shutdown()
         os._exit(exit_code)
