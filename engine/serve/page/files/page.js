@@ -7,6 +7,7 @@ import { ServiceError, describeLimits, explain, keepKey, readKey, readSettings, 
 import { Transcript, describeTime, describeWord, readSegment, toResult } from "./transcript.js";
 
 const TRIES = 6; // while the service is busy
+const FAR_UP = 150; // pixels from the end of the page
 
 const ids = "key-form key input offer file speak limits model work name progress level stop status error error-text \
 error-detail again of result result-title downloads languages warnings segments player audio word";
@@ -15,7 +16,10 @@ const ui = Object.fromEntries(ids.split(" ").map((id) => [id, document.getElemen
 const player = new Player(ui.audio, (seconds) => transcript.showTime(seconds));
 const transcript = new Transcript(ui.segments, {
   onPlay: (seconds) => player.playFrom(seconds),
-  onWord: (word) => (ui.word.textContent = `${word.word}: ${describeWord(word)}`),
+  onWord: (word) => {
+    ui.word.textContent = `${word.word}: ${describeWord(word)}`;
+    ui.player.hidden = false;
+  },
 });
 let settings = null;
 let stop = null; // ends what is going on; null: nothing is
@@ -74,7 +78,8 @@ function listItem(text) {
 
 function showResult() {
   const { segments } = transcript;
-  ui.result.hidden = ui.player.hidden = segments.length === 0;
+  ui.result.hidden = segments.length === 0;
+  ui.player.hidden = ui.result.hidden || (ui.audio.hidden && !ui.word.textContent);
   ui.result.classList.toggle("german-only", recording.germanOnly);
   for (const option of ui.languages.options) option.disabled = recording.germanOnly && option.value !== "de";
   if (ui.languages.selectedOptions[0]?.disabled) ui.languages.value = "de";
@@ -169,7 +174,8 @@ async function takeSpeech() {
     const failed = new Promise((_, reject) => (session = openSession(reject)));
     for (const samples of microphone.chunks) session.append(samples);
     await Promise.race([session.opened, failed, whenAborted(cancelled.signal)]);
-    await Promise.race([whenStopped(), failed]);
+    await Promise.race([whenStopped(), microphone.unplugged, failed]);
+    finishing();
     await microphone.close();
     await Promise.race([session.finish(), failed]);
     recording.duration = microphone.seconds;
@@ -192,12 +198,15 @@ function endSpeech(microphone, session) {
 }
 
 /** Listen until the button is pressed. */
-async function whenStopped() {
+function whenStopped() {
   say("Speak German now.");
   ui.level.hidden = false;
   ui.progress.hidden = true;
   ui.stop.textContent = "Stop";
-  await new Promise((resolve) => (stop = resolve));
+  return new Promise((resolve) => (stop = resolve));
+}
+
+function finishing() {
   say("Recognising the rest …");
   ui.level.hidden = true;
   ui.progress.hidden = false;
@@ -206,10 +215,19 @@ async function whenStopped() {
 
 function openSession(onFail) {
   const shown = {
-    set: (key, segment) => (transcript.set(key, segment), showResult()),
-    remove: (key) => (transcript.remove(key), showResult()),
+    set: (key, segment) => follow(() => transcript.set(key, segment)),
+    remove: (key) => follow(() => transcript.remove(key)),
   };
   return new RealtimeSession({ key: readKey(), transcript: shown, onFail });
+}
+
+/** Keep the newest row in view, unless somebody reads further up. */
+function follow(change) {
+  const page = document.documentElement;
+  const atEnd = page.scrollTop + page.clientHeight > page.scrollHeight - FAR_UP;
+  change();
+  showResult();
+  if (atEnd) page.scrollTop = page.scrollHeight;
 }
 
 async function download(button) {

@@ -18,12 +18,13 @@ export class RealtimeSession {
   constructor({ key, transcript, onFail }) {
     this.items = new Items(transcript);
     this.onFail = onFail;
+    this.finishing = false;
     this.waiting = []; // samples, until the session is as it should be
     const url = new URL(PATH, document.baseURI);
     url.protocol = url.protocol.replace("http", "ws");
-    this.socket = new WebSocket(url, key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"]);
+    this.socket = openSocket(url, key);
     this.socket.onmessage = ({ data }) => this.#take(JSON.parse(data));
-    this.socket.onclose = () => this.#fail(new ServiceError(0, { code: "EndedEarly" }));
+    this.socket.onclose = () => this.#fail(new ServiceError(0, { code: this.waiting ? "NotOpened" : "EndedEarly" }));
     this.opened = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
     this.opened.catch(() => {});
   }
@@ -45,8 +46,9 @@ export class RealtimeSession {
 
   /** No more is said: resolves when all of it has been recognised. */
   async finish() {
-    this.items.finishing = true;
+    this.finishing = true;
     this.#send({ type: "input_audio_buffer.commit" });
+    this.#send({ type: "session.update", session: { type: "transcription" } }); // its answer comes after all items are known
     let timer = 0;
     const tooLate = new Promise((resolve) => (timer = setTimeout(resolve, 1000 * LAST_S)));
     await Promise.race([this.items.finished, tooLate]);
@@ -71,13 +73,13 @@ export class RealtimeSession {
 
   #take(event) {
     if (event.type === "session.created") this.#send({ type: "session.update", session: SESSION });
-    else if (event.type === "session.updated") this.#begin();
+    else if (event.type === "session.updated") this.finishing ? this.items.allKnown() : this.#begin();
     else if (event.type === "error") this.#takeError(event.error);
     else this.items.take(event);
   }
 
   #takeError(error) {
-    if (error.code === "input_audio_buffer_commit_empty") return this.items.commitEmpty();
+    if (error.code === "input_audio_buffer_commit_empty") return undefined; // nothing was said since the last item
     if (error.code === "ModelCapabilityError") {
       this.items.translated = false;
       return this.#send({ type: "session.update", session: { ...SESSION, audio: { input: { translation: null } } } });
@@ -92,33 +94,40 @@ export class RealtimeSession {
   }
 }
 
+function openSocket(url, key) {
+  try {
+    return new WebSocket(url, key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"]);
+  } catch (error) {
+    if (error.name !== "SyntaxError") throw error;
+    throw new ServiceError(0, { code: "KeyNotSendable" });
+  }
+}
+
 /** Utterances under way. What is final is shown a stretch a row, with its English; behind it the guess. */
 class Items {
   constructor(transcript) {
     this.transcript = transcript;
     this.items = new Map();
     this.translated = true;
-    this.finishing = false;
-    this.committed = false;
+    this.complete = false; // no more items will come
     this.finished = new Promise((resolve) => (this.end = resolve));
   }
 
-  commitEmpty() {
-    this.committed = true;
-    this.#endIfAllIsKnown();
+  allKnown() {
+    this.complete = true;
+    this.#endIfFinished();
   }
 
   take(event) {
     const kind = event.type.startsWith(ITEM) ? event.type.slice(ITEM.length) : event.type;
     const item = event.item_id && this.#item(event.item_id);
     if (kind === "input_audio_buffer.speech_started") item.start = event.audio_start_ms / 1000;
-    else if (kind === "input_audio_buffer.committed") this.committed ||= this.finishing;
     else if (kind === "transcription.partial") this.#guess(item, event.transcript);
     else if (kind === "transcription.delta") this.#add(item, event.delta.trim());
     else if (kind === "translation.delta") this.#translate(item, event.delta.trim());
     else if (kind === "transcription.completed") this.#complete(item, event);
     else if (kind === "transcription.failed" || kind === "translation.completed") this.#finish(item);
-    this.#endIfAllIsKnown();
+    this.#endIfFinished();
   }
 
   #item(id) {
@@ -172,7 +181,7 @@ class Items {
     this.transcript.set(`${item.id} ${index}`, segment);
   }
 
-  #endIfAllIsKnown() {
-    if (this.committed && [...this.items.values()].every((item) => item.finished)) this.end();
+  #endIfFinished() {
+    if (this.complete && [...this.items.values()].every((item) => item.finished)) this.end();
   }
 }

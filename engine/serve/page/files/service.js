@@ -88,18 +88,30 @@ function parseBlock(block) {
   return line && JSON.parse(line.slice(6));
 }
 
+const STATUSES = {
+  401: "The API key is missing or wrong.",
+  408: "Sending took too long. A smaller file may work.",
+  415: `The service cannot read this kind of file. It reads ${FORMATS}.`,
+  503: "The service is busy.",
+  504: "The service did not finish in time. A shorter recording may work.",
+};
+const CODES = {
+  EndedEarly: "The connection was cut before the end.",
+  KeyNotSendable: "This API key holds characters that a browser cannot send with a microphone. Choose a file.",
+  NotOpened: "No live connection to the service could be opened. Choose a file instead.",
+  ShuttingDownError: "The service is being restarted.",
+  idle_timeout: "The service ended the session: nothing was sent for too long.",
+  origin_not_allowed: "The service takes no speech from pages of this address.",
+  session_expired: "The service ended the session: it was too long. What was said before is below.",
+};
+
 /** What a person can do about an error. */
 export function explain(error, settings) {
-  const { status, code } = error;
   if (!(error instanceof ServiceError)) return "The service cannot be reached. Is it running?";
-  if (status === 401) return "The API key is missing or wrong.";
-  if (status === 413) return `The recording is too long or too large. ${describeLimits(settings)}`;
-  if (status === 415) return `The service cannot read this kind of file. It reads ${FORMATS}.`;
-  if (status === 503) return code === "ShuttingDownError" ? "The service is being restarted." : "The service is busy.";
-  if (status === 504) return "The service did not finish in time. A shorter recording may work.";
-  if (status === 408) return "Sending took too long. A smaller file may work.";
-  if (code?.startsWith("Audio")) return `This file cannot be used as a recording. The service reads ${FORMATS}.`;
-  if (code === "EndedEarly") return "The connection was cut before the end.";
+  if (error.status === 413) return `The recording is too long or too large. ${describeLimits(settings)}`;
+  const known = CODES[error.code] ?? STATUSES[error.status];
+  if (known) return known;
+  if (error.code?.startsWith("Audio")) return `This file cannot be used as a recording. The service reads ${FORMATS}.`;
   return "The service could not do this.";
 }
 
