@@ -32,7 +32,7 @@ from engine.types import Segment, Transcript, Translation, Word
 CHROMIUM = os.environ.get("ENGINE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed (or named by ENGINE_CHROMIUM)")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "audio"
-PATIENCE_MS = 100_000  # on a busy machine; nothing is judged by it
+PATIENCE_MS = 60_000  # on a busy machine; nothing is judged by it
 expect.set_options(PATIENCE_MS)
 VISIT = "Morgen besuchen wir meine Großmutter und bringen ihr frische Blumen mit."
 STATION = "Der Zug nach Hamburg fährt heute leider erst um halb neun ab."
@@ -118,7 +118,7 @@ def test_a_file_becomes_words_that_play_and_downloads(
     page = open_page(url)
     expect(page.get_by_label("API key")).to_be_hidden()
     choose(page, "visit.flac")
-    said(page, "Done: 12 words")
+    said(page, "Done: 11 words")
     wanted = translator.translate(EXAMPLES / "visit.flac")
     assert rows(page) == [(VISIT, wanted.text)]
     assert "grandmother" in wanted.text
@@ -163,7 +163,7 @@ def test_speech_is_shown_while_it_is_spoken(open_page: Callable[..., Page], url:
     expect(page.locator(".english").first).to_contain_text("grandmother")
     expect(page.locator(".german").nth(1)).to_have_text(STATION)
     page.get_by_role("button", name="Stop").click()
-    said(page, "Done: 24 words")
+    said(page, "Done: 23 words")
     assert [german for german, _ in rows(page)] == [VISIT, STATION]
     assert all(english for _, english in rows(page))
     name, content = download(page, "srt")
@@ -364,8 +364,8 @@ def test_the_resampler_keeps_tones_and_drops_what_24_khz_cannot_hold(open_page: 
         for rate in (16_000, 44_100, 48_000):
             for hertz in (100, 1000, 6000):
                 got = np.array(page.evaluate(RESAMPLE, [rate, hertz, 128]))
-                assert len(got) == 12_000
-                ideal = np.sin(2 * np.pi * hertz * np.arange(12_000) / 24_000)
+                assert abs(len(got) - 12_000) <= 1
+                ideal = np.sin(2 * np.pi * hertz * np.arange(len(got)) / 24_000)
                 assert np.abs(got - ideal)[200:-200].max() < 0.003, (rate, hertz)
         assert np.array(page.evaluate(RESAMPLE, [48_000, 1000, 1001])) == pytest.approx(
             np.array(page.evaluate(RESAMPLE, [48_000, 1000, 7])), abs=1e-5
