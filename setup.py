@@ -57,6 +57,8 @@ SERVE = [
     "uvicorn>=0.34,<1",
     "websockets>=13.1,<18",
 ]
+# Not in [dev]: it drives a Chromium, which pip cannot install. Its tests are skipped without the two.
+BROWSER = ["playwright>=1.50,<2"]
 # Not in [dev]: 240 MB, and a local cluster takes longer to start than most test files take to run.
 RAY = ["ray[data]>=2.51,<3"]
 TEST = [
@@ -149,6 +151,7 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "serve": SERVE,
+        "browser": BROWSER,
         "ray": RAY,
         "docs": DOCS,
         "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *MEDIA, *MICROPHONE, *DOCS, *TEST],

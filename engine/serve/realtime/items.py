@@ -55,12 +55,13 @@ class Items:
         self.n_done = 0
         self._ended = False  # whether the current item only waits for its last final
 
-    def hear(self, events: Iterable[StreamEvent], offset_s: float) -> Iterator[Event]:
+    def hear(self, events: Iterable[StreamEvent], offset_s: float, whole: bool = True) -> Iterator[Event]:
         """Tell what a stream found, all that one call of it returned.
 
         Args:
             events: in order.
             offset_s: when the stream began, in seconds from the start of the session.
+            whole: whether the call did all that it had to do; else an item that ended may lack its final.
         """
         for event in events:
             if event.kind == "speech_start" and self.config.server_vad:
@@ -75,7 +76,8 @@ class Items:
                 yield self._grow(event.segment, offset_s)
             elif event.kind == "translation":
                 yield self._translate(event.text, offset_s)
-        yield from self.complete_ended()
+        if whole:
+            yield from self.complete_ended()
 
     def commit(self, start_s: float, end_s: float) -> Iterator[Event]:
         """Make an item of all audio so far; complete() must follow when the last final is known."""

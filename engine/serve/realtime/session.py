@@ -201,7 +201,7 @@ class Session:
         if not config.same_hearing(self.config):
             stream = await self._open(config)
             await self._close_stream()
-            if self._items.current is not None:  # of a client that has committed, and will no longer
+            if config.server_vad and self._items.current is not None:  # the client will commit no more
                 await self._send(self._items.commit(self._committed_s, self._heard_s))
                 await self._complete()
             self._stream, self._offset_s = stream, self._heard_s
@@ -269,7 +269,7 @@ class Session:
         _log.error("audio of a session could not be recognised", exc_info=error)
         stream, self._stream = self._stream, None
         if stream is not None:
-            await self._tell(stream.take_events())
+            await self._send(self._items.hear(stream.take_events(), self._offset_s, whole=False))
         failed = list(self._items.fail(error, self._heard_s))
         await self._send(failed or [messages.error_event(error)])
         self._n_committed = self._n_heard

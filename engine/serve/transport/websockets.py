@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from starlette.types import Message, Scope
+from starlette.websockets import WebSocketDisconnect
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
@@ -211,6 +212,8 @@ class BoundedWebSocket(asyncio.Protocol):
         try:
             await self._config.loaded_app(scope, self.receive, self.send)
             code = NORMAL
+        except (OSError, WebSocketDisconnect):
+            pass  # the client is gone
         except Exception:
             _log.exception("a WebSocket failed")
             code = BROKEN
@@ -256,6 +259,8 @@ class BoundedWebSocket(asyncio.Protocol):
             self._code, self._reason = (received.code, received.reason) if received else (NO_CODE, "")
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             return  # the parser answers pings
+        if self._left.is_set():
+            return  # the application wants no more
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
         if frame.data:
