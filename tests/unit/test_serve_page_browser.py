@@ -23,6 +23,7 @@ pytest.importorskip("playwright", reason="needs the extra [browser]")
 
 from playwright.sync_api import Page, expect, sync_playwright
 
+from engine.errors import ModelCapabilityError
 from engine.output.formats import render
 from engine.output.parsing import parse_json
 from engine.serve import ServeSettings
@@ -333,6 +334,34 @@ def test_it_waits_for_a_busy_service_and_can_be_cancelled(open_page: Callable[..
         tones.gate.set()
         said(second, "Done: 6 words")
         wait_for(lambda: running.server.config.app.state.service.queue.pending == 0)
+
+
+class GermanOnly(ToneTranslator):
+    """A model without a translator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_translator = False
+
+    def translate(self, *_: Any, **__: Any) -> Translation:
+        raise ModelCapabilityError("a model that cannot translate", "another", "transcribe")
+
+
+def test_a_model_without_a_translator_shows_german_alone(open_page: Callable[..., Page]) -> None:
+    with running_server(GermanOnly()) as running:
+        page = open_page(running.url.replace("127.0.0.1", "localhost"), "microphone")
+        choose(page, "a.wav", SPEECH)
+        said(page, "Done: 6 words")
+        assert rows(page)[0][0] == "eins zwei drei"
+        expect(page.locator(".english").first).to_be_hidden()
+        expect(page.get_by_label("Languages of the download")).to_have_value("de")
+        name, content = download(page, "srt")
+        assert (name, content.count(b" --> ")) == ("a.de.srt", 2)
+        page.get_by_role("button", name="Speak").click()
+        expect(page.locator(".word").first).to_be_visible()
+        page.get_by_role("button", name="Stop").click()
+        said(page, "Done: ")
+        expect(page.locator(".english").first).to_be_hidden()
 
 
 def test_a_dropped_file_is_taken(open_page: Callable[..., Page]) -> None:

@@ -102,7 +102,7 @@ async function takeFile(file) {
   if (stop) return;
   const aborted = new AbortController();
   begin(file.name, "Cancel", () => aborted.abort());
-  ui.segments.ariaLive = "off"; // it may be an hour of speech
+  ui.segments.setAttribute("aria-live", "off"); // it may be an hour of speech
   if (settings && file.size > settings.max_upload_bytes) {
     end();
     return showError(explain(new ServiceError(413), settings), `This file has ${Math.ceil(file.size / 2 ** 20)} MB.`);
@@ -132,10 +132,9 @@ async function whileBusy(work, signal) {
       return await work();
     } catch (error) {
       if (error.status !== 503 || !error.retryAfterS || tries === TRIES) throw error;
-      for (let left = error.retryAfterS * tries; left > 0; left--) {
-        say(`${explain(error, settings)} Next try in ${left} s.`);
-        await pause(1, signal);
-      }
+      const wait = error.retryAfterS * tries;
+      say(`${explain(error, settings)} Next try in ${wait} s.`);
+      await pause(wait, signal);
     }
   }
 }
@@ -167,7 +166,7 @@ async function takeSpeech() {
   });
   let session = null;
   begin("Microphone", "Cancel", () => cancelled.abort());
-  ui.segments.ariaLive = "polite";
+  ui.segments.setAttribute("aria-live", "polite");
   try {
     say("Opening the microphone …");
     await Promise.race([microphone.open(), whenAborted(cancelled.signal)]);

@@ -131,7 +131,7 @@ export class Transcript {
 
   #draw(segment) {
     const row = element("li", "segment");
-    if (segment.pending) row.ariaLive = "off"; // a guess is not read aloud
+    if (segment.pending) row.setAttribute("aria-live", "off"); // a guess is not read aloud
     const label = Number.isNaN(segment.start) ? "" : describeTime(segment.start);
     row.append(element("span", "time", [label, segment.speaker].filter(Boolean).join(" ")));
     const german = element("p", segment.pending ? "german draft" : "german");
