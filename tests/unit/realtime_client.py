@@ -69,7 +69,7 @@ class Raw:
             while True:
                 events.append(self.receive())
         except Exception:
-            return events, self.socket.close_code
+            return events, self.socket.protocol.close_code
 
 
 @contextmanager

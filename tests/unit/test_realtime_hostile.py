@@ -54,6 +54,15 @@ def shared() -> Iterator[tuple[Running, ToneTranslator]]:
         yield running, tones
 
 
+@pytest.fixture(autouse=True)
+def nothing_fails_at_the_server(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does, it is no error of ours."""
+    yield
+    records = caplog.get_records("setup") + caplog.get_records("call")
+    ours = [record for record in records if record.name.startswith("engine")]
+    assert [record.getMessage() for record in ours if record.levelname == "ERROR"] == []
+
+
 @pytest.fixture
 def running(shared: tuple[Running, ToneTranslator]) -> Running:
     return shared[0]
@@ -147,6 +156,11 @@ def frame(opcode: int, data: bytes, fin: bool = True, masked: bool = True) -> by
     return first + (b"\0\0\0\0" if masked else b"") + data
 
 
+def large_frame(text: bytes) -> bytes:
+    """A whole message of a client, of any length."""
+    return b"\x81\xff" + struct.pack("!Q", len(text)) + b"\0\0\0\0" + text
+
+
 def close_code(sock: socket.socket) -> int:
     """The code of the close frame behind an answer to a handshake and any events."""
     answer = sock.makefile("rb").read()
@@ -205,22 +219,26 @@ def test_handshakes_that_are_none(running: Running) -> None:
         still_works(raw)
 
 
-@pytest.mark.parametrize("rude", [False, True])
-def test_a_client_that_leaves_ends_its_work(rude: bool) -> None:
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_client_that_leaves_ends_its_work(polite: bool) -> None:
     """In the middle of a computation, and whether it says good-bye or not."""
     tones = ToneTranslator()
     tones.gate.clear()
     with running_server(tones) as running:
-        with session(running) as raw:
-            raw.send(update(), *SPEECH_16K)
-            assert tones.started.acquire(timeout=10)
-            assert n_working(running) == n_sessions(running) == 1
-            if rude:
-                linger = struct.pack("ii", 1, 0)
-                raw.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                raw.socket.socket.close()
+        sock = running.connect(HEAD.format(method="GET").encode())
+        time.sleep(0.05)
+        for event in (update(), *SPEECH_16K):
+            sock.sendall(large_frame(json.dumps(event).encode()))
+        assert tones.started.acquire(timeout=10)
+        assert n_working(running) == n_sessions(running) == 1
+        if polite:
+            sock.sendall(frame(8, struct.pack("!H", 1000)))
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            sock.close()
         assert tones.cancelled.wait(5)
         wait_for(lambda: n_working(running) == n_sessions(running) == 0)
+        sock.close()
         wait_for(lambda: running.server._connections.n_open == 0)
 
 
@@ -231,7 +249,7 @@ def test_a_client_that_sends_more_than_can_be_heard_is_held_up_and_seen_to_leave
         sock = running.connect(HEAD.format(method="GET").encode(), timeout=1.0)
         time.sleep(0.1)
         message = b'{"type": "input_audio_buffer.append", "audio": "' + speech_base64() + b'"}'
-        data = b"\x81\xff" + struct.pack("!Q", len(message)) + b"\0\0\0\0" + message
+        data = large_frame(message)
         n_sent = 0
         try:
             while n_sent < 64 << 20:
@@ -252,16 +270,27 @@ def speech_base64() -> bytes:
 def test_a_client_that_does_not_read_is_cut_and_takes_no_memory_before() -> None:
     bounds = ServeSettings(connections=ConnectionLimits(write_timeout_s=0.5))
     with running_server(ToneTranslator(), bounds) as running:
-        sock = running.connect(b"")
+        sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", running.port))
         sock.sendall(HEAD.format(method="GET").encode())
         time.sleep(0.1)
-        sock.settimeout(5)
-        wrong = frame(1, b"{}") * 1000
+        wrong = large_frame(json.dumps({"event_id": "x" * 240}).encode()) * 100
         with pytest.raises(OSError):
-            for _ in range(2000):  # answers of 200 bytes each
+            for _ in range(2000):  # each is answered, with a name as long
                 sock.sendall(wrong)
         sock.close()
+        wait_for(lambda: n_sessions(running) == 0)
+
+
+def test_a_quiet_session_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.serve.transport.websockets.PING_S", 0.05)
+    with running_server(ToneTranslator()) as running:
+        with running.connect(HEAD.format(method="GET").encode()) as sock:
+            received = b""
+            while received.count(frame(9, b"", masked=False)) < 2:
+                received += sock.recv(4096)
         wait_for(lambda: n_sessions(running) == 0)
 
 

@@ -70,12 +70,12 @@ class Session:
             await self._send([self._describe("created")])
             await self._work()
             await self._conclude()
-        except (WebSocketDisconnect, OSError):  # it is gone
+        except WebSocketDisconnect:  # the client is gone
             pass
         except Exception as error:
             _log.exception("a session failed")
             self._service.metrics.count_error("InternalError")
-            with contextlib.suppress(WebSocketDisconnect, OSError):
+            with contextlib.suppress(WebSocketDisconnect):
                 await self._send([messages.error_event(error)])
                 await self._socket.close(BROKEN)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ class Sessions:
         self._most = settings.realtime_sessions
         self._open: set[Session] = set()
         self._pool = ThreadPoolExecutor(max(self._most, 1), thread_name_prefix="engine-realtime")
+        self._lock = threading.Lock()
         self.n_running = 0  # jobs on threads
 
     def __len__(self) -> int:
@@ -70,13 +72,20 @@ class Sessions:
         loop = asyncio.get_running_loop()
 
         def call() -> Result:
-            try:
+            with self._counted():
                 return job(*arguments)
-            finally:
-                self.n_running -= 1
 
-        self.n_running += 1
         return await loop.run_in_executor(self._pool, contextvars.copy_context().run, call)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self.n_running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.n_running -= 1
 
     def drain(self, why: EngineError) -> None:
         """Have every session finish what it has taken."""

@@ -35,6 +35,10 @@ _quiet = logging.getLogger("engine.serve.websockets")  # of the parser, which te
 _quiet.setLevel(logging.WARNING)
 
 
+class ClientGoneError(OSError):
+    """What ASGI says to an application that sends to nobody."""
+
+
 class BoundedWebSocket(asyncio.Protocol):
     """One WebSocket as an ASGI application sees it.
 
@@ -66,6 +70,7 @@ class BoundedWebSocket(asyncio.Protocol):
         self._is_text = False
         self._paused = False
         self._response: Response | None = None  # to the handshake
+        self._answered = False  # with HTTP
         self._denial: Response | None = None
         self._end: asyncio.TimerHandle | None = None
         self._poll: asyncio.TimerHandle | None = None
@@ -142,11 +147,11 @@ class BoundedWebSocket(asyncio.Protocol):
         """A message of the application.
 
         Raises:
-            OSError: the client is gone.
+            ClientGoneError: it is, or was sent away.
         """
         await self._writable.wait()
         if self._left.is_set():
-            raise OSError("the client is gone")
+            raise ClientGoneError("the client is gone")
         kind = message["type"]
         if kind == "websocket.accept":
             self._accept(message)
@@ -175,8 +180,7 @@ class BoundedWebSocket(asyncio.Protocol):
         """Start the application for a request, unless it is no handshake."""
         self._response = self._conn.accept(request)
         if self._response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            self._conn.send_response(self._response)
-            self._end_soon()
+            self._answer(self._response)
             return
         self._messages.append({"type": "websocket.connect"})
         self._read(False)  # what comes before the answer is no message
@@ -212,15 +216,15 @@ class BoundedWebSocket(asyncio.Protocol):
         try:
             await self._config.loaded_app(scope, self.receive, self.send)
             code = NORMAL
-        except (OSError, WebSocketDisconnect):
-            pass  # the client is gone
+        except (ClientGoneError, WebSocketDisconnect):
+            pass
         except Exception:
             _log.exception("a WebSocket failed")
             code = BROKEN
         finally:
             if self._conn.state is State.OPEN:
                 self._close(code, "")
-            elif self._conn.state is State.CONNECTING:
+            elif self._conn.state is State.CONNECTING and not self._answered:
                 self._reject(500, "internal error; see the server's log")
             self._flush()
             self._end_soon()
@@ -245,12 +249,17 @@ class BoundedWebSocket(asyncio.Protocol):
                 if name in headers:
                     del headers[name]
             headers["Connection"], headers["Content-Length"] = "close", str(len(self._denial.body))
-            self._conn.send_response(self._denial)
-            self._end_soon()
+            self._answer(self._denial)
 
     def _reject(self, status: int, told: str) -> None:
-        self._conn.send_response(self._conn.reject(status, told + "\n"))
-        self._end_soon()
+        self._answer(self._conn.reject(status, told + "\n"))
+
+    def _answer(self, response: Response) -> None:
+        """Answer with HTTP, and no WebSocket follows."""
+        self._answered = True
+        if not self._left.is_set():
+            self._conn.send_response(response)
+            self._end_soon()
 
     def _take(self, frame: Frame) -> None:
         """Collect a message; the parser bounds all its parts together."""
