@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -130,6 +130,8 @@ class BoundedProtocol(H11Protocol):
         self._set_timer("", 0.0)
         self.transport = self.transport.inner  # type: ignore[attr-defined]
         super().handle_websocket_upgrade(event)
+        if early := self.conn.trailing_data[0]:  # of a client that did not wait for the answer
+            cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, as every other error is answered."""

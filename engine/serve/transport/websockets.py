@@ -71,6 +71,7 @@ class BoundedWebSocket(asyncio.Protocol):
         self._paused = False
         self._response: Response | None = None  # to the handshake
         self._answered = False  # with HTTP
+        self._early = b""  # from before the answer
         self._denial: Response | None = None
         self._end: asyncio.TimerHandle | None = None
         self._poll: asyncio.TimerHandle | None = None
@@ -95,7 +96,13 @@ class BoundedWebSocket(asyncio.Protocol):
         self._disconnect()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrives."""
+        """Parse what arrives; what comes before the answer to the handshake waits for it."""
+        if self._answered:
+            return  # with HTTP: nothing that follows is looked at
+        data, self._early = self._early + data, b""
+        if self._response is not None and self._conn.state is State.CONNECTING:
+            self._early = data
+            return
         self._conn.receive_data(data)
         for event in self._conn.events_received():
             if isinstance(event, Request):
@@ -103,6 +110,7 @@ class BoundedWebSocket(asyncio.Protocol):
             elif isinstance(event, Frame):
                 self._take(event)
         if self._response is None:  # the whole head has come, and is none of a WebSocket
+            self._answered = True
             self._transport.write(raw_response(400, "this is no valid request for a WebSocket"))
             self._end_soon()
         self._flush()
@@ -183,7 +191,7 @@ class BoundedWebSocket(asyncio.Protocol):
             self._answer(self._response)
             return
         self._messages.append({"type": "websocket.connect"})
-        self._read(False)  # what comes before the answer is no message
+        self._read(False)
         self._task = self._loop.create_task(self._run(self._scope(request)))
         self._state.tasks.add(self._task)
         self._task.add_done_callback(self._state.tasks.discard)
@@ -237,7 +245,12 @@ class BoundedWebSocket(asyncio.Protocol):
         if message.get("subprotocol"):
             headers["Sec-WebSocket-Protocol"] = message["subprotocol"]
         self._conn.send_response(self._response)
+        self._loop.call_soon(self._parse_early)
         self._ping = self._loop.call_later(PING_S, self._send_ping)
+
+    def _parse_early(self) -> None:
+        if self._early and not self._left.is_set():
+            self.data_received(b"")
 
     def _deny(self, message: Message) -> None:
         """Send an answer of HTTP once it is complete."""
