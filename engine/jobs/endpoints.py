@@ -112,13 +112,13 @@ class Endpointer:
     """Finds utterances in samples at 16 kHz that arrive bit by bit.
 
     Attributes:
-        samples: those of the open window, and what waits.
+        samples: those of the open window, and what waits. max_frames: of a window.
     """
 
     def __init__(self, options: EndpointOptions) -> None:
         """Begin at frame 0."""
         self._options = options
-        self._max_frames = int(options.max_window_s / vad.FRAME_S)
+        self.max_frames = int(options.max_window_s / vad.FRAME_S)
         self._pad_frames = round(options.pad_s / vad.FRAME_S)
         self._waiting = np.zeros(0, np.float32)  # not looked at yet
         self.samples = Tail(np.zeros(0, np.float32))
@@ -174,7 +174,7 @@ class Endpointer:
     def _pad(self, start: int, end: int, excess: vad.Levels) -> Region:
         first, last = max(start - self._pad_frames, 0), min(end + self._pad_frames, len(excess))
         paused = self._ended or len(excess) - end >= self._options.pause_s / vad.FRAME_S
-        cut = last - first > self._max_frames
+        cut = last - first > self.max_frames
         if cut:
             whole_s = (first * vad.FRAME_S, last * vad.FRAME_S)
             windows = vad.split_windows([whole_s], excess, self._options.max_window_s)

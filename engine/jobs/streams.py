@@ -23,7 +23,7 @@ from engine.audio.load import StreamResampler, downmix
 from engine.errors import StreamError
 from engine.jobs.endpoints import HOP, Endpointer, EndpointOptions, Region
 from engine.jobs.longform import Recognise, make_segment, shift_words, split_segments
-from engine.jobs.tentative import Tentative
+from engine.jobs.tentative import CHANGING_S, Tentative, find_gap
 from engine.runtime.cancel import CancelToken
 from engine.types import Segment, StreamEvent, StreamEventKind, Word
 
@@ -249,7 +249,8 @@ class SpeechStream:
         """Decode an utterance once, as a whole, and begin the next window behind it."""
         if region.paused:
             self._fall_silent()
-        segments, english = self._read(region)
+        words, region = self._recognise(region)
+        segments, english = self._write(words, region.paused)
         needed_s = region.end * vad.FRAME_S + self._options.pause_s
         if not region.paused:
             needed_s = self._ears.samples.end / SAMPLE_RATE
@@ -268,11 +269,25 @@ class SpeechStream:
         self._guessed = region.last * HOP
         self._ears.close(region)
 
-    def _read(self, region: Region) -> tuple[tuple[Segment, ...], list[tuple[str, float]]]:
-        """German segments, and English ones where they are wanted."""
-        waveform = self._ears.samples.slice(region.first * HOP, region.last * HOP)
+    def _recognise(self, region: Region) -> tuple[list[Word], Region]:
+        """The words of an utterance, and how far they go: a full window is cut between words, where the words
+        before have been heard with what follows them; what is behind is decoded again, with the next."""
+        full = not region.paused
+        last = region.first + self._ears.max_frames if full else region.last
+        waveform = self._ears.samples.slice(region.first * HOP, last * HOP)
         words = shift_words(self._stages.final(waveform).words, region.first * vad.FRAME_S)
-        segments = split_segments(self._stages.write(words, region.paused))
+        if not full:
+            return words, region
+        half_s = (region.first + last) / 2 * vad.FRAME_S
+        gap = find_gap(words, half_s, last * vad.FRAME_S - CHANGING_S)
+        if gap is None:
+            return [word for word in words if word.end_s <= region.last * vad.FRAME_S], region
+        cut = round(gap.middle_s / vad.FRAME_S)
+        return words[: gap.n_before], region._replace(last=cut, end=cut)
+
+    def _write(self, words: list[Word], paused: bool) -> tuple[tuple[Segment, ...], list[tuple[str, float]]]:
+        """German segments, and English ones where they are wanted."""
+        segments = split_segments(self._stages.write(words, paused))
         if not segments or self._stages.translate is None:
             return segments, []
         return segments, self._stages.translate([segment.text for segment in segments])

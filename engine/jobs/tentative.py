@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from engine.audio.limits import SAMPLE_RATE
 from engine.jobs.endpoints import Tail
@@ -12,6 +13,28 @@ from engine.types import Word
 
 LONGEST_S: Final = 5.0  # of audio that is decoded for a guess, if there is a gap between words to cut at
 CHANGING_S: Final = 1.5  # the newest audio, whose words may still become others
+
+
+class Gap(NamedTuple):
+    """Between two words.
+
+    Attributes:
+        width_s, middle_s: seconds. n_before: words before it.
+    """
+
+    width_s: float
+    n_before: int
+    middle_s: float
+
+
+def find_gap(words: Sequence[Word], from_s: float, until_s: float) -> Gap | None:
+    """The widest gap between words whose second word begins in [from_s, until_s]; the last of equal ones."""
+    gaps = (
+        Gap(after.start_s - before.end_s, index, (before.end_s + after.start_s) / 2)
+        for index, (before, after) in enumerate(pairwise(words), 1)
+        if from_s <= after.start_s <= until_s
+    )
+    return max(gaps, default=None)
 
 
 class Tentative:
@@ -57,12 +80,7 @@ class Tentative:
         if not words:
             self._from = round(until_s * SAMPLE_RATE)
             return
-        gaps = [
-            (after.start_s - before.end_s, index, (before.end_s + after.start_s) / 2)
-            for index, (before, after) in enumerate(pairwise(words), 1)
-            if after.start_s <= until_s
-        ]
-        if gaps:
-            _, index, cut_s = max(gaps)
-            self._kept += words[:index]
-            self._from = round(cut_s * SAMPLE_RATE)
+        gap = find_gap(words, 0.0, until_s)
+        if gap is not None:
+            self._kept += words[: gap.n_before]
+            self._from = round(gap.middle_s * SAMPLE_RATE)

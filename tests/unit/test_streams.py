@@ -120,6 +120,22 @@ def test_speech_without_a_pause_is_cut_between_words_and_is_no_endpoint() -> Non
     assert [event.kind for event in events].count("speech_start") == 1
 
 
+def test_a_full_window_is_cut_where_words_were_heard_with_what_follows_them() -> None:
+    """A word at the very end of what is heard is misheard, as by a model that knows nothing of the next."""
+
+    def mishear(waveform: np.ndarray) -> Hypothesis:
+        found = recognise(waveform)
+        end_s = len(waveform) / RATE - 0.2
+        words = [replace(word, text="hm") if word.end_s > end_s else word for word in found.words]
+        return replace(found, words=tuple(words), text=" ".join(word.text for word in words))
+
+    text = "eins zwei drei vier fünf sechs sieben acht neun zehn " * 3
+    wave = np.concatenate([speak(text), silence(1)])
+    events = list(SpeechStream(plain(mishear), endpoint=EndpointOptions(max_window_s=5.0)).run([wave]))
+    assert len(finals(events)) > 3
+    assert " ".join(finals(events)) == text.strip()
+
+
 def test_first_and_last_words_without_silence_around_them() -> None:
     assert finals(listen(np.array_split(speak("eins zwei drei")[: -int(0.12 * RATE)], 9))) == [
         "eins zwei drei"
