@@ -51,7 +51,7 @@ class Raw:
             self.socket.send(json.dumps(event))
 
     def receive(self) -> dict[str, Any]:
-        event: dict[str, Any] = json.loads(self.socket.recv(timeout=20))
+        event: dict[str, Any] = json.loads(self.socket.recv(timeout=60))
         return event
 
     def until(self, found: str | Callable[[dict[str, Any]], bool], count: int = 1) -> list[dict[str, Any]]:

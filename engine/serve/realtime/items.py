@@ -75,7 +75,7 @@ class Items:
             elif event.kind == "final" and event.segment is not None:
                 yield self._grow(event.segment, offset_s)
             elif event.kind == "translation":
-                yield self._translate(event.text, offset_s)
+                yield from self._translate(event.text)
         if whole:
             yield from self.complete_ended()
 
@@ -105,7 +105,7 @@ class Items:
         if WORDS in self.config.include:
             fields["words"] = [word_dict(word) for word in words]
         yield _about(item, f"{TRANSCRIPTION}.completed", **fields)
-        if self.config.translate:
+        if self.config.translate and len(item.english) == len(item.segments):
             yield _about(item, f"{TRANSLATION}.completed", transcript=" ".join(item.english), language="en")
         self._finish()
 
@@ -175,11 +175,13 @@ class Items:
             fields["logprobs"] = word_logprobs(words, space)
         return _about(item, f"{TRANSCRIPTION}.delta", **fields)
 
-    def _translate(self, text: str, offset_s: float) -> Event:
-        item = self._open(offset_s)
+    def _translate(self, text: str) -> Iterator[Event]:
+        item = self.current
+        if item is None or len(item.english) != len(item.segments) - 1:
+            return  # it began when no English was wanted
         space = " " if item.english else ""
         item.english.append(text)
-        return _about(item, f"{TRANSLATION}.delta", delta=space + text)
+        yield _about(item, f"{TRANSLATION}.delta", delta=space + text)
 
     def _guess(self, event: StreamEvent, offset_s: float) -> Iterator[Event]:
         if PARTIALS in self.config.include and (event.text or self.current is not None):
