@@ -59,6 +59,8 @@ SERVE = [
 ]
 WYOMING = ["wyoming>=1.10,<2"]
 ZEROCONF = ["zeroconf>=0.130,<1"]  # wyoming's own extra wants one old version
+# Not in [dev]: it drives a Chromium, which pip cannot install. Its tests are skipped without the two.
+BROWSER = ["playwright>=1.50,<2"]
 # Not in [dev]: 240 MB, and a local cluster takes longer to start than most test files take to run.
 RAY = ["ray[data]>=2.51,<3"]
 TEST = [
@@ -136,7 +138,7 @@ setup(
     # Stated, so that an editable install is one line in a .pth file, which type checkers follow.
     package_dir={"": "."},
     package_data={
-        "engine": ["py.typed", "bundled/*/*", "kernels/signatures.json"],
+        "engine": ["py.typed", "bundled/*/*", "kernels/signatures.json", "serve/page/files/*"],
         "training": ["configs/*.yaml", "lm/*.yaml", "synthesis/*.mjs"],
         "benchmarks": ["baselines/*.json", "data/*.tsv", "peers/speech/*.py"],
     },
@@ -153,6 +155,7 @@ setup(
         "serve": SERVE,
         "wyoming": WYOMING,
         "zeroconf": ZEROCONF,
+        "browser": BROWSER,
         "ray": RAY,
         "docs": DOCS,
         "dev": [*EXPORT, *TRAIN, *BENCH, *SERVE, *WYOMING, *ZEROCONF, *MEDIA, *MICROPHONE, *DOCS, *TEST],

@@ -16,7 +16,7 @@ from engine.errors import EngineError, TranslationWarning
 from engine.jobs import channels, groups, longform
 from engine.jobs.groups import Recording
 from engine.jobs.live import LiveStages
-from engine.jobs.partials import PartialTexts
+from engine.jobs.partials import PartialTranslations, PartialWords, join_words
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
 from engine.runtime.notices import warn_caller
@@ -31,6 +31,7 @@ from engine.types import (
     RuntimeOptions,
     Transcript,
     Translation,
+    Word,
 )
 
 Result = TypeVar("Result")
@@ -71,7 +72,8 @@ class SpeechTranslator(LiveStages, Stages):
             ModelCapabilityError: two passes asked of a bundle with one. CancelledError: cancel was set.
         """
         settings, notes = self._settings(options, hotwords)
-        found = self._transcribe(source, sample_rate, settings, self.threads, progress, cancel, partial)
+        told = (lambda words: partial(join_words(words))) if partial else None
+        found = self._transcribe(source, sample_rate, settings, self.threads, progress, cancel, told)
         return _noted(found, notes)
 
     def translate(
@@ -82,20 +84,28 @@ class SpeechTranslator(LiveStages, Stages):
         hotwords: Sequence[str] = (),
         options: DecodingOptions | None = None,
         progress: Progress | None = None,
+        partial: Callable[[Translation], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Translation:
         """Recognise German speech and translate it to English; arguments as for transcribe.
 
+        Args:
+            partial: called with the translation so far. Its last segments may still change; on a GPU, and
+                with several channels, it is not called.
         Returns:
             Translation; its `source` is the transcript. progress counts the recognition only.
         Raises:
             ModelCapabilityError: the bundle holds no translator. Whatever transcribe raises.
         """
         self.translator  # noqa: B018  - fail before the audio is worked through
-        transcript = self.transcribe(
-            source, sample_rate, hotwords=hotwords, options=options, progress=progress, cancel=cancel
+        settings, notes = self._settings(options, hotwords)
+        told = PartialTranslations(
+            lambda texts: self._translate_scored(texts, settings, None, cancel), partial or _ignore
         )
-        return self.translate_transcript(transcript, options, cancel=cancel)
+        found = self._transcribe(
+            source, sample_rate, settings, self.threads, progress, cancel, told if partial else None
+        )
+        return told.translate(_noted(found, notes))
 
     def translate_transcript(
         self,
@@ -201,7 +211,7 @@ class SpeechTranslator(LiveStages, Stages):
     def _transcribe(
         self, source: AudioSource, sample_rate: int | None, options: DecodingOptions, threads: int,
         progress: Progress | None = None, cancel: CancelToken | None = None,
-        partial: Callable[[str], None] | None = None,
+        partial: Callable[[list[Word]], None] | None = None,
     ) -> Transcript:  # fmt: skip
         recordings = self._open(source, sample_rate, options, cancel)
         told = partial if len(recordings) == 1 else None  # texts of several speakers would be mixed
@@ -214,7 +224,7 @@ class SpeechTranslator(LiveStages, Stages):
     def _transcribe_one(
         self, recording: Recording, options: DecodingOptions, threads: int,
         progress: Progress | None = None, cancel: CancelToken | None = None,
-        partial: Callable[[str], None] | None = None,
+        partial: Callable[[list[Word]], None] | None = None,
     ) -> Transcript:  # fmt: skip
         waveform, regions, clock = recording.waveform, recording.regions, recording.clock
         if self.acoustic.batches and len(regions) > 1 and self.choose_passes(options) == 1:
@@ -229,7 +239,7 @@ class SpeechTranslator(LiveStages, Stages):
             threads=threads,
             finish=clock.timed("punctuate", finish),
             progress=progress,
-            partial=PartialTexts(finish, partial) if partial else None,
+            partial=PartialWords(finish, partial) if partial else None,
             cancel=cancel,
         )
         return Transcript(segments, recording.duration_s, "de", clock.seconds(), recording.notes)
@@ -286,6 +296,10 @@ class SpeechTranslator(LiveStages, Stages):
         return longform.fixed_windows(
             len(waveform) / self.acoustic.sample_rate, max_window_s=self.acoustic.max_window_s
         )
+
+
+def _ignore(_: Translation) -> None:
+    """Nobody wants to know."""
 
 
 def _noted(transcript: Transcript, notes: tuple[str, ...]) -> Transcript:

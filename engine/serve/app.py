@@ -22,7 +22,9 @@ from engine.serve.middleware.keys import BearerKeys, check_keys
 from engine.serve.middleware.origins import check_origins, cors_options
 from engine.serve.routes.audio import add_audio
 from engine.serve.routes.models import add_models
+from engine.serve.routes.page import add_page
 from engine.serve.routes.realtime import add_realtime
+from engine.serve.routes.renderings import add_renderings
 from engine.serve.routes.status import add_status
 from engine.serve.service import Service
 from engine.serve.settings import Recogniser, ServeSettings
@@ -53,7 +55,7 @@ def create_app(recogniser: Recogniser, settings: ServeSettings | None = None) ->
     )
     app.state.service = service
     _add_errors(app, service)
-    for add in (add_audio, add_realtime, add_models, add_status):
+    for add in (add_audio, add_renderings, add_realtime, add_models, add_status, add_page):
         add(app, service)
     return app
 

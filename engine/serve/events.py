@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineError
 from engine.serve import responses
-from engine.types import Transcript
+from engine.types import Segment, Transcript, Translation
 
 FIRST_S: Final = 5.0  # until then an error still has a status of its own
 ALIVE_S: Final = 10.0  # between comments that keep proxies from closing a quiet stream
@@ -24,7 +24,20 @@ HEADERS: Final = [
     (b"x-accel-buffering", b"no"),
 ]
 _log = logging.getLogger("engine.serve")
-Partial = Callable[[str], None]
+Partial = Callable[[Any], None]  # what is known so far: a text, or a translation
+Event = dict[str, Any]
+
+
+class Events(Protocol):
+    """What is told of a growing result."""
+
+    def advance(self, so_far: Any) -> Iterator[Event]:
+        """What is new in what is known so far."""
+        ...
+
+    def finish(self, result: Any) -> Iterator[Event]:
+        """The rest of it, and the whole."""
+        ...
 
 
 class Deltas:
@@ -55,6 +68,54 @@ class Deltas:
         return delta
 
 
+class TextEvents:
+    """`transcript.text.delta` and `transcript.text.done`.
+
+    Args:
+        logprobs: the last event holds them.
+    """
+
+    def __init__(self, logprobs: bool) -> None:
+        self._deltas, self._logprobs = Deltas(), logprobs
+
+    def advance(self, so_far: str | Translation) -> Iterator[Event]:
+        """The words that are certain now."""
+        return _delta(self._deltas.advance(so_far if isinstance(so_far, str) else so_far.text))
+
+    def finish(self, result: Transcript | Translation) -> Iterator[Event]:
+        """The rest of the text, and all of it."""
+        yield from _delta(self._deltas.finish(result.text))
+        words = result.words if isinstance(result, Transcript) else ()
+        logprobs = {"logprobs": responses.word_logprobs(words)} if self._logprobs else {}
+        yield {"type": "transcript.text.done", "text": result.text, **logprobs}
+
+
+class SegmentEvents:
+    """`transcript.text.segment`, one for each segment that is new or has changed, and a whole verbose_json.
+
+    Args:
+        granularities: as of verbose_json.
+    """
+
+    def __init__(self, granularities: frozenset[str]) -> None:
+        self._granularities = granularities
+        self._sent: list[tuple[Segment, Segment | None]] = []
+
+    def advance(self, so_far: Translation) -> Iterator[Event]:
+        """The segments that are not as they were sent."""
+        pairs = responses.pair_segments(so_far)
+        for index, pair in enumerate(pairs):
+            if self._sent[index : index + 1] != [pair]:
+                content = responses.segment_dict(index, *pair, with_words="word" in self._granularities)
+                yield {"type": "transcript.text.segment", **content}
+        self._sent = pairs
+
+    def finish(self, result: Translation) -> Iterator[Event]:
+        """The last segments, and all of them."""
+        yield from self.advance(result)
+        yield {"type": "transcript.text.done", **responses.verbose_json(result, self._granularities)}
+
+
 class EventStream(Response):
     """An answer whose events come from a task. The task ends with the answer, whoever ends it."""
 
@@ -77,38 +138,36 @@ class EventStream(Response):
             self._task.cancel()
 
 
-async def stream_text(work: Callable[[Partial], Awaitable[Transcript]], logprobs: bool) -> Response:
+async def stream_result(work: Callable[[Partial], Awaitable[Any]], told: Events) -> Response:
     """Answer with the events of one recording.
 
     Args:
-        work: recognises; called with what takes the text so far, from any thread.
-        logprobs: the last event holds them.
+        work: recognises; called with what takes the result so far, from any thread.
+        told: what is told of it.
     Raises:
-        Whatever work raises before its first text.
+        Whatever work raises before its first event.
     """
-    loop, deltas = asyncio.get_running_loop(), Deltas()
+    loop, began = asyncio.get_running_loop(), asyncio.Event()
     events: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    def put_delta(delta: str) -> None:
-        if delta:
-            events.put_nowait(_event({"type": "transcript.text.delta", "delta": delta}))
+    def put(found: Iterator[Event]) -> None:
+        for event in found:
+            events.put_nowait(_event(event))
+            began.set()
 
-    def partial(text: str) -> None:
-        loop.call_soon_threadsafe(lambda: put_delta(deltas.advance(text)))
+    def partial(so_far: Any) -> None:
+        loop.call_soon_threadsafe(lambda: put(told.advance(so_far)))
 
     async def run() -> None:
         try:
-            result = await work(partial)
-            put_delta(deltas.finish(result.text))
-            events.put_nowait(_event(_done(result, logprobs)))
+            put(told.finish(await work(partial)))
         except Exception as error:
-            if deltas.sent or began.is_set():
+            if began.is_set():
                 events.put_nowait(_error_event(error))
             raise
         finally:
             events.put_nowait(None)
 
-    began = asyncio.Event()
     task = asyncio.create_task(run())
     task.add_done_callback(_look_at)
     try:
@@ -129,9 +188,9 @@ async def _next(events: asyncio.Queue[bytes | None], seconds: float, otherwise: 
         return otherwise
 
 
-def _done(result: Transcript, logprobs: bool) -> dict[str, Any]:
-    content: dict[str, Any] = {"type": "transcript.text.done", "text": result.text}
-    return content | ({"logprobs": responses.word_logprobs(result.words)} if logprobs else {})
+def _delta(delta: str) -> Iterator[Event]:
+    if delta:
+        yield {"type": "transcript.text.delta", "delta": delta}
 
 
 def _error_event(error: Exception) -> bytes:
@@ -144,7 +203,7 @@ def _error_event(error: Exception) -> bytes:
     return _event({"type": "error", **content})
 
 
-def _event(content: dict[str, Any]) -> bytes:
+def _event(content: Event) -> bytes:
     return f"event: {content['type']}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 

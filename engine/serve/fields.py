@@ -15,7 +15,7 @@ from engine.serve.languages import LANGUAGES, SHOWN, check_german
 from engine.serve.settings import ServeSettings
 
 RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
-STREAMED_FORMATS: Final = ("json", "text")
+STREAMED_FORMATS: Final = ("json", "text", "verbose_json")
 GRANULARITIES: Final = ("segment", "word")
 MAX_PROMPT_CHARS: Final = 10_000
 TERM: Final = re.compile(r"[A-Za-zÄÖÜäöüß]+(?: [A-Za-zÄÖÜäöüß]+){0,2}")
@@ -66,19 +66,22 @@ FORM: Final[dict[str, Any]] = {
 FIELDS: Final = tuple(FORM["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"])
 
 
-def check_names(form: FormData) -> None:
+def check_names(form: FormData, names: Sequence[str] = FIELDS) -> None:
     """Refuse fields that are not known: a misspelled one would be ignored in silence.
 
+    Args:
+        names: of the fields that are.
     Raises:
         OptionError: names the field.
     """
     for name in form:
-        if name in FIELDS or f"{name}[]" in FIELDS:
+        if name in names or f"{name}[]" in names:
             continue
         if why := UNSUPPORTED.get(name) or UNSUPPORTED.get(f"{name}[]"):
             raise OptionError(f"the field {name}, which is not supported ({why})", "", "leave it out")
-        known = ", ".join(FIELDS)
-        raise OptionError(f"the unknown field {name[:SHOWN]!r}", known, "correct it or leave it out")
+        raise OptionError(
+            f"the unknown field {name[:SHOWN]!r}", ", ".join(names), "correct it or leave it out"
+        )
 
 
 def text(form: FormData, field: str) -> str:

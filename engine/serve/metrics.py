@@ -16,6 +16,7 @@ ENDPOINTS: Final = frozenset(
     {
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
+        "/v1/audio/renderings",
         "/v1/realtime",
         "/v1/models",
         "/health",

@@ -52,11 +52,25 @@ class AudioRequest:
 
 
 async def read_request(request: Request, uploads: Uploads, settings: ServeSettings) -> AudioRequest:
-    """Read and check a form.
+    """Read and check a form with a recording.
 
     Raises:
-        RequestError: no form. AudioLimitError: too many bytes. OptionError: a missing or impossible field.
-        UploadTimeoutError: the client is too slow. BusyError: others had to make room.
+        Whatever read_form raises. OptionError: a missing or impossible field.
+    """
+    form = await read_form(request, uploads, settings)
+    try:
+        return _checked(form, settings)
+    except BaseException:
+        await form.close()
+        raise
+
+
+async def read_form(request: Request, uploads: Uploads, settings: ServeSettings) -> FormData:
+    """Read a form; whoever takes it closes it.
+
+    Raises:
+        RequestError: no form. AudioLimitError: too many bytes. UploadTimeoutError: the client is too slow.
+        BusyError: others had to make room.
     """
     stated = request.headers.get("content-length", "")
     if stated.isdecimal():
@@ -65,14 +79,9 @@ async def read_request(request: Request, uploads: Uploads, settings: ServeSettin
         raise RequestError("a body that is no form", "multipart/form-data with a file", "send a form")
     try:
         async with uploads.bounded(request.receive) as receive:
-            form = await _parse(request, receive)
+            return await _parse(request, receive)
     except OSError as error:
         raise BusyError(f"an upload that cannot be stored ({error.strerror})", "", "try again") from error
-    try:
-        return _checked(form, settings)
-    except BaseException:
-        await form.close()
-        raise
 
 
 async def _parse(request: Request, receive: Receive) -> FormData:
@@ -92,12 +101,22 @@ async def _parse(request: Request, receive: Receive) -> FormData:
         await stream.aclose()
 
 
-def _checked(form: FormData, settings: ServeSettings) -> AudioRequest:
+def file_of(form: FormData) -> BinaryIO:
+    """The file of a form.
+
+    Raises:
+        OptionError: there is none.
+    """
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise OptionError(
             "a request without the form field file", "multipart/form-data with a file", "add it"
         )
+    return upload.file
+
+
+def _checked(form: FormData, settings: ServeSettings) -> AudioRequest:
+    audio = file_of(form)
     fields.check_names(form)
     fields.check_language(form)
     fields.check_temperature(form)
@@ -105,7 +124,6 @@ def _checked(form: FormData, settings: ServeSettings) -> AudioRequest:
     passes: Any = int(fields.one_of(form, "passes", ("", "1", "2"), "") or 0) or None
     numbers: Any = fields.one_of(form, "numbers", ("", "words", "digits"), "") or None
     channels: Any = fields.one_of(form, "channels", ("", "mix", "separate"), "") or None
-    audio: BinaryIO = upload.file
     return _compatible(
         AudioRequest(
             audio,
@@ -126,7 +144,9 @@ def _compatible(wanted: AudioRequest) -> AudioRequest:
     """The same, unless its fields exclude each other."""
     chosen = f"with response_format {wanted.response_format}"
     if wanted.stream and wanted.response_format not in fields.STREAMED_FORMATS:
-        raise OptionError(f"stream=true {chosen}", "json or text", "leave one of the two out")
+        raise OptionError(
+            f"stream=true {chosen}", " or ".join(fields.STREAMED_FORMATS), "leave one of the two out"
+        )
     if wanted.stream and wanted.channels == "separate":
         raise OptionError("stream=true with channels separate", "one of the two", "leave one of the two out")
     if wanted.logprobs and wanted.response_format != "json":

@@ -23,7 +23,7 @@ from engine.errors import (
     OptionError,
     TranslationError,
 )
-from engine.output.formats import channel_dict, render
+from engine.output.formats import DECIMALS, channel_dict, render, word_dict
 from engine.serve.errors import BusyError, RequestTimeoutError, ShuttingDownError, UploadTimeoutError
 from engine.serve.requests import AudioRequest
 from engine.types import Segment, Transcript, Translation, Word
@@ -62,7 +62,13 @@ def result_response(result: Transcript | Translation, request: AudioRequest) -> 
         return JSONResponse(verbose_json(result, request.granularities))
     output_format = "txt" if wanted == "text" else wanted
     text = render(result, output_format, word_timestamps="word" in request.granularities)
-    return PlainTextResponse(text, media_type="text/vtt" if wanted == "vtt" else "text/plain")
+    return text_response(text, wanted)
+
+
+def text_response(text: str, response_format: str) -> Response:
+    """Answer with a text in a format."""
+    kinds = {"vtt": "text/vtt", "json": "application/json"}
+    return PlainTextResponse(text, media_type=kinds.get(response_format, "text/plain"))
 
 
 def verbose_json(result: Transcript | Translation, granularities: frozenset[str]) -> dict[str, Any]:
@@ -70,18 +76,63 @@ def verbose_json(result: Transcript | Translation, granularities: frozenset[str]
     content: dict[str, Any] = {
         "task": "translate" if isinstance(result, Translation) else "transcribe",
         "language": LANGUAGE_NAMES.get(result.language, result.language),
-        "duration": round(result.duration_s, 3),
+        "duration": round(result.duration_s, DECIMALS),
         "text": result.text,
     }
     if "segment" in granularities:
-        content["segments"] = [_segment(i, segment) for i, segment in enumerate(result.segments)]
-    if "word" in granularities and isinstance(result, Transcript):
-        content["words"] = [
-            {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
-            for word in result.words
+        with_words = "word" in granularities
+        content["segments"] = [
+            segment_dict(i, *pair, with_words=with_words) for i, pair in enumerate(pair_segments(result))
         ]
+    if "word" in granularities and isinstance(result, Transcript):
+        content["words"] = [word_dict(word) for word in result.words]
     content["warnings"] = list(result.warnings)
     return content
+
+
+def pair_segments(result: Transcript | Translation) -> list[tuple[Segment, Segment | None]]:
+    """Segments, each with the German one that it was translated from; None for those of a transcript."""
+    if isinstance(result, Transcript):
+        return [(segment, None) for segment in result.segments]
+    sources = {_place(segment): segment for segment in result.source.segments}
+    return [(segment, sources.get(_place(segment))) for segment in result.segments]
+
+
+def segment_dict(
+    index: int, segment: Segment, source: Segment | None, *, with_words: bool = False
+) -> dict[str, Any]:
+    """A segment of verbose_json.
+
+    Args:
+        source: the German segment that it was translated from.
+        with_words: with the German words.
+    """
+    content = {
+        "id": index,
+        "seek": 0,
+        "start": round(segment.start_s, DECIMALS),
+        "end": round(segment.end_s, DECIMALS),
+        "text": segment.text,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": _logprob(segment.confidence),
+        "compression_ratio": 1.0,
+        "no_speech_prob": 0.0,
+        **channel_dict(segment),
+    }
+    if source is None:
+        return content | _words(segment, with_words)
+    german = {"text": source.text, "avg_logprob": _logprob(source.confidence), **_words(source, with_words)}
+    return content | {"source": german}
+
+
+def _place(segment: Segment) -> tuple[float, float, int | None]:
+    """A German segment and its translation have the same."""
+    return segment.start_s, segment.end_s, segment.channel
+
+
+def _words(segment: Segment, wanted: bool) -> dict[str, Any]:
+    return {"words": [word_dict(word) for word in segment.words]} if wanted else {}
 
 
 def word_logprobs(words: Sequence[Word], before: str = "") -> list[dict[str, Any]]:
@@ -95,22 +146,6 @@ def word_logprobs(words: Sequence[Word], before: str = "") -> list[dict[str, Any
 
 def _logprob(probability: float) -> float:
     return round(math.log(max(probability, 1e-6)), 4)
-
-
-def _segment(index: int, segment: Segment) -> dict[str, Any]:
-    return {
-        "id": index,
-        "seek": 0,
-        "start": round(segment.start_s, 3),
-        "end": round(segment.end_s, 3),
-        "text": segment.text,
-        "tokens": [],
-        "temperature": 0.0,
-        "avg_logprob": _logprob(segment.confidence),
-        "compression_ratio": 1.0,
-        "no_speech_prob": 0.0,
-        **channel_dict(segment),
-    }
 
 
 def engine_error_response(error: EngineError) -> Response:

@@ -115,9 +115,10 @@ class Recogniser(Protocol):
         *,
         hotwords: Sequence[str] = (),
         options: DecodingOptions | None = None,
+        partial: Callable[[Translation], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Translation:
-        """German speech to English text."""
+        """German speech to English text; partial is called with the translation so far."""
         ...
 
     def open_stream(

@@ -64,7 +64,7 @@ def test_labels_that_the_decoder_cannot_read_are_named_before_any_work(tmp_path:
     folder = make_folder(tmp_path)
     (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "ein@@": 1, "|": 2}))
     with pytest.raises(ExportError, match="label 'ein@@' ends in @@"):
-        export_wav2vec2(str(folder), tmp_path / "out", ExportOptions())
+        export_pretrained(str(folder), tmp_path / "out", ExportOptions())
     assert not (tmp_path / "out").exists()
 
 

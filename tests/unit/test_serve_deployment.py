@@ -38,7 +38,7 @@ from starlette.testclient import TestClient
 
 from engine.cli.serve import KEY_VARIABLE, _keys
 from engine.errors import DecodingError, OptionError
-from engine.jobs.partials import PartialTexts
+from engine.jobs.partials import PartialWords, join_words
 from engine.serve import ServeSettings, create_app
 from engine.serve.events import Deltas
 from engine.serve.fields import prompt_terms
@@ -103,7 +103,6 @@ def test_log_probabilities_of_words(client: TestClient) -> None:
         assert bytes(entry["bytes"]).decode() == entry["token"]
         assert entry["logprob"] == pytest.approx(-0.1054, abs=1e-3)  # of 0.9
     refused(post(client, TRANSLATE, **{"include[]": "logprobs"}), 400, "translation")
-    refused(post(client, TRANSLATE, stream="true"), 400, "translation")
 
 
 def events_of(response: Any) -> list[dict[str, Any]]:
@@ -169,7 +168,7 @@ def test_partial_texts_cost_a_part_of_the_time_only() -> None:
         time.sleep(0.02)
         return words
 
-    partial = PartialTexts(slow, told.append)
+    partial = PartialWords(slow, lambda words: told.append(join_words(words)))
     words = [Word(str(i), i, i + 1, 1.0) for i in range(100)]
     for n in range(100):
         partial(words[: n + 1])

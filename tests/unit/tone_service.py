@@ -18,9 +18,9 @@ from engine.audio.load import AudioLimits
 from engine.audio.vad import detect_speech
 from engine.errors import CancelledError, ModelCapabilityError
 from engine.jobs.longform import transcribe_regions
-from engine.jobs.partials import PartialTexts
+from engine.jobs.partials import PartialTranslations, PartialWords, join_words
 from engine.jobs.streams import SpeechStream, StreamStages
-from engine.types import Hypothesis, Segment, Transcript, Translation
+from engine.types import Hypothesis, Transcript, Translation
 from tests.reference.tone_speech import recognise, silence, speak
 
 TRANSCRIBE, TRANSLATE = "/v1/audio/transcriptions", "/v1/audio/translations"
@@ -51,6 +51,7 @@ class ToneTranslator:
         options: Any = None,
         partial: Any = None,
         cancel: Any = None,
+        tell: Any = None,
     ) -> Transcript:
         self.hotwords, self.options = tuple(hotwords), options
         self.started.release()
@@ -60,7 +61,9 @@ class ToneTranslator:
             if cancel is not None and cancel.cancelled:
                 self.cancelled.set()
                 raise CancelledError("the call was cancelled")
-        told = PartialTexts(list, partial) if partial else None
+        if partial:
+            tell = lambda words: partial(join_words(words))  # noqa: E731
+        told = PartialWords(list, tell) if tell else None
         segments = transcribe_regions(source, detect_speech(source), recognise, partial=told, cancel=cancel)
         if self.late_error:
             raise self.late_error
@@ -99,10 +102,11 @@ class ToneTranslator:
         self.n_streams += 1
         return SpeechStream(stages, sample_rate or 16_000, endpoint, cancel)
 
-    def translate(self, source: np.ndarray, sample_rate: int | None = None, **options: Any) -> Translation:
-        transcript = self.transcribe(source, sample_rate, **options)
-        segments = tuple(Segment(english(s.text), s.start_s, s.end_s, (), 0.5) for s in transcript.segments)
-        return Translation(segments, transcript)
+    def translate(
+        self, source: np.ndarray, sample_rate: int | None = None, *, partial: Any = None, **options: Any
+    ) -> Translation:
+        told = PartialTranslations(lambda texts: [(english(text), 0.5) for text in texts], partial)
+        return told.translate(self.transcribe(source, sample_rate, tell=told if partial else None, **options))
 
 
 def english(text: str) -> str:

@@ -11,10 +11,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import OptionError
+from engine.serve.page import PATHS as PAGE_PATHS
 from engine.serve.realtime.opening import UNAUTHORIZED, Refusal, protocol_key, refuse
 from engine.serve.responses import error_response
 
-OPEN: Final = frozenset({"/live", "/ready", "/health"})  # for whoever watches the process
+# For whoever watches the process, and for the page that asks for the key.
+OPEN: Final = frozenset({"/live", "/ready", "/health"}) | PAGE_PATHS
 NO_KEY: Final = "no valid API key; fix: send the header 'Authorization: Bearer KEY'"
 
 

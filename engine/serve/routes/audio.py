@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from engine.errors import OptionError
 from engine.serve import responses
-from engine.serve.events import Partial, stream_text
+from engine.serve.events import Partial, SegmentEvents, TextEvents, stream_result
 from engine.serve.fields import FORM
 from engine.serve.recognition import Recognition
 from engine.serve.requests import AudioRequest, read_request
@@ -26,25 +26,37 @@ def add_audio(app: FastAPI, service: Service) -> None:
     async def transcriptions(request: Request) -> Response:
         """German speech to German text."""
         wanted = await _read(request, service)
-        if not wanted.stream:
-            return responses.result_response(await _work(request, service, wanted, "transcribe"), wanted)
-
-        async def work(partial: Partial) -> Transcript:
-            result = await _work(request, service, wanted, "transcribe", partial=partial)
-            assert isinstance(result, Transcript)
-            return result
-
-        return await stream_text(work, wanted.logprobs)
+        if wanted.stream and wanted.response_format == "verbose_json":
+            wanted.audio.close()
+            raise OptionError(
+                "stream=true with response_format verbose_json for a transcription", "json or text",
+                "leave one of the two out, or ask for a translation",
+            )  # fmt: skip
+        return await _answer(request, service, wanted, "transcribe")
 
     @app.post("/v1/audio/translations", openapi_extra=FORM)
     async def translations(request: Request) -> Response:
         """German speech to English text."""
         wanted = await _read(request, service)
-        if wanted.stream or wanted.logprobs:
+        if wanted.logprobs:
             wanted.audio.close()
-            field = "stream=true" if wanted.stream else "include[]=logprobs"
-            raise OptionError(f"{field} for a translation", "", "leave it out, or ask for a transcription")
-        return responses.result_response(await _work(request, service, wanted, "translate"), wanted)
+            raise OptionError(
+                "include[]=logprobs for a translation", "", "leave it out, or ask for a transcription"
+            )
+        return await _answer(request, service, wanted, "translate")
+
+
+async def _answer(request: Request, service: Service, wanted: AudioRequest, task: str) -> Response:
+    if not wanted.stream:
+        return responses.result_response(await _work(request, service, wanted, task), wanted)
+
+    async def work(partial: Partial) -> Transcript | Translation:
+        return await _work(request, service, wanted, task, partial=partial)
+
+    verbose = wanted.response_format == "verbose_json"
+    return await stream_result(
+        work, SegmentEvents(wanted.granularities) if verbose else TextEvents(wanted.logprobs)
+    )
 
 
 async def _read(request: Request, service: Service) -> AudioRequest:
