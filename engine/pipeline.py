@@ -105,7 +105,9 @@ class SpeechTranslator(LiveStages, Stages):
         found = self._transcribe(
             source, sample_rate, settings, self.threads, progress, cancel, told if partial else None
         )
-        return told.translate(_noted(found, notes))
+        translation = told.translate(_noted(found, notes))
+        _warn([translation], depth=1)
+        return translation
 
     def translate_transcript(
         self,
@@ -281,8 +283,7 @@ class SpeechTranslator(LiveStages, Stages):
         found = groups.translate_together(
             transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel, urgency)
         )
-        for note in (note for translation in found for note in translation.notes):
-            warn_caller(TranslationWarning(note), depth=1)
+        _warn(found, depth=2)
         return found
 
     def _regions(
@@ -300,6 +301,11 @@ class SpeechTranslator(LiveStages, Stages):
 
 def _ignore(_: Translation) -> None:
     """Nobody wants to know."""
+
+
+def _warn(translations: Iterable[Translation], depth: int) -> None:
+    for note in (note for translation in translations for note in translation.notes):
+        warn_caller(TranslationWarning(note), depth=depth)
 
 
 def _noted(transcript: Transcript, notes: tuple[str, ...]) -> Transcript:

@@ -9,6 +9,7 @@ from engine.options import MAX_BEAM_WIDTH, MAX_THREADS
 
 LARGEST = 10**9
 SHORTEST_CHUNK_S, LONGEST_CHUNK_S = 0.001, 60.0
+LONGEST_DRAIN_S = 3600.0
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +53,11 @@ def parse_integer(text: str, least: int, most: int | None = None) -> int:
     if not text.isascii() or not text.isdecimal() or not least <= float(text) <= (most or LARGEST):
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, {wanted}")
     return int(text)
+
+
+def parse_port(text: str) -> int:
+    """A TCP port; 0 is any that is free."""
+    return parse_integer(text, 0, 65_535)
 
 
 def parse_seconds(least: float, most: float) -> Callable[[str], float]:

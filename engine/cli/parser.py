@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 
 from engine import __version__
-from engine.cli.arguments import add_model, parse_boolean, parse_integer, parse_positive, parse_seconds
+from engine.cli.arguments import (
+    LONGEST_DRAIN_S,
+    add_model,
+    parse_boolean,
+    parse_integer,
+    parse_port,
+    parse_positive,
+    parse_seconds,
+)
 from engine.cli.merge import add_merge
 from engine.options import MAX_TRACK
 from engine.output.formats import FORMATS
-
-LONGEST_DRAIN_S = 3600.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -118,7 +124,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     purpose = "HTTP service with OpenAI's audio endpoints"
     parser = commands.add_parser("serve", help=purpose, description=purpose)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=_port, default=8000)
+    parser.add_argument("--port", type=parse_port, default=8000)
     parser.add_argument(
         "--api_key", metavar="KEY", action="append",
         help="refuse requests without it; several times for several keys (better: ENGINE_API_KEY)",
@@ -162,7 +168,3 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
 
 def _track(text: str) -> int:
     return parse_integer(text, 1, MAX_TRACK)
-
-
-def _port(text: str) -> int:
-    return parse_integer(text, 0, 65_535)

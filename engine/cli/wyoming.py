@@ -13,6 +13,14 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from engine._distribution import install_command
+from engine.cli.arguments import (
+    LONGEST_DRAIN_S,
+    add_model,
+    parse_boolean,
+    parse_port,
+    parse_positive,
+    parse_seconds,
+)
 from engine.cli.settings import decoding_options, endpoint_options, load_model
 from engine.errors import DependencyError, OptionError
 from engine.jobs.endpoints import EndpointOptions
@@ -33,11 +41,9 @@ _log = logging.getLogger("engine.serve.wyoming")
 
 def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Options of the command."""
-    from engine.cli.parser import LONGEST_DRAIN_S, _add_model, _boolean, _port, _positive, _seconds
-
     parser = commands.add_parser("wyoming", help=PURPOSE, description=PURPOSE)
     parser.add_argument("--host", help=f"address to listen on ({HOST})")
-    parser.add_argument("--port", type=_port, help=f"({PORT})")
+    parser.add_argument("--port", type=parse_port, help=f"({PORT})")
     parser.add_argument("--uri", metavar="URI", help="tcp://HOST:PORT in place of both")
     parser.add_argument(
         "--zeroconf", nargs="?", const="", metavar="NAME",
@@ -47,7 +53,7 @@ def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--task", choices=("transcribe", "translate"), default="transcribe", help="German text, or English"
     )
     parser.add_argument(
-        "--pause_s", type=_seconds(0.1, 10.0), default=EndpointOptions().pause_s, metavar="S",
+        "--pause_s", type=parse_seconds(0.1, 10.0), default=EndpointOptions().pause_s, metavar="S",
         help="silence that makes text final (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -59,24 +65,28 @@ def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--numbers", choices=("words", "digits"), default="digits", help="digits, or words as spoken"
     )
     parser.add_argument(
-        "--punctuation", type=_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
+        "--punctuation", type=parse_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
     )
     parser.add_argument(
-        "--full_stop", type=_boolean, default=False, metavar="BOOL",
+        "--full_stop", type=parse_boolean, default=False, metavar="BOOL",
         help="also at the end of a single sentence (false)",
     )  # fmt: skip
     parser.add_argument(
-        "--max_clients", type=_positive, default=32, metavar="N", help="connections at a time (32)"
+        "--max_clients", type=parse_positive, default=32, metavar="N", help="connections at a time (32)"
     )
     parser.add_argument(
-        "--max_duration_s", type=_positive, default=300, metavar="S", help="seconds of one recording (300)"
+        "--max_duration_s",
+        type=parse_positive,
+        default=300,
+        metavar="S",
+        help="seconds of one recording (300)",
     )
     parser.add_argument(
-        "--drain_s", type=_seconds(0.0, LONGEST_DRAIN_S), default=8.0, metavar="S",
+        "--drain_s", type=parse_seconds(0.0, LONGEST_DRAIN_S), default=8.0, metavar="S",
         help="for recordings in work at the end (8)",
     )  # fmt: skip
     parser.add_argument("--log_format", choices=("text", "json"), default="text")
-    _add_model(parser)
+    add_model(parser)
     parser.set_defaults(run=run_wyoming)
 
 

@@ -10,10 +10,10 @@ from typing import Final
 from engine.jobs.groups import translate_together
 from engine.jobs.longform import split_segments
 from engine.runtime.clock import StageClock
-from engine.types import Transcript, Translation, Word
+from engine.types import Transcript, Translation, TranslationHypothesis, Word
 
 SHARE: Final = 0.1  # of the time, at most, is spent on words that are not the last
-Scored = list[tuple[str, float]]  # texts with their confidence
+Translate = Callable[[list[str]], list[TranslationHypothesis]]  # one a text
 
 
 class PartialWords:
@@ -44,13 +44,13 @@ class PartialTranslations:
     """Hands on the translation so far. A segment is translated once, unless its text changes.
 
     Args:
-        translate: German texts -> English ones with their confidence; one does not depend on the others.
+        translate: German texts -> as many English ones; one does not depend on the others.
         tell: called with the translation so far, in the thread that recognises.
     """
 
-    def __init__(self, translate: Callable[[list[str]], Scored], tell: Callable[[Translation], None]) -> None:
+    def __init__(self, translate: Translate, tell: Callable[[Translation], None]) -> None:
         self._translate, self._tell = translate, tell
-        self._known: dict[str, tuple[str, float]] = {}
+        self._known: dict[str, TranslationHypothesis] = {}
         self._clock = StageClock()
 
     def __call__(self, words: list[Word]) -> None:
@@ -63,7 +63,7 @@ class PartialTranslations:
         (found,) = translate_together([transcript], self._once)
         return replace(found, stages_s={**transcript.stages_s, **self._clock.seconds()})
 
-    def _once(self, texts: list[str]) -> Scored:
+    def _once(self, texts: list[str]) -> list[TranslationHypothesis]:
         with self._clock.time("translate"):
             new = [text for text in dict.fromkeys(texts) if text not in self._known]
             self._known.update(zip(new, self._translate(new), strict=True))
