@@ -130,7 +130,7 @@ class ChildService(Service):
         Raises:
             MeasurementError: it ended, or did not listen in time; the message has its last line.
         """
-        command = [sys.executable, *program, "serve", "--host", "127.0.0.1", "--port", "0", *arguments]
+        command = [sys.executable, "-P", *program, "serve", "--host", "127.0.0.1", "--port", "0", *arguments]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             process_group=0,  # Ctrl-C is ours; close() tells the child

@@ -11,8 +11,8 @@ from starlette.datastructures import FormData
 
 from engine.errors import OptionError
 from engine.options import MAX_TRACK
-from engine.serve.languages import LANGUAGES, SHOWN, check_german
 from engine.serve.settings import ServeSettings
+from engine.text.languages import LANGUAGES, SHOWN, check_german
 
 RESPONSE_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED_FORMATS: Final = ("json", "text", "verbose_json")

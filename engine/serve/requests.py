@@ -152,3 +152,9 @@ def _compatible(wanted: AudioRequest) -> AudioRequest:
     if wanted.logprobs and wanted.response_format != "json":
         raise OptionError(f"include[]=logprobs {chosen}", "json", "leave one of the two out")
     return wanted
+
+
+async def client_left(request: Request) -> None:
+    """Wait until the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -14,7 +14,7 @@ from engine.pipeline import SpeechTranslator
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = {
     "transcribe": {"sample_rate", "hotwords", "options", "progress", "partial", "cancel"},
-    "translate": {"sample_rate", "hotwords", "options", "progress", "cancel"},
+    "translate": {"sample_rate", "hotwords", "options", "progress", "partial", "cancel"},
     "transcribe_batch": {"sample_rate", "hotwords", "options", "progress", "cancel"},
     "translate_batch": {"sample_rate", "hotwords", "options", "progress", "cancel"},
     "open_stream": {"task", "hotwords", "options", "endpoint", "cancel"},

@@ -139,8 +139,6 @@ def test_longer_than_the_window_is_refused(tmp_path: Path) -> None:
     ("graph", "config", "message"),
     [
         (make_graph(n_tokens=5), {}, "head has 5 outputs, the vocabulary 3"),
-        (make_graph(input_name="audio"), {}, r"inputs are \['audio'\]"),
-        (make_graph(output_name="probs"), {}, r"outputs are \['probs'\]"),
         (make_graph(), {"mask": True}, "promises an input 'attention_mask'"),
         (make_graph(), {"blank_id": 3}, "blank_id 3 is outside"),
     ],

@@ -245,7 +245,7 @@ BACKENDS = [pytest.param("kernels", marks=needs_vectors), "onnxruntime"]
     [
         ({"n_tokens": 20}, f"head has {N_TOKENS} outputs, the vocabulary 20"),
         ({"blank_id": N_TOKENS}, f"blank_id {N_TOKENS} is outside"),
-        ({"features": MEL}, "not .*input_features"),
+        ({"features": MEL}, r"not .*input_features|one float32 input \[batch, n_mels, n_frames\]"),
         ({"mask": True}, "promises an input 'attention_mask'"),
         ({"n_tokens": 20, "blank_id": 99}, "head has .*blank_id 99 is outside"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from engine.jobs.partials import PartialTranslations
-from engine.types import Translation, Word
+from engine.types import Translation, TranslationHypothesis, Word
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "audio"
 
@@ -32,9 +32,9 @@ def test_a_translation_grows_to_the_whole(translator: Any) -> None:
 def test_a_segment_is_translated_once() -> None:
     asked: list[list[str]] = []
 
-    def translate(texts: list[str]) -> list[tuple[str, float]]:
+    def translate(texts: list[str]) -> list[TranslationHypothesis]:
         asked.append(texts)
-        return [(text.upper(), 0.5) for text in texts]
+        return [TranslationHypothesis(text.upper(), 0.0, 0.5) for text in texts]
 
     told: list[Translation] = []
     partial = PartialTranslations(translate, told.append)

@@ -15,6 +15,7 @@ import pytest
 import engine
 from engine.errors import CancelledError, OptionError
 from engine.pipeline import SpeechTranslator
+from engine.runtime import scheduler
 from engine.runtime.cancel import CancelToken
 from engine.runtime.scheduler import PATIENCE_S, CoreScheduler, Turn, Urgency
 from engine.text import normalize_text
@@ -157,8 +158,9 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def counted(single: SpeechTranslator) -> Iterator[Counted]:
-    """The scheduler of `single`, for one test."""
+def counted(single: SpeechTranslator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    """The scheduler of `single`, for one test, to which every recording is a long one."""
+    monkeypatch.setattr(scheduler, "CLIP_S", 0.0)
     before, single.scheduler = single.scheduler, Counted()
     yield single.scheduler
     single.scheduler = before

@@ -20,7 +20,7 @@ from engine.errors import CancelledError, ModelCapabilityError
 from engine.jobs.longform import transcribe_regions
 from engine.jobs.partials import PartialTranslations, PartialWords, join_words
 from engine.jobs.streams import SpeechStream, StreamStages
-from engine.types import Hypothesis, Transcript, Translation
+from engine.types import Hypothesis, Transcript, Translation, TranslationHypothesis
 from tests.reference.tone_speech import recognise, silence, speak
 
 TRANSCRIBE, TRANSLATE = "/v1/audio/transcriptions", "/v1/audio/translations"
@@ -105,7 +105,9 @@ class ToneTranslator:
     def translate(
         self, source: np.ndarray, sample_rate: int | None = None, *, partial: Any = None, **options: Any
     ) -> Translation:
-        told = PartialTranslations(lambda texts: [(english(text), 0.5) for text in texts], partial)
+        told = PartialTranslations(
+            lambda texts: [TranslationHypothesis(english(text), 0.0, 0.5) for text in texts], partial
+        )
         return told.translate(self.transcribe(source, sample_rate, tell=told if partial else None, **options))
 
 

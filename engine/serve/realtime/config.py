@@ -8,7 +8,6 @@ from typing import Any, Final, cast
 
 from engine.jobs.endpoints import LONGEST_S, EndpointOptions
 from engine.serve.fields import MAX_PROMPT_CHARS, check_hotwords, prompt_terms
-from engine.serve.languages import LANGUAGES
 from engine.serve.realtime.formats import PCM_RATE, PCM_RATES, TELEPHONE_RATE, AudioFormat, FormatType
 from engine.serve.realtime.problems import (
     EventProblem,
@@ -20,6 +19,7 @@ from engine.serve.realtime.problems import (
     whole_number,
 )
 from engine.serve.settings import ServeSettings
+from engine.text.languages import LANGUAGES
 
 LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 WORDS: Final = "item.input_audio_transcription.words"

@@ -14,7 +14,7 @@ from engine.serve import responses
 from engine.serve.events import Partial, SegmentEvents, TextEvents, stream_result
 from engine.serve.fields import FORM
 from engine.serve.recognition import Recognition
-from engine.serve.requests import AudioRequest, read_request
+from engine.serve.requests import AudioRequest, client_left, read_request
 from engine.serve.service import Service
 from engine.types import Transcript, Translation
 
@@ -74,13 +74,7 @@ async def _work(
     job = Recognition(service, wanted, task, options)
     try:
         with service.queue.admit():
-            return await service.queue.run(job.run_short, partial(_left, request), wanted.audio.close)
+            return await service.queue.run(job.run_short, partial(client_left, request), wanted.audio.close)
     except BaseException:
         wanted.audio.close()
         raise
-
-
-async def _left(request: Request) -> None:
-    """Wait until the client has left."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

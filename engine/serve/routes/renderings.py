@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 from fastapi import FastAPI, Request
@@ -12,7 +13,7 @@ from engine.output.formats import render
 from engine.output.parsing import parse_json
 from engine.runtime.cancel import CancelToken
 from engine.serve import fields
-from engine.serve.requests import file_of, read_form
+from engine.serve.requests import client_left, file_of, read_form
 from engine.serve.responses import text_response
 from engine.serve.service import Service
 from engine.types import Transcript, Translation
@@ -58,7 +59,7 @@ def add_renderings(app: FastAPI, service: Service) -> None:
 
         try:
             with service.queue.admit():
-                text = await service.queue.run(job, request.is_disconnected, file.close)
+                text = await service.queue.run(job, partial(client_left, request), file.close)
         except BaseException:
             file.close()
             raise

@@ -21,8 +21,8 @@ from engine._distribution import NAME
 from engine.audio.limits import AudioLimits, check_channels, check_rate
 from engine.errors import AudioLimitError, EngineError
 from engine.serve.errors import EventError
-from engine.serve.languages import SHOWN, check_german
 from engine.serve.wyoming.settings import WyomingSettings
+from engine.text.languages import SHOWN, check_german
 
 __all__ = ["Event"]
 

@@ -1,4 +1,4 @@
-"""The engine as it is in a checkout, by its public stages: `checkout.py --checkout PATH --label earlier`."""
+"""The engine of a checkout, by its public stages: `our_checkout.py --checkout PATH --label earlier`."""
 
 from __future__ import annotations
 
