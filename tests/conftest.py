@@ -1,6 +1,7 @@
 """The embedded bundle, loaded once for all tests that run the real thing; which levels a run has tested."""
 
 import csv
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,18 @@ def examples() -> list[dict[str, str]]:
     with (EXAMPLES / "manifest.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [{**row, "path": str(EXAMPLES / row["path"])} for row in rows]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A test that leaves the root logger quieter would silence what later tests of this worker expect."""
+    root = logging.getLogger()
+    before = root.level, root.manager.disable
+    yield
+    after = root.level, root.manager.disable
+    root.setLevel(before[0])
+    logging.disable(before[1])
+    assert after == before, "the code under test changed the whole process's level of logging"
 
 
 @pytest.fixture(scope="module")

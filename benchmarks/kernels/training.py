@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import torch
 
 from benchmarks.reports.provenance import provenance
 from engine.bundle.signature import cpu_model
+from export.acoustic.quiet import quiet_loggers
 from training.asr.config import AsrConfig
 from training.asr.model import build_model
 from training.asr.trainer import AsrTrainer
@@ -186,7 +186,6 @@ def main() -> None:
     parser.add_argument("--fp32", dest="bf16", action="store_false", help="instead of bfloat16")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     signature = {
         "date": datetime.date.today().isoformat(), "cpu": cpu_model(), "threads": 1,
@@ -196,9 +195,10 @@ def main() -> None:
     }  # fmt: skip
     source = provenance("python -m benchmarks.kernels.training")
     result: dict[str, Any] = {**source, "signature": signature, "models": {}}
-    for name, figures in measure(options):
-        result["models"][name] = figures
-        print(name, json.dumps(figures), flush=True)
+    with quiet_loggers("training", "transformers"):
+        for name, figures in measure(options):
+            result["models"][name] = figures
+            print(name, json.dumps(figures), flush=True)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

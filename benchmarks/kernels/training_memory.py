@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reports.provenance import provenance
+from export.acoustic.quiet import quiet_loggers
 
 LAYERS = {
     "num_feat_extract_layers": 7, "conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
@@ -137,9 +137,9 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    logging.disable(logging.WARNING)
     if options.case:
-        print(json.dumps(run_case(options.case)))
+        with quiet_loggers("training", "transformers"):
+            print(json.dumps(run_case(options.case)))
         return
     cases = {name: found for name in CASES if (found := measure_apart(name))}
     source = provenance("python -m benchmarks.kernels.training_memory")

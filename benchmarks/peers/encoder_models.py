@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.audio.parts import load_part
 from engine.manifests import read_manifest
+from export.acoustic.quiet import quiet_loggers
 from export.verification.audio_cases import speech_like
 
 SAMPLE_RATE = 16_000
@@ -179,21 +179,23 @@ def quantize_statically(
             return None if wave is None else {"input_values": wave[None]}
 
     prepared = path.with_suffix(".prepared.onnx")
-    logging.getLogger().setLevel(logging.ERROR)
-    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    with quiet_loggers(""):
+        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     graph = onnx.load(prepared).graph
     weights = {tensor.name for tensor in graph.initializer}
+    computed = [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] not in weights]
     kinds = ["MatMul", "Conv"] if convolutions else ["MatMul"]
-    quantization.quantize_static(
-        str(prepared),
-        str(path),
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=kinds,
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        nodes_to_exclude=[n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] not in weights],
-        extra_options={"OpTypesToExcludeOutputQuantization": kinds},
-    )
+    with quiet_loggers(""):
+        quantization.quantize_static(
+            str(prepared),
+            str(path),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=kinds,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=computed,
+            extra_options={"OpTypesToExcludeOutputQuantization": kinds},
+        )
     prepared.unlink()

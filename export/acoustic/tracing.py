@@ -7,7 +7,6 @@ asked for, so a graph is never in memory with more of them than it will hold.
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.acoustic.quiet import quiet_loggers
 from export.errors import ExportError
 from export.graph.builder import OPSET
 
@@ -106,14 +106,6 @@ def _bake_in_parametrizations(module: Any) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's warnings: every traced graph is compared with its model at several lengths."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal")]
-    levels = [each.level for each in loggers]
-    try:
-        for each in loggers:
-            each.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
+    with quiet_loggers("torch.onnx", "torch.onnx._internal"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
