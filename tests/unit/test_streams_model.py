@@ -209,8 +209,8 @@ def test_two_streams_do_not_wait_for_a_long_file_on_one_core(
         thread.join()
     assert texts["file"] == whole and list(texts)[-1] == "file"
     assert str(texts[0]).startswith("Morgen besuchen") and str(texts[1]).startswith("Der Zug")
-    assert len(counted.waits) > 10 and max(counted.waits) <= 1
-    assert counted.questions[n_alone:].count("file") == n_alone > 2 * len(counted.waits)
+    assert len(counted.waits) >= 2, "each stream computes once at least; a late one leaves partials out"
+    assert max(counted.waits) <= 1 and counted.questions[n_alone:].count("file") == n_alone
 
 
 def test_a_cancelled_stream_frees_the_core_at_once(
