@@ -41,7 +41,7 @@ class Record:
     Attributes:
         seed, done: case n of a seed is always the same; done: how many were run, from 0 on.
         outcomes: how many cases ended in what, by kind of input. slowest_s, slowest_cpu_s: of one case.
-        growth_mb: the most memory of a case beyond that before it. reruns: of cases that waited, or loaded code.
+        growth_mb: the most memory of a case beyond that before it. reruns: of waiting cases.
         lines: lines that ran and all lines of functions, by module.
     """
 
