@@ -51,11 +51,19 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     add_engine_options(parser)
     add_measuring_options(parser)
     parser.add_argument(
-        "--by", action="append", default=[], metavar="COLUMN", help="errors by a manifest column (repeatable)"
+        "--by",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="group errors by a manifest column (repeatable)",
     )
-    parser.add_argument("--compare", metavar="MODEL2", help="take turns with a second model")
-    parser.add_argument("--against", metavar="PEER", help="take turns with a peer (benchmarks/peers)")
-    parser.add_argument("--both_passes", action="store_true", help="take turns with the first pass only")
+    parser.add_argument("--compare", metavar="MODEL2", help="compare with a second model, both run in turn")
+    parser.add_argument(
+        "--against", metavar="PEER", help="compare with a peer (benchmarks/peers), both run in turn"
+    )
+    parser.add_argument(
+        "--both_passes", action="store_true", help="compare with the first pass alone, both run in turn"
+    )
     parser.add_argument(
         "--peer_python", default=sys.executable, metavar="PATH", help="interpreter of the peer"
     )

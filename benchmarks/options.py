@@ -69,7 +69,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """How the engine runs."""
     parser.add_argument("--task", choices=TASKS, help="(translate, where model and data allow it)")
-    parser.add_argument("--threads", type=natural, metavar="N", help="0: all usable cores (0)")
+    parser.add_argument("--threads", type=natural, metavar="N", help="0: all available cores (0)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(auto)")
     parser.add_argument("--beam_size", type=positive, metavar="N", help="1 is greedy (as tuned)")
     parser.add_argument("--passes", type=int, choices=(1, 2), help="(2, where the model has a second pass)")

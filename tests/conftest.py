@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from engine.kernels.vector import levels
 
@@ -21,6 +22,9 @@ LONG = (  # files that take longest, in this order: one that begins last would l
     "test_working_folder", "test_add_layout", "test_export_pair_safe", "test_export_conformer",
     "test_encoder_kernels",
 )  # fmt: skip
+# No limits by the clock: on a machine with other work they fail by chance. pytest-timeout ends what hangs.
+settings.register_profile("engine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("engine")
 NO_VECTORS = "no vector kernels at this instruction set level"
 
 

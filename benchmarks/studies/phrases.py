@@ -94,7 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of `phrases`."""
     parser.add_argument("--data", type=Path, default=PHRASES, metavar="TSV", help="another list of phrases")
     parser.add_argument("--model", metavar="PATH", help="bundle folder (the embedded bundle)")
-    parser.add_argument("--threads", type=natural, default=0, metavar="N", help="0: all usable cores (0)")
+    parser.add_argument("--threads", type=natural, default=0, metavar="N", help="0: all available cores (0)")
     parser.add_argument("--beam_size", type=positive, metavar="N", help="of the search (the bundle's)")
     parser.add_argument("--wrong", action="store_true", help="list what is wrong")
     parser.add_argument("--json", metavar="OUT", help="write the result")

@@ -87,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of `text`."""
     parser.add_argument("data", nargs="+", type=Path, metavar="TSV", help="id<TAB>German<TAB>English lines")
     parser.add_argument("--model", metavar="PATH", help="bundle folder (the embedded bundle)")
-    parser.add_argument("--threads", type=natural, default=0, metavar="N", help="0: all usable cores (0)")
+    parser.add_argument("--threads", type=natural, default=0, metavar="N", help="0: all available cores (0)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N sentences of each, evenly spread")
     parser.add_argument("--json", metavar="OUT", help="write the result")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -189,7 +189,7 @@ class Worker:
             except TimeoutError:
                 if time.monotonic() - heard_s > SILENT_S:  # stopped, or waiting for a disk that is gone
                     raise AudioLimitError(
-                        f"no sign of life from its decoder for {SILENT_S:g} s",
+                        f"no answer from its decoder for {SILENT_S:g} s",
                         "a file that can be read",
                         "copy it to a local disk",
                     ) from None

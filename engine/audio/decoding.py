@@ -103,5 +103,5 @@ def no_such_track(name: str, track: int, n_tracks: int) -> AudioDecodeError:
     return AudioDecodeError(
         f"audio track {track} was asked for, and {name} has {n_tracks}",
         "1" if n_tracks == 1 else f"1 to {n_tracks}",
-        "choose another, or leave it out for the first that speaks",
+        "choose another, or leave it out for the first with speech",
     )

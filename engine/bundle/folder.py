@@ -159,7 +159,7 @@ class Bundle:
             weights = path.with_name(name) if _PLAIN_NAME.fullmatch(name) else None
             if weights is None or weights.is_symlink() or not weights.is_file():
                 raise BundleIntegrityError(
-                    f"{path.name} keeps weights in {name[:80]!r}, which is no file beside it",
+                    f"{path.name} keeps weights in {name[:80]!r}, which is not a file next to it",
                     "plain files in the same folder",
                     "copy the file that was written with the graph, or export it without external data",
                 )

@@ -36,7 +36,7 @@ def add_inputs(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
     parser.add_argument(
         "--skip_existing", "--resume", action="store_true",
-        help="leave out what is in --output_dir already; with --manifest always done",
+        help="skip recordings whose output is in --output_dir; always on with --manifest",
     )  # fmt: skip
 
 

@@ -22,9 +22,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "kernels", "onnxruntime"),
         default="auto",
-        help="what computes the encoder and the translator",
+        help="what runs the encoder and the translator",
     )
-    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="0: all usable cores")
+    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="0: all available cores")
     parser.add_argument("--beam_size", type=_beams, metavar="N", help="1 is greedy (default: as tuned)")
     parser.add_argument(
         "--passes",

@@ -196,7 +196,7 @@ class _Walk:
                 entries = self._entries(path)
             except OSError as error:
                 said = f"folder {path!r} cannot be read ({error.strerror})"
-                problem = AudioNotFoundError(said, "a readable folder", "check its rights")
+                problem = AudioNotFoundError(said, "a readable folder", "check its permissions")
                 yield Input(path, place.rstrip(os.sep), problem)
                 continue
             for entry in entries:

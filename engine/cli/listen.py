@@ -8,14 +8,16 @@ from typing import Final
 from engine.cli.live import add_stream_options, open_stream, show_stream
 from engine.cli.terminal import say
 
-PURPOSE: Final = "a microphone to German or English text as it is spoken (extra [microphone])"
+PURPOSE: Final = "transcribe or translate speech from a microphone (extra [microphone])"
 
 
 def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Options of the command."""
     parser = commands.add_parser("listen", help=PURPOSE, description=PURPOSE)
-    parser.add_argument("--microphone", metavar="NAME", help="number or part of the name (the default one)")
-    parser.add_argument("--list_microphones", action="store_true", help="print them and end")
+    parser.add_argument(
+        "--microphone", metavar="NAME", help="number or part of the name (default: the system's)"
+    )
+    parser.add_argument("--list_microphones", action="store_true", help="print the microphones and exit")
     add_stream_options(parser)
     parser.set_defaults(run=run_listen)
 

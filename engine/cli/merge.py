@@ -14,10 +14,12 @@ MAX_SHOWN = 20
 
 def add_merge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The subcommand's options."""
-    purpose = "check that no shard of an archive is missing, unfinished or there twice; join them"
+    purpose = "check that no shard of an archive is missing, unfinished or duplicated, and join the shards"
     parser = commands.add_parser("merge", help=purpose, description=purpose)
     parser.add_argument("folder", metavar="FOLDER", help="the --output_dir of engine transcribe --manifest")
-    parser.add_argument("--output", metavar="OUT.jsonl", help="where all lines go (only check)")
+    parser.add_argument(
+        "--output", metavar="OUT.jsonl", help="file for the joined lines (default: check only)"
+    )
     parser.set_defaults(run=run_merge)
 
 

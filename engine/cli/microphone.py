@@ -118,8 +118,8 @@ class Microphone:
         except sounddevice.PortAudioError as error:
             raise DeviceError(
                 f"microphone {self.device.name!r} cannot be opened ({error})",
-                "one that is free",
-                "close others",
+                "a microphone that no other program uses",
+                "close the other program, or choose another microphone",
             ) from error
         return self
 
@@ -209,7 +209,9 @@ def load_sounddevice() -> ModuleType:
         import sounddevice
     except ImportError as error:
         raise DependencyError(
-            "the package sounddevice is missing", "it, for microphones", f"pip install '{NAME}[microphone]'"
+            "the package sounddevice is missing",
+            "the extra [microphone]",
+            f"pip install '{NAME}[microphone]'",
         ) from error
     except OSError as error:  # its own: PortAudio is a library of the system
         raise DependencyError(

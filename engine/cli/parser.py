@@ -52,36 +52,45 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
         parser.add_argument(
             "--text_file",
             metavar="IN",
-            help="translate text, a line for a line, or .srt and .vtt ('-': stdin)",
+            help="translate a text file line by line, or subtitles: .srt, .vtt ('-': stdin)",
         )
         parser.add_argument(
-            "--output", metavar="OUT", help="where --text_file's translation goes ('-': stdout)"
+            "--output", metavar="OUT", help="file for the translation of --text_file ('-': stdout)"
         )
         parser.add_argument("--bilingual", action="store_true", help="srt and vtt with German above English")
     parser.add_argument("--output_dir", metavar="DIR", help="write files there instead of printing")
     parser.add_argument(
-        "--output_format", choices=(*FORMATS, "all"), default=None, help="txt, or with --output_dir: all"
+        "--output_format",
+        choices=(*FORMATS, "all"),
+        default=None,
+        help="default: txt; with --output_dir: all",
     )
     parser.add_argument(
         "--word_timestamps",
         action="store_true",
-        help="times of single words in srt, vtt and tsv; json always has them",
+        help="word times in srt, vtt and tsv; json always has them",
     )
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
     parser.add_argument(
         "--channels",
         choices=("mix", "separate"),
         default="mix",
-        help="separate: a speaker on each channel, as in calls; each is recognised by itself and named",
+        help="separate: one speaker on each channel, as in calls; each is transcribed and labelled",
     )
     parser.add_argument(
-        "--audio_track", type=_track, metavar="N", help="of a video, from 1 (the first that speaks)"
+        "--audio_track",
+        type=_track,
+        metavar="N",
+        help="audio track of a video, counted from 1 (default: the first with speech)",
     )
     parser.add_argument(
         "--vad_filter", type=parse_boolean, default=True, metavar="BOOL", help="skip non-speech"
     )
     parser.add_argument(
-        "--vad", default="energy", metavar="NAME", help="what finds speech: energy, silero or its .onnx file"
+        "--vad",
+        default="energy",
+        metavar="NAME",
+        help="speech detector: energy, silero, or a Silero .onnx file",
     )
     parser.add_argument(
         "--punctuation", type=parse_boolean, default=True, metavar="BOOL", help="capitals and punctuation"
@@ -97,7 +106,7 @@ def _add_task(parser: argparse.ArgumentParser, task: str) -> None:
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from engine.cli.info import run_info
 
-    purpose = "what a model holds, after checking every file"
+    purpose = "describe a model, after checking its files"
     parser = commands.add_parser("info", help=purpose, description=purpose)
     parser.add_argument(
         "model", nargs="?", metavar="MODEL", help="bundle or .onnx file (the embedded bundle)"
@@ -109,10 +118,13 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_warmup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from engine.cli.warmup import run_warmup
 
-    purpose = "compile now what the first recording would wait for, for instance while an image is built"
+    purpose = "compile kernels ahead of the first recording, for example while an image is built"
     parser = commands.add_parser("warmup", help=purpose, description=purpose)
     parser.add_argument(
-        "--levels", nargs="+", metavar="LEVEL", help="also for these: avx2, avx-vnni, avx512 (this processor)"
+        "--levels",
+        nargs="+",
+        metavar="LEVEL",
+        help="also for these instruction set levels: avx2, avx-vnni, avx512 (this processor)",
     )
     add_model(parser)
     parser.set_defaults(run=run_warmup)
@@ -133,7 +145,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--cors_origins",
         metavar="LIST",
         default="",
-        help="web pages that may use it, with commas, or *",
+        help="origins of web pages that may use the service, separated by commas, or *",
     )
     _add_bounds(parser)
     parser.add_argument("--log_format", choices=("text", "json"), default="text")
@@ -145,14 +157,19 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
     for name, default, unit, purpose in (
         ("--max_upload_mb", 25, "N", "MiB of one request"),
         ("--max_duration_s", 3600, "S", "seconds of one recording"),
-        ("--max_pending", 32, "N", "complete requests that wait or run; more get 503"),
-        ("--max_uploads", 128, "N", "bodies that arrive at a time; the slowest of more gets 503"),
-        ("--max_connections", 1000, "N", "open connections; of more, an idle one is closed"),
-        ("--upload_timeout_s", 120, "S", "for a body to arrive"),
-        ("--request_timeout_s", 1800, "S", "for a complete request to be answered"),
-        ("--realtime_sessions", 16, "N", "sessions over WebSockets at a time; more are refused"),
-        ("--realtime_idle_s", 300, "S", "for which a session may send nothing"),
-        ("--realtime_max_s", 3600, "S", "for which a session may last"),
+        ("--max_pending", 32, "N", "complete requests waiting or running; further ones get 503"),
+        (
+            "--max_uploads",
+            128,
+            "N",
+            "request bodies arriving at the same time; beyond that the slowest gets 503",
+        ),
+        ("--max_connections", 1000, "N", "open connections; beyond that an idle one is closed"),
+        ("--upload_timeout_s", 120, "S", "time limit for a request body to arrive"),
+        ("--request_timeout_s", 1800, "S", "time limit for answering a complete request"),
+        ("--realtime_sessions", 16, "N", "WebSocket sessions at the same time; more are refused"),
+        ("--realtime_idle_s", 300, "S", "a session that sends nothing for this long is closed"),
+        ("--realtime_max_s", 3600, "S", "longest session"),
     ):
         parser.add_argument(
             name, type=parse_positive, default=default, metavar=unit, help=f"{purpose} ({default})"
@@ -162,7 +179,7 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         type=parse_seconds(0.0, LONGEST_DRAIN_S),
         default=8.0,
         metavar="S",
-        help="for requests in work at the end (8)",
+        help="time for running requests to finish at shutdown (8)",
     )
 
 

@@ -18,7 +18,7 @@ from engine.errors import OptionError
 
 SAMPLE_BYTES: Final = 2
 PIPE_BYTES: Final = 65_536  # that Linux keeps in a pipe
-PURPOSE: Final = "raw 16-bit mono samples on standard input to German or English text as it arrives"
+PURPOSE: Final = "transcribe or translate raw 16-bit mono samples from standard input as they arrive"
 
 
 def add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

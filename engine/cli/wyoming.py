@@ -47,7 +47,7 @@ def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--uri", metavar="URI", help="tcp://HOST:PORT in place of both")
     parser.add_argument(
         "--zeroconf", nargs="?", const="", metavar="NAME",
-        help="let Home Assistant find it in the network, under this name (extra [zeroconf])",
+        help="announce the server on the local network under this name (extra [zeroconf])",
     )  # fmt: skip
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), default="transcribe", help="German text, or English"
@@ -58,7 +58,7 @@ def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )  # fmt: skip
     parser.add_argument(
         "--end_at_pause", action="store_true",
-        help="a pause also ends the command: the text is sent although the client does not end it",
+        help="end the command at the first pause, even if the client does not",
     )  # fmt: skip
     parser.add_argument("--hotwords", metavar="LIST", default="", help="words to favour, separated by commas")
     parser.add_argument(
@@ -69,10 +69,14 @@ def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument(
         "--full_stop", type=parse_boolean, default=False, metavar="BOOL",
-        help="also at the end of a single sentence (false)",
+        help="keep the full stop of a single sentence (false)",
     )  # fmt: skip
     parser.add_argument(
-        "--max_clients", type=parse_positive, default=32, metavar="N", help="connections at a time (32)"
+        "--max_clients",
+        type=parse_positive,
+        default=32,
+        metavar="N",
+        help="connections at the same time (32)",
     )
     parser.add_argument(
         "--max_duration_s",
@@ -83,7 +87,7 @@ def add_wyoming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument(
         "--drain_s", type=parse_seconds(0.0, LONGEST_DRAIN_S), default=8.0, metavar="S",
-        help="for recordings in work at the end (8)",
+        help="time for running recordings to finish at shutdown (8)",
     )  # fmt: skip
     parser.add_argument("--log_format", choices=("text", "json"), default="text")
     add_model(parser)

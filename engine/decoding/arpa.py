@@ -151,7 +151,7 @@ def _read_counts(lines: list[str], path: Path) -> list[int]:
             f"{path} is not a language model of order 2 to {MAX_ORDER}", "a KenLM binary or an ARPA file"
         )
     if lines[-1].strip() != "\\end\\":
-        raise LanguageModelError(f"{path} does not end with \\end\\", "a whole ARPA file", "copy it again")
+        raise LanguageModelError(f"{path} does not end with \\end\\", "a complete ARPA file", "copy it again")
     return [count for _, count in counts]
 
 

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.hotwords import Phrases, build_hotwords
-from engine.decoding.labels import FloatArray, build_labels, check_emissions, check_values, shape_emissions
+from engine.decoding.labels import (
+    FloatArray,
+    Labelled,
+    build_labels,
+    check_emissions,
+    check_values,
+    shape_emissions,
+)
 from engine.decoding.lexicon import WordTrie, build_lexicon, load_lexicon
 from engine.decoding.ngram import NgramModel
 from engine.decoding.settings import (
@@ -54,7 +61,7 @@ _CHUNK = 8  # utterances that a thread of decode_batch searches in one call
 _scratch = threading.local()
 
 
-class CtcBeamDecoder:
+class CtcBeamDecoder(Labelled):
     """Finds the words that emissions and a language model agree on.
 
     Immutable once built: one decoder serves many threads, may be pickled, and survives fork
@@ -145,11 +152,6 @@ class CtcBeamDecoder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.labels, self.settings, self._arguments)
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The label of each token id."""
-        return self.labels.vocabulary
 
     def with_settings(self, **changes: Any) -> CtcBeamDecoder:
         """The same decoder with other values of BeamSettings; model and, of one unit, lexicon are shared."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.decoding.beam import CtcBeamDecoder
 from engine.decoding.hotwords import Phrases
-from engine.decoding.labels import build_labels, check_emissions
+from engine.decoding.labels import Labelled, build_labels, check_emissions
 from engine.decoding.own_model import OwnModelDecoder
 from engine.decoding.pyctcdecode import BeamSearchDecoderCTC
 from engine.decoding.settings import HOTWORD_WEIGHT
@@ -20,7 +20,7 @@ _WANTED = "a CtcBeamDecoder, or an object with pyctcdecode's decode_beams"
 AnyDecoder = CtcBeamDecoder | OwnModelDecoder
 
 
-class ForeignDecoder:
+class ForeignDecoder(Labelled):
     """Asks another decoder's `decode_beams(log_probs, beam_width=, hotwords=, hotword_weight=)`.
 
     It must return beams like pyctcdecode's, best first: (text, state, [(word, (first frame, frame behind the
@@ -47,11 +47,6 @@ class ForeignDecoder:
         delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else ""
         arguments = (self.decoder, labels.vocabulary, labels.blank_id, delimiter, self.frame_s)
         return ForeignDecoder, arguments
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The label of each token id."""
-        return self.labels.vocabulary
 
     def decode(
         self,

@@ -127,6 +127,21 @@ class Labels:
         return bool(self.spoken[token] == OPENS_WORD)
 
 
+class Labelled:
+    """A decoder of one vocabulary.
+
+    Attributes:
+        labels: the vocabulary, checked.
+    """
+
+    labels: Labels
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The label of each token id."""
+        return self.labels.vocabulary
+
+
 def compose(text: str) -> str:
     """The text in Unicode's composed form (NFC), in which letters and words are compared here."""
     return unicodedata.normalize("NFC", text)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.decoding.hotwords import Phrases, build_hotwords, freeze_phrases
-from engine.decoding.labels import build_labels, check_emissions, compose
+from engine.decoding.labels import Labelled, build_labels, check_emissions, compose
 from engine.decoding.settings import HOTWORD_WEIGHT, MAX_BEAM_WIDTH, check_count
 from engine.decoding.spans import make_words
 from engine.errors import DecodingError
@@ -79,7 +79,7 @@ class _Ends:
         return float(np.logaddexp(self.blank, self.symbol))
 
 
-class OwnModelDecoder:
+class OwnModelDecoder(Labelled):
     """Beam search over any vocabulary with a language model of one's own.
 
     Args:
@@ -115,11 +115,6 @@ class OwnModelDecoder:
         self.language_model = language_model
         self.frame_s, self.beam_width = frame_s, check_count("beam_width", beam_width, MAX_BEAM_WIDTH)
         self.token_min_logp, self.beam_prune_logp = token_min_logp, beam_prune_logp
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The label of each token id."""
-        return self.labels.vocabulary
 
     def with_settings(self, **changes: Any) -> OwnModelDecoder:
         """The same decoder with another token_min_logp, beam_prune_logp, beam_width or frame_s."""

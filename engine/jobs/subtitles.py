@@ -92,7 +92,7 @@ def share_out(tokens: Sequence[str], shares: Sequence[int]) -> list[list[str]]:
 
 def _cut_cost(tokens: Sequence[str], at: int, share: float, n_chars: int) -> float:
     off = abs(count_chars(tokens[:at]) / n_chars - share)
-    return _SHARE_COST * off + (0.1 * break_cost(tokens[at - 1]) if 0 < at < len(tokens) else 0.0)
+    return _SHARE_COST * off + (0.1 * break_cost(tokens[at - 1], tokens[at]) if 0 < at < len(tokens) else 0.0)
 
 
 def _parts(index: int, cue: FileCue) -> list[_Part]:

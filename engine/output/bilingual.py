@@ -80,7 +80,7 @@ def _partition(tokens: Sequence[str], n_parts: int, shares: Sequence[float]) -> 
 
 def _cut_cost(tokens: Sequence[str], end: int, off: float) -> float:
     inside = 0 < end < len(tokens)
-    return _SHARE_COST * abs(off) + (break_cost(tokens[end - 1]) if inside else 0.0)
+    return _SHARE_COST * abs(off) + (break_cost(tokens[end - 1], tokens[end]) if inside else 0.0)
 
 
 def _equal_parts(tokens: Sequence[str], n_parts: int) -> list[tuple[int, int]]:

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Sequence
 from typing import Final
 
+from engine.text.context import STARTERS, word_behind
+
 LINE_CHARS: Final = 42  # what broadcasters use for Latin script
 CUE_LINES: Final = 2
 
@@ -28,10 +30,16 @@ _LEANING: Final = frozenset(
 )
 
 
-def break_cost(word: str) -> float:
-    """What it costs to end a line or a cue after this word: SENTENCE, CLAUSE, PLAIN or BAD."""
+def break_cost(word: str, following: str = "") -> float:
+    """What it costs to end a line or a cue after this word: SENTENCE, CLAUSE, PLAIN or BAD.
+
+    Args:
+        following: the next word, where there is one: it tells whether "3." ends a sentence.
+    """
     bare = word.rstrip(_CLOSING)
     if bare.endswith(_SENTENCE_ENDS) and not _is_abbreviation(bare):
+        return SENTENCE
+    if bare[:-1].isdecimal() and bare.endswith(".") and word_behind(following, 0) in STARTERS:
         return SENTENCE
     if bare.endswith(_CLAUSE_ENDS):
         return CLAUSE
@@ -66,7 +74,7 @@ def wrap(tokens: tuple[str, ...], width: int = LINE_CHARS) -> tuple[int, ...]:
             if chars > width and start < end - 1:
                 break
             spare = max(width - chars, 0) / width
-            ended = 0.0 if end == len(tokens) else break_cost(tokens[end - 1])
+            ended = 0.0 if end == len(tokens) else break_cost(tokens[end - 1], tokens[end])
             options.append((best[start][0] + 1, best[start][1] + 4.0 * spare * spare + 0.25 * ended, start))
         best.append(min(options))
     counts: list[int] = []

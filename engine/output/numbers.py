@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
@@ -13,6 +14,7 @@ T = TypeVar("T")
 
 SMALLEST = 3  # ein, zwei, drei are written as words
 MARKS = ".,;:!?\"'"
+_TWO_STOPS = re.compile(r"(?<![\d.,])(\d+\.)\.(?![.\d])")
 
 
 def spell_in_digits(text: str, language: Literal["de", "en"], smallest: int = SMALLEST) -> str:
@@ -23,7 +25,9 @@ def spell_in_digits(text: str, language: Literal["de", "en"], smallest: int = SM
     """
     from text_to_num import alpha2digit
 
-    return str(alpha2digit(text, language, smallest))
+    digits = str(alpha2digit(text, language, smallest))
+    # "am dritten." is "am 3.": the full stop of an ordinal and that of the sentence are one.
+    return _TWO_STOPS.sub(r"\1", digits) if language == "de" else digits
 
 
 def write_digits(words: Sequence[Word]) -> list[Word]:

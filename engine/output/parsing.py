@@ -57,7 +57,7 @@ def parse_json(content: bytes | str) -> Transcript | Translation:
         found = msgspec.json.decode(content, type=_Result)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OptionError(
-            f"JSON that is no result ({error})", "what the json format holds", "send it as it was written"
+            f"JSON that is not a result ({error})", "what the json format holds", "send it as it was written"
         ) from error
     if found.source is None:
         return _transcript(found)

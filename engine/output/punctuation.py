@@ -94,7 +94,7 @@ class Punctuator:
         self._session.expect(cases, (len(words), len(CASES)), "cases")
         self._session.expect(marks, (len(words), len(MARKS)), "marks")
         if np.isnan(cases).any() or np.isnan(marks).any():
-            raise ModelError(f"{self._session.name} gives scores that are no numbers", "numbers", _FIX)
+            raise ModelError(f"{self._session.name} gives scores that are not numbers", "numbers", _FIX)
         return cases, marks
 
 

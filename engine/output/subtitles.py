@@ -195,7 +195,8 @@ class _Run:
             for word, after in pairwise(words)
         ]
         tokens = tuple(word.text for word in words)
-        return cls(words, tokens, [break_cost(token) for token in tokens], [*pauses, 0.0], width)
+        breaks = [break_cost(*pair) for pair in zip(tokens, [*tokens[1:], ""], strict=True)]
+        return cls(words, tokens, breaks, [*pauses, 0.0], width)
 
     def cues_to(self, end: int) -> Iterator[tuple[int, float]]:
         """Every first word of a cue that ends before word `end`, and that cue's cost."""

@@ -43,7 +43,7 @@ class Inputs:
         """Raise OutputError for an output that is one of them."""
         if (same := self.find(path)) is not None:
             shown = repr(os.fspath(path))
-            raise OutputError(f"{shown} is also the input {same!r}", "an output apart from it", FIX)
+            raise OutputError(f"{shown} is also the input {same!r}", "an output that is another file", FIX)
 
 
 def check_apart(outputs: Iterable[Name], inputs: Iterable[Name]) -> None:
@@ -60,7 +60,9 @@ def check_apart(outputs: Iterable[Name], inputs: Iterable[Name]) -> None:
         known.refuse(output)
         if (inside := known.find_inside(output)) is not None:
             shown = repr(os.fspath(output))
-            raise OutputError(f"{shown} is written anew and holds the input {inside!r}", "them apart", FIX)
+            raise OutputError(
+                f"{shown} is overwritten and holds the input {inside!r}", "an output elsewhere", FIX
+            )
 
 
 def check_target(path: Name, inputs: Inputs | None = None, *, derived: bool = False) -> None:
@@ -103,7 +105,7 @@ def check_folder(folder: Path) -> None:
         raise OutputError(
             f"nothing can be written to {os.fspath(folder)!r} ({error.strerror or error})",
             "a folder that exists and can be written",
-            "create it, change its rights or choose another one",
+            "create it, change its permissions or choose another one",
         ) from error
 
 

@@ -25,7 +25,7 @@ def failure_of(what: str, error: Exception, device: str) -> ModelError | DeviceE
     got = f"{what} ({first_line(error)})"
     if device == "cuda" and "cuda" in str(error).lower():
         return DeviceError(
-            got, "a GPU with memory to spare", "use --device cpu, or end what else runs on the GPU"
+            got, "a GPU with memory to spare", "use --device cpu, or stop other programs that use the GPU"
         )
     return ModelError(
         got, "a graph whose operators it knows", "export the model again, or upgrade onnxruntime"

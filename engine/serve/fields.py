@@ -25,45 +25,40 @@ UNSUPPORTED: Final = {
     "known_speaker_references[]": "speakers are not told apart",
 }
 
-FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "model": {"type": "string", "description": "has no effect: one model is loaded"},
-                        "language": {"type": "string", "enum": list(LANGUAGES)},
-                        "languages[]": {
-                            "type": "array",
-                            "items": {"type": "string", "enum": list(LANGUAGES)},
-                        },
-                        "prompt": {"type": "string", "description": "a list of terms counts as hotwords"},
-                        "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
-                        "temperature": {"type": "number", "description": "has no effect"},
-                        "timestamp_granularities[]": {
-                            "type": "array",
-                            "items": {"type": "string", "enum": list(GRANULARITIES)},
-                        },
-                        "include[]": {"type": "array", "items": {"type": "string", "enum": ["logprobs"]}},
-                        "stream": {"type": "boolean"},
-                        "chunking_strategy": {"type": "string", "enum": ["auto"]},
-                        "keywords[]": {"type": "array", "items": {"type": "string"}},
-                        "hotwords": {"type": "string", "description": "separated by commas"},
-                        "passes": {"type": "string", "enum": ["1", "2"], "description": "1 is faster"},
-                        "numbers": {"type": "string", "enum": ["words", "digits"]},
-                        "channels": {"type": "string", "enum": ["mix", "separate"]},
-                        "audio_track": {"type": "integer", "minimum": 1},
-                    },
-                }
-            }
-        },
-    }
+
+def form_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """The request body of an endpoint for OpenAPI: a form with a file and other fields."""
+    schema = {"type": "object", "required": ["file"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+_PROPERTIES: Final[dict[str, Any]] = {
+    "file": {"type": "string", "format": "binary"},
+    "model": {"type": "string", "description": "has no effect: one model is loaded"},
+    "language": {"type": "string", "enum": list(LANGUAGES)},
+    "languages[]": {
+        "type": "array",
+        "items": {"type": "string", "enum": list(LANGUAGES)},
+    },
+    "prompt": {"type": "string", "description": "a list of terms counts as hotwords"},
+    "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
+    "temperature": {"type": "number", "description": "has no effect"},
+    "timestamp_granularities[]": {
+        "type": "array",
+        "items": {"type": "string", "enum": list(GRANULARITIES)},
+    },
+    "include[]": {"type": "array", "items": {"type": "string", "enum": ["logprobs"]}},
+    "stream": {"type": "boolean"},
+    "chunking_strategy": {"type": "string", "enum": ["auto"]},
+    "keywords[]": {"type": "array", "items": {"type": "string"}},
+    "hotwords": {"type": "string", "description": "separated by commas"},
+    "passes": {"type": "string", "enum": ["1", "2"], "description": "1 is faster"},
+    "numbers": {"type": "string", "enum": ["words", "digits"]},
+    "channels": {"type": "string", "enum": ["mix", "separate"]},
+    "audio_track": {"type": "integer", "minimum": 1},
 }
-FIELDS: Final = tuple(FORM["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"])
+FORM: Final = form_schema(_PROPERTIES)
+FIELDS: Final = tuple(_PROPERTIES)
 
 
 def check_names(form: FormData, names: Sequence[str] = FIELDS) -> None:

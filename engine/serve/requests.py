@@ -76,7 +76,7 @@ async def read_form(request: Request, uploads: Uploads, settings: ServeSettings)
     if stated.isdecimal():
         check_size(int(stated[:20]), settings)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise RequestError("a body that is no form", "multipart/form-data with a file", "send a form")
+        raise RequestError("a body that is not a form", "multipart/form-data with a file", "send a form")
     try:
         async with uploads.bounded(request.receive) as receive:
             return await _parse(request, receive)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine._distribution import NAME
 from engine.jobs.endpoints import EndpointOptions
+from engine.jobs.live import Task
 from engine.jobs.streams import SpeechStream
 from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions, Transcript, Translation
@@ -92,8 +93,25 @@ class ServeSettings:
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
 
-class Recogniser(Protocol):
-    """The part of SpeechTranslator that the service calls; safe to share between threads."""
+class StreamOpener(Protocol):
+    """The part of SpeechTranslator that hears speech while it arrives; safe to share between threads."""
+
+    def open_stream(
+        self,
+        sample_rate: int | None = None,
+        *,
+        task: Task = "transcribe",
+        hotwords: Sequence[str] = (),
+        options: DecodingOptions | None = None,
+        endpoint: EndpointOptions | None = None,
+        cancel: CancelToken | None = None,
+    ) -> SpeechStream:
+        """German speech to German or English text while it arrives."""
+        ...
+
+
+class Recogniser(StreamOpener, Protocol):
+    """The part of SpeechTranslator that the HTTP service calls; safe to share between threads."""
 
     def transcribe(
         self,
@@ -119,19 +137,6 @@ class Recogniser(Protocol):
         cancel: CancelToken | None = None,
     ) -> Translation:
         """German speech to English text; partial is called with the translation so far."""
-        ...
-
-    def open_stream(
-        self,
-        sample_rate: int | None = None,
-        *,
-        task: Literal["transcribe", "translate"] = "transcribe",
-        hotwords: Sequence[str] = (),
-        options: DecodingOptions | None = None,
-        endpoint: EndpointOptions | None = None,
-        cancel: CancelToken | None = None,
-    ) -> SpeechStream:
-        """German speech while it is spoken."""
         ...
 
 

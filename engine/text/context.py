@@ -34,7 +34,10 @@ _WORD_BEHIND = re.compile(r"[\s\u00a0\u202f]*([^\W\d_]+)")
 _MONTHS = frozenset(
     name for month in MONTHS for name in (month.lower(), month[:3].lower())
 ) - {"mär"} | {"jänner", "feber", "sept", "mrz", "juno", "julei"}  # fmt: skip
+_SERIES = re.compile(r"(\d{1,3})\.,?\s+(?:und|oder|sowie)\s+$")
+_LAST_NUMBER = re.compile(r"(?<![\w.,:/-])(\d{1,3})\.[\"'“”«»‘’)\]]*$")
 _LOOK_BACK = 40
+LONGEST_RANK: Final = 4  # "999.", with its full stop
 LAST_DAY: Final = 31  # of a month; ranks beyond it seldom end a sentence
 
 
@@ -63,6 +66,36 @@ def has_article(before: str) -> bool:
 def takes_day(before: str) -> bool:
     """Whether a day of the month or a rank can end the sentence behind this word: am 3., der 3."""
     return before.lower() in {"am", "vom", "zum", "der", "dem", "den", "des", "bis"}
+
+
+def word_before_series(text: str, at: int) -> str:
+    """The word in front of a number, or of the ordinals that it goes on: "am" for the 5 of "am 4. und 5."."""
+    start = at
+    while match := _SERIES.search(text, max(start - _LOOK_BACK, 0), start):
+        start = match.start()
+    return word_before(text, start)
+
+
+def ends_with_ordinal(text: str) -> bool:
+    """Whether the full stop at the end of a text belongs to an ordinal too: "am 3.", but not "es sind 3."."""
+    match = _LAST_NUMBER.search(text[-_LOOK_BACK:])
+    if match is None or int(match[1]) > LAST_DAY:
+        return False
+    return takes_day(word_before_series(text, len(text) - len(match[0])))
+
+
+def stop_ends_sentence(text: str, at: int, end: int) -> bool:
+    """Whether the full stop behind a number, an ordinal's or not, ends a sentence as well.
+
+    "Er kam am 4. Dann ging er.", "Er war 15. Das war jung." A number that opens a line of a list does not.
+
+    Args:
+        at, end: where the digits begin, and where the text goes on behind the full stop.
+    """
+    before, behind = word_before_series(text, at), word_behind(text, end)
+    if behind not in STARTERS:
+        return False
+    return before.islower() or before.lower() in BEFORE_NUMBER or (before != "" and end - at > LONGEST_RANK)
 
 
 def ending_after(before: str, default: str) -> str:

@@ -8,12 +8,14 @@ from typing import Final
 from engine.text.context import (
     BEFORE_NUMBER,
     LAST_DAY,
+    STARTERS,
     ending_after,
     ends_sentence,
     has_article,
     is_month,
     takes_day,
     word_before,
+    word_before_series,
     word_behind,
 )
 from engine.text.found import SPACE, Found
@@ -29,7 +31,7 @@ from engine.text.words import (
 )
 
 _ORDINAL = re.compile(r"(\d{1,4})\.(?=\s*[-–/]\s*\d{1,2}\.|\s+[^\W\d_]|[A-ZÄÖÜ][a-zäöüß])")
-_CLOSING = re.compile(r"(\d{1,3})\.(?=[\s\"“”»)]*$|[,;:)])")
+_CLOSING = re.compile(r"(\d{1,3})\.(?=[\s\"“”»)]*$|[\"“”»]*(?:[,;:)!?…]|\.{3})|[\"“”»]+\s)")
 _SPELLED = re.compile(r"(\d{1,4})-?s?te([nrsm]?)\b", re.IGNORECASE)
 _TAILS = (  # of words that begin with a number
     "jährig jährlich tägig stündig stündlich minütig sekündig wöchig monatig köpfig stellig teilig stöckig "
@@ -49,7 +51,7 @@ def read_ordinal(text: str, at: int) -> Found | None:
     """3. in front of a word, "der 3." at the end, 3te, 1.-3. Mai."""
     if match := _SPELLED.match(text, at):
         return Found([ordinal_forms(int(match[1]), match[2].lower())], match.end())
-    before = word_before(text, at)
+    before = word_before_series(text, at)
     if match := _ORDINAL.match(text, at):
         return _before_word(text, match, before)
     match = _CLOSING.match(text, at)
@@ -69,7 +71,8 @@ def _before_word(text: str, match: re.Match[str], before: str) -> Found | None:
     if ends_sentence(before, behind, number):
         return Found([merge_forms(plain[:20], ordinal)], match.end())
     is_sure = is_month(behind) or not behind or has_article(before)
-    return Found([ordinal if is_sure else merge_forms(ordinal, plain)], match.end())
+    ends = match.end() - (has_article(before) and behind in STARTERS)  # then the sentence's is said, too
+    return Found([ordinal if is_sure else merge_forms(ordinal, plain)], ends)
 
 
 def read_compound(text: str, at: int) -> Found | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from engine.text.context import stop_ends_sentence
+
 CountTokens = Callable[[Sequence[str]], list[int]]
 MAX_WORD_CHARS = 80  # a longer "word" is cut: it is no language at all
 
@@ -31,7 +33,8 @@ CLAUSE_OPENERS = frozenset(
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split text after sentence ends; abbreviations, ordinals and initials do not end one.
+    """Split text after sentence ends; abbreviations, ordinals and initials do not end one,
+    an ordinal only where the next word cannot belong to it ("Er kam am 4. Dann ging er.").
 
     Args:
         text: one line; words separated by spaces.
@@ -53,7 +56,9 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
         return not following.islower()
     last = _LAST_WORD.search(text[max(start, match.start() - 40) : match.start() + 1])
     word = last[1].lower() if last else ""
-    if word in ABBREVIATIONS or word.isdigit() or (len(word) == 1 and word.isalpha()):
+    if word.isdecimal():
+        return stop_ends_sentence(text, match.start() - len(word), match.start() + 1)
+    if word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()):
         return False
     return not following.islower()
 

@@ -34,7 +34,7 @@ from export.quantization.quantize import (
 )
 from export.rewrites.half_arithmetic import KEEP, use_half
 from export.rewrites.half_storage import store_half
-from export.verification.audio_cases import Case, build_cases
+from export.verification.audio_cases import Case, build_cases, case_to_time
 from export.verification.kernel_check import check_kernels
 from export.verification.verify import (
     CPU,
@@ -55,7 +55,6 @@ PrecisionName = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
 PACKAGES = ("torch", "transformers", "onnx", "numpy")
 CALIBRATION_BUCKETS = ("3 s", "6 s")
-SPEED_BUCKET = "6 s"
 SENSITIVITY_BUCKET = "3 s"
 CUDA = RuntimeOptions(device="cuda")
 MAX_PARAMETERS = 480_000_000  # as float32, with the graph, within the 2 GiB of one ONNX file
@@ -151,7 +150,7 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
     limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
     check(report, options.precision, *limits)
     if options.precision == "int8":
-        probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+        probe = case_to_time(cases)
         report = check_kernels(
             report, graph, onnx_run(float_model), cases, source.config, source.vocabulary, probe, limits
         )
@@ -328,7 +327,7 @@ def verify_bundle(
     check(report, config.precision, min_agreement, allow_slower)
     if config.precision != "int8":
         return report
-    probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+    probe = case_to_time(cases)
     limits = (min_agreement, allow_slower)
     graph, baseline = bundle.read("acoustic"), onnx_run(float_model)
     return check_kernels(report, graph, baseline, cases, config, bundle.vocabulary, probe, limits)
@@ -346,6 +345,6 @@ def _with_speed(
     report = dataclasses.replace(report, device=str(device.device))
     if precision != "int8" and device is not CUDA:
         return report
-    probe = next(case for case in cases if case.bucket == SPEED_BUCKET)
+    probe = case_to_time(cases)
     speedup = measure_speedup(run, onnx_run(float_model, device), probe.features)
     return dataclasses.replace(report, speedup=speedup)

@@ -18,10 +18,12 @@ from engine.audio.sink import resample
 from engine.bundle.schema import AcousticConfig
 from engine.manifests import read_manifest
 from engine.text import normalize_text
+from export.errors import ExportError
 
 BUCKETS_S = (1.0, 3.0, 6.0, 12.0, 20.0)
 NOISE_LEVELS_DB = {"clean": None, "white 20 dB": 20.0, "red 10 dB": 10.0}
 PER_BUCKET = 2
+TIMED_S = 6.0  # a sentence or two
 MAX_SPOKEN = 120  # evenly spread over the manifest
 
 FloatArray = NDArray[np.float32]
@@ -73,6 +75,23 @@ def build_cases(
         if len(waveform) / rate + config.tail_silence_s <= config.max_window_s:
             cases.append(Case(features_of(waveform, config), "", "clean", normalize_text(row.text)))
     return cases
+
+
+def case_to_time(cases: Sequence[Case]) -> Case:
+    """The utterance on which speed is measured: the first of the bucket whose length is nearest to TIMED_S.
+
+    Raises:
+        ExportError: there is no bucket, because the model takes none of these lengths.
+    """
+    in_buckets = [case for case in cases if case.bucket]
+    if not in_buckets:
+        lengths = ", ".join(f"{length:g}" for length in BUCKETS_S)
+        raise ExportError(
+            "a model whose window (max_window_s) holds no utterance to time",
+            f"one of {lengths} s",
+            "raise max_window_s",
+        )
+    return min(in_buckets, key=lambda case: abs(float(case.bucket.removesuffix(" s")) - TIMED_S))
 
 
 def at_rate(waveform: FloatArray, rate: int) -> FloatArray:

@@ -23,6 +23,7 @@ def test_mutated_bundles_are_used_or_refused() -> None:
     assert record.total()["BundleSchemaError"] > 6
 
 
+@pytest.mark.timeout(1800)  # what a case may take is counted in time of the processor
 def test_mutated_manifests_and_texts_are_read_or_refused(tmp_path: Path) -> None:
     for name in ("pyarrow", "zstandard", "yaml", "starlette"):
         pytest.importorskip(name)

@@ -243,7 +243,7 @@ def test_weights_in_a_file_beside_the_graph_are_read_and_those_elsewhere_refused
         if linked:
             weights.symlink_to(tmp_path / "w2v.onnx.data")
         with pytest.raises(
-            BundleError, match=r"keeps weights in 'w2v\.onnx\.data', which is no file beside it"
+            BundleError, match=r"keeps weights in 'w2v\.onnx\.data', which is not a file next to it"
         ):
             engine.load(str(folder / "w2v.onnx"), device="cpu", threads=1)
 

@@ -16,7 +16,13 @@ from engine.errors import ManifestError  # noqa: E402
 from export.card import figures_table, parity_table, render_acoustic_card, render_bundle_card  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.quantization.quantize import search_blocks  # noqa: E402
-from export.verification.audio_cases import Case, build_cases, mix_noise, speech_like  # noqa: E402
+from export.verification.audio_cases import (  # noqa: E402
+    Case,
+    build_cases,
+    case_to_time,
+    mix_noise,
+    speech_like,
+)
 from export.verification.batch_check import BatchRow, batch_rows  # noqa: E402
 from export.verification.verify import (  # noqa: E402
     Report,
@@ -205,3 +211,14 @@ def test_cards_state_what_was_measured() -> None:
     assert "| layer_0/feed_in | 0.02 |" in card
     rows = tuple(BatchRow("1 s", "clean", size, 0.25, 1.0, 0.5) for size in (1, 2))
     assert "| 1 s | clean | 0.25, 50.00 % | 0.25, 50.00 % |" in parity_table(report(batches=rows))
+
+
+def test_speed_is_measured_on_the_bucket_nearest_to_six_seconds() -> None:
+    def timed(*buckets: str) -> str:
+        return case_to_time([Case(np.zeros(4, np.float32), bucket) for bucket in buckets]).bucket
+
+    assert timed("", "1 s", "3 s", "6 s", "12 s") == "6 s"
+    assert timed("1 s", "3 s") == "3 s" and timed("12 s", "20 s") == "12 s"
+    for none in ((), ("",)):
+        with pytest.raises(ExportError, match="max_window_s"):
+            timed(*none)

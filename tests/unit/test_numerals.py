@@ -124,6 +124,25 @@ def test_ordinals_as_digits_undo_ordinals_as_words(number: int) -> None:
     assert written_back(f"am {ordinal_forms(number, 'n')[0]} tag") == f"am {number}. tag"
 
 
+@pytest.mark.parametrize(
+    "end", [".", "?", "!", ", sagt er", ": gut", "; gut", "…", "...", "?“", ".“", ".)", "!) Ja"]
+)
+def test_an_ordinal_before_any_mark_is_read_and_written_back(end: str) -> None:
+    for spoken in ("am dritten", "der fünfzehnte", "am vierten und fünften"):
+        in_digits = written_back(spoken + end)
+        assert ".." not in in_digits.replace("...", "") and "." in in_digits
+        assert spell_numbers(in_digits) == spoken + end
+
+
+def test_the_full_stop_of_an_ordinal_and_of_its_sentence_are_one() -> None:
+    spoken = "Er kam am vierten. Dann ging er. Es war der fünfte. Das war spät."
+    written = "Er kam am 4. Dann ging er. Es war der 5. Das war spät."
+    assert written_back(spoken) == written and spell_numbers(written) == spoken
+    assert spell_numbers("Im 3. Stock, am 5. Mai, die 3. und 4. Klasse") == (
+        "Im dritten Stock, am fünften Mai, die dritte und vierte Klasse"
+    )
+
+
 @pytest.mark.parametrize("hour", range(4, 24))
 def test_times_as_digits_keep_their_numbers(hour: int) -> None:
     for minute in (4, 10, 30, 59):

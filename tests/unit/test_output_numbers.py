@@ -24,6 +24,15 @@ def spoken(text):
         ("zwei Millionen Menschen", "2000000 Menschen"),
         ("ein Mann und zwei Frauen", "ein Mann und zwei Frauen"),
         ("neunzehnhundertachtunddreißig, dann zweitausendeins.", "1938, dann 2001."),
+        ("Am dritten.", "Am 3."),
+        ("Er kam am vierten. Dann ging er.", "Er kam am 4. Dann ging er."),
+        ("„am dritten.“ (der fünfzehnte.)", "„am 3.“ (der 15.)"),
+        ("am siebten elften.", "am 7. 11."),
+        (
+            "am dritten? am vierten! am fünften, am sechsten… am siebten...",
+            "am 3.? am 4.! am 5., am 6.… am 7....",
+        ),
+        ("Es sind zehn. Nein, elf.", "Es sind 10. Nein, 11."),
         ("", ""),
     ],
 )

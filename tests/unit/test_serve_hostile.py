@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import random
@@ -22,6 +23,7 @@ from typing import Any
 
 import pytest
 from tone_service import (
+    PATIENCE_S,
     SPEECH,
     TRANSCRIBE,
     TRANSLATE,
@@ -51,6 +53,7 @@ from engine.serve.settings import ConnectionLimits
 ROOT = Path(__file__).resolve().parents[2]
 BODY = form(SPEECH)
 GET_MODELS = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
+get = functools.partial(httpx.get, timeout=PATIENCE_S)
 QUICK = ConnectionLimits(max_connections=24, header_timeout_s=0.4, keep_alive_s=0.5, linger_s=0.4)
 
 
@@ -112,13 +115,11 @@ def test_the_slowest_of_too_many_uploads_makes_room(quick: Running) -> None:
 
 
 def test_half_open_connections_are_closed_and_harm_nobody(quick: Running) -> None:
-    began_s = time.monotonic()
     half_open = [quick.connect(sent) for sent in [b"", b"GET /v1/mod", b"POST / HTTP/1.1\r\nA: b\r\n"] * 16]
-    assert httpx.get(quick.url + "/health").json()["status"] == "ok"
+    assert get(quick.url + "/health").json()["status"] == "ok"
     for sock in half_open:
         assert read_answer(sock)[0] == 0
         sock.close()
-    assert time.monotonic() - began_s < 5
     wait_for(lambda: not quick.server.server_state.connections)
 
 
@@ -158,7 +159,7 @@ def test_a_body_that_never_ends(quick: Running, framing: str) -> None:
                 sock.sendall(chunk)
                 time.sleep(0.1)
         assert read_answer(sock)[0] == 408
-    assert httpx.get(quick.url + "/v1/models").status_code == 200
+    assert get(quick.url + "/v1/models").status_code == 200
 
 
 def test_lengths_that_are_wrong(quick: Running) -> None:
@@ -211,7 +212,7 @@ def test_a_client_that_does_not_read_its_answers_is_cut() -> None:
         connections = running.server._connections
         wait_for(lambda: connections.n_open == 0, 5)
         sock.close()
-        assert httpx.get(running.url + "/v1/models").status_code == 200
+        assert get(running.url + "/v1/models").status_code == 200
 
 
 def test_a_client_that_has_read_its_answer_is_not_cut() -> None:
@@ -271,9 +272,9 @@ def test_a_client_that_sent_its_next_request_early_is_still_seen_to_leave() -> N
     translator.gate.clear()
     with running_server(translator, ServeSettings(max_running=1)) as running:
         sock = running.connect(head(len(BODY)) + BODY + GET_MODELS)
-        assert translator.started.acquire(timeout=5)
+        assert translator.started.acquire(timeout=PATIENCE_S)
         sock.close()
-        assert translator.cancelled.wait(3), "the work went on for nobody"
+        assert translator.cancelled.wait(PATIENCE_S), "the work went on for nobody"
         translator.gate.set()
         with running.connect(head(len(BODY)) + BODY) as sock:
             assert read_answer(sock)[0] == 200
@@ -316,7 +317,7 @@ def test_spoilt_requests_harm_nobody(quick: Running, caplog: pytest.LogCaptureFi
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
     wait_for(lambda: not quick.server.server_state.tasks)
     assert queue_of(quick).pending == 0
-    assert httpx.get(quick.url + "/v1/models").status_code == 200
+    assert get(quick.url + "/v1/models").status_code == 200
 
 
 def many_fields(n: int) -> bytes:
@@ -362,11 +363,10 @@ def test_hotwords_are_bounded_before_any_work() -> None:
 
 def test_every_answer_has_a_request_id_and_none_a_traceback(quick: Running) -> None:
     assert (
-        httpx.get(quick.url + "/v1/models", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"]
-        == "mine-1"
+        get(quick.url + "/v1/models", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
     )
     for given in ("a b", "a" * 200, 'a"b'):
-        named = httpx.get(quick.url + "/v1/nothing", headers={"X-Request-ID": given}).headers["x-request-id"]
+        named = get(quick.url + "/v1/nothing", headers={"X-Request-ID": given}).headers["x-request-id"]
         assert re.fullmatch("[0-9a-f]{32}", named)
     for sent, status in [
         (b"\x16\x03\x01 no http\r\n\r\n", 400),
@@ -394,14 +394,12 @@ def test_an_error_of_ours_says_nothing_of_the_inside(
 def test_the_end_waits_for_what_is_in_work_and_tells_the_others() -> None:
     translator = ToneTranslator()
     translator.gate.clear()
-    with running_server(translator, ServeSettings(max_running=1, drain_s=6.0)) as running:
+    with running_server(translator, ServeSettings(max_running=1, drain_s=600.0)) as running:
         works = running.connect(head(len(BODY)) + BODY)
         wait_for(lambda: queue_of(running).pending == 1)
         running.server.should_exit = True
         threading.Timer(0.5, translator.gate.set).start()
-        began_s = time.monotonic()
-        assert read_answer(works)[0] == 200
-    assert time.monotonic() - began_s < 5
+        assert read_answer(works)[0] == 200  # and the server ends at once, which its context waits for
 
 
 def test_the_end_is_bounded() -> None:
@@ -413,15 +411,13 @@ def test_the_end_is_bounded() -> None:
         half_open, idle = running.connect(b"GET /"), running.connect(GET_MODELS)
         assert read_answer(idle)[0] == 200
         wait_for(lambda: queue_of(running).pending == 2)
-        began_s = time.monotonic()
         running.server.should_exit = True
         for sock in (works, waits, slow):
             status, headers, body = read_answer(sock)
             assert (status, error_of(body)["code"]) == (503, "ShuttingDownError")
             assert headers["retry-after"]
         assert read_answer(half_open)[0] == read_answer(idle)[0] == 0
-        assert translator.cancelled.wait(20)
-    assert time.monotonic() - began_s < 5
+        assert translator.cancelled.wait(PATIENCE_S)
 
 
 def test_the_log_is_bounded_and_no_client_writes_its_lines() -> None:
@@ -471,12 +467,10 @@ sys.exit(main(sys.argv[1:]))
             half_open = [running.connect() for _ in range(600)]
             slow = running.connect(head(len(BODY)) + BODY[:100])
             time.sleep(0.2)
-            assert httpx.get(url + "/health", timeout=10).status_code == 200
-            began_s = time.monotonic()
+            assert get(url + "/health").status_code == 200
             process.send_signal(signal.SIGTERM)
             assert read_answer(slow)[0] == 503
-            assert process.wait(10) == 0
-            assert time.monotonic() - began_s < 5
+            assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
             process.wait()
@@ -494,7 +488,7 @@ from tone_service import ToneTranslator
 from engine.serve import ServeSettings, create_app
 from engine.serve.transport import server
 translator = ToneTranslator()
-translator.transcribe = lambda *_, **__: time.sleep(600)
+translator.transcribe = lambda *_, **__: (print("works", flush=True), time.sleep(600))
 sockets = server.listen("127.0.0.1", 0)
 print(sockets[0].getsockname()[1], flush=True)
 app = create_app(translator, ServeSettings(drain_s=1.0))
@@ -510,10 +504,10 @@ def test_a_job_that_does_not_notice_its_end_does_not_keep_the_process() -> None:
         port = int(process.stdout.readline())
         wait_for(lambda: answers(f"http://127.0.0.1:{port}"), 60)
         with Running(None, port).connect(head(len(BODY)) + BODY) as sock:
-            time.sleep(0.3)
+            assert process.stdout.readline() == "works\n"
             process.send_signal(signal.SIGTERM)
             assert read_answer(sock)[0] == 503
-            assert process.wait(5) == 7
+            assert process.wait(PATIENCE_S) == 7  # long before the job ends
     finally:
         process.kill()
         process.wait()
@@ -521,7 +515,7 @@ def test_a_job_that_does_not_notice_its_end_does_not_keep_the_process() -> None:
 
 def answers(url: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(url + "/v1/models").status_code == 200
+        return get(url + "/v1/models").status_code == 200
     return False
 
 

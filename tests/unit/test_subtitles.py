@@ -51,6 +51,11 @@ def test_where_a_break_is_good(word: str, cost: float) -> None:
     assert break_cost(word) == cost
 
 
+def test_an_ordinal_ends_a_sentence_where_the_next_word_cannot_belong_to_it() -> None:
+    assert break_cost("4.", "Dann") == break_cost("4.“", "Dann") == SENTENCE
+    assert break_cost("4.", "Oktober") == break_cost("4.", "dann") == BAD
+
+
 def test_cues_end_with_their_sentences() -> None:
     text = (
         "Im Garten steht ein alter Baum. Er trägt in diesem Jahr besonders viele Äpfel. "

@@ -17,6 +17,11 @@ def count_words(texts):
     ("text", "sentences"),
     [
         ("Guten Tag. Wie geht es Ihnen?", ["Guten Tag.", "Wie geht es Ihnen?"]),
+        ("Er kam am 4. Dann ging er.", ["Er kam am 4.", "Dann ging er."]),
+        ("Er war 15. Das ist jung.", ["Er war 15.", "Das ist jung."]),
+        ("Im Jahr 1990. Er kam.", ["Im Jahr 1990.", "Er kam."]),
+        ("1. Ein Apfel 2. Ein Brot", ["1. Ein Apfel 2. Ein Brot"]),
+        ("Es war am 4. und 5. Mai.", ["Es war am 4. und 5. Mai."]),
         ("Am 3. Oktober kam Dr. Meier z.B. nach Köln.", ["Am 3. Oktober kam Dr. Meier z.B. nach Köln."]),
         ("Er rief: „Halt!“ Dann lief er.", ["Er rief: „Halt!“", "Dann lief er."]),
         ("Was?! Nein… Doch.", ["Was?!", "Nein…", "Doch."]),

@@ -282,6 +282,8 @@ def command(texts: list[str], full_stop: bool = False) -> str:
         (["Mach das Licht an. Danke."], "Mach das Licht an. Danke."),
         (["Ist die Tür zu?"], "Ist die Tür zu?"),
         (["Wecke mich am 3. Mai."], "Wecke mich am 3. Mai"),
+        (["Wecke mich am 3."], "Wecke mich am 3."),
+        (["Stelle den Wecker auf 10."], "Stelle den Wecker auf 10"),
         (["Moment..."], "Moment..."),
         (["", "Ja.", ""], "Ja"),
         ([], ""),

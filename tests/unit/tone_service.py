@@ -23,6 +23,8 @@ from engine.jobs.streams import SpeechStream, StreamStages
 from engine.types import Hypothesis, Transcript, Translation, TranslationHypothesis
 from tests.reference.tone_speech import recognise, silence, speak
 
+# For what happens at once on a quiet machine; it costs time only where it does not happen.
+PATIENCE_S = 60.0
 TRANSCRIBE, TRANSLATE = "/v1/audio/transcriptions", "/v1/audio/translations"
 
 
@@ -147,7 +149,7 @@ class Running:
         self.server, self.port = server, port
         self.url = f"http://127.0.0.1:{port}"
 
-    def connect(self, sent: bytes = b"", timeout: float = 10.0) -> socket.socket:
+    def connect(self, sent: bytes = b"", timeout: float = PATIENCE_S) -> socket.socket:
         """A new connection on which something was sent."""
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
         sock.sendall(sent)
@@ -170,11 +172,11 @@ def running_server(translator: Any, settings: Any = None, **options: Any) -> Ite
         yield running
     finally:
         running.server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server does not end"
 
 
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
+def wait_for(condition: Any, seconds: float = PATIENCE_S) -> None:
     """Wait until it holds."""
     last_s = time.monotonic() + seconds
     while not condition():

@@ -21,28 +21,13 @@ from engine.types import Transcript, Translation
 FORMATS: Final = ("text", "srt", "vtt", "json")
 LANGUAGES: Final = ("de", "en")
 MAX_WORDS: Final = 100_000  # of both languages, those with times twice; an hour has about 30,000
-FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "a result as JSON"},
-                        "response_format": {"type": "string", "enum": list(FORMATS)},
-                        "languages[]": {
-                            "type": "array",
-                            "items": {"type": "string", "enum": list(LANGUAGES)},
-                        },
-                    },
-                }
-            }
-        },
-    }
+_PROPERTIES: Final[dict[str, Any]] = {
+    "file": {"type": "string", "format": "binary", "description": "a result as JSON"},
+    "response_format": {"type": "string", "enum": list(FORMATS)},
+    "languages[]": {"type": "array", "items": {"type": "string", "enum": list(LANGUAGES)}},
 }
-FIELDS: Final = tuple(FORM["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"])
+FORM: Final = fields.form_schema(_PROPERTIES)
+FIELDS: Final = tuple(_PROPERTIES)
 
 
 def add_renderings(app: FastAPI, service: Service) -> None:

@@ -12,9 +12,10 @@ from engine.errors import CancelledError, EngineError
 from engine.jobs.streams import SpeechStream
 from engine.runtime.cancel import CancelToken
 from engine.serve.errors import EventError, RequestTimeoutError
+from engine.serve.settings import StreamOpener
 from engine.serve.wyoming import protocol
 from engine.serve.wyoming.protocol import AudioFormat, Event, EventReader
-from engine.serve.wyoming.settings import Recogniser, WyomingSettings
+from engine.serve.wyoming.settings import WyomingSettings
 from engine.serve.wyoming.utterance import Utterance
 
 INTERNAL: Final = "something went wrong here; the log of the server says more"
@@ -27,7 +28,7 @@ _log = logging.getLogger("engine.serve.wyoming")
 class Shared(Protocol):
     """What all connections have in common."""
 
-    recogniser: Recogniser
+    recogniser: StreamOpener
     settings: WyomingSettings
     info: Event
 

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from engine._distribution import NAME
 from engine.serve.errors import BusyError, ShuttingDownError
+from engine.serve.settings import StreamOpener
 from engine.serve.wyoming import protocol
 from engine.serve.wyoming.connection import Connection
-from engine.serve.wyoming.settings import Recogniser, WyomingSettings
+from engine.serve.wyoming.settings import WyomingSettings
 
 BACKLOG: Final = 128
 LAST_S: Final = 1.0  # for those who are told that they are not finished
@@ -32,7 +33,7 @@ class WyomingServer:
         started: set once it listens. interrupted: whether Ctrl-C ended it.
     """
 
-    def __init__(self, recogniser: Recogniser, settings: WyomingSettings | None = None) -> None:
+    def __init__(self, recogniser: StreamOpener, settings: WyomingSettings | None = None) -> None:
         """Prepare; run() serves."""
         self.recogniser, self.settings = recogniser, settings or WyomingSettings()
         bundle = getattr(recogniser, "bundle", None)

@@ -1,15 +1,11 @@
-"""Bounds of the Wyoming server, what it answers, and what it asks of a model."""
+"""Bounds of the Wyoming server, and what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from engine.jobs.endpoints import EndpointOptions
 from engine.jobs.live import Task
-from engine.jobs.streams import SpeechStream
-from engine.runtime.cancel import CancelToken
 from engine.types import DecodingOptions
 
 
@@ -55,20 +51,3 @@ class WyomingSettings:
     stall_s: float = 30.0
     write_timeout_s: float = 30.0
     drain_s: float = 8.0
-
-
-class Recogniser(Protocol):
-    """The part of SpeechTranslator that the server calls; safe to share between threads."""
-
-    def open_stream(
-        self,
-        sample_rate: int | None = None,
-        *,
-        task: Task = "transcribe",
-        hotwords: Sequence[str] = (),
-        options: DecodingOptions | None = None,
-        endpoint: EndpointOptions | None = None,
-        cancel: CancelToken | None = None,
-    ) -> SpeechStream:
-        """German speech to German or English text while it arrives."""
-        ...

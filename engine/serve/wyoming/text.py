@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from engine.text.context import ends_with_ordinal
+
 STOP: Final = "."
 NEXT_SENTENCE: Final = re.compile(r"(?<!\d)[.!?…]\s")  # not the point of "3. Mai"
 
@@ -35,6 +37,7 @@ class CommandText:
             return ""
         before = f"{self._held} " if self.text else ""
         cut = text.endswith(STOP) and not text.endswith("...") and text != STOP
+        cut = cut and not ends_with_ordinal(text)  # "am 3."
         self._held = STOP if cut else ""
         return self._send(before + (text[: -len(STOP)] if cut else text))
 
