@@ -1,8 +1,10 @@
 """Requests and threads: a bounded number of both, and work that ends when its client leaves.
 
 There are two lanes of threads, so that long recordings never keep short ones waiting for a thread; who of
-those that have a thread computes next, is for the model's scheduler. Every job begins in the lane of short
-ones; one that turns out to be long ends there at once with what is to be done in the other.
+those that have a thread computes next, is for the model's scheduler. Every job begins on threads that only
+look at it: it ends there at once with what is to be done in a lane, in that of short ones with what it
+costs. Of those that wait there the cheapest goes first: the others wait less for it than it would for them.
+Who has waited for OVERTAKEN_S goes before all of them, so that none waits for ever.
 """
 
 from __future__ import annotations
@@ -11,18 +13,33 @@ import asyncio
 import contextvars
 import itertools
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
 from engine.errors import CancelledError, EngineError
 from engine.runtime.cancel import CancelToken
 from engine.serve.errors import BusyError, RequestTimeoutError
 
 Result = TypeVar("Result")
+OVERTAKEN_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Short(Generic[Result]):
+    """What a job gives that belongs into the lane of short ones: the job that does it there.
+
+    Attributes:
+        cost: what it will take, in any unit that all of them share.
+    """
+
+    job: Callable[[CancelToken], Result]
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,67 @@ class Long(Generic[Result]):
     job: Callable[[CancelToken], Result]
 
 
+class CheapestFirst:
+    """Threads for what waits, of which the cheapest goes first, but for those that have waited for long."""
+
+    def __init__(self, n_threads: int, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start without threads.
+
+        Args:
+            clock: seconds; another one in tests.
+        """
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix=name)
+        self._clock, self._lock = clock, threading.Lock()
+        self._waiting: list[_Waiting] = []  # in the order in which they came
+
+    def submit(self, call: Callable[[], Any], cost: float) -> Future[Any]:
+        """Run a call on a thread, in its turn."""
+        entry = _Waiting(call, cost, self._clock())
+        with self._lock:
+            self._pool.submit(self._run_next)  # as many as there are calls, whichever each of them takes
+            self._waiting.append(entry)
+        return entry.future
+
+    def shutdown(self) -> None:
+        """Forget all that waits, and take no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for entry in waiting:
+            entry.future.cancel()
+
+    def _run_next(self) -> None:
+        entry = self._take()
+        if entry is None or not entry.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = entry.call()
+        except BaseException as error:
+            entry.future.set_exception(error)
+        else:
+            entry.future.set_result(result)
+
+    def _take(self) -> _Waiting | None:
+        with self._lock:
+            if not self._waiting:
+                return None
+            oldest = self._waiting[0]
+            late = self._clock() - oldest.came_s >= OVERTAKEN_S
+            chosen = oldest if late else min(self._waiting, key=lambda entry: entry.cost)
+            self._waiting.remove(chosen)
+            return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A call with its cost, and when it came."""
+
+    call: Callable[[], Any]
+    cost: float
+    came_s: float
+    future: Future[Any] = field(default_factory=Future)
+
+
 class WorkQueue:
     """Runs jobs on a few threads and refuses what would wait too long."""
 
@@ -39,17 +117,18 @@ class WorkQueue:
         """Start without threads.
 
         Args:
-            max_running: short jobs at a time, and as many long ones.
+            max_running: short jobs at a time, as many long ones, and as many that are looked at.
             max_pending: jobs that wait or run.
             timeout_s: for a job to wait and run.
         """
         self._timeout_s = timeout_s
         self.max_pending = max(max_pending, 1)
         self.pending = 0  # touched on the event loop only
-        self._short, self._long = (
+        self._first, self._long = (
             ThreadPoolExecutor(max_running, thread_name_prefix=f"engine-serve-{lane}")
-            for lane in ("short", "long")
+            for lane in ("first", "long")
         )
+        self._short = CheapestFirst(max_running, "engine-serve-short")
         self._running: dict[int, tuple[float, CancelToken]] = {}
         self._ids = itertools.count()
         self._ended: EngineError | None = None
@@ -86,7 +165,7 @@ class WorkQueue:
 
     async def run(
         self,
-        job: Callable[[CancelToken], Result | Long[Result]],
+        job: Callable[[CancelToken], Result | Short[Result] | Long[Result]],
         left: Callable[[], Awaitable[Any]],
         at_end: Callable[[], Any] = lambda: None,
     ) -> Result:
@@ -104,11 +183,14 @@ class WorkQueue:
         leaving = asyncio.ensure_future(left())
         leaving.add_done_callback(_look_at)
         ending = asyncio.ensure_future(self._end.wait())
-        future: Future[Any] = self._submit(self._short, job, token)
+        future = self._first.submit(self._call(job, token))
         try:
             found = await self._wait(future, token, leaving, ending, last_s)
-            if isinstance(found, Long):
-                future = self._submit(self._long, found.job, token)
+            if isinstance(found, Short):
+                future = self._short.submit(self._call(found.job, token), found.cost)
+                found = await self._wait(future, token, leaving, ending, last_s)
+            elif isinstance(found, Long):
+                future = self._long.submit(self._call(found.job, token))
                 found = await self._wait(future, token, leaving, ending, last_s)
             result: Result = found
             return result
@@ -119,8 +201,9 @@ class WorkQueue:
             leaving.cancel()
             ending.cancel()
 
-    def _submit(self, pool: ThreadPoolExecutor, job: Callable[[CancelToken], Any], token: CancelToken) -> Any:
-        return pool.submit(contextvars.copy_context().run, self._timed, job, token)
+    def _call(self, job: Callable[[CancelToken], Any], token: CancelToken) -> Callable[[], Any]:
+        """What a thread is to do."""
+        return partial(contextvars.copy_context().run, self._timed, job, token)
 
     async def _wait(
         self, future: Future[Any], token: CancelToken, leaving: asyncio.Future[Any],
@@ -172,8 +255,9 @@ class WorkQueue:
         """Cancel everything and take no more."""
         for _, token in list(self._running.values()):
             token.cancel()
-        for pool in (self._short, self._long):
+        for pool in (self._first, self._long):
             pool.shutdown(wait=False, cancel_futures=True)
+        self._short.shutdown()
 
     def wait(self, seconds: float) -> bool:
         """Wait for running jobs to end; whether all did."""

@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 from engine.errors import CancelledError
 from engine.runtime.cancel import CancelToken
 from engine.serve.errors import RequestTimeoutError, ShuttingDownError
-from engine.serve.work import Long, WorkQueue
+from engine.serve.work import OVERTAKEN_S, CheapestFirst, Long, Short, WorkQueue
 
 LONG_S = 20.0
 
@@ -70,6 +70,63 @@ def test_long_jobs_never_keep_short_ones_from_a_thread() -> None:
 
     assert queued(body) == ["short 0", "short 1", "short 2", "long", "long", "long"]
     assert len(ended) == 3
+
+
+def test_the_cheapest_goes_first_whoever_came_first() -> None:
+    done: list[int] = []
+    held, gate = threading.Event(), threading.Event()
+
+    def hold(_: CancelToken) -> None:
+        held.set()
+        assert gate.wait(LONG_S)
+
+    async def body(queue: WorkQueue) -> None:
+        jobs = [asyncio.ensure_future(queue.run(lambda _: Short(hold, 0.0), stays))]
+        await asyncio.to_thread(held.wait, LONG_S)
+        for cost in (3, 1, 2, 1):
+            job = lambda _, cost=cost: Short(lambda _: done.append(cost), cost)  # noqa: E731
+            jobs.append(asyncio.ensure_future(queue.run(job, stays)))
+        while len(queue._short._waiting) < 4:  # all have been looked at
+            await asyncio.sleep(0.001)
+        gate.set()
+        await asyncio.gather(*jobs)
+
+    queued(body)
+    assert done == [1, 1, 2, 3]
+
+
+def test_who_has_waited_for_long_is_not_overtaken_any_more() -> None:
+    now_s, order = [0.0], list[str]()
+    lane = CheapestFirst(1, "lane", lambda: now_s[0])
+    held, gate = threading.Event(), threading.Event()
+    futures = [lane.submit(lambda: held.set() or gate.wait(LONG_S), 0.0)]
+    assert held.wait(LONG_S)
+    for at_s, name, cost in ((0.0, "dear", 9.0), (0.5, "late", 5.0), (0.9, "cheap", 1.0)):
+        now_s[0] = at_s
+        futures.append(lane.submit(lambda name=name: order.append(name), cost))
+    now_s[0] = OVERTAKEN_S + 0.1  # the first of them has waited for too long, the others have not
+    gate.set()
+    for future in futures:
+        future.result(LONG_S)
+    assert order == ["dear", "cheap", "late"]
+    lane.shutdown()
+
+
+def test_what_waits_in_a_lane_can_be_cancelled_and_errors_come_back() -> None:
+    lane = CheapestFirst(1, "lane")
+    held, gate = threading.Event(), threading.Event()
+    first = lane.submit(lambda: held.set() or gate.wait(LONG_S), 0.0)
+    assert held.wait(LONG_S)
+    gone, fails, rest = lane.submit(lambda: 1, 1.0), lane.submit(lambda: 1 / 0, 2.0), lane.submit(int, 3.0)
+    assert gone.cancel()
+    gate.set()
+    assert first.result(LONG_S)
+    with pytest.raises(ZeroDivisionError):
+        fails.result(LONG_S)
+    assert rest.result(LONG_S) == 0
+    lane.shutdown()
+    with pytest.raises(RuntimeError):
+        lane.submit(int, 0.0)
 
 
 @pytest.mark.parametrize("long", [False, True])
