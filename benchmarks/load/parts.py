@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.errors import MeasurementError
+from benchmarks.load import leaving
 from benchmarks.load.client import Answer, Client, Tally, spread
-from benchmarks.load.disturbers import disturbing, in_work, leave
+from benchmarks.load.disturbers import disturbing, in_work
 from benchmarks.load.loops import ask_in_turn, run_closed, run_open
 from benchmarks.load.queue import simulate_queue
 from benchmarks.load.requests import TRANSCRIBE, TRANSLATE, Kind, Waveform, form
@@ -25,6 +26,7 @@ WARM_REQUESTS: Final = 100  # before memory is compared
 RSS_EVERY: Final = 50  # requests
 CAPACITY_CLIENTS: Final = 8
 LEAVE_AFTER_S: Final = (0.1, 0.3, 0.8, 1.5, 2.5, 4.0, 5.5)  # of work: upload, reading, computing
+LIVE_S: Final = 300.0  # of audio that a live client sends before it leaves
 LONG_REQUESTS: Final = 100
 READ_S: Final = 6.0  # of processor time, after which long files have been read and are recognised
 QUEUED: Final = 50_000  # requests of the simulated queue
@@ -159,15 +161,27 @@ def _queue_alone(seconds: Sequence[float], capacity: float, share: float) -> dic
     return simulate_queue(1000 * times, share, cores)
 
 
-def leaving(bench: Bench) -> list[dict[str, Any]]:
-    """Processor time that is spent on long requests after their clients have left."""
+def left_alone(bench: Bench, waveforms: Sequence[Waveform], wyoming: Service | None) -> list[dict[str, Any]]:
+    """Processor time that is spent on long requests, sessions and recordings after their clients have left.
+
+    Args:
+        wyoming: a service of that protocol, where there is one.
+    """
+    service, (talk, *_) = bench.service, make_talks(waveforms, LIVE_S)
+    cases = [
+        (service, name, leaving.request(service, Kind(name, path, form(bench.long_audio, fields))))
+        for name, path, fields in LEAVING
+    ]
+    cases.append((service, "session", leaving.session(service, talk)))
+    if wyoming is not None:
+        cases.append((wyoming, "Wyoming", leaving.wyoming(wyoming, talk)))
+    tick = bench.progress(len(cases) * len(LEAVE_AFTER_S), "clients that leave")
     found = []
-    tick = bench.progress(len(LEAVING) * len(LEAVE_AFTER_S), "clients that leave")
-    for name, path, fields in LEAVING:
-        kind = Kind(name, path, form(bench.long_audio, fields))
+    for service, name, begin in cases:
         pairs = []
         for after_s in LEAVE_AFTER_S:
-            pairs.append(leave(bench.service, kind, after_s))
+            bench.service.wait_idle()
+            pairs.append(leaving.leave(service, name, begin, after_s))
             tick()
         cpu_ms, wall_ms = ([round(1000 * pair[which], 1) for pair in pairs] for which in (0, 1))
         each = [list(row) for row in zip(LEAVE_AFTER_S, cpu_ms, wall_ms, strict=True)]

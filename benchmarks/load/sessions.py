@@ -32,9 +32,11 @@ class Talk:
     """What one speaker says: recordings with pauses between them.
 
     Attributes:
-        appends: an event of each CHUNK_S, ready to be sent.
+        chunks: CHUNK_S each, 16 bits, 16 kHz.
+        appends: the same as events, ready to be sent.
     """
 
+    chunks: tuple[bytes, ...]
     appends: tuple[str, ...]
 
 
@@ -70,16 +72,19 @@ def make_talks(waveforms: Sequence[Waveform], seconds: float, seed: int = 11) ->
             if n_samples > seconds * SAMPLE_RATE and len(parts) > 1:
                 break
             parts += [waveform, pause]
-        talks.append(Talk(tuple(_appends(np.concatenate(parts)))))
+        chunks = tuple(_cut(np.concatenate(parts)))
+        talks.append(Talk(chunks, tuple(map(_append, chunks))))
     return talks
 
 
-def _appends(waveform: Waveform) -> Iterator[str]:
+def _cut(waveform: Waveform) -> Iterator[bytes]:
     pcm = (np.clip(waveform, -1, 1) * 32767).astype("<i2")
     size = round(CHUNK_S * SAMPLE_RATE)
-    for start in range(0, len(pcm), size):
-        audio = base64.b64encode(pcm[start : start + size].tobytes()).decode()
-        yield json.dumps({"type": "input_audio_buffer.append", "audio": audio})
+    return (pcm[start : start + size].tobytes() for start in range(0, len(pcm), size))
+
+
+def _append(pcm: bytes) -> str:
+    return json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(pcm).decode()})
 
 
 def hear(service: Service, talk: Talk, begin_s: float | None = None) -> Heard:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load import parts
-from benchmarks.load.requests import long_recording, make_kinds
+from benchmarks.load.requests import Waveform, long_recording, make_kinds
 from benchmarks.load.service import ChildService, Service
 from benchmarks.options import Progress, fraction, listed, natural, positive
 from benchmarks.reports.signature import environment
@@ -96,9 +97,7 @@ def run(options: argparse.Namespace) -> int:
         with _open(options) as service:
             right = parts.learn(service, kinds, progress)
             bench = parts.Bench(service, kinds, right, long_audio, progress)
-            result = measure(bench, options)
-            if "sessions" in options.parts:
-                result["sessions"] = parts.sessions(bench, waveforms, options.sessions, options.seconds)
+            result = measure(bench, options, waveforms)
             result = {"signature": _signature(service, options), **result}
     finally:
         progress.close()
@@ -109,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_FAILED if problems(result, options.max_rss_growth_mb) else EXIT_OK
 
 
-def measure(bench: parts.Bench, options: argparse.Namespace) -> dict[str, Any]:
+def measure(bench: parts.Bench, options: argparse.Namespace, waveforms: Sequence[Waveform]) -> dict[str, Any]:
     """All parts that were asked for."""
     result: dict[str, Any] = {"kinds": len(bench.kinds), "alone": parts.alone(bench)}
     if "closed" in options.parts:
@@ -119,13 +118,16 @@ def measure(bench: parts.Bench, options: argparse.Namespace) -> dict[str, Any]:
             parts.loaded(bench, share, options.seconds, options.capacity) for share in options.load
         ]
     if "leave" in options.parts:
-        result["leave"] = parts.leaving(bench)
+        with _open_wyoming(options) as wyoming:
+            result["leave"] = parts.left_alone(bench, waveforms, wyoming)
     if "uploads" in options.parts:
         result["uploads"] = parts.uploads(
             bench, options.slow, options.endless, 1e6 * options.endless_mb_s, 2 * len(bench.kinds)
         )
     if "long" in options.parts:
         result["long"] = [parts.beside_long(bench, n_long) for n_long in options.long_files]
+    if "sessions" in options.parts:
+        result["sessions"] = parts.sessions(bench, waveforms, options.sessions, options.seconds)
     return result
 
 
@@ -155,9 +157,20 @@ def _check(options: argparse.Namespace) -> None:
 def _open(options: argparse.Namespace) -> Service:
     if options.url:
         return Service(options.url)
+    passes = ["--passes", str(options.passes)] if options.passes else []
+    return ChildService([*_model_arguments(options), *passes])
+
+
+def _open_wyoming(options: argparse.Namespace) -> AbstractContextManager[Service | None]:
+    """A service of that protocol; none beside one that runs already."""
+    if options.url:
+        return nullcontext()
+    return ChildService(_model_arguments(options), command="wyoming")
+
+
+def _model_arguments(options: argparse.Namespace) -> list[str]:
     arguments = ["--threads", str(options.threads)]
-    arguments += ["--passes", str(options.passes)] if options.passes else []
-    return ChildService([*arguments, *(["--model", options.model] if options.model else [])])
+    return [*arguments, *(["--model", options.model] if options.model else [])]
 
 
 def _signature(service: Service, options: argparse.Namespace) -> str:
