@@ -4,7 +4,7 @@ There are two lanes of threads, so that long recordings never keep short ones wa
 those that have a thread computes next, is for the model's scheduler. Every job begins on threads that only
 look at it: it ends there at once with what is to be done in a lane, in that of short ones with what it
 costs. Of those that wait there the cheapest goes first: the others wait less for it than it would for them.
-Who has waited for OVERTAKEN_S goes before all of them, so that none waits for ever.
+Who has waited for OVERTAKEN_S and OVERTAKEN_SHARE of its cost goes before all of them: none waits for ever.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from engine.serve.errors import BusyError, RequestTimeoutError
 
 Result = TypeVar("Result")
 OVERTAKEN_S: Final = 1.0
+OVERTAKEN_SHARE: Final = 0.1  # a minute of audio waits longer for the short ones than they do for each other
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Short(Generic[Result]):
     """What a job gives that belongs into the lane of short ones: the job that does it there.
 
     Attributes:
-        cost: what it will take, in any unit that all of them share.
+        cost: what it will take, in seconds of audio that one pass recognises meanwhile.
     """
 
     job: Callable[[CancelToken], Result]
@@ -93,9 +94,9 @@ class CheapestFirst:
         with self._lock:
             if not self._waiting:
                 return None
-            oldest = self._waiting[0]
-            late = self._clock() - oldest.came_s >= OVERTAKEN_S
-            chosen = oldest if late else min(self._waiting, key=lambda entry: entry.cost)
+            now_s = self._clock()
+            late = (entry for entry in self._waiting if now_s - entry.came_s >= entry.patience_s)
+            chosen = next(late, None) or min(self._waiting, key=lambda entry: entry.cost)
             self._waiting.remove(chosen)
             return chosen
 
@@ -108,6 +109,11 @@ class _Waiting:
     cost: float
     came_s: float
     future: Future[Any] = field(default_factory=Future)
+
+    @property
+    def patience_s(self) -> float:
+        """For how long others may go before it."""
+        return OVERTAKEN_S + OVERTAKEN_SHARE * self.cost
 
 
 class WorkQueue:

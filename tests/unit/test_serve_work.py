@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,10 +12,16 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
+from tone_service import ToneTranslator, wav
+
 from engine.errors import CancelledError
 from engine.runtime.cancel import CancelToken
+from engine.serve import create_app
 from engine.serve.errors import RequestTimeoutError, ShuttingDownError
-from engine.serve.work import OVERTAKEN_S, CheapestFirst, Long, Short, WorkQueue
+from engine.serve.recognition import Recognition
+from engine.serve.requests import AudioRequest
+from engine.serve.work import OVERTAKEN_S, OVERTAKEN_SHARE, CheapestFirst, Long, Short, WorkQueue
+from tests.reference.tone_speech import silence
 
 LONG_S = 20.0
 
@@ -95,20 +102,43 @@ def test_the_cheapest_goes_first_whoever_came_first() -> None:
     assert done == [1, 1, 2, 3]
 
 
+def test_length_passes_and_english_are_what_a_recording_costs() -> None:
+    service = create_app(ToneTranslator()).state.service
+
+    def begin(seconds: float, task: str = "transcribe", **wanted: Any) -> Any:
+        audio = io.BytesIO(wav(silence(seconds)))
+        request = AudioRequest(audio, "json", frozenset(), (), **wanted)
+        return Recognition(service, request, task).begin(CancelToken())
+
+    found = [
+        begin(1.0), begin(1.0, "translate"), begin(1.0, passes=2), begin(3.0),
+        begin(3.0, "translate", passes=2),
+    ]  # fmt: skip
+    costs = [each.cost for each in found]
+    assert costs[0] == pytest.approx(1.0)
+    assert costs == sorted(costs) and len(set(costs)) == len(costs)
+    assert {type(each) for each in found} == {Short} and isinstance(begin(61.0), Long)
+
+
 def test_who_has_waited_for_long_is_not_overtaken_any_more() -> None:
     now_s, order = [0.0], list[str]()
     lane = CheapestFirst(1, "lane", lambda: now_s[0])
     held, gate = threading.Event(), threading.Event()
     futures = [lane.submit(lambda: held.set() or gate.wait(LONG_S), 0.0)]
     assert held.wait(LONG_S)
-    for at_s, name, cost in ((0.0, "dear", 9.0), (0.5, "late", 5.0), (0.9, "cheap", 1.0)):
+    for at_s, name, cost in (
+        (0.0, "dearest", 90.0),
+        (0.0, "dear", 9.0),
+        (0.8, "late", 5.0),
+        (0.9, "cheap", 1.0),
+    ):
         now_s[0] = at_s
         futures.append(lane.submit(lambda name=name: order.append(name), cost))
-    now_s[0] = OVERTAKEN_S + 0.1  # the first of them has waited for too long, the others have not
+    now_s[0] = OVERTAKEN_S + 9 * OVERTAKEN_SHARE  # the second has waited for too long, the others have not
     gate.set()
     for future in futures:
         future.result(LONG_S)
-    assert order == ["dear", "cheap", "late"]
+    assert order == ["dear", "cheap", "late", "dearest"]
     lane.shutdown()
 
 
