@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -80,11 +81,20 @@ def session(service: Service, talk: Talk) -> Begin:
         from websockets.sync.client import connect
 
         address = f"ws://{service.host}:{service.port}/v1/realtime?intent=transcription"
-        connection = connect(address, max_queue=None, compression=None)
+        connection = connect(address, max_queue=None, compression=None, logger=_silent())
         _send_all(connection.send, talk.appends)
         return connection.socket
 
     return begin
+
+
+def _silent() -> logging.Logger:
+    """For a client whose connection is closed under it."""
+    logger = logging.getLogger("engine-bench.leaving")
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return logger
 
 
 def wyoming(service: Service, talk: Talk) -> Begin:

@@ -1,10 +1,11 @@
 """Requests and threads: a bounded number of both, and work that ends when its client leaves.
 
 There are two lanes of threads, so that long recordings never keep short ones waiting for a thread; who of
-those that have a thread computes next, is for the model's scheduler. Every job begins on threads that only
-look at it: it ends there at once with what is to be done in a lane, in that of short ones with what it
-costs. Of those that wait there the cheapest goes first: the others wait less for it than it would for them.
-Who has waited for OVERTAKEN_S and OVERTAKEN_SHARE of its cost goes before all of them: none waits for ever.
+those that have a thread computes next, is for the model's scheduler. Every job begins in the lane of short
+ones, where it costs nothing yet: it ends there at once with what is to be done in either lane, and with its
+cost. Of those that wait for short ones' threads the cheapest goes first: the others wait less for it than it
+would for them. Who has waited for OVERTAKEN_S and OVERTAKEN_SHARE of its cost goes before all of them: none
+waits for ever.
 """
 
 from __future__ import annotations
@@ -123,17 +124,14 @@ class WorkQueue:
         """Start without threads.
 
         Args:
-            max_running: short jobs at a time, as many long ones, and as many that are looked at.
+            max_running: short jobs at a time, and as many long ones.
             max_pending: jobs that wait or run.
             timeout_s: for a job to wait and run.
         """
         self._timeout_s = timeout_s
         self.max_pending = max(max_pending, 1)
         self.pending = 0  # touched on the event loop only
-        self._first, self._long = (
-            ThreadPoolExecutor(max_running, thread_name_prefix=f"engine-serve-{lane}")
-            for lane in ("first", "long")
-        )
+        self._long = ThreadPoolExecutor(max_running, thread_name_prefix="engine-serve-long")
         self._short = CheapestFirst(max_running, "engine-serve-short")
         self._running: dict[int, tuple[float, CancelToken]] = {}
         self._ids = itertools.count()
@@ -189,7 +187,7 @@ class WorkQueue:
         leaving = asyncio.ensure_future(left())
         leaving.add_done_callback(_look_at)
         ending = asyncio.ensure_future(self._end.wait())
-        future = self._first.submit(self._call(job, token))
+        future = self._short.submit(self._call(job, token), 0.0)
         try:
             found = await self._wait(future, token, leaving, ending, last_s)
             if isinstance(found, Short):
@@ -261,8 +259,7 @@ class WorkQueue:
         """Cancel everything and take no more."""
         for _, token in list(self._running.values()):
             token.cancel()
-        for pool in (self._first, self._long):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._long.shutdown(wait=False, cancel_futures=True)
         self._short.shutdown()
 
     def wait(self, seconds: float) -> bool:

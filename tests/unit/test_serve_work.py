@@ -80,26 +80,24 @@ def test_long_jobs_never_keep_short_ones_from_a_thread() -> None:
 
 
 def test_the_cheapest_goes_first_whoever_came_first() -> None:
-    done: list[int] = []
+    lane, order = CheapestFirst(1, "lane"), list[float]()
     held, gate = threading.Event(), threading.Event()
+    futures = [lane.submit(lambda: held.set() or gate.wait(LONG_S), 0.0)]
+    assert held.wait(LONG_S)
+    futures += [lane.submit(lambda cost=cost: order.append(cost), cost) for cost in (3.0, 1.0, 2.0, 0.0, 1.0)]
+    gate.set()
+    for future in futures:
+        future.result(LONG_S)
+    assert order == [0.0, 1.0, 1.0, 2.0, 3.0]
+    lane.shutdown()
 
-    def hold(_: CancelToken) -> None:
-        held.set()
-        assert gate.wait(LONG_S)
 
-    async def body(queue: WorkQueue) -> None:
-        jobs = [asyncio.ensure_future(queue.run(lambda _: Short(hold, 0.0), stays))]
-        await asyncio.to_thread(held.wait, LONG_S)
-        for cost in (3, 1, 2, 1):
-            job = lambda _, cost=cost: Short(lambda _: done.append(cost), cost)  # noqa: E731
-            jobs.append(asyncio.ensure_future(queue.run(job, stays)))
-        while len(queue._short._waiting) < 4:  # all have been looked at
-            await asyncio.sleep(0.001)
-        gate.set()
-        await asyncio.gather(*jobs)
+def test_a_job_goes_on_in_the_lane_that_it_names() -> None:
+    async def body(queue: WorkQueue) -> list[str]:
+        jobs = [queue.run(lambda _, i=i: Short(lambda _: f"short {i}", float(i)), stays) for i in range(5)]
+        return list(await asyncio.gather(*jobs))
 
-    queued(body)
-    assert done == [1, 1, 2, 3]
+    assert queued(body) == [f"short {i}" for i in range(5)]
 
 
 def test_length_passes_and_english_are_what_a_recording_costs() -> None:
