@@ -205,6 +205,7 @@ class SpeechStream:
     def _advance(self) -> None:
         self._decide()  # what an error has left undone
         while self._ears.advance():
+            self._token.raise_if_cancelled()  # a chunk may be minutes long
             self._decide()
 
     def _decide(self) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +14,10 @@ from engine.runtime.cancel import CancelToken
 from engine.runtime.scheduler import CLIP_S
 from engine.serve.requests import AudioRequest
 from engine.serve.service import Service
-from engine.serve.work import Long, Short
+from engine.serve.work import Long
 from engine.types import DecodingOptions, Transcript, Translation
 
 Result = Transcript | Translation
-SECOND_PASS: Final = 1.4  # what it takes of a core where the first pass takes 1
-TRANSLATION: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,13 @@ class Recognition:
     options: dict[str, Any] = field(default_factory=dict)
     submitted_s: float = field(default_factory=time.perf_counter)
 
-    def begin(self, cancel: CancelToken) -> Short[Result] | Long[Result]:
-        """Read a clip; what is to be done, of anything longer, noticed by its header or after CLIP_S, too.
+    def run_short(self, cancel: CancelToken) -> Result | Long[Result]:
+        """The text of a clip. Of anything longer, noticed by its header or after CLIP_S, what is to be done.
 
         Raises:
-            AudioError.
+            AudioError and whatever the recogniser raises.
         """
-        began_s, limit_s = time.perf_counter(), self.service.settings.max_duration_s
+        limit_s = self.service.settings.max_duration_s
         try:
             audio = self._read(min(CLIP_S, limit_s), cancel)
         except AudioLimitError:
@@ -52,24 +49,10 @@ class Recognition:
                 raise
             self.wanted.audio.seek(0)
             return Long(self.run_long)  # which meets the limit again where it is another one
-        cost = self._cost(sum(len(each) for each in audio.waveforms) / SAMPLE_RATE)
-        read_s = time.perf_counter() - began_s
-        return Short(partial(self._run_short, audio, read_s), cost)
-
-    def _run_short(self, audio: Audio, read_s: float, cancel: CancelToken) -> Result:
-        self._observe_waiting(read_s)
         return self._recognise(audio, cancel)
-
-    def _cost(self, duration_s: float) -> float:
-        """What recognising takes, in seconds of audio with one pass."""
-        passes = self.decoding.passes or (
-            2 if getattr(self.service.recogniser, "has_second_pass", False) else 1
-        )
-        return duration_s * (1 + SECOND_PASS * (passes - 1) + TRANSLATION * (self.task == "translate"))
 
     def run_long(self, cancel: CancelToken) -> Result:
         """The text of a recording of any length that the service takes."""
-        self._observe_waiting()
         return self._recognise(self._read(self.service.settings.max_duration_s, cancel), cancel)
 
     @property
@@ -81,11 +64,8 @@ class Recognition:
             channels=wanted.channels or usual.channels, audio_track=wanted.audio_track or usual.audio_track,
         )  # fmt: skip
 
-    def _observe_waiting(self, read_s: float = 0.0) -> None:
-        waited_s = time.perf_counter() - self.submitted_s - read_s
-        self.service.metrics.observe_stage("queue", waited_s)
-
     def _read(self, max_duration_s: float, cancel: CancelToken) -> Audio:
+        self.service.metrics.observe_stage("queue", time.perf_counter() - self.submitted_s)
         decoding = self.decoding
         return read_audio(
             self.wanted.audio.read(), limits=AudioLimits(max_duration_s=max_duration_s), cancel=cancel,

@@ -2,10 +2,7 @@
 
 There are two lanes of threads, so that long recordings never keep short ones waiting for a thread; who of
 those that have a thread computes next, is for the model's scheduler. Every job begins in the lane of short
-ones, where it costs nothing yet: it ends there at once with what is to be done in either lane, and with its
-cost. Of those that wait for short ones' threads the cheapest goes first: the others wait less for it than it
-would for them. Who has waited for OVERTAKEN_S and OVERTAKEN_SHARE of its cost goes before all of them: none
-waits for ever.
+ones; one that turns out to be long ends there at once with what is to be done in the other.
 """
 
 from __future__ import annotations
@@ -14,34 +11,18 @@ import asyncio
 import contextvars
 import itertools
 import math
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from engine.errors import CancelledError, EngineError
 from engine.runtime.cancel import CancelToken
 from engine.serve.errors import BusyError, RequestTimeoutError
 
 Result = TypeVar("Result")
-OVERTAKEN_S: Final = 1.0
-OVERTAKEN_SHARE: Final = 0.1  # a minute of audio waits longer for the short ones than they do for each other
-
-
-@dataclass(frozen=True)
-class Short(Generic[Result]):
-    """What a job gives that belongs into the lane of short ones: the job that does it there.
-
-    Attributes:
-        cost: what it will take, in seconds of audio that one pass recognises meanwhile.
-    """
-
-    job: Callable[[CancelToken], Result]
-    cost: float
 
 
 @dataclass(frozen=True)
@@ -49,72 +30,6 @@ class Long(Generic[Result]):
     """What a job gives that belongs into the lane of long ones: the job that does it there."""
 
     job: Callable[[CancelToken], Result]
-
-
-class CheapestFirst:
-    """Threads for what waits, of which the cheapest goes first, but for those that have waited for long."""
-
-    def __init__(self, n_threads: int, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start without threads.
-
-        Args:
-            clock: seconds; another one in tests.
-        """
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix=name)
-        self._clock, self._lock = clock, threading.Lock()
-        self._waiting: list[_Waiting] = []  # in the order in which they came
-
-    def submit(self, call: Callable[[], Any], cost: float) -> Future[Any]:
-        """Run a call on a thread, in its turn."""
-        entry = _Waiting(call, cost, self._clock())
-        with self._lock:
-            self._pool.submit(self._run_next)  # as many as there are calls, whichever each of them takes
-            self._waiting.append(entry)
-        return entry.future
-
-    def shutdown(self) -> None:
-        """Forget all that waits, and take no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        for entry in waiting:
-            entry.future.cancel()
-
-    def _run_next(self) -> None:
-        entry = self._take()
-        if entry is None or not entry.future.set_running_or_notify_cancel():
-            return
-        try:
-            result = entry.call()
-        except BaseException as error:
-            entry.future.set_exception(error)
-        else:
-            entry.future.set_result(result)
-
-    def _take(self) -> _Waiting | None:
-        with self._lock:
-            if not self._waiting:
-                return None
-            now_s = self._clock()
-            late = (entry for entry in self._waiting if now_s - entry.came_s >= entry.patience_s)
-            chosen = next(late, None) or min(self._waiting, key=lambda entry: entry.cost)
-            self._waiting.remove(chosen)
-            return chosen
-
-
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A call with its cost, and when it came."""
-
-    call: Callable[[], Any]
-    cost: float
-    came_s: float
-    future: Future[Any] = field(default_factory=Future)
-
-    @property
-    def patience_s(self) -> float:
-        """For how long others may go before it."""
-        return OVERTAKEN_S + OVERTAKEN_SHARE * self.cost
 
 
 class WorkQueue:
@@ -131,8 +46,10 @@ class WorkQueue:
         self._timeout_s = timeout_s
         self.max_pending = max(max_pending, 1)
         self.pending = 0  # touched on the event loop only
-        self._long = ThreadPoolExecutor(max_running, thread_name_prefix="engine-serve-long")
-        self._short = CheapestFirst(max_running, "engine-serve-short")
+        self._short, self._long = (
+            ThreadPoolExecutor(max_running, thread_name_prefix=f"engine-serve-{lane}")
+            for lane in ("short", "long")
+        )
         self._running: dict[int, tuple[float, CancelToken]] = {}
         self._ids = itertools.count()
         self._ended: EngineError | None = None
@@ -169,7 +86,7 @@ class WorkQueue:
 
     async def run(
         self,
-        job: Callable[[CancelToken], Result | Short[Result] | Long[Result]],
+        job: Callable[[CancelToken], Result | Long[Result]],
         left: Callable[[], Awaitable[Any]],
         at_end: Callable[[], Any] = lambda: None,
     ) -> Result:
@@ -187,14 +104,11 @@ class WorkQueue:
         leaving = asyncio.ensure_future(left())
         leaving.add_done_callback(_look_at)
         ending = asyncio.ensure_future(self._end.wait())
-        future = self._short.submit(self._call(job, token), 0.0)
+        future: Future[Any] = self._submit(self._short, job, token)
         try:
             found = await self._wait(future, token, leaving, ending, last_s)
-            if isinstance(found, Short):
-                future = self._short.submit(self._call(found.job, token), found.cost)
-                found = await self._wait(future, token, leaving, ending, last_s)
-            elif isinstance(found, Long):
-                future = self._long.submit(self._call(found.job, token))
+            if isinstance(found, Long):
+                future = self._submit(self._long, found.job, token)
                 found = await self._wait(future, token, leaving, ending, last_s)
             result: Result = found
             return result
@@ -205,9 +119,8 @@ class WorkQueue:
             leaving.cancel()
             ending.cancel()
 
-    def _call(self, job: Callable[[CancelToken], Any], token: CancelToken) -> Callable[[], Any]:
-        """What a thread is to do."""
-        return partial(contextvars.copy_context().run, self._timed, job, token)
+    def _submit(self, pool: ThreadPoolExecutor, job: Callable[[CancelToken], Any], token: CancelToken) -> Any:
+        return pool.submit(contextvars.copy_context().run, self._timed, job, token)
 
     async def _wait(
         self, future: Future[Any], token: CancelToken, leaving: asyncio.Future[Any],
@@ -259,8 +172,8 @@ class WorkQueue:
         """Cancel everything and take no more."""
         for _, token in list(self._running.values()):
             token.cancel()
-        self._long.shutdown(wait=False, cancel_futures=True)
-        self._short.shutdown()
+        for pool in (self._short, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def wait(self, seconds: float) -> bool:
         """Wait for running jobs to end; whether all did."""

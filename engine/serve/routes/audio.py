@@ -74,7 +74,7 @@ async def _work(
     job = Recognition(service, wanted, task, options)
     try:
         with service.queue.admit():
-            return await service.queue.run(job.begin, partial(client_left, request), wanted.audio.close)
+            return await service.queue.run(job.run_short, partial(client_left, request), wanted.audio.close)
     except BaseException:
         wanted.audio.close()
         raise
