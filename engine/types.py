@@ -221,6 +221,7 @@ class StreamEvent:
         lag_s: how far behind the event is: the seconds since the audio came in that it had to wait for (of a
             partial the newest that it heard, of a final the pause that made it final), computing and waiting
             for a core included; not what a chunk waited before it was fed.
+        warnings: of a translation: numbers that are missing in the English; a sentence each.
     """
 
     kind: StreamEventKind
@@ -232,6 +233,7 @@ class StreamEvent:
     is_endpoint: bool
     position_s: float
     lag_s: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[Word, ...]:

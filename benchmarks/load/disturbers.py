@@ -1,4 +1,4 @@
-"""Clients that others should not notice: slow uploads, endless ones, long files, and those that leave."""
+"""Clients that others should not notice: slow uploads, endless ones, long files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import contextlib
 import select
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.errors import MeasurementError
 from benchmarks.load.requests import BOUNDARY, TRANSCRIBE, Kind
 from benchmarks.load.service import Service
 
@@ -24,8 +22,6 @@ CHUNKED: Final = (
 FILE_HEAD: Final = (
     f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 ).encode()
-QUIET_S: Final = 0.5  # without work of the service after a client has left
-SETTLED_S: Final = 0.02  # of processor time in QUIET_S that is no work
 
 
 @dataclass
@@ -152,47 +148,3 @@ def send(service: Service, kind: Kind) -> socket.socket:
     lines += [f"{name}: {value}" for name, value in kind.headers.items()]
     sock.sendall("\r\n".join([*lines, "", ""]).encode() + kind.body)
     return sock
-
-
-def leave(service: Service, kind: Kind, after_s: float) -> tuple[float, float]:
-    """Send a long request and leave while it is in work.
-
-    Args:
-        after_s: of processor time that the service has spent on it.
-    Returns:
-        Seconds of processor time, and seconds by the clock, from leaving until the service does nothing.
-    Raises:
-        MeasurementError: it was finished before, or the service does not stop.
-    """
-    service.wait_idle()
-    before_s = service.cpu_s()
-    sock = send(service, kind)
-    try:
-        last_s = time.monotonic() + 120
-        while service.cpu_s() - before_s < after_s:
-            if _is_answered(sock) or time.monotonic() > last_s:
-                raise MeasurementError(f"{kind.name} that ends before anybody leaves", "", "make it longer")
-    finally:
-        left_s, cpu_s = time.monotonic(), service.cpu_s()
-        sock.close()
-    return _until_quiet(service, left_s, cpu_s)
-
-
-def _is_answered(sock: socket.socket) -> bool:
-    """Whether the whole answer has come, after a moment; events of a stream may come before."""
-    if not select.select([sock], [], [], 0.01)[0]:
-        return False
-    data = sock.recv(1 << 16)
-    return not data or b"content-length:" in data or b"transcript.text.done" in data
-
-
-def _until_quiet(service: Service, left_s: float, cpu_s: float) -> tuple[float, float]:
-    readings = [(left_s, cpu_s)]
-    while time.monotonic() - left_s < 60:
-        time.sleep(0.02)
-        readings.append((time.monotonic(), service.cpu_s()))
-        recent = [each for each in readings if each[0] >= readings[-1][0] - QUIET_S]
-        if readings[-1][0] - left_s > QUIET_S and recent[-1][1] - recent[0][1] <= SETTLED_S:
-            first = next(each for each in readings if recent[-1][1] - each[1] <= SETTLED_S)
-            return first[1] - cpu_s, first[0] - left_s
-    raise MeasurementError("a service that works on for nobody", "", "look at its log")

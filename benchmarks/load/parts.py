@@ -10,12 +10,15 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.errors import MeasurementError
+from benchmarks.load import leaving
 from benchmarks.load.client import Answer, Client, Tally, spread
-from benchmarks.load.disturbers import disturbing, in_work, leave
+from benchmarks.load.disturbers import disturbing, in_work
 from benchmarks.load.loops import ask_in_turn, run_closed, run_open
 from benchmarks.load.queue import simulate_queue
-from benchmarks.load.requests import TRANSCRIBE, TRANSLATE, Kind, form
+from benchmarks.load.requests import TRANSCRIBE, TRANSLATE, Kind, Waveform, form
 from benchmarks.load.service import Service
+from benchmarks.load.sessions import hear, live, make_talks
+from benchmarks.load.used import Used
 from benchmarks.run import MakeProgress
 from engine.runtime.cores import available_cores
 
@@ -23,6 +26,7 @@ WARM_REQUESTS: Final = 100  # before memory is compared
 RSS_EVERY: Final = 50  # requests
 CAPACITY_CLIENTS: Final = 8
 LEAVE_AFTER_S: Final = (0.1, 0.3, 0.8, 1.5, 2.5, 4.0, 5.5)  # of work: upload, reading, computing
+LIVE_S: Final = 300.0  # of audio that a live client sends before it leaves
 LONG_REQUESTS: Final = 100
 READ_S: Final = 6.0  # of processor time, after which long files have been read and are recognised
 QUEUED: Final = 50_000  # requests of the simulated queue
@@ -102,35 +106,46 @@ def closed(bench: Bench, clients: int, requests: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def loaded(bench: Bench, share: float, seconds: float) -> dict[str, Any]:
-    """Latency with Poisson arrivals at a share of what the service can do."""
+def loaded(bench: Bench, share: float, seconds: float, capacity: float | None = None) -> dict[str, Any]:
+    """Latency with Poisson arrivals at a share of what the service can do.
+
+    Args:
+        capacity: requests a second; measured where None.
+    """
     service, kinds = bench.service, bench.kinds
-    n = 4 * len(kinds)
-    requests = -(-n // CAPACITY_CLIENTS)
-    tick = bench.progress(requests * CAPACITY_CLIENTS, "capacity")
-    full, full_s = run_closed(
-        service, kinds, bench.right, clients=CAPACITY_CLIENTS, requests=requests, tick=tick
-    )
-    capacity = requests * CAPACITY_CLIENTS / full_s
+    full, full_used = Tally(), Used(service)
+    if capacity is None:
+        capacity, full = _capacity(bench, full_used)
     n = max(1, round(share * capacity * seconds))
     before = Tally()
     with Client(service) as client:
         for kind in kinds:
             before.ask(client, kind, bench.right, time.perf_counter())
-    cpu_s = service.cpu_s()
-    tally, took_s = run_open(
-        service, kinds, bench.right, rate=share * capacity, n=n, tick=bench.progress(n, f"load {share:g}")
-    )
-    cpu_s = service.cpu_s() - cpu_s
+    with Used(service) as used:
+        tally, took_s = run_open(
+            service, kinds, bench.right, rate=share * capacity, n=n, tick=bench.progress(n, f"load {share:g}")
+        )
     full.add(before)
     p95s = [spread(each.seconds) for each in (tally, before)]
     queue = _queue_alone(before.seconds, capacity, share)
     return {
         "share": share, "capacity_per_s": capacity, "rate_per_s": share * capacity, **tally.figures(),
-        "seconds": took_s, "cpu_s": cpu_s, "queue_ms": queue, "alone_ms": before.figures()["latency_ms"],
+        "seconds": took_s, "cpu_s": used.service_s, "cores": used.figures(),
+        "capacity_cores": full_used.figures(), "queue_ms": queue, "alone_ms": before.figures()["latency_ms"],
         "n_wrong": tally.n_wrong + full.n_wrong, "wrong": tally.wrong + full.wrong,
         "p95_ratio": p95s[0]["p95"] / p95s[1]["p95"] if p95s[0] and p95s[1] else None,
     }  # fmt: skip
+
+
+def _capacity(bench: Bench, used: Used) -> tuple[float, Tally]:
+    """Requests a second of clients that do not pause, and what came of them."""
+    requests = -(-4 * len(bench.kinds) // CAPACITY_CLIENTS)
+    tick = bench.progress(requests * CAPACITY_CLIENTS, "capacity")
+    with used:
+        tally, seconds = run_closed(
+            bench.service, bench.kinds, bench.right, clients=CAPACITY_CLIENTS, requests=requests, tick=tick
+        )
+    return requests * CAPACITY_CLIENTS / seconds, tally
 
 
 def _queue_alone(seconds: Sequence[float], capacity: float, share: float) -> dict[str, float]:
@@ -146,15 +161,27 @@ def _queue_alone(seconds: Sequence[float], capacity: float, share: float) -> dic
     return simulate_queue(1000 * times, share, cores)
 
 
-def leaving(bench: Bench) -> list[dict[str, Any]]:
-    """Processor time that is spent on long requests after their clients have left."""
+def left_alone(bench: Bench, waveforms: Sequence[Waveform], wyoming: Service | None) -> list[dict[str, Any]]:
+    """Processor time that is spent on long requests, sessions and recordings after their clients have left.
+
+    Args:
+        wyoming: a service of that protocol, where there is one.
+    """
+    service, (talk, *_) = bench.service, make_talks(waveforms, LIVE_S)
+    cases = [
+        (service, name, leaving.request(service, Kind(name, path, form(bench.long_audio, fields))))
+        for name, path, fields in LEAVING
+    ]
+    cases.append((service, "session", leaving.session(service, talk)))
+    if wyoming is not None:
+        cases.append((wyoming, "Wyoming", leaving.wyoming(wyoming, talk)))
+    tick = bench.progress(len(cases) * len(LEAVE_AFTER_S), "clients that leave")
     found = []
-    tick = bench.progress(len(LEAVING) * len(LEAVE_AFTER_S), "clients that leave")
-    for name, path, fields in LEAVING:
-        kind = Kind(name, path, form(bench.long_audio, fields))
+    for service, name, begin in cases:
         pairs = []
         for after_s in LEAVE_AFTER_S:
-            pairs.append(leave(bench.service, kind, after_s))
+            bench.service.wait_idle()
+            pairs.append(leaving.leave(service, name, begin, after_s))
             tick()
         cpu_ms, wall_ms = ([round(1000 * pair[which], 1) for pair in pairs] for which in (0, 1))
         each = [list(row) for row in zip(LEAVE_AFTER_S, cpu_ms, wall_ms, strict=True)]
@@ -199,6 +226,20 @@ def beside_long(bench: Bench, n_long: int) -> dict[str, Any]:
         "n_long": n_long, **tally.figures(), "seconds": seconds, "long_ended": ended,
         "alone_ms": before.figures()["latency_ms"], "n_wrong": tally.n_wrong + before.n_wrong,
     }  # fmt: skip
+
+
+def sessions(bench: Bench, waveforms: Sequence[Waveform], counts: Sequence[int], seconds: float) -> list[Any]:
+    """Live sessions, so many at a time; their texts are compared with those of one at a time."""
+    talks = make_talks(waveforms, seconds)
+    tick = bench.progress(len(talks) + len(counts), "live sessions")
+    right, found = [], []
+    for talk in talks:
+        right.append(hear(bench.service, talk).texts)
+        tick()
+    for count in counts:
+        found.append(live(bench.service, talks, right, count))
+        tick()
+    return found
 
 
 def _one(bench: Bench, kinds: Sequence[Kind], tick: Callable[[], object]) -> Tally:

@@ -26,7 +26,7 @@ from benchmarks.errors import BenchmarkError, MeasurementError
 LOCAL: Final = ("127.0.0.1", "::1", "localhost")
 START_S: Final = 300.0  # kernels may have to be compiled
 END_S: Final = 20.0
-LISTENING: Final = re.compile(r"listening on (http://\S+)")
+LISTENING: Final = re.compile(r"listening on (?:http|tcp)(://\S+)")
 PR_SET_PDEATHSIG: Final = 1
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 
@@ -121,18 +121,21 @@ class Service:
 class ChildService(Service):
     """A service that is started for the measurement and ends with it."""
 
-    def __init__(self, arguments: list[str], program: tuple[str, ...] = ("-m", "engine")) -> None:
+    def __init__(
+        self, arguments: list[str], program: tuple[str, ...] = ("-m", "engine"), command: str = "serve"
+    ) -> None:
         """Start it and wait until it listens.
 
         Args:
-            arguments: of `engine serve`.
-            program: of the interpreter, before them.
+            arguments: of the command.
+            program: of the interpreter, before them. command: serve, or wyoming.
         Raises:
             MeasurementError: it ended, or did not listen in time; the message has its last line.
         """
-        command = [sys.executable, "-P", *program, "serve", "--host", "127.0.0.1", "--port", "0", *arguments]
+        address = ["--host", "127.0.0.1", "--port", "0"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-P", *program, command, *address, *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             process_group=0,  # Ctrl-C is ours; close() tells the child
             preexec_fn=_end_with_parent(),
         )  # fmt: skip
@@ -164,7 +167,7 @@ class ChildService(Service):
         for line in self._process.stderr:
             self._tail.append(line.rstrip())
             if not self._address and (found := LISTENING.search(line)):
-                self._address = found[1]
+                self._address = f"http{found[1]}"
                 self._listens.set()
         self._listens.set()  # it has ended
 

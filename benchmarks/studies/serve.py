@@ -8,13 +8,14 @@ with that, byte for byte. Clients and service share the cores of this machine.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load import parts
-from benchmarks.load.requests import long_recording, make_kinds
+from benchmarks.load.requests import Waveform, long_recording, make_kinds
 from benchmarks.load.service import ChildService, Service
 from benchmarks.options import Progress, fraction, listed, natural, positive
 from benchmarks.reports.signature import environment
@@ -26,7 +27,7 @@ from engine.bundle.signature import bundle_digest, describe
 from engine.bundle.signature import environment as versions
 
 EXIT_OK, EXIT_FAILED = 0, 1
-PARTS = ("closed", "load", "leave", "uploads", "long")
+PARTS = ("closed", "load", "leave", "uploads", "long", "sessions")
 MOST_CLIENTS, MOST_REQUESTS, MOST_S = 200, 100_000, 600.0
 
 
@@ -56,6 +57,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--load", type=listed(fraction), default=[0.8], metavar="F,F", help="shares of the capacity (0.8)"
     )
     parser.add_argument("--seconds", type=fraction, default=30.0, help="of each load (%(default)g)")
+    parser.add_argument(
+        "--capacity", type=fraction, metavar="N", help="requests a second, for --load (measured)"
+    )
+    parser.add_argument(
+        "--sessions", type=listed(positive), default=[4, 8, 16], metavar="N,N", help="live at a time (4,8,16)"
+    )
+    parser.add_argument(
+        "--passes", type=positive, choices=(1, 2), help="of the service, where a request says nothing (2)"
+    )
     parser.add_argument("--slow", type=natural, default=60, metavar="N", help="slow uploads (%(default)s)")
     parser.add_argument("--endless", type=natural, default=8, metavar="N", help="endless ones (%(default)s)")
     parser.add_argument(
@@ -86,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         with _open(options) as service:
             right = parts.learn(service, kinds, progress)
-            result = measure(parts.Bench(service, kinds, right, long_audio, progress), options)
+            bench = parts.Bench(service, kinds, right, long_audio, progress)
+            result = measure(bench, options, waveforms)
             result = {"signature": _signature(service, options), **result}
     finally:
         progress.close()
@@ -97,27 +108,33 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_FAILED if problems(result, options.max_rss_growth_mb) else EXIT_OK
 
 
-def measure(bench: parts.Bench, options: argparse.Namespace) -> dict[str, Any]:
+def measure(bench: parts.Bench, options: argparse.Namespace, waveforms: Sequence[Waveform]) -> dict[str, Any]:
     """All parts that were asked for."""
     result: dict[str, Any] = {"kinds": len(bench.kinds), "alone": parts.alone(bench)}
     if "closed" in options.parts:
         result["closed"] = parts.closed(bench, options.clients, options.requests)
     if "load" in options.parts:
-        result["load"] = [parts.loaded(bench, share, options.seconds) for share in options.load]
+        result["load"] = [
+            parts.loaded(bench, share, options.seconds, options.capacity) for share in options.load
+        ]
     if "leave" in options.parts:
-        result["leave"] = parts.leaving(bench)
+        with _open_wyoming(options) as wyoming:
+            result["leave"] = parts.left_alone(bench, waveforms, wyoming)
     if "uploads" in options.parts:
         result["uploads"] = parts.uploads(
             bench, options.slow, options.endless, 1e6 * options.endless_mb_s, 2 * len(bench.kinds)
         )
     if "long" in options.parts:
         result["long"] = [parts.beside_long(bench, n_long) for n_long in options.long_files]
+    if "sessions" in options.parts:
+        result["sessions"] = parts.sessions(bench, waveforms, options.sessions, options.seconds)
     return result
 
 
 def problems(result: Mapping[str, Any], max_rss_growth_mb: float) -> list[str]:
     """What no load may cause: wrong or missing answers, and memory that grows."""
-    measured = [result.get("closed"), *result.get("load", ()), result.get("uploads"), *result.get("long", ())]
+    measured = [result.get("closed"), *result.get("load", ()), result.get("uploads")]
+    measured += [*result.get("long", ()), *result.get("sessions", ())]
     found = [what for each in measured if each and each["n_wrong"] for what in each.get("wrong") or ["wrong"]]
     growth = (result.get("closed") or {}).get("rss_growth_mb") or 0.0
     return found + ([f"{growth:g} MB more memory"] if growth > max_rss_growth_mb else [])
@@ -131,6 +148,8 @@ def _check(options: argparse.Namespace) -> None:
     ):  # fmt: skip
         if getattr(options, name) > most:
             raise BenchmarkError(f"--{name} {getattr(options, name):g}", f"at most {most:g}", "lower it")
+    if options.capacity is not None and not 0 < options.capacity <= 1000:
+        raise BenchmarkError(f"--capacity {options.capacity:g}", "above 0, at most 1000", "correct it")
     if any(not 0 < share <= 2 for share in options.load) or not options.endless_mb_s:
         raise BenchmarkError("a --load or --endless_mb_s of 0, or a --load above 2", "0.8, for instance")
 
@@ -138,8 +157,20 @@ def _check(options: argparse.Namespace) -> None:
 def _open(options: argparse.Namespace) -> Service:
     if options.url:
         return Service(options.url)
+    passes = ["--passes", str(options.passes)] if options.passes else []
+    return ChildService([*_model_arguments(options), *passes])
+
+
+def _open_wyoming(options: argparse.Namespace) -> AbstractContextManager[Service | None]:
+    """A service of that protocol; none beside one that runs already."""
+    if options.url:
+        return nullcontext()
+    return ChildService(_model_arguments(options), command="wyoming")
+
+
+def _model_arguments(options: argparse.Namespace) -> list[str]:
     arguments = ["--threads", str(options.threads)]
-    return ChildService([*arguments, *(["--model", options.model] if options.model else [])])
+    return [*arguments, *(["--model", options.model] if options.model else [])]
 
 
 def _signature(service: Service, options: argparse.Namespace) -> str:
@@ -179,6 +210,8 @@ def render(result: Mapping[str, Any]) -> str:
     tables.append(align(rows, ["milliseconds", "requests", "wrong", "mean", "median", "95 %", "most"]))
     if closed:
         tables.append(_closed_line(closed))
+    if "sessions" in result:
+        tables.append(_sessions_table(result["sessions"]))
     if "leave" in result:
         left = [
             [each["case"], number(each["cpu_ms"]["mean"], 0), number(each["cpu_ms"]["max"], 0),
@@ -187,6 +220,18 @@ def render(result: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         tables.append(align(left, ["after the client left, ms", "CPU, mean", "CPU, most", "clock, most"]))
     return "\n\n".join(tables)
+
+
+def _sessions_table(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for each in found:
+        lags = [each[f"{kind}_lag_ms"] or {} for kind in ("partial", "final")]
+        figures = [number(lag.get(key), 0) for lag in lags for key in ("p50", "p95", "max")]
+        rows.append(
+            [str(each["sessions"]), str(each["n_wrong"]), *figures, number(each["cores"]["service"], 2)]
+        )
+    names = [f"{kind}, {what}" for kind in ("partial", "final") for what in ("median", "95 %", "most")]
+    return align(rows, ["live sessions, ms", "wrong", *names, "cores"])
 
 
 def _closed_line(closed: Mapping[str, Any]) -> str:

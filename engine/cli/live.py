@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.cli.arguments import add_model, parse_boolean, parse_seconds
 from engine.cli.interrupt import Interrupt
 from engine.cli.settings import decoding_options, endpoint_options, load_model
-from engine.cli.terminal import StatusLine, say
+from engine.cli.terminal import StatusLine, complain, say
 from engine.errors import DeviceError
 from engine.jobs.endpoints import EndpointOptions
 from engine.jobs.streams import SpeechStream
@@ -96,3 +96,5 @@ def _show(options: argparse.Namespace, events: list[StreamEvent], line: StatusLi
             say(json.dumps(event_to_dict(event), ensure_ascii=False))
         elif event.kind == wanted:
             say(event.text)
+            for note in event.warnings:
+                complain(f"engine: warning: {note}")

@@ -88,10 +88,7 @@ class LiveStages(Stages):
         if task == "transcribe":
             return None
         self.translator  # noqa: B018  - fail, and load, before any audio comes
-        return lambda texts: [
-            (found.text, found.confidence)
-            for found in self._translate_scored(texts, options, None, cancel, "final")
-        ]
+        return lambda texts: self._translate_scored(texts, options, None, cancel, "final")
 
     def stream(
         self,

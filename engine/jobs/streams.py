@@ -25,12 +25,12 @@ from engine.jobs.endpoints import HOP, Endpointer, EndpointOptions, Region
 from engine.jobs.longform import Recognise, make_segment, shift_words, split_segments
 from engine.jobs.tentative import CHANGING_S, Tentative, find_gap
 from engine.runtime.cancel import CancelToken
-from engine.types import Segment, StreamEvent, StreamEventKind, Word
+from engine.types import Segment, StreamEvent, StreamEventKind, TranslationHypothesis, Word
 
 DECODE_SHARE: Final = 0.5  # of real time that partial results may take
 SETTLED_FRAMES: Final = 15  # behind a word, its letters no longer change
 Write = Callable[[Sequence[Word], bool], list[Word]]
-Translate = Callable[[list[str]], list[tuple[str, float]]]
+Translate = Callable[[list[str]], Sequence[TranslationHypothesis]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class StreamStages:
         guess: the same for partials, where something faster will do.
         write: words of a final, and whether a pause ended it -> the words as they are read, perhaps none.
             Called in order.
-        translate: German texts -> English ones and their confidence; None: no translations.
+        translate: German texts -> as many English ones; None: no translations.
     """
 
     final: Recognise
@@ -205,6 +205,7 @@ class SpeechStream:
     def _advance(self) -> None:
         self._decide()  # what an error has left undone
         while self._ears.advance():
+            self._token.raise_if_cancelled()  # a chunk may be minutes long
             self._decide()
 
     def _decide(self) -> None:
@@ -260,9 +261,11 @@ class SpeechStream:
             ends = region.paused and index == len(segments) - 1
             self._tell("final", segment.start_s, segment.end_s, needed_s, segment, ends)
             if english:
-                text, confidence = english[index]
-                translated = Segment(text, segment.start_s, segment.end_s, (), confidence)
-                self._tell("translation", segment.start_s, segment.end_s, needed_s, translated, ends)
+                found = english[index]
+                translated = Segment(found.text, segment.start_s, segment.end_s, (), found.confidence)
+                self._tell(
+                    "translation", segment.start_s, segment.end_s, needed_s, translated, ends, found.warnings
+                )
             self._n_segments += 1
         self._take_back()
         self._spoken = None
@@ -285,7 +288,9 @@ class SpeechStream:
         cut = round(gap.middle_s / vad.FRAME_S)
         return words[: gap.n_before], region._replace(last=cut, end=cut)
 
-    def _write(self, words: list[Word], paused: bool) -> tuple[tuple[Segment, ...], list[tuple[str, float]]]:
+    def _write(
+        self, words: list[Word], paused: bool
+    ) -> tuple[tuple[Segment, ...], Sequence[TranslationHypothesis]]:
         """German segments, and English ones where they are wanted."""
         segments = split_segments(self._stages.write(words, paused))
         if not segments or self._stages.translate is None:
@@ -311,11 +316,11 @@ class SpeechStream:
 
     def _tell(
         self, kind: StreamEventKind, start_s: float, end_s: float, needed_s: float,
-        segment: Segment | None = None, ends: bool = False,
+        segment: Segment | None = None, ends: bool = False, notes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         position_s = self.position_s
         lag_s = max(0.0, position_s - needed_s) + self.clock() - self._came_s
         text = segment.text if segment is not None else ""
         self._events.append(
-            StreamEvent(kind, text, start_s, end_s, segment, self._n_segments, ends, position_s, lag_s)
+            StreamEvent(kind, text, start_s, end_s, segment, self._n_segments, ends, position_s, lag_s, notes)
         )

@@ -22,6 +22,8 @@ def event_to_dict(event: StreamEvent) -> dict[str, Any]:
     }
     if event.segment is not None:
         found["confidence"] = round(event.segment.confidence, DECIMALS)
+    if event.kind == "translation":
+        found["warnings"] = list(event.warnings)
     if event.words:
         found["words"] = [word_dict(word) for word in event.words]
     return found

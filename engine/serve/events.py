@@ -86,8 +86,12 @@ class TextEvents:
         """The rest of the text, and all of it."""
         yield from _delta(self._deltas.finish(result.text))
         words = result.words if isinstance(result, Transcript) else ()
-        logprobs = {"logprobs": responses.word_logprobs(words)} if self._logprobs else {}
-        yield {"type": "transcript.text.done", "text": result.text, **logprobs}
+        content: Event = {"type": "transcript.text.done", "text": result.text}
+        if self._logprobs:
+            content["logprobs"] = responses.word_logprobs(words)
+        if result.warnings:
+            content["warnings"] = list(result.warnings)
+        yield content
 
 
 class SegmentEvents:

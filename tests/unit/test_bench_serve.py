@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,11 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 
-from tone_service import Running, ToneTranslator, running_server
+from tone_service import Running, ToneTranslator, running_server, wait_for
 
 from benchmarks.cli import main
 from benchmarks.errors import BenchmarkError, MeasurementError
-from benchmarks.load import disturbers, loops, parts, requests
+from benchmarks.load import disturbers, leaving, loops, parts, requests, sessions
 from benchmarks.load.client import Answer, Client, Tally, spread
 from benchmarks.load.queue import simulate_queue
 from benchmarks.load.requests import CONTAINERS, FORMS, TRANSCRIBE, Kind
@@ -66,6 +67,55 @@ def test_requests_that_come_when_they_come_are_all_answered(bench: parts.Bench) 
     found = parts.loaded(bench, 0.5, 0.5)
     assert found["n_wrong"] == 0 and found["n"] == found["statuses"]["200"] >= 1
     assert found["rate_per_s"] == pytest.approx(0.5 * found["capacity_per_s"])
+
+
+def test_live_sessions_hear_what_one_hears(bench: parts.Bench) -> None:
+    (found,) = parts.sessions(bench, [SPOKEN], [3], 4.0)
+    assert (found["sessions"], found["n_wrong"], found["wrong"]) == (3, 0, [])
+    assert found["n_finals"] >= 3 and found["n_partials"] >= 3
+    for kind in ("partial", "final"):
+        assert 0 <= found[f"{kind}_lag_ms"]["p50"] <= found[f"{kind}_lag_ms"]["max"]
+    shown = serve.render({"signature": "a", "alone": {"n": 1, "latency_ms": None}, "sessions": [found]})
+    assert "live sessions" in shown
+    (wrong,) = [sessions.live(bench.service, sessions.make_talks([SPOKEN], 4.0), [["acht"]] * 4, 1)]
+    assert wrong["n_wrong"] == 1 and "acht" in wrong["wrong"][0]
+    assert serve.problems({"sessions": [wrong]}, 20.0) == wrong["wrong"]
+
+
+def test_clients_that_leave_are_in_work_before(bench: parts.Bench, running: Running) -> None:
+    (talk, *_) = sessions.make_talks([SPOKEN], 600.0)
+    sock = leaving.session(bench.service, talk)()
+    bench.service.wait_for("realtime_sessions", lambda n: n == 1)
+    sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+    bench.service.wait_for("realtime_sessions", lambda n: n == 0)
+    pytest.importorskip("wyoming", reason="needs the extra [wyoming]")
+    from tone_wyoming import ToneStreams
+    from tone_wyoming import running as running_wyoming
+
+    with running_wyoming(ToneStreams()) as server:
+        service = Service(f"http://127.0.0.1:{server.port}", os.getpid())  # type: ignore[attr-defined]
+        sock = leaving.wyoming(service, talk)()
+        wait_for(lambda: any(not client.is_idle for client in server._clients))
+        sock.close()
+        wait_for(lambda: not server._clients)
+
+
+def test_a_client_that_leaves_too_late_is_no_measurement(bench: parts.Bench) -> None:
+    class Idle(Service):
+        def cpu_s(self) -> float:
+            return 0.0
+
+    service = Idle(bench.service.url)
+    begin = leaving.request(service, Kind("a", TRANSCRIBE, requests.form(b"no audio", {})))
+    with pytest.raises(MeasurementError, match="a that ends before anybody leaves"):
+        leaving.leave(service, "a", begin, 1e6, most_idle_s=0.5)
+
+
+def test_the_capacity_can_be_given(bench: parts.Bench) -> None:
+    found = parts.loaded(bench, 0.5, 0.5, 40.0)
+    assert (found["n"], found["n_wrong"], found["rate_per_s"]) == (10, 0, 20.0)
+    assert found["capacity_cores"] is None and found["cores"]["clients"] > 0
 
 
 def test_uploads_that_do_not_end_are_there_and_do_no_harm(bench: parts.Bench, running: Running) -> None:
@@ -203,6 +253,7 @@ def test_the_command_line(running: Running, tmp_path: Path, capsys: pytest.Captu
         (["--url", "http://127.0.0.1:1"], "does not answer|refused"),
         (["--clients", "100000"], "at most"),
         (["--load", "0"], "--load"),
+        (["--capacity", "0"], "--capacity"),
     ],
 )
 def test_loads_without_bounds_and_other_machines_are_refused(

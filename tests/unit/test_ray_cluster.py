@@ -145,11 +145,11 @@ def test_the_example_of_the_docs_runs_as_typed(tmp_path: Path) -> None:
 @pytest.mark.timing
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_are_nearly_twice_as_fast_as_one(tmp_path: Path) -> None:
-    """Wants three idle cores: two for the workers, and one for Ray itself."""
-    manifest = write_manifest(tmp_path, 240)
+    """Wants two idle cores. A batch costs Ray itself up to 45 ms of CPU, so batches must not be small."""
+    manifest = write_manifest(tmp_path, 480)
     rates = {1: [], 2: []}
     for workers in (1, 2, 1, 2):
-        data = ray_data.read_json(str(manifest)).repartition(60).materialize()
+        data = ray_data.read_json(str(manifest)).repartition(30).materialize()
         rates[workers].append(measure(data, workers))
     ratio = max(rates[2]) / max(rates[1])
     print(f"rows a second: {rates}; two workers {ratio:.2f} times one")
@@ -157,12 +157,17 @@ def test_two_workers_are_nearly_twice_as_fast_as_one(tmp_path: Path) -> None:
 
 
 def measure(data: Any, workers: int) -> float:
-    """Rows a second while all workers had their model."""
-    rows = run(data, workers, batch_size=4)
+    """Rows a second while all workers had their model, and work."""
+    rows = run(data, workers, batch_size=16)
     first: dict[int, float] = {}
+    last: dict[int, float] = {}
     for row in rows:
         first[row["worker"]] = min(row["started_s"], first.get(row["worker"], math.inf))
+        last[row["worker"]] = max(row["ended_s"], last.get(row["worker"], 0.0))
     assert len(first) == workers
-    begun_s = max(first.values())
-    counted = [row for row in rows if row["started_s"] >= begun_s]
-    return len(counted) / (max(row["ended_s"] for row in rows) - begun_s)
+    begun_s, ended_s = max(first.values()), min(last.values())
+    done = 0.0  # a batch that was under way at an edge counts by its share
+    for row in rows:
+        inside_s = min(row["ended_s"], ended_s) - max(row["started_s"], begun_s)
+        done += max(0.0, inside_s) / (row["ended_s"] - row["started_s"])
+    return done / (ended_s - begun_s)

@@ -160,6 +160,10 @@ def test_events_of_an_utterance_in_order_and_of_openais_types(running: Running) 
     assert len({event["event_id"] for event in events}) == len(events)
     assert texts(events) == SAID
     assert texts(events, TRANSLATION) == ["one two three", "three two one"]
+    english = of_type(events, f"{TRANSLATION}.delta") + of_type(events, f"{TRANSLATION}.completed")
+    missing = ["3 is missing in the English of 'eins zwei drei'"]
+    assert [event["warnings"] for event in english] == [missing, [], missing, []]
+    assert {event["confidence"] for event in english} == {0.5}
     first, second = of_type(events, f"{TRANSCRIPTION}.completed")
     for completed in (first, second):
         assert " ".join(word["word"] for word in completed["words"]) == completed["transcript"]

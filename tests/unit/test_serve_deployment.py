@@ -125,7 +125,14 @@ def test_a_stream_grows_to_the_text_without_one(client: TestClient) -> None:
     assert {event["type"] for event in deltas} == {"transcript.text.delta"}
     assert "".join(event["delta"] for event in deltas) == done["text"] == TEXT
     assert done["type"] == "transcript.text.done"
-    assert done["logprobs"][0]["token"] == "eins"
+    assert done["logprobs"][0]["token"] == "eins" and "warnings" not in done
+
+
+def test_a_stream_ends_with_the_warnings_of_the_whole_translation(client: TestClient) -> None:
+    whole = post(client, "/v1/audio/translations", response_format="verbose_json").json()
+    *_, done = events_of(post(client, "/v1/audio/translations", stream="true"))
+    assert done["warnings"] == whole["warnings"]
+    assert set(whole["warnings"]) == {"3 is missing in the English of 'eins zwei drei'"}
 
 
 def test_errors_of_a_stream(client: TestClient, tones: ToneTranslator) -> None:

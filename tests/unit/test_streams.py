@@ -17,8 +17,9 @@ from engine.errors import AudioLimitError, AudioValueError, CancelledError, Opti
 from engine.jobs.endpoints import EndpointOptions
 from engine.jobs.longform import transcribe_regions
 from engine.jobs.streams import SpeechStream, StreamStages
+from engine.output.events import event_to_dict
 from engine.runtime.cancel import CancelToken
-from engine.types import Hypothesis, StreamEvent
+from engine.types import Hypothesis, StreamEvent, TranslationHypothesis
 from tests.reference.tone_speech import recognise, silence, speak
 
 RATE = 16_000
@@ -26,8 +27,11 @@ TEXT = "eins zwei drei . vier fünf sechs sieben . acht neun zehn"
 SPEECH = np.concatenate([silence(1), speak(TEXT), silence(0.4)])
 
 
-def english(texts: list[str]) -> list[tuple[str, float]]:
-    return [(text.upper(), 0.5) for text in texts]
+def english(texts: list[str]) -> list[TranslationHypothesis]:
+    return [
+        TranslationHypothesis(text.upper(), 0.0, 0.5, (f"no {text}",) if "drei" in text else ())
+        for text in texts
+    ]
 
 
 def plain(recogniser: Any = recognise, translate: Any = None) -> StreamStages:
@@ -81,7 +85,12 @@ def test_events_come_in_order_and_speech_starts_and_ends_in_pairs() -> None:
             assert (after.text, after.start_s, after.segment_id) == (
                 before.text.upper(), before.start_s, before.segment_id,
             )  # fmt: skip
-            assert after.words == ()
+            assert after.words == () and after.segment is not None and after.segment.confidence == 0.5
+    notes = [event.warnings for event in events if event.kind == "translation"]
+    assert notes == [("no eins zwei drei",), (), ()]
+    lines = [event_to_dict(event) for event in events]
+    assert [line["warnings"] for line in lines if line["kind"] == "translation"] == [list(n) for n in notes]
+    assert not any("warnings" in line for line in lines if line["kind"] != "translation")
     partials = [event for event in events if event.kind == "partial"]
     assert partials[0].text.startswith("eins") and not partials[0].is_endpoint
     assert all(event.is_endpoint for event in events if event.kind == "final")

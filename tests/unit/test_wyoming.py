@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -255,9 +256,20 @@ def test_a_client_that_leaves_frees_its_core(port: int, tones: ToneStreams) -> N
             await client.write_event(event)
         await asyncio.to_thread(tones.started.acquire)
 
+    async def leave_when_more_waits_than_is_taken(client: Any) -> None:
+        said = audio_events(pcm(speak("eins . zwei")), stop=False)
+        for event in said:
+            await client.write_event(event)
+        await asyncio.to_thread(tones.started.acquire)
+        much = audio_events(bytes(1 << 20), chunk_bytes=1 << 20, start=False, stop=False)[0]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.0):  # of it the server takes no more at some point
+                for _ in range(40):
+                    await client.write_event(much)
+
     while tones.started.acquire(blocking=False):
         pass
-    for conversation in (leave_while_it_speaks, leave_after_it_spoke):
+    for conversation in (leave_while_it_speaks, leave_after_it_spoke, leave_when_more_waits_than_is_taken):
         tones.gate.clear()
         tones.cancelled.clear()
         ask(port, conversation)

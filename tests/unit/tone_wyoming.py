@@ -20,7 +20,7 @@ from engine.errors import CancelledError
 from engine.jobs.streams import SpeechStream, StreamStages
 from engine.serve.transport.sockets import listen
 from engine.serve.wyoming import WyomingServer, WyomingSettings
-from engine.types import Hypothesis
+from engine.types import Hypothesis, TranslationHypothesis
 from tests.reference.tone_speech import recognise, silence, speak
 
 RATE = 16_000
@@ -53,8 +53,11 @@ class ToneStreams:
                     raise CancelledError("the call was cancelled")
             return recognise(window)
 
-        def translate(texts: list[str]) -> list[tuple[str, float]]:
-            return [(" ".join(ENGLISH[word] for word in text.split()), 0.5) for text in texts]
+        def translate(texts: list[str]) -> list[TranslationHypothesis]:
+            return [
+                TranslationHypothesis(" ".join(ENGLISH[word] for word in text.split()), 0.0, 0.5)
+                for text in texts
+            ]
 
         stages = StreamStages(
             final, recognise, lambda words, paused: list(words),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from engine.output.formats import word_dict
+from engine.output.formats import DECIMALS, word_dict
 from engine.serve.realtime.config import LOGPROBS, PARTIALS, WORDS, SessionConfig
 from engine.serve.realtime.messages import Event, describe_error, make_event, new_id
 from engine.serve.responses import word_logprobs
@@ -23,6 +23,7 @@ class Item:
     Attributes:
         id: for clients. start_s, end_s: of its audio, in seconds from the start of the session.
         segments, english: what is final so far, in order; times from the start of the session.
+        warnings: of the English so far.
         committed: whether it is one, and no longer only what the audio will become.
     """
 
@@ -30,7 +31,8 @@ class Item:
     start_s: float
     end_s: float
     segments: list[Segment] = field(default_factory=list)
-    english: list[str] = field(default_factory=list)
+    english: list[Segment] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     committed: bool = False
 
     @property
@@ -75,7 +77,7 @@ class Items:
             elif event.kind == "final" and event.segment is not None:
                 yield self._grow(event.segment, offset_s)
             elif event.kind == "translation":
-                yield from self._translate(event.text)
+                yield from self._translate(event)
         if whole:
             yield from self.complete_ended()
 
@@ -106,7 +108,10 @@ class Items:
             fields["words"] = [word_dict(word) for word in words]
         yield _about(item, f"{TRANSCRIPTION}.completed", **fields)
         if self.config.translate and len(item.english) == len(item.segments):
-            yield _about(item, f"{TRANSLATION}.completed", transcript=" ".join(item.english), language="en")
+            yield _about(
+                item, f"{TRANSLATION}.completed", transcript=" ".join(each.text for each in item.english),
+                language="en", confidence=_confidence(item.english), warnings=item.warnings,
+            )  # fmt: skip
         self._finish()
 
     def fail(self, error: Exception, end_s: float) -> Iterator[Event]:
@@ -175,18 +180,30 @@ class Items:
             fields["logprobs"] = word_logprobs(words, space)
         return _about(item, f"{TRANSCRIPTION}.delta", **fields)
 
-    def _translate(self, text: str) -> Iterator[Event]:
-        item = self.current
-        if item is None or len(item.english) != len(item.segments) - 1:
+    def _translate(self, event: StreamEvent) -> Iterator[Event]:
+        item, english = self.current, event.segment
+        if item is None or english is None or len(item.english) != len(item.segments) - 1:
             return  # it began when no English was wanted
         space = " " if item.english else ""
-        item.english.append(text)
-        yield _about(item, f"{TRANSLATION}.delta", delta=space + text)
+        item.english.append(english)
+        item.warnings += event.warnings
+        yield _about(
+            item, f"{TRANSLATION}.delta", delta=space + english.text,
+            confidence=round(english.confidence, DECIMALS), warnings=list(event.warnings),
+        )  # fmt: skip
 
     def _guess(self, event: StreamEvent, offset_s: float) -> Iterator[Event]:
         if PARTIALS in self.config.include and (event.text or self.current is not None):
             item = self._open(offset_s + event.start_s)
-            yield _about(item, f"{TRANSCRIPTION}.partial", transcript=event.text)
+            heard_ms = round(1000 * (offset_s + event.position_s))
+            yield _about(item, f"{TRANSCRIPTION}.partial", transcript=event.text, audio_end_ms=heard_ms)
+
+
+def _confidence(segments: Sequence[Segment]) -> float:
+    """Of segments together: each counts by its length; 0 without text."""
+    n_letters = sum(len(each.text) for each in segments)
+    weighted = sum(each.confidence * len(each.text) for each in segments)
+    return round(weighted / n_letters, DECIMALS) if n_letters else 0.0
 
 
 def _about(item: Item, kind: str, **fields: Any) -> Event:

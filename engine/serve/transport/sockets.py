@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import select
 import socket
+from typing import Final
 
 from engine.errors import OptionError
+
+HANG_UP: Final = getattr(select, "POLLRDHUP", 0)
+LEFT_POLL_S: Final = 0.1  # between two looks at a socket that nobody reads
+
+
+def has_hung_up(transport: asyncio.BaseTransport) -> bool:
+    """Whether the other end has closed its side, which reading would tell only behind all that it sent.
+
+    Always False where the system cannot say so.
+    """
+    sock = transport.get_extra_info("socket")
+    if not HANG_UP or sock is None or sock.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), HANG_UP)
+    return bool(poll.poll(0))
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
-import select
 from collections import deque
 from typing import Any, Final, cast
 from urllib.parse import unquote
@@ -24,11 +23,10 @@ from websockets.server import ServerProtocol
 from engine.serve.responses import raw_response
 from engine.serve.transport.connections import Connections
 from engine.serve.transport.deadlines import WriteDeadline
+from engine.serve.transport.sockets import LEFT_POLL_S, has_hung_up
 
-LEFT_POLL_S: Final = 0.1
 PING_S: Final = 20.0
 LAST_S: Final = 1.0  # for closing, where the server ends
-HANG_UP: Final = getattr(select, "POLLRDHUP", 0)
 NORMAL, GOING_AWAY, NO_CODE, CUT, BAD_TEXT, BROKEN = 1000, 1001, 1005, 1006, 1007, 1011  # close codes
 _log = logging.getLogger("engine.serve")
 _quiet = logging.getLogger("engine.serve.websockets")  # of the parser, which tells of every connection
@@ -360,9 +358,7 @@ class BoundedWebSocket(asyncio.Protocol):
         self._poll = None
         if not self._paused or self._transport.is_closing():
             return
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), HANG_UP)
-        if poll.poll(0):
+        if has_hung_up(self._transport):
             self._transport.abort()
         else:
             self._poll = self._loop.call_later(LEFT_POLL_S, self._look)

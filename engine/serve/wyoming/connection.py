@@ -13,6 +13,7 @@ from engine.jobs.streams import SpeechStream
 from engine.runtime.cancel import CancelToken
 from engine.serve.errors import EventError, RequestTimeoutError
 from engine.serve.settings import StreamOpener
+from engine.serve.transport.sockets import LEFT_POLL_S, has_hung_up
 from engine.serve.wyoming import protocol
 from engine.serve.wyoming.protocol import AudioFormat, Event, EventReader
 from engine.serve.wyoming.settings import WyomingSettings
@@ -38,7 +39,10 @@ class Shared(Protocol):
 
 
 class Connection:
-    """Reads events while a thread recognises, so that a client that leaves is noticed."""
+    """Reads events while a thread recognises, so that a client that leaves is noticed.
+
+    A client that sends faster than a thread recognises is not read; the socket is asked whether it has left.
+    """
 
     def __init__(self, shared: Shared, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take over a connection; run() serves it."""
@@ -180,7 +184,15 @@ class Connection:
         self._last_s = self._loop.time() + self._settings.max_duration_s + self._settings.stall_s
         self._utterance = Utterance(form, self._settings, self._shared.in_thread, self._send)
         self._work = asyncio.create_task(self._recognise(self._utterance))
+        watch = asyncio.create_task(self._watch(self._utterance))
+        self._work.add_done_callback(lambda _: watch.cancel())
         self._work.add_done_callback(lambda _: self._set_deadline())
+
+    async def _watch(self, utterance: Utterance) -> None:
+        """Free the core as soon as the client has left, however much it has sent before."""
+        while not has_hung_up(self._writer.transport):
+            await asyncio.sleep(LEFT_POLL_S)
+        utterance.cancel()
 
     async def _wait_for_work(self, event: Event) -> None:
         """Wait for the recording before; only then the next one can begin.
