@@ -97,10 +97,7 @@ def prepare(source: AcousticSource, options: ExportOptions) -> Iterator[Basis]:
     with tempfile.TemporaryDirectory(prefix="export-") as temporary:
         path = Path(temporary, "float32.onnx")
         model, blocks = source.build(lambda block: "float32", None)
-        try:
-            path.write_bytes(model.SerializeToString())
-        except OSError as error:
-            raise _not_written(temporary, error) from error
+        store(path, model.SerializeToString())
         convolutions = any(node.name.startswith(CONVOLUTIONS) for node in model.graph.node)
         del model  # a large one's graph would be in memory several times
         yield Basis(source, cases, path, blocks, convolutions)
@@ -299,6 +296,18 @@ def write(candidate: Candidate, folder: Path, options: ExportOptions, report: Re
             )
     except OSError as error:
         raise _not_written(folder, error) from error
+
+
+def store(path: Path, graph: bytes) -> None:
+    """Write a graph into a temporary file.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
+    try:
+        path.write_bytes(graph)
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def _not_written(folder: Path | str, error: OSError) -> ExportError:

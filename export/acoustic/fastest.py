@@ -18,6 +18,7 @@ from export.acoustic.export import (
     measure_graph,
     prepare,
     quantize,
+    store,
     write,
 )
 from export.acoustic.source import AcousticSource, Basis, Candidate, ExportOptions
@@ -54,14 +55,13 @@ def export_fastest(source: AcousticSource, folder: Path, options: ExportOptions)
     made: dict[int, tuple[Candidate, Report, Path]] = {}
     with prepare(source, options) as basis:
         for name, make in _candidates(basis, options, trials):
-            candidate = make()
-            if candidate is None:
+            trial, candidate, report = _try(basis, name, make, options)
+            if trial is None:
                 continue
-            trial, report = _try(basis, candidate, name, options)
             logger.info("%s: %s", name, trial.refused or f"passed, {trial.speed:.2f} times float32's speed")
-            if report is not None and not trial.refused:
+            if candidate is not None and report is not None and not trial.refused:
                 path = basis.float_graph.with_name(f"{len(trials)}.onnx")
-                path.write_bytes(candidate.graph)
+                store(path, candidate.graph)  # one graph at a time is in memory
                 made[len(trials)] = dataclasses.replace(candidate, graph=b""), report, path
             trials.append(trial)
         taken = find_fastest(trials)
@@ -124,29 +124,32 @@ def _search(basis: Basis, options: ExportOptions, ranges: Mapping[str, FloatArra
 
 
 def _try(
-    basis: Basis, candidate: Candidate, name: str, options: ExportOptions
-) -> tuple[Trial, Report | None]:
-    """Compare and time a candidate; whatever refuses it is in the trial."""
+    basis: Basis, name: str, make: Make, options: ExportOptions
+) -> tuple[Trial | None, Candidate | None, Report | None]:
+    """Build, compare and time a candidate; whatever refuses it is in the trial.
+
+    Returns:
+        None for the trial where there is nothing new to try.
+    """
     options = dataclasses.replace(options, batches=False, allow_slower=True)
-    trial = Trial(name, candidate.precision)
+    trial, candidate, report = Trial(name, "fp32" if name == FLOAT else "int8"), None, None
     try:
+        candidate = make()
+        if candidate is None:
+            return None, None, None
         report = measure_graph(basis, candidate, options)
-    except ExportError as error:  # onnxruntime cannot load it, or its products would saturate
-        return dataclasses.replace(trial, refused=error.got), None
-    trial = dataclasses.replace(
-        trial,
-        agreement=report.agreement,
-        error=report.error,
-        wer=report.wer_export,
-        speed=1.0 if candidate.precision == "fp32" else report.speedup,
-    )
-    try:
+        trial = _with_figures(trial, report)
         report = check_graph(basis, candidate, options, report)
     except ExportError as error:
-        return dataclasses.replace(trial, refused=error.got), report
-    if report.kernels and choose_backend(candidate.precision, CPU).backend == KERNELS:
+        return dataclasses.replace(trial, refused=error.got), candidate, report
+    return _with_figures(trial, report), candidate, report
+
+
+def _with_figures(trial: Trial, report: Report) -> Trial:
+    """The figures of what computes the graph on this processor."""
+    if report.kernels and choose_backend(trial.precision, CPU).backend == KERNELS:
         found = report.kernels
-        trial = dataclasses.replace(
+        return dataclasses.replace(
             trial,
             computed_by=KERNELS,
             agreement=found["agreement"],
@@ -154,4 +157,10 @@ def _try(
             wer=found.get("wer"),
             speed=found["speedup"],
         )
-    return trial, report
+    return dataclasses.replace(
+        trial,
+        agreement=report.agreement,
+        error=report.error,
+        wer=report.wer_export,
+        speed=1.0 if trial.precision == "fp32" else report.speedup,
+    )

@@ -45,9 +45,7 @@ def measure_ranges(
     for block, value in blocks.items():
         absolute = f"{names[block]}/abs"
         graph.node.append(helper.make_node("Abs", [value], [absolute]))
-        graph.node.append(
-            helper.make_node("ReduceMax", [absolute, "probe/axes"], [names[block]], keepdims=0)
-        )
+        graph.node.append(helper.make_node("ReduceMax", [absolute, "probe/axes"], [names[block]], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(names[block], TensorProto.FLOAT, [None]))
     probed = model.SerializeToString()
     for added, count in zip((graph.initializer, graph.node, graph.output), counts, strict=True):
