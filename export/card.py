@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.bundle.schema import AcousticConfig
+from export.verification.trials import trial_table
 from export.verification.verify import Report
 
 
@@ -60,7 +61,7 @@ def parity_table(report: Report) -> list[str]:
         lines.append(f"Integer products are exact on: {report.exact_on}.")
     if report.kernels:
         lines += ["", _kernel_line(report)]
-    return [*lines, "", *_batch_table(report), *_sensitivity_table(report)]
+    return [*lines, "", *trial_table(report.trials), *_batch_table(report), *_sensitivity_table(report)]
 
 
 def _speed_line(report: Report) -> str:

@@ -12,6 +12,11 @@ from typing import Any
 from engine.manifests.text_file import read_text
 
 TRAINED_HERE = {"LogMelCTC": "log_mel", "ConformerCTC": "conformer"}  # architecture to module
+PRECISIONS = ("int8", "fp16", "fp32")
+AUTO_HELP = (
+    "; auto builds every int8 graph and fp32, compares each with the checkpoint, times it on this processor "
+    "and takes the fastest that passes (takes three to four times as long)"
+)
 LANGUAGE_HELP = "of the adapter, for a checkpoint with several (MMS: deu, eng ...)"
 
 
@@ -25,12 +30,15 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
-def add_acoustic_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every acoustic export."""
+def add_acoustic_arguments(parser: argparse.ArgumentParser, tries: bool = False) -> None:
+    """The options of every acoustic export; tries: its precision may be found by trying."""
     parser.add_argument("checkpoint", help="folder (or, for ctc, a hub name) of the checkpoint")
     parser.add_argument("out", type=Path, help="folder of the bundle; an existing bundle is replaced")
     parser.add_argument(
-        "--precision", choices=("int8", "fp16", "fp32"), default="int8", help="fp16 is for CUDA"
+        "--precision",
+        choices=(*PRECISIONS, "auto") if tries else PRECISIONS,
+        default="int8",
+        help=f"fp16 is for CUDA{AUTO_HELP if tries else ''}",
     )
     parser.add_argument(
         "--no-sensitivity",
@@ -67,7 +75,7 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_pretrained_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `ctc`."""
-    add_acoustic_arguments(parser)
+    add_acoustic_arguments(parser, tries=True)
     parser.add_argument("--language", help=LANGUAGE_HELP)
 
 
@@ -107,7 +115,7 @@ def run_conformer(options: argparse.Namespace) -> int:
 
 
 def _acoustic_options(options: argparse.Namespace) -> Any:
-    from export.acoustic.export import ExportOptions
+    from export.acoustic.source import ExportOptions
 
     return ExportOptions(
         precision=options.precision,

@@ -13,15 +13,16 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import PeerError
 from benchmarks.peers import encoder_models as models
+from benchmarks.peers.encoder_memory import alone, measure_memory
 from benchmarks.peers.encoder_report import measure, merge, ratios, render
-from benchmarks.peers.our_encoder import kernel_level, our_systems
+from benchmarks.peers.our_encoder import NAMES, kernel_level, open_systems, write_graphs
 from benchmarks.protocol.driver import Driver, LocalSystem, Roster
 from benchmarks.protocol.worker.peer_worker import level
 from benchmarks.reports.provenance import commit, provenance
@@ -29,20 +30,50 @@ from engine.bundle.signature import cpu_model
 
 CASES = {"5 s": (1, 5.0), "15 s": (1, 15.0), "30 s": (1, 30.0), "8 x 10 s": (8, 10.0)}
 SCRIPTS = Path(__file__).parent / "encoders"
+OWN = SCRIPTS / "engine_encoder.py"
+GRAPHS: dict[str, tuple[tuple[str, ...], ...]] = {  # by peer: system, file, and OpenVINO's precision
+    "onnxruntime": (
+        ("onnxruntime fp32", "plain"),
+        ("onnxruntime dynamic int8", "dynamic"),
+        ("onnxruntime static int8 QDQ", "static"),
+    ),
+    "openvino": (
+        ("openvino bf16", "plain", "bf16"),
+        ("openvino int8 MatMul+Conv, f32", "static", "f32"),
+        ("openvino int8 MatMul+Conv, bf16", "static", "bf16"),
+        ("openvino int8 MatMul, bf16", "static_matmul", "bf16"),
+    ),
+    "sherpa": (("sherpa-onnx fp32", "plain"), ("sherpa-onnx dynamic int8", "dynamic")),
+}
 PEERS = ("transformers", "onnxruntime", "openvino", "ctranslate2", "sherpa")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
+    from export.acoustic.wav2vec2 import run_torch
+
     options = parse(argv)
     core = pin(options.core)
     model = models.load_model(options.checkpoint, options.variant)
     calibration = models.calibration_set(models.load_speech(options.calibration, measured=False))
     with tempfile.TemporaryDirectory() as folder:
-        files = models.prepare_graphs(model, calibration, options.models or Path(folder))
+        files = models.prepare_graphs(model, calibration, options.models or Path(folder), needed(options))
+        ours = write_graphs(model, calibration, files["plain"].parent / "ours", options.systems or NAMES)
         if options.prepare:
             return 0
-        report = compare(options, model, calibration, files)
+        speech = models.load_speech(options.audio, measured=True)
+        cases = {case: models.cut(speech, *CASES[case]) for case in options.cases}
+        expected = {case: run_torch(model, values) for case, values in cases.items()}
+        vocab_size = model.config.vocab_size
+        del model  # a large one needs as much memory as all others together
+        report = compare(options, cases, expected, ours, roster(options, files, vocab_size))
+        if options.memory:
+            longest = max(cases, key=lambda case: cases[case].shape[1])
+            peers = {
+                name: Roster(OWN, ("--model", name, str(path)), sys.executable) for name, path in ours.items()
+            }
+            peers |= alone(roster(options, files, vocab_size))
+            report["memory_mb"] = {longest: measure_memory(peers, cases[longest], options.systems)}
     report["signature"] = f"{signature(options)}|core:{core}"
     report["runs"] = [provenance("python -m benchmarks.peers.encoder", argv)]
     if options.json:
@@ -57,7 +88,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.peers.encoder", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", default="none", help="a save_pretrained folder; none: random weights")
-    parser.add_argument("--variant", choices=("base", "layer"), default="base", help="of random weights")
+    parser.add_argument("--variant", choices=list(models.VARIANTS), default="base", help="of random weights")
     parser.add_argument("--audio", type=Path, help="manifest whose odd clips are timed; default: synthetic")
     parser.add_argument("--calibration", type=Path, help="manifest whose even clips calibrate int8")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
@@ -68,6 +99,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--core", type=int, help="the core that everything runs on; default: the last one")
     parser.add_argument(
         "--models", type=Path, help="folder for the peers' graphs, used again by the next run"
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="run each system alone in a process too: its most memory"
     )
     parser.add_argument("--prepare", action="store_true", help="only make the graphs")
     parser.add_argument(
@@ -95,20 +129,23 @@ def pin(core: int | None) -> int:
 
 
 def compare(
-    options: argparse.Namespace, model: Any, calibration: Sequence[Any], files: dict[str, Path]
+    options: argparse.Namespace,
+    inputs: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    ours: Mapping[str, Path],
+    peers: Mapping[str, Roster],
 ) -> dict[str, Any]:
-    """Time ours and every peer; the report without its signature."""
-    from export.acoustic.wav2vec2 import run_torch
+    """Time ours and every peer; the report without its signature.
 
-    ours = {name: LocalSystem(run) for name, run in our_systems(model, calibration).items()}
-    speech = models.load_speech(options.audio, measured=True)
-    with Driver(ours) as driver:
-        driver.start(roster(options, files, model.config.vocab_size))
+    Args:
+        inputs, expected: by case, samples and the reference's logits.
+    """
+    with Driver({name: LocalSystem(run) for name, run in open_systems(ours).items()}) as driver:
+        driver.start(peers)
         driver.choose(options.systems)
-        cases = {}
-        for case in options.cases:
-            values = models.cut(speech, *CASES[case])
-            cases[case] = measure(driver, values, run_torch(model, values), options.rounds)
+        cases = {
+            case: measure(driver, values, expected[case], options.rounds) for case, values in inputs.items()
+        }
     return {
         "cases": cases,
         "ratios": ratios(cases),
@@ -120,39 +157,49 @@ def compare(
 def roster(options: argparse.Namespace, files: dict[str, Path], vocab_size: int) -> dict[str, Roster]:
     """The chosen peers' scripts and arguments."""
     path = {name: str(file) for name, file in files.items()}
-    openvino = (
-        ("openvino bf16", "plain", "bf16"),
-        ("openvino int8 MatMul+Conv, f32", "static", "f32"),
-        ("openvino int8 MatMul+Conv, bf16", "static", "bf16"),
-        ("openvino int8 MatMul, bf16", "static_matmul", "bf16"),
-    )
-    onnxruntime = {"fp32": "plain", "dynamic int8": "dynamic", "static int8 QDQ": "static"}
+    chosen = {
+        peer: [(name, *rest) for name, *rest in listed if is_chosen(name, options.systems)]
+        for peer, listed in GRAPHS.items()
+    }
     arguments: dict[str, list[str]] = {
         "transformers": ["--checkpoint", path["checkpoint"]],
         "ctranslate2": ["--checkpoint", path["checkpoint"]],
-        "openvino": [part for name, file, kind in openvino for part in ("--model", name, path[file], kind)],
-        "onnxruntime": [
-            part for n, f in onnxruntime.items() for part in ("--model", f"onnxruntime {n}", path[f])
-        ],
-        "sherpa": [
-            *("--vocab_size", str(vocab_size)),
-            *("--model", "sherpa-onnx fp32", path["plain"]),
-            *("--model", "sherpa-onnx dynamic int8", path["dynamic"]),
-        ],
+        **{
+            peer: [part for name, file, *rest in listed for part in ("--model", name, path[file], *rest)]
+            for peer, listed in chosen.items()
+        },
     }
+    arguments["sherpa"] = ["--vocab_size", str(vocab_size), *arguments["sherpa"]]
+    wanted = [name for name in options.peers if name not in chosen or chosen[name]]
     return {
         name: Roster(
             SCRIPTS / f"{name}_encoder.py",
             tuple(arguments[name]),
             options.peer_python.get(name, sys.executable),
         )
-        for name in options.peers
+        for name in wanted
     }
+
+
+def is_chosen(name: str, systems: Sequence[str] | None) -> bool:
+    """Whether a row will be measured; OpenVINO calls rows in bfloat16 f32 where the processor lacks that."""
+    return systems is None or name in systems or name.replace("bf16", "f32") in systems
+
+
+def needed(options: argparse.Namespace) -> set[str]:
+    """The files that the chosen peers run."""
+    files = {"checkpoint"} if {"transformers", "ctranslate2"} & set(options.peers) else set()
+    for peer, listed in GRAPHS.items():
+        if peer in options.peers:
+            files |= {file for name, file, *_ in listed if is_chosen(name, options.systems)}
+    return files | {"plain"} if files - {"checkpoint"} else files  # the others are made of it
 
 
 def signature(options: argparse.Namespace) -> str:
     """What the figures were measured with; the peers' own versions are in the report's "peers"."""
     weights = f"random wav2vec2-base ({options.variant})"
+    if options.variant not in ("base", "layer"):
+        weights = f"random {options.variant}"
     if options.checkpoint != "none":
         weights = Path(options.checkpoint).name
     installed = [f"{name}:{package_version(name)}" for name in ("torch", "transformers", "onnxruntime-gpu")]

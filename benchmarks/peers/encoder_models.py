@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,18 @@ from export.verification.audio_cases import speech_like
 
 SAMPLE_RATE = 16_000
 N_CALIBRATION, CALIBRATION_S = 8, 5.0
+FILES = ("checkpoint", "plain", "dynamic", "static", "static_matmul")
+LAYER_NORM: dict[str, Any] = {
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+}
+VARIANTS: dict[str, dict[str, Any]] = {  # of random weights
+    "base": {},
+    "layer": LAYER_NORM,
+    "xlsr-300m": LAYER_NORM
+    | {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
 FloatArray = NDArray[np.float32]
 
 
@@ -24,8 +36,9 @@ def load_model(checkpoint: str, variant: str) -> Any:
     """A CTC model in evaluation mode, one torch thread.
 
     Args:
-        checkpoint: a save_pretrained folder, or "none" for random weights of wav2vec2-base's shape.
-        variant: of random weights: "base" has group norm, "layer" layer norm in the convolutions.
+        checkpoint: a save_pretrained folder, or "none" for random weights.
+        variant: of random weights: "base" is wav2vec2-base with group norm, "layer" the same with layer norm
+            in the convolutions, "xlsr-300m" as large as XLS-R 300M.
     """
     import torch
     import transformers
@@ -36,11 +49,8 @@ def load_model(checkpoint: str, variant: str) -> Any:
             checkpoint, use_safetensors=True, attn_implementation="sdpa"
         ).eval()
     torch.manual_seed(0)
-    shape: dict[str, Any] = {}
-    if variant == "layer":
-        shape = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
     return transformers.Wav2Vec2ForCTC(
-        transformers.Wav2Vec2Config(attn_implementation="sdpa", **shape)
+        transformers.Wav2Vec2Config(attn_implementation="sdpa", **VARIANTS[variant])
     ).eval()
 
 
@@ -86,16 +96,19 @@ def calibration_set(speech: FloatArray) -> list[FloatArray]:
     return [cut(speech[start : start + n_samples], 1, CALIBRATION_S)[0] for start in starts]
 
 
-def prepare_graphs(model: Any, calibration: Sequence[FloatArray], folder: Path) -> dict[str, Path]:
+def prepare_graphs(
+    model: Any, calibration: Sequence[FloatArray], folder: Path, wanted: Collection[str] = FILES
+) -> dict[str, Path]:
     """Make the peers' files, or take those of the same weights and calibration from an earlier run.
 
+    Args:
+        wanted: the files to make; a large model's take minutes.
     Returns:
         checkpoint, plain.onnx (float32), dynamic.onnx (int8 MatMul), static.onnx (QDQ int8 MatMul and Conv)
         and static_matmul.onnx (QDQ int8 MatMul) by the names without suffix.
     """
     folder = folder / digest(model, calibration)
-    names = ("plain", "dynamic", "static", "static_matmul")
-    files = {name: folder / f"{name}.onnx" for name in names} | {"checkpoint": folder / "checkpoint"}
+    files = {name: folder / (name if name == "checkpoint" else f"{name}.onnx") for name in FILES}
     makers: dict[str, Callable[[Path], None]] = {
         "checkpoint": lambda path: write_checkpoint(model, path),
         "plain": lambda path: export_plain(model, path),
@@ -106,7 +119,7 @@ def prepare_graphs(model: Any, calibration: Sequence[FloatArray], folder: Path) 
         ),
     }
     for name, make in makers.items():
-        if not files[name].exists():
+        if name in wanted and not files[name].exists():
             beside = files[name].with_name("new_" + files[name].name)
             beside.parent.mkdir(parents=True, exist_ok=True)
             make(beside)

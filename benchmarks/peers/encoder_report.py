@@ -87,6 +87,8 @@ def merge(report: dict[str, Any], previous: Mapping[str, Any]) -> dict[str, Any]
         report["cases"] = {**previous["cases"], **report["cases"]}
         report["runs"] = [*previous.get("runs", []), *report.get("runs", [])]
         report["ratios"] = ratios(report["cases"])
+        memory = {**previous.get("memory_mb", {}), **report.get("memory_mb", {})}
+        report |= {"memory_mb": memory} if memory else {}
         report["left_out"] = {**previous["left_out"], **report["left_out"]}
     return report
 
@@ -105,6 +107,9 @@ def render(report: Mapping[str, Any]) -> str:
             f"\nspeed of {ours} divided by that of others, geometric mean over the cases, by CPU time:"
         )
         lines += [f"  {name:32s}{ratio:>8.2f}" for name, ratio in others.items() if name != ours]
+    for case, found in report.get("memory_mb", {}).items():
+        lines.append(f"\nmost memory of a process of its own that runs {case}, MiB:")
+        lines += [f"  {name:32s}{amount!s:>8s}" for name, amount in found.items()]
     if report["left_out"]:
         lines.append("\nleft out:")
         lines += [f"  {name}: {reason}" for name, reason in report["left_out"].items()]

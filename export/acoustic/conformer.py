@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from engine.bundle.folder import AcousticConfig
-from export.acoustic.export import AcousticSource, ExportOptions, export_acoustic
+from export.acoustic.export import export_acoustic
 from export.acoustic.mel_checkpoint import read_mel_checkpoint
+from export.acoustic.source import AcousticSource, ExportOptions
 from export.graph.builder import Choice, GraphBuilder
 from export.graph.conformer import (
     ConformerLayer,

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import onnx
 
-from engine.bundle.folder import AcousticConfig, check_target, open_bundle, write_bundle
+from engine.bundle.folder import check_target, open_bundle, write_bundle
 from engine.runtime.onnx_session import cuda_usable
 from engine.types import RuntimeOptions
+from export.acoustic.source import (
+    AcousticSource,
+    Basis,
+    Candidate,
+    ExportOptions,
+)
 from export.card import render_acoustic_card
 from export.errors import ExportError
 from export.graph.builder import OPSET, Choice, Precision
-from export.layout.describe import describe_model
+from export.layout.describe import add_layout, describe_model
 from export.quantization.exactness import exact_on, prove_exact
 from export.quantization.quantize import (
     ALWAYS_FLOAT,
-    Build,
     FloatArray,
     Measure,
     measure_ranges,
@@ -38,7 +44,6 @@ from export.verification.audio_cases import Case, build_cases, case_to_time
 from export.verification.kernel_check import check_kernels
 from export.verification.verify import (
     CPU,
-    MAX_WER_LOSS,
     MIN_AGREEMENT,
     Report,
     Run,
@@ -51,70 +56,13 @@ from export.verification.verify import (
 )
 
 logger = logging.getLogger("export")
-PrecisionName = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
 PACKAGES = ("torch", "transformers", "onnx", "numpy")
 CALIBRATION_BUCKETS = ("3 s", "6 s")
 SENSITIVITY_BUCKET = "3 s"
 CUDA = RuntimeOptions(device="cuda")
 MAX_PARAMETERS = 480_000_000  # as float32, with the graph, within the 2 GiB of one ONNX file
+CONVOLUTIONS = "conv_"  # how the blocks of waveform convolutions begin
 FRAMES_OFF, FRAMES_SHARE = 3.0, 0.02  # that edges of convolutions take
-
-
-@dataclass(frozen=True)
-class AcousticSource:
-    """A checkpoint, ready to be exported.
-
-    Attributes:
-        name: of the checkpoint. licence: of its weights.
-        build: makes the graph for a choice of precisions and known ranges.
-        reference: the original model, [batch, ...] features to [batch, n_frames, vocab_size] logits.
-        vocabulary: tokens by output index.
-        config: for the manifest, without precision, exporter and figures.
-        about: lines for the model card.
-        precisions: those that the graph can be built in.
-        ranged: whether build makes use of ranges.
-        n_parameters: weights of the model.
-        batchable: like build, with an input attention_mask, so that one call may take utterances of
-            different lengths; None where the model has no such graph.
-    """
-
-    name: str
-    licence: str
-    build: Build[onnx.ModelProto]
-    reference: Run
-    vocabulary: tuple[str, ...]
-    config: AcousticConfig
-    about: Sequence[str] = ()
-    precisions: Sequence[PrecisionName] = PRECISIONS
-    ranged: bool = True
-    n_parameters: int = 0
-    batchable: Build[onnx.ModelProto] | None = None
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How to export.
-
-    Attributes:
-        keep: prefixes of blocks that stay in float32 (layer_0, stem).
-        verify_data: manifest of recordings; None: artificial signals like speech.
-        min_agreement: instead of the precision's own.
-        allow_slower: do not refuse a graph that is slower than float32.
-        sensitivity: measure the error that int8 causes in each block, for the card.
-        batches: compare utterances in batches too.
-        max_wer_loss: the largest acceptable rise of the word error rate, as a fraction.
-    """
-
-    precision: PrecisionName = "int8"
-    keep: tuple[str, ...] = ()
-    verify_data: Path | None = None
-    min_agreement: float | None = None
-    allow_slower: bool = False
-    max_wer_loss: float = MAX_WER_LOSS
-    licence: str | None = None
-    sensitivity: bool = True
-    batches: bool = True
 
 
 def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions) -> Report:
@@ -126,39 +74,82 @@ def export_acoustic(source: AcousticSource, folder: Path, options: ExportOptions
         ExportError: the comparison failed, or the disk is full; no file is left.
     """
     check_target(folder)
-    _check_precision(source, options.precision)
-    source = lighten(source)
-    cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
-    _check_frames(source, cases)
-    float_model, blocks = source.build(lambda block: "float32", None)
-    model, kept = float_model, list(blocks)
-    sensitivity: dict[str, float] = {}
-    if options.precision == "int8":
-        model, kept, sensitivity = _quantize(source, options, float_model, blocks, cases)
-    elif options.precision == "fp16":
-        model, kept, source = _halve(source, options, float_model)
-    half = options.precision == "fp16"  # which the kernels do not compute
-    graph = model.SerializeToString() if half else describe_model(model, "acoustic")
-    exact = prove_exact(model) if options.precision == "int8" else ""
-    # float16 is for CUDA. Where there is none it is checked on the CPU, and not timed.
-    device = CUDA if options.precision == "fp16" and cuda_usable() else CPU
-    run = onnx_run(model, device)
-    report = verify(run, cases, source.config, source.vocabulary, options.batches)
-    report = dataclasses.replace(report, sensitivity=sensitivity, exact_on=exact)
-    report = _with_speed(report, run, float_model, cases, options.precision, device)
-    logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
-    limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
-    check(report, options.precision, *limits)
-    if options.precision == "int8":
-        probe = case_to_time(cases)
-        report = check_kernels(
-            report, graph, onnx_run(float_model), cases, source.config, source.vocabulary, probe, limits
-        )
-    _write(source, folder, options, graph, kept, report)
+    check_precision(source, options.precision)
+    makers = {"fp32": lambda basis, _: keep_float(basis), "fp16": _halve, "int8": quantize}
+    with prepare(source, options) as basis:
+        candidate = makers[options.precision](basis, options)
+        report = check_graph(basis, candidate, options, measure_graph(basis, candidate, options))
+        write(candidate, folder, options, report)
     return report
 
 
-def _check_precision(source: AcousticSource, precision: str) -> None:
+@contextlib.contextmanager
+def prepare(source: AcousticSource, options: ExportOptions) -> Iterator[Basis]:
+    """The utterances, what the original makes of them, and the float32 graph in a temporary file.
+
+    Raises:
+        ExportError: the checkpoint's configuration is wrong about its frames.
+    """
+    source = lighten(source)
+    cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
+    _check_frames(source, cases)
+    with tempfile.TemporaryDirectory(prefix="export-") as temporary:
+        path = Path(temporary, "float32.onnx")
+        model, blocks = source.build(lambda block: "float32", None)
+        store(path, model.SerializeToString())
+        convolutions = any(node.name.startswith(CONVOLUTIONS) for node in model.graph.node)
+        del model  # a large one's graph would be in memory several times
+        yield Basis(source, cases, path, blocks, convolutions)
+
+
+def measure_graph(basis: Basis, candidate: Candidate, options: ExportOptions) -> Report:
+    """Compare a graph with the original model by onnxruntime, and time it.
+
+    Raises:
+        ExportError: onnxruntime cannot load it, or its integer products saturate on some processors.
+    """
+    precision, config = candidate.precision, candidate.source.config
+    exact = prove_exact(candidate.graph) if precision == "int8" else ""
+    # float16 is for CUDA. Where there is none it is checked on the CPU, and not timed.
+    device = CUDA if precision == "fp16" and cuda_usable() else CPU
+    run = onnx_run(candidate.graph, device)
+    report = verify(run, basis.cases, config, basis.source.vocabulary, options.batches)
+    report = dataclasses.replace(report, sensitivity=candidate.sensitivity, exact_on=exact)
+    report = _with_speed(report, run, basis.float_graph, basis.probe, precision, device)
+    logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
+    return report
+
+
+def check_graph(basis: Basis, candidate: Candidate, options: ExportOptions, report: Report) -> Report:
+    """Refuse a graph that differs too much, by onnxruntime or, in int8, by our own kernels.
+
+    Returns:
+        The comparison, with that of the kernels.
+    Raises:
+        ExportError: it differs, or is slower than float32.
+    """
+    limits = (options.min_agreement, options.allow_slower, options.max_wer_loss)
+    check(report, candidate.precision, *limits)
+    if candidate.precision != "int8":
+        return report
+    config, vocabulary = candidate.source.config, basis.source.vocabulary
+    return check_kernels(
+        report, candidate.graph, basis.float_graph, basis.cases, config, vocabulary, basis.probe, limits
+    )
+
+
+def check_precision(source: AcousticSource, precision: str) -> None:
+    """Refuse a precision that the model cannot be exported in.
+
+    Raises:
+        ExportError: says which it can.
+    """
+    if precision == "auto":
+        raise ExportError(
+            "--precision auto for a checkpoint of this kind",
+            " or ".join(source.precisions),
+            "pass one of these; auto is an option of engine-export ctc",
+        )
     if precision not in source.precisions:
         raise ExportError(
             f"--precision {precision} for a traced graph",
@@ -184,7 +175,8 @@ def lighten(source: AcousticSource) -> AcousticSource:
     def build(precision: Choice, ranges: Mapping[str, FloatArray] | None) -> tuple[onnx.ModelProto, Any]:
         def stored(block: str) -> Precision:
             wanted = precision(block)
-            return "stored" if wanted == "float32" and block not in ALWAYS_FLOAT else wanted
+            light = block in ALWAYS_FLOAT or block.startswith(CONVOLUTIONS)  # of the weights, a percent
+            return "stored" if wanted == "float32" and not light else wanted
 
         return source.build(stored, ranges)
 
@@ -206,31 +198,35 @@ def _check_frames(source: AcousticSource, cases: Sequence[Case]) -> None:
             )
 
 
-def _halve(
-    source: AcousticSource, options: ExportOptions, float_model: onnx.ModelProto
-) -> tuple[onnx.ModelProto, list[str], AcousticSource]:
+def keep_float(basis: Basis) -> Candidate:
+    """The float32 graph."""
+    graph = add_layout(basis.float_graph.read_bytes(), "acoustic")
+    return Candidate("fp32", graph, list(basis.blocks), basis.source)
+
+
+def _halve(basis: Basis, options: ExportOptions) -> Candidate:
     """The graph in float16 for CUDA, with a mask where the model has such a graph."""
+    source, build = basis.source, basis.source.build
     if source.batchable is not None:
-        float_model = source.batchable(lambda block: "float32", None)[0]
+        build = source.batchable
         source = dataclasses.replace(source, config=msgspec.structs.replace(source.config, mask=True))
-    return use_half(float_model, options.keep), [*KEEP, *options.keep], source
+    half = use_half(build(lambda block: "float32", None)[0], options.keep)
+    return Candidate("fp16", half.SerializeToString(), [*KEEP, *options.keep], source)
 
 
-def _quantize(
-    source: AcousticSource,
-    options: ExportOptions,
-    float_model: onnx.ModelProto,
-    blocks: Mapping[str, str],
-    cases: Sequence[Case],
-) -> tuple[onnx.ModelProto, list[str], dict[str, float]]:
-    calibration = [case for case in cases if case.bucket in CALIBRATION_BUCKETS]
-    ranges: dict[str, FloatArray] = {}
-    if source.ranged:
-        name = float_model.graph.input[0].name
-        ranges = measure_ranges(float_model, blocks, name, [case.features for case in calibration])
-    pinned = [block for block in blocks if block in ALWAYS_FLOAT or block.startswith(options.keep)]
-    candidates = [block for block in blocks if block not in pinned]
-    few = list({case.noise: case for case in cases if case.bucket == SENSITIVITY_BUCKET}.values())
+def quantize(
+    basis: Basis, options: ExportOptions, ranges: Mapping[str, FloatArray] | None = None
+) -> Candidate:
+    """The graph with as many blocks in int8 as the wanted agreement allows.
+
+    Args:
+        ranges: of find_ranges; None: measured here.
+    """
+    source, ranges = basis.source, find_ranges(basis) if ranges is None else ranges
+    calibration = [case for case in basis.cases if case.bucket in CALIBRATION_BUCKETS]
+    pinned = [block for block in basis.blocks if block in ALWAYS_FLOAT or block.startswith(options.keep)]
+    candidates = [block for block in basis.blocks if block not in pinned]
+    few = list({case.noise: case for case in basis.cases if case.bucket == SENSITIVITY_BUCKET}.values())
     sensitivity: dict[str, float] = {}
     if options.sensitivity:
         logger.info("measuring %d blocks, each alone in int8", len(candidates))
@@ -243,7 +239,17 @@ def _quantize(
         MIN_AGREEMENT["int8"] if options.min_agreement is None else options.min_agreement,
         sensitivity,
     )
-    return store_half(model), [*pinned, *kept], sensitivity
+    graph = describe_model(store_half(model), "acoustic")
+    return Candidate("int8", graph, [*pinned, *kept], source, sensitivity)
+
+
+def find_ranges(basis: Basis) -> dict[str, FloatArray]:
+    """The largest magnitudes that int8 makes use of; none where the graph has no use for them."""
+    if not basis.source.ranged:
+        return {}
+    calibration = [case.features for case in basis.cases if case.bucket in CALIBRATION_BUCKETS]
+    model = onnx.load(basis.float_graph)
+    return measure_ranges(model, basis.blocks, model.graph.input[0].name, calibration)
 
 
 def _measure_on(cases: Sequence[Case]) -> Measure[onnx.ModelProto]:
@@ -254,22 +260,19 @@ def _measure_on(cases: Sequence[Case]) -> Measure[onnx.ModelProto]:
     return measure
 
 
-def _write(
-    source: AcousticSource,
-    folder: Path,
-    options: ExportOptions,
-    model: bytes,
-    kept: Sequence[str],
-    report: Report,
-) -> None:
-    figures = (
-        {**report.figures(), "float32_blocks": list(kept)}
-        if options.precision != "fp32"
-        else report.figures()
-    )
+def write(candidate: Candidate, folder: Path, options: ExportOptions, report: Report) -> None:
+    """Write a compared graph as a bundle, whole or not at all.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
+    source, kept = candidate.source, candidate.kept
+    figures = report.figures()
+    if candidate.precision != "fp32":
+        figures["float32_blocks"] = list(kept)
     config = msgspec.structs.replace(
         source.config,
-        precision=options.precision,
+        precision=candidate.precision,
         opset=OPSET,
         exporter={name: importlib.metadata.version(name) for name in PACKAGES},
         figures=figures,
@@ -279,7 +282,7 @@ def _write(
     try:
         with tempfile.TemporaryDirectory(prefix="export-") as temporary:
             graph, vocabulary = Path(temporary, "acoustic.onnx"), Path(temporary, "vocab.json")
-            graph.write_bytes(model)
+            graph.write_bytes(candidate.graph)
             tokens = {token: index for index, token in enumerate(source.vocabulary)}
             vocabulary.write_text(json.dumps(tokens, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
             write_bundle(
@@ -291,9 +294,23 @@ def _write(
                 acoustic=config,
             )
     except OSError as error:
-        raise ExportError(
-            f"{str(folder)!r} could not be written ({error})", "free space and write access"
-        ) from error
+        raise _not_written(folder, error) from error
+
+
+def store(path: Path, graph: bytes) -> None:
+    """Write a graph into a temporary file.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
+    try:
+        path.write_bytes(graph)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(folder: Path | str, error: OSError) -> ExportError:
+    return ExportError(f"{str(folder)!r} could not be written ({error})", "free space and write access")
 
 
 def verify_bundle(
@@ -322,22 +339,22 @@ def verify_bundle(
     run = onnx_run(bundle.read("acoustic"), device)
     report = verify(run, cases, config, bundle.vocabulary, batches)
     report = dataclasses.replace(report, exact_on=exact_on(bundle.read("acoustic")))
-    float_model = source.build(lambda block: "float32", None)[0]
-    report = _with_speed(report, run, float_model, cases, config.precision, device)
+    float_graph = source.build(lambda block: "float32", None)[0].SerializeToString()
+    probe = case_to_time(cases).features
+    report = _with_speed(report, run, float_graph, probe, config.precision, device)
     check(report, config.precision, min_agreement, allow_slower)
     if config.precision != "int8":
         return report
-    probe = case_to_time(cases)
     limits = (min_agreement, allow_slower)
-    graph, baseline = bundle.read("acoustic"), onnx_run(float_model)
-    return check_kernels(report, graph, baseline, cases, config, bundle.vocabulary, probe, limits)
+    graph = bundle.read("acoustic")
+    return check_kernels(report, graph, float_graph, cases, config, bundle.vocabulary, probe, limits)
 
 
 def _with_speed(
     report: Report,
     run: Run,
-    float_model: onnx.ModelProto,
-    cases: Sequence[Case],
+    float_graph: bytes | Path,
+    probe: FloatArray,
     precision: str,
     device: RuntimeOptions,
 ) -> Report:
@@ -345,6 +362,7 @@ def _with_speed(
     report = dataclasses.replace(report, device=str(device.device))
     if precision != "int8" and device is not CUDA:
         return report
-    probe = case_to_time(cases)
-    speedup = measure_speedup(run, onnx_run(float_model, device), probe.features)
+    # The CPU waits for a GPU, so that its own time says nothing.
+    clock = time.perf_counter if device is CUDA else time.process_time
+    speedup = measure_speedup(run, onnx_run(float_graph, device), probe, clock=clock)
     return dataclasses.replace(report, speedup=speedup)

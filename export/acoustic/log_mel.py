@@ -11,8 +11,9 @@ import onnx
 
 from engine.acoustic.encoders import STATES_NAME
 from engine.bundle.folder import AcousticConfig
-from export.acoustic.export import AcousticSource, ExportOptions, export_acoustic
+from export.acoustic.export import export_acoustic
 from export.acoustic.mel_checkpoint import read_mel_checkpoint
+from export.acoustic.source import AcousticSource, ExportOptions
 from export.graph.attention import Attention, Sinks
 from export.graph.builder import Choice, GraphBuilder
 from export.graph.heads import Head, LstmHead, LstmLayer, TransformerHead, emit_head

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.acoustic.features import compute_features
 from engine.bundle.folder import AcousticConfig
-from export.acoustic.export import AcousticSource, ExportOptions, export_acoustic
+from export.acoustic.export import export_acoustic
 from export.acoustic.families import (
     FAMILIES,
     Family,
@@ -19,7 +19,9 @@ from export.acoustic.families import (
     feature_config,
     samples_per_frame,
 )
+from export.acoustic.fastest import export_fastest
 from export.acoustic.fed import prepare, wrap_model
+from export.acoustic.source import AcousticSource, ExportOptions
 from export.acoustic.traced import TracedGraph
 from export.acoustic.tracing import trace
 from export.acoustic.wav2vec2 import build_wav2vec2, find_unsupported, run_torch
@@ -49,7 +51,8 @@ def export_pretrained(
     Raises:
         ExportError: the checkpoint cannot be exported, or the graph differs from it.
     """
-    return export_acoustic(load_pretrained(checkpoint, language), folder, options)
+    export = export_fastest if options.precision == "auto" else export_acoustic
+    return export(load_pretrained(checkpoint, language), folder, options)
 
 
 def load_pretrained(checkpoint: str, language: str | None = None) -> AcousticSource:

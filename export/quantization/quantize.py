@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engine.runtime.onnx_session import open_session
 from engine.types import RuntimeOptions
@@ -32,23 +32,26 @@ def measure_ranges(
     """Find the largest magnitude of each channel that a block reads.
 
     Args:
-        model: the float32 graph. blocks: block to the value it reads, [batch, n_rows, n_channels].
+        model: the float32 graph, which is as it was afterwards.
+        blocks: block to the value it reads, [batch, n_rows, n_channels].
         features: one array for each utterance, without the batch axis.
     Returns:
         block to float32 [n_channels].
     """
-    probed, names = onnx.ModelProto(), {}
-    probed.CopyFrom(model)
-    axes = helper.make_tensor("probe/axes", TensorProto.INT64, [2], [0, 1])
-    probed.graph.initializer.append(axes)
+    names = {block: f"probe/{block}" for block in blocks}
+    graph = model.graph
+    counts = len(graph.initializer), len(graph.node), len(graph.output)
+    graph.initializer.append(numpy_helper.from_array(np.array([0, 1]), "probe/axes"))
     for block, value in blocks.items():
-        names[block] = f"probe/{block}"
-        probed.graph.node.append(helper.make_node("Abs", [value], [f"{names[block]}/abs"]))
-        probed.graph.node.append(
-            helper.make_node("ReduceMax", [f"{names[block]}/abs", "probe/axes"], [names[block]], keepdims=0)
-        )
-        probed.graph.output.append(helper.make_tensor_value_info(names[block], TensorProto.FLOAT, [None]))
-    session = open_session(probed.SerializeToString(), CPU, threads=1)
+        absolute = f"{names[block]}/abs"
+        graph.node.append(helper.make_node("Abs", [value], [absolute]))
+        graph.node.append(helper.make_node("ReduceMax", [absolute, "probe/axes"], [names[block]], keepdims=0))
+        graph.output.append(helper.make_tensor_value_info(names[block], TensorProto.FLOAT, [None]))
+    probed = model.SerializeToString()
+    for added, count in zip((graph.initializer, graph.node, graph.output), counts, strict=True):
+        del added[count:]  # no copy of the graph: a large model's weights take gigabytes
+    session = open_session(probed, CPU, threads=1)
+    del probed
     ranges: dict[str, FloatArray] = {}
     for array in features:
         found = session.run({input_name: array[None]}, list(names.values()))

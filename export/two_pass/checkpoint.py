@@ -11,8 +11,9 @@ import numpy as np
 
 from engine.bundle.schema import SecondPassConfig
 from engine.two_pass.tokens import config_problems
-from export.acoustic.export import PACKAGES, AcousticSource
+from export.acoustic.export import PACKAGES
 from export.acoustic.log_mel import load_log_mel
+from export.acoustic.source import AcousticSource
 from export.errors import ExportError
 from export.graph.builder import OPSET
 from export.graph.linear import FloatArray

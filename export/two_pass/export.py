@@ -18,7 +18,8 @@ from engine.bundle.folder import CARD, FILE_NAMES, check_target, open_bundle, wr
 from engine.bundle.schema import SecondPassConfig
 from engine.two_pass.runners import DecoderRunner
 from engine.two_pass.tokens import read_tokens
-from export.acoustic.export import ExportOptions, export_acoustic
+from export.acoustic.export import export_acoustic
+from export.acoustic.source import ExportOptions
 from export.errors import ExportError
 from export.graph.builder import Choice
 from export.graph.two_pass import TwoPassGraphs, build_two_pass

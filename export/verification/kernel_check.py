@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from engine.native.encoder import NativeEncoder
 from export.layout.describe import ensure_layout
 from export.verification.audio_cases import Case
 from export.verification.batch_check import Run
-from export.verification.verify import Report, check, measure_speedup, verify
+from export.verification.verify import Report, check, measure_speedup, onnx_run, verify
 
 FloatArray = NDArray[np.float32]
 
@@ -40,17 +41,17 @@ def kernel_run(model: bytes) -> Run | None:
 def check_kernels(
     report: Report,
     model: bytes,
-    baseline: Run,
+    float_graph: bytes | Path,
     cases: Sequence[Case],
     config: AcousticConfig,
     vocabulary: Sequence[str],
-    probe: Case,
+    probe: FloatArray,
     limits: tuple[Any, ...],
 ) -> Report:
     """The report with the kernels' results for an int8 graph.
 
     Args:
-        report: with onnxruntime. baseline: the float32 graph, for the speed.
+        report: with onnxruntime. float_graph: in float32, for the speed.
         limits: of export.verification.verify.check.
     Raises:
         ExportError: the kernels' logits differ from the checkpoint's.
@@ -59,7 +60,7 @@ def check_kernels(
     if run is None:
         return report
     found = verify(run, cases, config, vocabulary)
-    found = dataclasses.replace(found, speedup=measure_speedup(run, baseline, probe.features))
+    found = dataclasses.replace(found, speedup=measure_speedup(run, onnx_run(float_graph), probe))
     check(found, "int8", *limits)
     summary = {"agreement": found.agreement, "error": found.error, "speedup": found.speedup or 0.0}
     if found.wer_export is not None:

@@ -17,8 +17,8 @@ pytest.importorskip("onnx")
 import engine
 from engine.acoustic.model import AcousticModel
 from engine.types import DecodingOptions
-from export.acoustic.export import ExportOptions
 from export.acoustic.pretrained import export_pretrained
+from export.acoustic.source import ExportOptions
 from export.verification.audio_cases import mix_noise, speech_like
 from tests.parity.test_export_wav2vec2 import save_checkpoint
 

@@ -14,10 +14,10 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from engine._distribution import install_command
-from export.acoustic.export import ExportOptions
 from export.acoustic.families import FAMILIES
 from export.acoustic.log_mel import load_log_mel
 from export.acoustic.pretrained import export_pretrained
+from export.acoustic.source import ExportOptions
 from export.acoustic.wav2vec2 import check_supported
 from export.bundle import Parts, assemble_bundle
 from export.checkpoint import read_checkpoint, read_vocabulary

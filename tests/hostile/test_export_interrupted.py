@@ -20,8 +20,8 @@ onnx = pytest.importorskip("onnx")
 
 from engine.bundle import folder as engine_bundle  # noqa: E402
 from engine.bundle.folder import open_bundle  # noqa: E402
-from export.acoustic.export import ExportOptions  # noqa: E402
 from export.acoustic.pretrained import export_pretrained, load_pretrained  # noqa: E402
+from export.acoustic.source import ExportOptions  # noqa: E402
 from export.acoustic.wav2vec2 import build_wav2vec2  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.errors import ExportError  # noqa: E402

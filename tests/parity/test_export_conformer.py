@@ -15,8 +15,8 @@ import engine  # noqa: E402
 from engine.acoustic.model import compute_log_softmax  # noqa: E402
 from engine.bundle.folder import open_bundle  # noqa: E402
 from export.acoustic.conformer import build_conformer, export_conformer  # noqa: E402
-from export.acoustic.export import ExportOptions  # noqa: E402
 from export.acoustic.mel_checkpoint import run_torch  # noqa: E402
+from export.acoustic.source import ExportOptions  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.rewrites.half_arithmetic import use_half  # noqa: E402
 from export.verification.audio_cases import speech_like  # noqa: E402

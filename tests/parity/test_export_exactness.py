@@ -18,9 +18,9 @@ from engine.runtime.integer_products import PRODUCTS, check_products  # noqa: E4
 from engine.runtime.pair_safe import quantize_stored  # noqa: E402
 from export.acoustic import export as acoustic  # noqa: E402
 from export.acoustic.conformer import build_conformer  # noqa: E402
-from export.acoustic.export import ExportOptions  # noqa: E402
 from export.acoustic.log_mel import build_log_mel  # noqa: E402
 from export.acoustic.pretrained import export_pretrained  # noqa: E402
+from export.acoustic.source import ExportOptions  # noqa: E402
 from export.acoustic.wav2vec2 import build_wav2vec2  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.graph.marian import ActivationRange  # noqa: E402

@@ -16,9 +16,9 @@ pytest.importorskip("onnx")
 
 import engine  # noqa: E402
 from engine.acoustic.model import compute_log_softmax  # noqa: E402
-from export.acoustic.export import AcousticSource, ExportOptions  # noqa: E402
 from export.acoustic.families import FAMILIES  # noqa: E402
 from export.acoustic.pretrained import export_pretrained, load_pretrained  # noqa: E402
+from export.acoustic.source import AcousticSource, ExportOptions  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.quantization.exactness import prove_exact  # noqa: E402
 from export.verification import audio_cases  # noqa: E402

@@ -15,9 +15,9 @@ from engine.acoustic.model import AcousticModel, compute_log_softmax  # noqa: E4
 from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.errors import AudioLimitError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
-from export.acoustic.export import ExportOptions  # noqa: E402
 from export.acoustic.log_mel import build_log_mel, export_log_mel  # noqa: E402
 from export.acoustic.mel_checkpoint import run_torch  # noqa: E402
+from export.acoustic.source import ExportOptions  # noqa: E402
 from export.verification.audio_cases import features_of, speech_like  # noqa: E402
 from export.verification.verify import onnx_run  # noqa: E402
 from training.asr.log_mel_ctc import LogMelCtc, LogMelCtcConfig, save_checkpoint  # noqa: E402

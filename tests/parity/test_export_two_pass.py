@@ -20,7 +20,7 @@ from engine import load  # noqa: E402
 from engine.bundle.folder import open_bundle, write_bundle  # noqa: E402
 from engine.kernels.vector.levels import has_vector_kernels  # noqa: E402
 from engine.runtime.integer_products import PRODUCTS, check_products  # noqa: E402
-from export.acoustic.export import ExportOptions  # noqa: E402
+from export.acoustic.source import ExportOptions  # noqa: E402
 from export.cli import main  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.graph.two_pass import build_two_pass  # noqa: E402

@@ -18,8 +18,8 @@ from engine.acoustic.model import AcousticModel, compute_log_softmax  # noqa: E4
 from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.errors import DeviceError  # noqa: E402
 from engine.types import RuntimeOptions  # noqa: E402
-from export.acoustic.export import ExportOptions  # noqa: E402
 from export.acoustic.pretrained import export_pretrained  # noqa: E402
+from export.acoustic.source import ExportOptions  # noqa: E402
 from export.acoustic.wav2vec2 import build_wav2vec2, run_torch  # noqa: E402
 from export.verification.audio_cases import speech_like  # noqa: E402
 

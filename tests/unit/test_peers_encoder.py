@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers import encoder, encoder_models, encoder_report
+from benchmarks.peers import encoder, encoder_memory, encoder_models, encoder_report, our_encoder
 from benchmarks.protocol.driver import Driver, LocalSystem, Roster
 from benchmarks.protocol.worker.peer_worker import level
 
@@ -211,3 +211,53 @@ def test_the_peers_graphs_are_made_once_and_agree_with_the_model(tmp_path: Path)
         assert encoder_report.relative_error(found, expected) < tolerance, name
     kept = sorted(path.name for path in files["plain"].parent.iterdir())
     assert kept == ["checkpoint", "dynamic.onnx", "plain.onnx", "static.onnx", "static_matmul.onnx"]
+
+
+def test_memory_is_that_of_a_process_for_each_system(tmp_path: Path, script: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("onnx")
+    tiny = transformers.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        conv_dim=(16,) * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    noise = np.random.default_rng(0).standard_normal((1, 16_000)).astype(np.float32)
+    model = transformers.Wav2Vec2ForCTC(tiny).eval()
+    files = our_encoder.write_graphs(model, list(noise), tmp_path / "ours", ["ours int8", "a peer"])
+    assert list(files) == ["ours int8"] and [path.name for path in (tmp_path / "ours").iterdir()] == [
+        "int8.onnx"
+    ]
+    peers = {
+        "ours int8": Roster(encoder.OWN, ("--model", "ours int8", str(files["ours int8"])), sys.executable),
+        "fake": roster(script, "--only", "exact", "busy"),
+        "frail": roster(script, "--only", "dies"),
+        "absent": roster(script, "--absent"),
+    }
+    found = encoder_memory.measure_memory(peers, noise, ["ours int8", "exact", "dies"])
+    assert set(found) == {"ours int8", "exact", "frail", "absent"}
+    assert 10 < float(found["exact"]) < float(found["ours int8"])
+    assert "out of luck" in str(found["frail"]) and "no_such_package" in str(found["absent"])
+
+
+def test_a_peer_of_several_graphs_gets_a_process_for_each(script: Path) -> None:
+    several = roster(script, "--vocab_size", "9", "--model", "a", "a.onnx", "--model", "b", "b.onnx")
+    found = encoder_memory.alone({"sherpa": several, "whole": roster(script, "--checkpoint", "c")})
+    assert {name: each.arguments for name, each in found.items()} == {
+        "a": ("--vocab_size", "9", "--model", "a", "a.onnx"),
+        "b": ("--vocab_size", "9", "--model", "b", "b.onnx"),
+        "whole": ("--checkpoint", "c"),
+    }
+
+
+def test_only_the_graphs_of_chosen_systems_are_made_and_loaded(tmp_path: Path) -> None:
+    chosen = ["ours int8", "onnxruntime dynamic int8", "openvino int8 MatMul, f32"]
+    options = encoder.parse(["--systems", *chosen])
+    assert encoder.needed(options) == {"checkpoint", "plain", "dynamic", "static_matmul"}
+    files = {name: tmp_path / name for name in encoder_models.FILES}
+    peers = encoder.roster(options, files, 9)
+    assert set(peers) == {"transformers", "onnxruntime", "openvino", "ctranslate2"}  # sherpa has no row
+    assert peers["openvino"].arguments == (
+        "--model", "openvino int8 MatMul, bf16", str(files["static_matmul"]), "bf16",
+    )  # fmt: skip
+    assert encoder.needed(encoder.parse(["--peers"])) == set()
