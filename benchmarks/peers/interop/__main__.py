@@ -3,7 +3,7 @@
     python -m benchmarks.peers.interop --environment .venv-interop --json benchmarks/results/interop.json
 
 Each step is left out where its result is there already and what it depends on has not changed, so that a
-run that was interrupted goes on. Ends with 1 where something disagrees, with 2 where a step could not be done.
+run that was interrupted goes on. Ends with 1 where something disagrees, with 2 where a step failed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.peers.interop.environment import (
     packages_digest,
     run_step,
 )
+from benchmarks.peers.interop.record import record_facts
 from benchmarks.reports.provenance import commit, provenance
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     result |= {"agree": all(row.agrees for row in rows), "rows": [row.as_json() for row in rows]}
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.record:
+        record_facts(folder, answers, options.record)
     print_table(rows)
     return 0 if result["agree"] else 1
 
@@ -138,6 +141,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--environment", type=Path, default=Path(".venv-interop"))
     parser.add_argument("--torch", default="torch==2.13.0", help="what pip installs as torch")
     parser.add_argument("--json", type=Path, help="where the result goes")
+    parser.add_argument("--record", type=Path, help="folder for the part of the answers that tests use")
     return parser.parse_args(argv)
 
 

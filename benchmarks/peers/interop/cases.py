@@ -140,16 +140,17 @@ def write_speech(folder: Path) -> dict[str, Any]:
 
 def list_lexicon(path: Path) -> list[str]:
     """The words of a lexicon that the embedded bundle holds; its language model has none."""
-    arrays = np.load(path)
+    arrays = dict(np.load(path))  # an archive reads an array again at every access
+    labels = arrays["label"].tolist()
     letters = arrays["vocabulary"].tobytes().decode().split("\0")
     ends = np.unpackbits(arrays["ends_word"]).astype(bool)
     first = np.concatenate([[1], 1 + np.cumsum(arrays["n_children"], dtype=np.int64)]).tolist()
-    spelled, words = [""] * len(arrays["label"]), []
+    spelled, words = [""] * len(labels), []
     for node, text in enumerate(spelled):
         if ends[node]:
             words.append(text)
         for child in range(first[node], first[node + 1]):
-            spelled[child] = text + letters[arrays["label"][child]]
+            spelled[child] = text + letters[labels[child]]
     return words
 
 

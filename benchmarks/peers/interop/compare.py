@@ -61,27 +61,39 @@ def largest(part: str, what: str, values: Iterable[float], limit: float) -> Row:
 
 
 def compare_models(folder: Path, cases: Mapping[str, Any], answers: Mapping[str, Any]) -> list[Row]:
-    """Logits and greedy texts of every checkpoint, by the exported folder and by engine-export's graph."""
+    """Every checkpoint, by the exported folder and by engine-export's graph."""
     rows, waveforms = [], dict(np.load(folder / "waveforms.npz"))
     for name, settings in cases["models"].items():
         theirs = dict(np.load(folder / "models" / f"{name}.npz"))
-        exported = ours.run_folder(folder / "models" / name / "onnx", waveforms)
+        exported, greedy = folder / "models" / name / "onnx", answers[name]["greedy"]
+        rows += compare_exported(f"model {name}", exported, settings, waveforms, theirs, greedy)
         built = ours.run_checkpoint(folder / "models" / name / "checkpoint", waveforms)
-        wanted = {clip: ours.compute_log_softmax(theirs[clip]) for clip in waveforms}
-        part = f"model {name}"
-        for what, got in (
-            ("folder of optimum-cli in the engine, log probs", {c: out[0] for c, out in exported.items()}),
-            ("engine-export's float32 graph, log probs", built),
-        ):
-            errors = (relative(got[clip], wanted[clip]) for clip in waveforms)
-            rows.append(largest(part, f"{what} against transformers, rel. L2", errors, LOGITS_LIMIT))
-        delimiter, greedy = settings["word_delimiter"], answers[name]["greedy"]
-        read = {c: ours.read_greedy(theirs[c], settings["labels"], delimiter) for c in waveforms}
-        texts = [(read[clip], normal(greedy[clip])) for clip in waveforms]
-        rows.append(share(part, "greedy text of the same logits", texts))
-        heard = [(exported[clip][1], read[clip]) for clip in waveforms]
-        rows.append(share(part, "greedy text from the waveform, by the engine", heard))
+        errors = [relative(built[clip], ours.compute_log_softmax(theirs[clip])) for clip in waveforms]
+        what = "engine-export's float32 graph: log probs, rel. L2"
+        rows.append(largest(f"model {name}", what, errors, LOGITS_LIMIT))
     return rows
+
+
+def compare_exported(
+    part: str, folder: Path, settings: Any, waveforms: Any, theirs: Any, greedy: Mapping[str, str]
+) -> list[Row]:
+    """A folder that optimum-cli wrote, in the engine as it is, against transformers.
+
+    Args:
+        settings: labels and word_delimiter.
+        waveforms: by clip. theirs: logits by clip. greedy: texts of the tokenizer by clip.
+    """
+    exported = ours.run_folder(folder, waveforms)
+    errors = [relative(exported[clip][0], ours.compute_log_softmax(theirs[clip])) for clip in waveforms]
+    read = {
+        clip: ours.read_greedy(theirs[clip], settings["labels"], settings["word_delimiter"])
+        for clip in waveforms
+    }
+    return [
+        largest(part, "folder of optimum-cli: log probs, rel. L2", errors, LOGITS_LIMIT),
+        share(part, "greedy text of the same logits", [(read[c], normal(greedy[c])) for c in waveforms]),
+        share(part, "greedy text from the waveform", [(exported[c][1], read[c]) for c in waveforms]),
+    ]
 
 
 def relative(got: Any, wanted: Any) -> float:
