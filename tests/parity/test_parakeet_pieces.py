@@ -29,8 +29,8 @@ from export.verification.audio_cases import speech_like  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "decoder"
 BINARY = FIXTURES / "tiny.probing.bin"
-N_MELS, FRAME_S = 80, 0.08
-WAVEFORM = speech_like(64_000, 16_000)
+N_MELS, FRAME_S = 16, 0.08
+WAVEFORM = speech_like(64_000, 16_000)  # 4 s
 HOTWORDS = ["rothenburg", "zug"]
 QUICK: dict[str, Any] = {"allow_slower": True, "sensitivity": False, "batches": False, "min_agreement": 0.5}
 

@@ -33,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 PROGRAM = "python -m benchmarks.peers.interop"
 STEP_S = 1800
+MODELS = ("tiny", "pieces", "base")  # the first two are recorded, and the first is decoded
 OURS = ("numpy", "onnxruntime", "transformers", "torch", "numba")
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     python = build_environment(options.environment, options.torch)
     folder = options.environment / "work"
-    cases = prepare_cases(folder)
+    cases = prepare_cases(folder, options.models)
     answers = {verb: ask(python, verb, folder) for verb in ("models", "decode", "kenlm")}
     beside = ask_beside(folder)
     rows = compare(folder, cases, answers, beside)
@@ -58,14 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if result["agree"] else 1
 
 
-def prepare_cases(folder: Path) -> Any:
+def prepare_cases(folder: Path, models: Sequence[str]) -> Any:
     """The cases, written again where they are missing or other than before."""
     from benchmarks.peers.interop.cases import write_cases
 
     stamp, digest = folder / "cases.stamp", digest_of(HERE / "cases.py", HERE / "oracle.py")
+    digest += " ".join(models)
     if not stamp.is_file() or stamp.read_text() != digest:
         print("writing the cases ...", flush=True)
-        write_cases(folder)
+        write_cases(folder, models)
         for verb in ("models", "decode", "kenlm", "beside"):
             (folder / f"{verb}.json").unlink(missing_ok=True)
         stamp.write_text(digest)
@@ -141,6 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--environment", type=Path, default=Path(".venv-interop"))
     parser.add_argument("--torch", default="torch==2.13.0", help="what pip installs as torch")
     parser.add_argument("--json", type=Path, help="where the result goes")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="checkpoints to export")
     parser.add_argument("--record", type=Path, help="folder for the part of the answers that tests use")
     return parser.parse_args(argv)
 

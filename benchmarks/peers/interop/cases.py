@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import shutil
@@ -33,17 +34,20 @@ SAMPLE_RATE = 16_000
 SPEECH_SAMPLES, PIECE_SAMPLES = 24 * SAMPLE_RATE, 8 * SAMPLE_RATE  # of each example
 
 
-def write_cases(folder: Path) -> dict[str, Any]:
-    """Write cases.json and all that it names; returns its content."""
+def write_cases(folder: Path, models: Sequence[str]) -> dict[str, Any]:
+    """Write cases.json and all that it names, with these models; returns its content."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "waveforms.npz", **make_waveforms())
     for kind in ("arpa", "probing.bin", "trie.bin", "quantised.bin", "array.bin"):
         shutil.copy(FIXTURES / f"tiny.{kind}", folder)
+    pruned = prune_arpa((FIXTURES / "tiny.arpa").read_text(encoding="utf-8"))
+    (folder / "pruned.arpa").write_text(pruned, encoding="utf-8")
+    (folder / "pruned.arpa.gz").write_bytes(gzip.compress(pruned.encode(), mtime=0))
     text = (FIXTURES / "tiny.txt").read_text(encoding="utf-8")
     (folder / "tiny.words").write_text("\n".join(sorted(set(text.split()))), encoding="utf-8")
     letters, pieces = (write_emissions(folder, name) for name in ("emissions", "emissions_pieces"))
     cases = {
-        "models": list_models(pieces),
+        "models": {name: made for name, made in list_models(pieces).items() if name in models},
         "decoding": {
             **{f"letters {name}": make_case("emissions", letters, name) for name in SETTINGS},
             **{f"pieces {name}": make_case("emissions_pieces", pieces, name) for name in SETTINGS},
@@ -156,8 +160,28 @@ def list_lexicon(path: Path) -> list[str]:
 
 def list_language_models(folder: Path) -> dict[str, str]:
     """Every kind of file that both read."""
-    names = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".arpa", ".bin")]
+    names = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".arpa", ".bin", ".gz")]
     return {name: name for name in names}
+
+
+def prune_arpa(text: str) -> str:
+    """An ARPA file of order 3 without a part of its n-grams, as a model that was pruned by thresholds.
+
+    Each third trigram goes; then the bigrams that begin or end no trigram, each second one.
+    """
+    sections = [block.split("\n") for block in text.split("\n\n")]
+    (head, unigrams, bigrams, trigrams, end), pruned = sections[:5], {}
+    pruned[3] = [line for number, line in enumerate(trigrams[1:]) if number % 3]
+    used = {words[at : at + 2] for words in map(_words_of, pruned[3]) for at in (0, 1)}
+    pruned[2] = [line for number, line in enumerate(bigrams[1:]) if _words_of(line)[:2] in used or number % 2]
+    counts = [f"ngram {size}={len(lines)}" for size, lines in sorted(pruned.items())]
+    blocks = [[*head[:-2], *counts], unigrams, [bigrams[0], *pruned[2]], [trigrams[0], *pruned[3]], end]
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _words_of(line: str) -> tuple[str, ...]:
+    """The words of an n-gram's line."""
+    return tuple(line.split("\t")[1].split(" "))
 
 
 def make_sentences(words: Sequence[str]) -> list[str]:
