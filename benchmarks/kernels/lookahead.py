@@ -36,8 +36,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(path: Path, language_model: Path, words: list[str]) -> dict[str, Any]:
-    """Word error rate and CPU time of every setting for one set of utterances."""
+def measure(path: Path, language_model: Path, words: list[str], names: Sequence[str]) -> dict[str, Any]:
+    """Word error rate and CPU time of the settings with these names for one set of utterances."""
     archive = np.load(path)
     emissions = [archive["lp"][a:b] for a, b in itertools.pairwise(archive["off"])]
     labels, texts = json.loads(str(archive["labels"])), json.loads(str(archive["texts"]))
@@ -48,7 +48,8 @@ def measure(path: Path, language_model: Path, words: list[str]) -> dict[str, Any
         "unknown_percent": round(100 * sum(word not in known for word in spoken) / len(spoken), 1),
     }
     plain = CtcBeamDecoder(labels, language_model, words, lookahead=False)
-    for name, changes in SETTINGS.items():
+    for name in names:
+        changes = SETTINGS[name]
         rows = {"without": decode(plain.with_settings(**changes), emissions, texts)}
         for limit in LIMITS:
             settings.UNFINISHED_UNKNOWN = limit
@@ -74,12 +75,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--emissions", type=Path, nargs="+", required=True)
     parser.add_argument("--language-model", type=Path, required=True)
     parser.add_argument("--words", type=Path, required=True, help="the known words, separated by spaces")
+    parser.add_argument("--settings", nargs="+", choices=[*SETTINGS], default=[*SETTINGS])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     words = options.words.read_text(encoding="utf-8").split()
     result: dict[str, Any] = {**provenance(PROGRAM, argv), "cpu": cpu_model(), "sets": {}}
     for path in options.emissions:
-        result["sets"][path.stem] = found = measure(path, options.language_model, words)
+        result["sets"][path.stem] = found = measure(path, options.language_model, words, options.settings)
         print(path.stem, json.dumps(found), flush=True)
         if options.json:
             options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -44,6 +44,10 @@ def read_pieces() -> list[str]:
 LABELS = [*read_pieces(), "<pad>"]
 
 
+def make_extractor() -> Any:
+    return transformers.ParakeetFeatureExtractor(feature_size=N_MELS)
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
     torch.manual_seed(4)
@@ -54,7 +58,12 @@ def model() -> Any:
     )
     made = transformers.ParakeetForCTC(config).eval()
     with torch.no_grad():  # with weights as they are drawn, every frame would be the same piece
-        made.ctc_head.weight.mul_(40.0)
+        inputs = make_extractor()(WAVEFORM, sampling_rate=16_000, return_tensors="pt")
+        logits = made(**inputs).logits[0]
+        mean = logits.mean(dim=0)
+        scale = 4.0 / (logits - mean).std()
+        made.ctc_head.weight.mul_(scale)
+        made.ctc_head.bias.sub_(mean).mul_(scale)
     return made
 
 
@@ -71,7 +80,7 @@ def make_tokenizer() -> Any:
 def bundle(tmp_path_factory: pytest.TempPathFactory, model: Any) -> str:
     folder = tmp_path_factory.mktemp("parakeet")
     model.save_pretrained(folder / "checkpoint")
-    transformers.ParakeetFeatureExtractor(feature_size=N_MELS).save_pretrained(folder / "checkpoint")
+    make_extractor().save_pretrained(folder / "checkpoint")
     make_tokenizer().save_pretrained(folder / "checkpoint")
     assert (folder / "checkpoint" / "tokenizer.json").is_file()
     with pytest.MonkeyPatch.context() as patch:
@@ -87,8 +96,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, model: Any) -> str:
 @pytest.fixture(scope="module")
 def logits(model: Any) -> np.ndarray:
     """transformers' own, from the waveform on."""
-    extractor = transformers.ParakeetFeatureExtractor(feature_size=N_MELS)
-    inputs = extractor(WAVEFORM, sampling_rate=16_000, return_tensors="pt")
+    inputs = make_extractor()(WAVEFORM, sampling_rate=16_000, return_tensors="pt")
     with torch.inference_mode():
         return model(**inputs).logits[0].numpy()
 
