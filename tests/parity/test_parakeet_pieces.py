@@ -112,11 +112,13 @@ def decoder(**options: Any) -> CtcBeamDecoder:
 
 
 def test_greedy_text_is_what_transformers_decodes(loaded: Any, logits: np.ndarray) -> None:
-    wanted = make_tokenizer().decode(logits.argmax(axis=-1).tolist(), skip_special_tokens=True)
-    assert len(wanted.split()) >= 3
     greedy = engine.DecodingOptions(vad_filter=False, beam_width=1)
     got = loaded.compute_log_probs(loaded.compute_features(WAVEFORM))
-    np.testing.assert_allclose(got, compute_log_softmax(logits)[: len(got)], atol=2e-2)
+    rows = logits[: len(got)]  # transformers' last row is of the padding
+    assert len(logits) - len(got) in (0, 1)
+    wanted = make_tokenizer().decode(rows.argmax(axis=-1).tolist(), skip_special_tokens=True)
+    assert len(wanted.split()) >= 3
+    np.testing.assert_allclose(got, compute_log_softmax(rows), atol=2e-2)
     assert loaded.decode(got, options=greedy).text == " ".join(wanted.split())
 
 
