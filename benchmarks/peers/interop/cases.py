@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import itertools
 import json
 import shutil
@@ -95,8 +96,7 @@ def list_models(pieces: Sequence[str]) -> dict[str, Any]:
 
 def write_emissions(folder: Path, name: str) -> list[str]:
     """Write the logits of the first utterances of a fixture; returns the labels."""
-    from tests.data.decoder.make_fixtures import read_logits
-
+    read_logits = importlib.import_module("tests.data.decoder.make_fixtures").read_logits
     archive = np.load(FIXTURES / f"{name}.npz")
     ends = itertools.pairwise(archive["offsets"][: N_UTTERANCES + 1])
     arrays = {f"{i:03}": read_logits(archive["steps"][a:b]) for i, (a, b) in enumerate(ends)}

@@ -104,7 +104,9 @@ def relative(got: Any, wanted: Any) -> float:
 
 
 def normal(text: str) -> str:
-    """With single spaces, as the search writes texts; pieces' marks count as spaces."""
+    """With single spaces and without <s> and its like; pieces' marks are spaces."""
+    for special in ("<s>", "</s>", "<unk>"):
+        text = text.replace(special, "")
     return " ".join(text.replace("▁", " ").split())
 
 

@@ -22,7 +22,7 @@ def record_facts(folder: Path, answers: Mapping[str, Any], target: Path) -> None
     """
     target.mkdir(parents=True, exist_ok=True)
     models, decoded = answers["models"]["answers"], answers["decode"]["answers"]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name in ("tiny", "pieces"):
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(folder / "models" / name / "onnx", target / name)
