@@ -17,7 +17,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist lo
 COMPILE = $(BIN)/engine warmup
 LOWER = $(BIN)/python -m tests.reference.lower_levels
 
-.PHONY: demo test lint docs bench gate wheel clean
+.PHONY: demo test lint docs bench gate interop wheel clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -78,6 +78,12 @@ bench: $(VENV)/.runtime
 gate: $(VENV)/.runtime
 	@$(BIN)/engine-bench gate --baseline benchmarks/baselines/de-en-base.json --max-slowdown 0.5 --quiet || \
 		{ code=$$?; test $$code = 2 || exit $$code; echo "gate: speed could not be judged here; not a failure"; }
+
+# Beside optimum, transformers, pyctcdecode and KenLM's own package, in an environment of their own. What is
+# done stays done: run it again after an interruption.
+interop: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.peers.interop --environment .venv-interop --torch $(TORCH) \
+		--json benchmarks/results/interop.json
 
 # For other machines: kernels of every instruction set level, for this version of Python.
 wheel: | $(BIN)/python

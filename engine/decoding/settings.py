@@ -35,6 +35,9 @@ _MOST = 300.0  # natural log, as for the kernels' scores of whole words
 LN_10 = math.log(10.0)
 HOTWORD_WEIGHT = 10.0  # natural-log bonus
 MAX_BEAM_WIDTH = 4096
+# log10, before lm_alpha: an unfinished word that nobody knows ranks by what it costs in the end, but by no
+# less than this, or it would be dropped before its letters are heard: benchmarks/results/lookahead_dev.json.
+UNFINISHED_UNKNOWN = -10.0
 LOWEST_PRUNE_LOGP = -690.0  # beams further below the best would leave a float's range
 _BASE = 0x9E3779B97F4A7C15 | 1  # of the hash of words
 _WEIGHTS = ("lm_alpha", "lm_beta", "unk_score_offset", "unk_letter_score")
@@ -231,6 +234,7 @@ def make_lexicon(settings: BeamSettings, trie: WordTrie, model: NgramModel | Non
             steps = np.arange(N_LOOKAHEAD) * -LOOKAHEAD_STEP
             factors = _exp(weights["weight"] * steps + weights["word_bonus"])
             cost = weights["weight"] * float(model.read_unigrams()[0]) + weights["unknown"]
+            cost = max(cost, weights["weight"] * UNFINISHED_UNKNOWN)
             unknown = _exp(cost * stretch + weights["word_bonus"] + weights["unknown_letter"] * lengths)
         else:
             unknown = _exp(settings.unk_score_offset * stretch)

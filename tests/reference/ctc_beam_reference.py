@@ -198,5 +198,5 @@ class BeamReference:
         if not self.lookahead:
             return score + self.unk_score_offset * max(1.0, min(len(partial), 63) / 6)
         cost = self.alpha * LN_10 * (self.lm.score((), "<unk>") + self.unk_score_offset)
-        cost *= max(1.0, min(len(partial), 63) / 6)
+        cost = max(cost, self.alpha * LN_10 * -10.0) * max(1.0, min(len(partial), 63) / 6)
         return score + cost + self.beta + self.unk_letter_score * min(len(partial), 63)
