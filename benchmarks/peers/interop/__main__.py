@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     versions = {"theirs": answers["models"]["versions"], "ours": {name: version(name) for name in OURS}}
     versions["ours"] |= {"python": platform.python_version()}
     versions["beside"] = beside["versions"]
-    result = {"signature": sign(versions), **provenance(PROGRAM, argv), "versions": versions}
+    result: dict[str, Any] = {"signature": sign(versions), **provenance(PROGRAM, argv), "versions": versions}
     result |= {"agree": all(row.agrees for row in rows), "rows": [row.as_json() for row in rows]}
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -38,7 +38,8 @@ SPEECH_SAMPLES, PIECE_SAMPLES = 24 * SAMPLE_RATE, 8 * SAMPLE_RATE  # of each exa
 def write_cases(folder: Path, models: Sequence[str]) -> dict[str, Any]:
     """Write cases.json and all that it names, with these models; returns its content."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "waveforms.npz", **make_waveforms())
+    waveforms: dict[str, Any] = {**make_waveforms()}
+    np.savez(folder / "waveforms.npz", **waveforms)
     for kind in ("arpa", "probing.bin", "trie.bin", "quantised.bin", "array.bin"):
         shutil.copy(FIXTURES / f"tiny.{kind}", folder)
     pruned = prune_arpa((FIXTURES / "tiny.arpa").read_text(encoding="utf-8"))
@@ -126,7 +127,7 @@ def write_speech(folder: Path) -> dict[str, Any]:
     bundle = ROOT / "engine" / "bundled" / "de-en-base"
     model = engine.load(str(bundle), device="cpu", threads=1)
     paths = sorted((ROOT / "examples" / "audio").glob("*.flac"))
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for path in paths:
         waveform = load_audio(path)
         for begin in range(0, min(len(waveform), SPEECH_SAMPLES), PIECE_SAMPLES):
@@ -190,8 +191,8 @@ def make_sentences(words: Sequence[str]) -> list[str]:
     for _ in range(N_SENTENCES):
         parts: list[str] = []
         while len(parts) < rng.integers(1, 12):
-            begin = rng.integers(len(words))
-            parts += words[begin : begin + rng.integers(1, 5)]
+            begin, n = int(rng.integers(len(words))), int(rng.integers(1, 5))
+            parts += words[begin : begin + n]
             parts += ["unbekanntes"] * int(rng.random() < 0.2)
         sentences.append(" ".join(parts))
     return sentences

@@ -82,7 +82,8 @@ def save_checkpoint(folder: Path, model: Any, settings: dict[str, Any]) -> None:
 
 def decode_cases(folder: Path) -> dict[str, Any]:
     """Beams of every case, and one text of each peer."""
-    cases, found = read_cases(folder), {}
+    cases = read_cases(folder)
+    found: dict[str, Any] = {}
     for name, case in cases["decoding"].items():
         emissions = [array for _, array in sorted(np.load(folder / case["logits"]).items())]
         labels = ["" if label == "<pad>" else " " if label == "|" else label for label in case["labels"]]
