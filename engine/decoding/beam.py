@@ -387,15 +387,13 @@ class CtcBeamDecoder(Labelled):
 
 
 def _rebuild(labels: Any, settings: BeamSettings, arguments: tuple[Any, ...]) -> CtcBeamDecoder:
-    language_model, unigrams, lexicon = arguments
     none = "".join(labels.vocabulary) + "|"  # longer than every label
     delimiter = labels.vocabulary[labels.delimiter_id] if labels.delimiter_id >= 0 else none
     return CtcBeamDecoder(
         labels.vocabulary,
-        language_model,
-        unigrams,
+        *arguments[:2],
         blank_id=labels.blank_id,
         word_delimiter=delimiter,
-        lexicon=lexicon,
+        lexicon=arguments[2],
         **settings.as_arguments(),
     )

@@ -147,7 +147,7 @@ def test_a_decoder_that_is_stopped_is_not_waited_for_without_end(
     monkeypatch.setattr(child, "SILENT_S", 0.5)
     os.kill(worker.pid, signal.SIGSTOP)
     began_s = time.monotonic()
-    with pytest.raises(AudioLimitError, match="no sign of life"):
+    with pytest.raises(AudioLimitError, match="no answer from its decoder"):
         load.load_audio(path)
     assert time.monotonic() - began_s < 20
     assert not worker.alive and threading.active_count() < 50

@@ -32,7 +32,7 @@ def require(rows: list[compare.Row]) -> None:
     assert [row for row in rows if not row.agrees] == []
 
 
-@pytest.mark.parametrize("name", ["pieces"])
+@pytest.mark.parametrize("name", ["tiny", "pieces"])
 def test_folder_of_optimum_computes_and_reads_what_transformers_does(facts: Any, name: str) -> None:
     settings = cases.list_models(labels_of("emissions_pieces"))[name]
     logits, greedy = np.load(FACTS / "logits.npz"), facts["greedy"][name]
@@ -40,6 +40,16 @@ def test_folder_of_optimum_computes_and_reads_what_transformers_does(facts: Any,
     theirs = {clip: logits[f"{name}.{clip}"] for clip in waveforms}
     assert any(greedy.values())
     require(compare.compare_exported(name, FACTS / name, settings, waveforms, theirs, greedy))
+
+
+def test_beams_are_pyctcdecodes(facts: Any, tmp_path: Path) -> None:
+    """Text, both scores and the borders of words, on a few utterances of every case."""
+    decoding, _ = cases.write_decoding(tmp_path, len(next(iter(facts["decoding"].values()))))
+    assert len(decoding) == 10 and decoding.keys() == facts["decoding"].keys()
+    for name, wanted in facts["decoding"].items():
+        found = ours.decode_case(tmp_path, decoding[name], "pyctcdecode")
+        best = [beams[:1] for beams in found], [beams[:1] for beams in wanted]
+        require(compare.compare_beams(name, *best, 0.9 if "narrow" in name else 1.0))
 
 
 def test_scores_of_words_are_the_kenlm_packages(facts: Any) -> None:

@@ -40,26 +40,36 @@ def write_cases(folder: Path, models: Sequence[str]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     waveforms: dict[str, Any] = {**make_waveforms()}
     np.savez(folder / "waveforms.npz", **waveforms)
-    for kind in ("arpa", "probing.bin", "trie.bin", "quantised.bin", "array.bin"):
-        shutil.copy(FIXTURES / f"tiny.{kind}", folder)
+    decoding, pieces = write_decoding(folder)
     pruned = prune_arpa((FIXTURES / "tiny.arpa").read_text(encoding="utf-8"))
     (folder / "pruned.arpa").write_text(pruned, encoding="utf-8")
     (folder / "pruned.arpa.gz").write_bytes(gzip.compress(pruned.encode(), mtime=0))
     text = (FIXTURES / "tiny.txt").read_text(encoding="utf-8")
-    (folder / "tiny.words").write_text("\n".join(sorted(set(text.split()))), encoding="utf-8")
-    letters, pieces = (write_emissions(folder, name) for name in ("emissions", "emissions_pieces"))
     cases = {
         "models": {name: made for name, made in list_models(pieces).items() if name in models},
-        "decoding": {
-            **{f"letters {name}": make_case("emissions", letters, name) for name in SETTINGS},
-            **{f"pieces {name}": make_case("emissions_pieces", pieces, name) for name in SETTINGS},
-            **write_speech(folder),
-        },
+        "decoding": {**decoding, **write_speech(folder)},
         "processor": {"model": "tiny", "language_model": "tiny.probing.bin", "words": "tiny.words"},
         "kenlm": {"models": list_language_models(folder), "sentences": make_sentences(text.split())},
     }
     (folder / "cases.json").write_text(json.dumps(cases, ensure_ascii=False), encoding="utf-8")
     return cases
+
+
+def write_decoding(folder: Path, n: int = N_UTTERANCES) -> tuple[dict[str, Any], list[str]]:
+    """Write emissions and language models of the fixtures; returns the cases, and the labels of the pieces.
+
+    Args:
+        n: utterances over letters, and over pieces.
+    """
+    for kind in ("arpa", "probing.bin", "trie.bin", "quantised.bin", "array.bin"):
+        shutil.copy(FIXTURES / f"tiny.{kind}", folder)
+    words = set((FIXTURES / "tiny.txt").read_text(encoding="utf-8").split())
+    (folder / "tiny.words").write_text("\n".join(sorted(words)), encoding="utf-8")
+    letters, pieces = (write_emissions(folder, name, n) for name in ("emissions", "emissions_pieces"))
+    cases = {f"letters {name}": make_case("emissions", letters, name) for name in SETTINGS}
+    return cases | {
+        f"pieces {name}": make_case("emissions_pieces", pieces, name) for name in SETTINGS
+    }, pieces
 
 
 def make_waveforms() -> dict[str, NDArray[np.float32]]:
@@ -95,11 +105,11 @@ def list_models(pieces: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_emissions(folder: Path, name: str) -> list[str]:
+def write_emissions(folder: Path, name: str, n: int) -> list[str]:
     """Write the logits of the first utterances of a fixture; returns the labels."""
     read_logits = importlib.import_module("tests.data.decoder.make_fixtures").read_logits
     archive = np.load(FIXTURES / f"{name}.npz")
-    ends = itertools.pairwise(archive["offsets"][: N_UTTERANCES + 1])
+    ends = itertools.pairwise(archive["offsets"][: n + 1])
     arrays = {f"{i:03}": read_logits(archive["steps"][a:b]) for i, (a, b) in enumerate(ends)}
     np.savez(folder / f"{name}.npz", **arrays)
     return archive["labels"].tobytes().decode().split("\n")

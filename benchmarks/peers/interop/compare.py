@@ -106,9 +106,7 @@ def relative(got: Any, wanted: Any) -> float:
 
 
 def normal(text: str) -> str:
-    """With single spaces and without <s> and its like; pieces' marks are spaces."""
-    for special in ("<s>", "</s>", "<unk>"):
-        text = text.replace(special, "")
+    """With single spaces; pieces' marks are spaces."""
     return " ".join(text.replace("▁", " ").split())
 
 
@@ -173,7 +171,16 @@ def compare_processor(folder: Path, cases: Mapping[str, Any], rows_of_theirs: Se
     found = [decoder.decode_beams(logits[clip], beam_width=64)[0] for clip, *_ in rows_of_theirs]
     beams = [[[b.text, [[w, *f] for w, f in b.text_frames], b.logit_score, b.lm_score]] for b in found]
     theirs = [[[text, offsets, acoustic, score]] for _, text, offsets, acoustic, score in rows_of_theirs]
-    return compare_beams("transformers' ProcessorWithLM", beams, theirs, 1.0)
+    pairs = [(a[0], b[0]) for a, b in zip(beams, theirs, strict=True)]
+    same = [(a, b) for a, b in pairs if a[0] == b[0]]
+    near = [(a[0] == b[0] or abs(a[3] - b[3]) <= SCORE_LIMIT, True) for a, b in pairs]
+    part = "transformers' ProcessorWithLM"
+    return [
+        share(part, "best text, or another with the same score", near),
+        largest(part, "logit_score, natural log", (abs(a[2] - b[2]) for a, b in same), SCORE_LIMIT),
+        largest(part, "lm_score, natural log", (abs(a[3] - b[3]) for a, b in same), SCORE_LIMIT),
+        share(part, "borders of words within one frame, random weights", near_frames(same), None),
+    ]
 
 
 def compare_kenlm(folder: Path, cases: Mapping[str, Any], answers: Mapping[str, Any]) -> list[Row]:

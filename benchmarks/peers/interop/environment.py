@@ -48,8 +48,8 @@ def install_beside(folder: Path) -> Path:
         return target
     require_compiler()
     shutil.rmtree(target, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-    install([*pip, "--target", str(target), *wanted], "installing pyctcdecode beside the engine")
+    pip = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    install([*pip, "--no-deps", "--target", str(target), *wanted], "installing pyctcdecode beside the engine")
     stamp.write_text("\n".join(wanted), encoding="utf-8")
     return target
 

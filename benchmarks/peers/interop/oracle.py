@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -57,10 +58,18 @@ def make_models(folder: Path) -> dict[str, Any]:
                 logits = model(torch.from_numpy(inputs)).logits[0].numpy()
             arrays[clip] = logits
             (arrays[f"{clip}.onnxruntime"],) = (row[0] for row in session.run(None, {"input_values": inputs}))
-            texts[clip] = processor.batch_decode(logits.argmax(axis=-1)[None])[0]
+            texts[clip] = processor.batch_decode(best_spoken(logits, settings["labels"])[None])[0]
         np.savez(folder / "models" / f"{name}.npz", **arrays)
         found[name] = {"greedy": texts, "files": sorted(path.name for path in exported.iterdir())}
     return found
+
+
+def best_spoken(logits: Any, labels: Any) -> Any:
+    """The best label of each frame [n_frames], as the engine chooses it: none of <s> and its like."""
+    special = [index for index, label in enumerate(labels) if label in SPECIAL]
+    spoken = logits.copy()
+    spoken[:, special] = -np.inf
+    return spoken.argmax(axis=-1)
 
 
 def save_checkpoint(folder: Path, model: Any, settings: dict[str, Any]) -> None:
@@ -180,7 +189,9 @@ def read_with_processor(folder: Path, case: Any) -> list[Any]:
     together = transformers.Wav2Vec2ProcessorWithLM(
         feature_extractor=processor.feature_extractor, tokenizer=processor.tokenizer, decoder=decoder
     )
-    together.save_pretrained(str(folder / "models" / "with_lm"))
+    saved = folder / "models" / "with_lm"
+    shutil.rmtree(saved, ignore_errors=True)  # pyctcdecode refuses a folder that is there
+    together.save_pretrained(str(saved))
     rows = []
     for clip, logits in np.load(folder / "models" / f"{case['model']}.npz").items():
         if clip.endswith(".onnxruntime"):
