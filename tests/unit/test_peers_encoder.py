@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,11 @@ import pytest
 from benchmarks.peers import encoder, encoder_memory, encoder_models, encoder_report, our_encoder
 from benchmarks.protocol.driver import Driver, LocalSystem, Roster
 from benchmarks.protocol.worker.peer_worker import level
+
+TINY: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+    "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 WORKER = """
@@ -152,11 +158,7 @@ def test_the_command_writes_a_report(
 ) -> None:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("onnx")
-    tiny = transformers.Wav2Vec2Config(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        conv_dim=(16,) * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
-    model = transformers.Wav2Vec2ForCTC(tiny).eval()
+    model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**TINY)).eval()
     graph = tmp_path / "graph"
     monkeypatch.setattr(encoder, "pin", lambda core: 0)
     monkeypatch.setattr(encoder_models, "load_model", lambda *given: model)
@@ -192,12 +194,8 @@ def test_the_peers_graphs_are_made_once_and_agree_with_the_model(tmp_path: Path)
     pytest.importorskip("onnx")
     from export.acoustic.wav2vec2 import run_torch
 
-    tiny = transformers.Wav2Vec2Config(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        conv_dim=(16,) * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
     torch.manual_seed(0)
-    model = transformers.Wav2Vec2ForCTC(tiny).eval()
+    model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**TINY)).eval()
     noise = np.random.default_rng(0).standard_normal((2, 16_000)).astype(np.float32)
     files = encoder_models.prepare_graphs(model, list(noise), tmp_path)
     times = {name: path.stat().st_mtime_ns for name, path in files.items()}
@@ -217,13 +215,9 @@ def test_memory_is_that_of_a_process_for_each_system(tmp_path: Path, script: Pat
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("onnx")
-    tiny = transformers.Wav2Vec2Config(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        conv_dim=(16,) * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
     torch.manual_seed(0)
     noise = np.random.default_rng(0).standard_normal((1, 16_000)).astype(np.float32)
-    model = transformers.Wav2Vec2ForCTC(tiny).eval()
+    model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**TINY)).eval()
     files = our_encoder.write_graphs(model, list(noise), tmp_path / "ours", ["ours int8", "a peer"])
     assert list(files) == ["ours int8"] and [path.name for path in (tmp_path / "ours").iterdir()] == [
         "int8.onnx"
