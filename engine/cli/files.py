@@ -56,8 +56,9 @@ def _run(work: Work, options: argparse.Namespace, plan: Plan) -> int:
             try:
                 if isinstance(result, EngineError):
                     raise result
-                delivery.add(one.path, result)
-                work.succeed()
+                with work.step():
+                    delivery.add(one.path, result)
+                    work.succeed()
             except EngineError as error:
                 work.fail(one, error)
     delivery.close()

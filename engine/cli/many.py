@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -14,7 +14,7 @@ from engine.cli.inputs import STDIN, Found, Input, read_standard_input
 from engine.cli.terminal import complain
 from engine.errors import CancelledError, EngineError, OptionError
 from engine.runtime.cancel import CancelToken
-from engine.runtime.interrupts import SIGNALS
+from engine.runtime.interrupts import SIGNALS, signals_held
 
 MAX_NAMED: Final = 10  # failed inputs that the last line names
 
@@ -53,6 +53,10 @@ class Work:
         """Report an input that could not be done."""
         self._failed.append(one.label)
         complain(f"engine: error: {one.label}: {error}")
+
+    def step(self) -> AbstractContextManager[None]:
+        """Files and their count change together: Ctrl-C waits for that, but for no reader of the output."""
+        return signals_held() if self._writes else nullcontext()
 
     def succeed(self) -> None:
         """Count an input that is done."""

@@ -21,6 +21,7 @@ from engine.jobs.shards import Plan, Shard
 from engine.manifests.recordings import Recording
 from engine.output.formats import DECIMALS, channel_dict, word_dict
 from engine.runtime.cancel import CancelToken
+from engine.runtime.interrupts import signals_held
 from engine.types import DecodingOptions, Transcript, Translation
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ def run_shard(
                 failures.append(_failure(recording, result))
                 report(recording, result)
             else:
-                files.add(recording.id, encode_line(recording, result, header.model))
-                report(recording, None)
+                line = encode_line(recording, result, header.model)
+                with signals_held():
+                    files.add(recording.id, line)
+                    report(recording, None)
         return files.finish([recording.id for recording in recordings], failures)
 
 

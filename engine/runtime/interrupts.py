@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -76,6 +76,35 @@ def run_program(
         return code
     finally:
         guard.remove()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """A step that is done as a whole, as a file and its count: a signal in it is handled when it has ended.
+
+    The second signal does not wait. Other threads than the main one take no signals and hold none.
+    """
+    held: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        held.append((number, frame))
+        if len(held) > 1:
+            before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        before |= {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: handler for number, handler in before.items() if callable(handler)}
+        for number in before:
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if len(held) == 1:
+            number, frame = held[0]
+            before[number](number, frame)
 
 
 class _Guard:

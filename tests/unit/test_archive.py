@@ -20,6 +20,7 @@ import pytest
 import soundfile
 
 from engine.cli import main
+from engine.cli.outputs import Delivery
 from engine.jobs.merge import inspect_archive
 from engine.pipeline import SpeechTranslator
 
@@ -302,6 +303,25 @@ def test_ctrl_c_in_a_folder_leaves_whole_files_and_says_how_to_go_on(
     assert main([*run, "--skip_existing"]) == 1
     assert len(list(out.rglob("*.txt"))) == 7
     assert f"({n_done} of them earlier)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ready")
+def test_ctrl_c_between_a_file_and_its_count(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, errors = tmp_path / "out", tmp_path / "errors.txt"
+    add = Delivery.add
+
+    def add_and_interrupt(self: Delivery, *rest: Any) -> None:
+        add(self, *rest)
+        if len(list(out.rglob("*.txt"))) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Delivery, "add", add_and_interrupt)
+    run = ["transcribe", str(folder), "--output_dir", str(out), "--output_format", "txt", *FAST]
+    assert end(start(lambda: main(run), errors)) == 130
+    assert len(list(out.rglob("*.txt"))) == 3
+    assert "engine: 3 of 8 done; run again with --skip_existing\n" in errors.read_text()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
