@@ -1,4 +1,4 @@
-"""Loops of clients: closed (a request follows the last answer) and open (requests come when they come)."""
+"""Loops of clients: closed (a request follows the last answer, maybe after a pause) and open (Poisson)."""
 
 from __future__ import annotations
 
@@ -92,6 +92,38 @@ def run_open(
             total.add(mine)
 
     _run_threads(work, min(SENDERS, n))
+    return total, time.perf_counter() - began_s
+
+
+def run_paced(
+    service: Service, kinds: Sequence[Kind], right: Right, *, clients: int, pause_s: float, seconds: float,
+    tick: Callable[[], object], seed: int = 7,
+) -> tuple[Tally, float]:  # fmt: skip
+    """So many clients, each of which pauses at random after an answer; a latency counts from the pause's end.
+
+    Args:
+        pause_s: mean of the pauses, which are exponentially distributed.
+        seconds: after which nobody begins a request any more.
+    Returns:
+        The tally, and the seconds from the first pause to the last answer.
+    """
+    total, lock = Tally(), threading.Lock()
+    began_s = time.perf_counter()
+
+    def work(number: int, stop: threading.Event) -> None:
+        rng, mine = np.random.default_rng((seed, number)), Tally()
+        with Client(service) as client:
+            while True:
+                due_s = time.perf_counter() + rng.exponential(pause_s)
+                if due_s > began_s + seconds or stop.wait(max(0.0, due_s - time.perf_counter())):
+                    break
+                mine.ask(client, kinds[int(rng.integers(len(kinds)))], right, due_s)
+                with lock:
+                    tick()
+        with lock:
+            total.add(mine)
+
+    _run_threads(work, clients)
     return total, time.perf_counter() - began_s
 
 

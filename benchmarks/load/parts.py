@@ -13,7 +13,7 @@ from benchmarks.errors import MeasurementError
 from benchmarks.load import leaving
 from benchmarks.load.client import Answer, Client, Tally, spread
 from benchmarks.load.disturbers import disturbing, in_work
-from benchmarks.load.loops import ask_in_turn, run_closed, run_open
+from benchmarks.load.loops import ask_in_turn, run_closed, run_open, run_paced
 from benchmarks.load.queue import simulate_queue
 from benchmarks.load.requests import TRANSCRIBE, TRANSLATE, Kind, Waveform, form
 from benchmarks.load.service import Service
@@ -25,10 +25,12 @@ from engine.runtime.cores import available_cores
 WARM_REQUESTS: Final = 100  # before memory is compared
 RSS_EVERY: Final = 50  # requests
 CAPACITY_CLIENTS: Final = 8
+MANY: Final = 1_000_000  # requests of a client, which something else ends
 LEAVE_AFTER_S: Final = (0.1, 0.3, 0.8, 1.5, 2.5, 4.0, 5.5)  # of work: upload, reading, computing
 LIVE_S: Final = 300.0  # of audio that a live client sends before it leaves
 LONG_REQUESTS: Final = 100
 READ_S: Final = 6.0  # of processor time, after which long files have been read and are recognised
+PRACTICE: Final = 0.25  # of a load's time, before the clients with pauses are measured
 QUEUED: Final = 50_000  # requests of the simulated queue
 LEAVING: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("one pass", TRANSCRIBE, {"passes": "1"}),
@@ -106,16 +108,21 @@ def closed(bench: Bench, clients: int, requests: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def loaded(bench: Bench, share: float, seconds: float, capacity: float | None = None) -> dict[str, Any]:
-    """Latency with Poisson arrivals at a share of what the service can do.
+def loaded(
+    bench: Bench, share: float, seconds: float, clients: int, capacity: float | None = None
+) -> dict[str, Any]:
+    """Latency at a share of what the service can do: of Poisson arrivals, and of so many clients with pauses.
+
+    Poisson arrivals come from more people than can be counted, who ask whether others wait or not.
 
     Args:
+        seconds: of each of the two.
         capacity: requests a second; measured where None.
     """
     service, kinds = bench.service, bench.kinds
     full, full_used = Tally(), Used(service)
     if capacity is None:
-        capacity, full = _capacity(bench, full_used)
+        capacity, full = _capacity(bench, full_used, seconds)
     n = max(1, round(share * capacity * seconds))
     before = Tally()
     with Client(service) as client:
@@ -125,27 +132,67 @@ def loaded(bench: Bench, share: float, seconds: float, capacity: float | None = 
         tally, took_s = run_open(
             service, kinds, bench.right, rate=share * capacity, n=n, tick=bench.progress(n, f"load {share:g}")
         )
-    full.add(before)
-    p95s = [spread(each.seconds) for each in (tally, before)]
+    paced, paced_figures = _paced(bench, share, seconds, clients, capacity, before)
+    for each in (before, paced):
+        full.add(each)
     queue = _queue_alone(before.seconds, capacity, share)
     return {
         "share": share, "capacity_per_s": capacity, "rate_per_s": share * capacity, **tally.figures(),
         "seconds": took_s, "cpu_s": used.service_s, "cores": used.figures(),
         "capacity_cores": full_used.figures(), "queue_ms": queue, "alone_ms": before.figures()["latency_ms"],
         "n_wrong": tally.n_wrong + full.n_wrong, "wrong": tally.wrong + full.wrong,
-        "p95_ratio": p95s[0]["p95"] / p95s[1]["p95"] if p95s[0] and p95s[1] else None,
+        "p95_ratio": _p95_ratio(tally, before), "paced": paced_figures,
     }  # fmt: skip
 
 
-def _capacity(bench: Bench, used: Used) -> tuple[float, Tally]:
-    """Requests a second of clients that do not pause, and what came of them."""
-    requests = -(-4 * len(bench.kinds) // CAPACITY_CLIENTS)
-    tick = bench.progress(requests * CAPACITY_CLIENTS, "capacity")
+def _paced(
+    bench: Bench, share: float, seconds: float, clients: int, capacity: float, before: Tally
+) -> tuple[Tally, dict[str, Any]]:
+    """Clients that pause so long that they ask for a share of the capacity together, and figures of theirs.
+
+    Args:
+        before: requests alone.
+    """
+    mean_s, tally, took_s = float(np.mean(before.seconds)), Tally(), seconds
+    n = round(share * capacity * seconds * (1 + PRACTICE))
+    tick = bench.progress(n, f"{clients} clients with pauses")
+    for part in (PRACTICE, 1.0):  # the first tells how long an answer takes, which the pauses make up for
+        pause_s = max(0.0, clients / (share * capacity) - mean_s)
+        tally, took_s = run_paced(
+            bench.service, bench.kinds, bench.right,
+            clients=clients, pause_s=pause_s, seconds=part * seconds, tick=tick,
+        )  # fmt: skip
+        mean_s = float(np.mean(tally.seconds)) if tally.seconds else mean_s
+    figures = tally.figures()
+    rate = figures["n"] / took_s
+    return tally, {
+        "clients": clients, "mean_pause_s": pause_s, "seconds": took_s, "rate_per_s": rate,
+        "share": rate / capacity, **figures, "p95_ratio": _p95_ratio(tally, before),
+    }  # fmt: skip
+
+
+def _p95_ratio(tally: Tally, before: Tally) -> float | None:
+    loaded, alone = (spread(each.seconds) for each in (tally, before))
+    return loaded["p95"] / alone["p95"] if loaded and alone else None
+
+
+def _capacity(bench: Bench, used: Used, seconds: float) -> tuple[float, Tally]:
+    """Requests a second of clients that do not pause, and what came of them; each kind four times or more."""
+    least = 4 * len(bench.kinds)
+    tick, n_done = bench.progress(least, "capacity"), 0
+    last_s = time.perf_counter() + seconds
+
+    def count() -> None:
+        nonlocal n_done
+        n_done += 1
+        tick()
+
     with used:
-        tally, seconds = run_closed(
-            bench.service, bench.kinds, bench.right, clients=CAPACITY_CLIENTS, requests=requests, tick=tick
-        )
-    return requests * CAPACITY_CLIENTS / seconds, tally
+        tally, took_s = run_closed(
+            bench.service, bench.kinds, bench.right, clients=CAPACITY_CLIENTS, requests=MANY, tick=count,
+            until=lambda: n_done >= least and time.perf_counter() > last_s,
+        )  # fmt: skip
+    return n_done / took_s, tally
 
 
 def _queue_alone(seconds: Sequence[float], capacity: float, share: float) -> dict[str, float]:

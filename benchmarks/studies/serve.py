@@ -56,7 +56,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--load", type=listed(fraction), default=[0.8], metavar="F,F", help="shares of the capacity (0.8)"
     )
-    parser.add_argument("--seconds", type=fraction, default=30.0, help="of each load (%(default)g)")
+    parser.add_argument(
+        "--seconds",
+        type=fraction,
+        default=30.0,
+        help="of each load, of the capacity and of sessions (%(default)g)",
+    )
     parser.add_argument(
         "--capacity", type=fraction, metavar="N", help="requests a second, for --load (measured)"
     )
@@ -115,7 +120,8 @@ def measure(bench: parts.Bench, options: argparse.Namespace, waveforms: Sequence
         result["closed"] = parts.closed(bench, options.clients, options.requests)
     if "load" in options.parts:
         result["load"] = [
-            parts.loaded(bench, share, options.seconds, options.capacity) for share in options.load
+            parts.loaded(bench, share, options.seconds, options.clients, options.capacity)
+            for share in options.load
         ]
     if "leave" in options.parts:
         with _open_wyoming(options) as wyoming:
@@ -198,6 +204,9 @@ def render(result: Mapping[str, Any]) -> str:
     for each in result.get("load", ()):
         rows.append(_row(f"load {each['share']:g}", each["n"], each["n_wrong"], each["latency_ms"]))
         rows.append(_row("a perfect queue", parts.QUEUED, None, each["queue_ms"]))
+        paced = each["paced"]
+        name = f"load {paced['share']:.2g}, {paced['clients']} clients"
+        rows.append(_row(name, paced["n"], paced["n_wrong"], paced["latency_ms"]))
     if "uploads" in result:
         rows += [
             _row(f"{key} uploads", result["uploads"][key]["n"], result["uploads"][key]["n_wrong"],

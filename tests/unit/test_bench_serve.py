@@ -64,9 +64,21 @@ def test_twenty_clients_get_what_one_gets(bench: parts.Bench) -> None:
 
 
 def test_requests_that_come_when_they_come_are_all_answered(bench: parts.Bench) -> None:
-    found = parts.loaded(bench, 0.5, 0.5)
+    found = parts.loaded(bench, 0.5, 0.5, 5)
     assert found["n_wrong"] == 0 and found["n"] == found["statuses"]["200"] >= 1
     assert found["rate_per_s"] == pytest.approx(0.5 * found["capacity_per_s"])
+    assert found["paced"]["n_wrong"] == 0 and found["paced"]["clients"] == 5
+    result = {"signature": "a", "alone": {"n": 1, "latency_ms": None}, "load": [found]}
+    assert ", 5 clients" in serve.render(result)
+
+
+def test_clients_that_pause_ask_as_often_as_they_should(bench: parts.Bench) -> None:
+    tally, took_s = loops.run_paced(
+        bench.service, bench.kinds, bench.right, clients=4, pause_s=0.05, seconds=2.0, tick=lambda: None
+    )
+    assert tally.n_wrong == 0 and tally.statuses["200"] == len(tally.seconds)
+    cycle_s = 4 * took_s / len(tally.seconds)  # of one client: a pause and an answer
+    assert cycle_s == pytest.approx(0.05 + np.mean(tally.seconds), rel=0.3)
 
 
 def test_live_sessions_hear_what_one_hears(bench: parts.Bench) -> None:
@@ -113,7 +125,7 @@ def test_a_client_that_leaves_too_late_is_no_measurement(bench: parts.Bench) -> 
 
 
 def test_the_capacity_can_be_given(bench: parts.Bench) -> None:
-    found = parts.loaded(bench, 0.5, 0.5, 40.0)
+    found = parts.loaded(bench, 0.5, 0.5, 3, 40.0)
     assert (found["n"], found["n_wrong"], found["rate_per_s"]) == (10, 0, 20.0)
     assert found["capacity_cores"] is None and found["cores"]["clients"] > 0
 

@@ -23,7 +23,8 @@ class WyomingSettings:
         max_clients: connections at a time; of more, an idle one is closed.
         max_duration_s: of one recording, in audio and in time.
         max_event_bytes: of each of the two parts that may follow an event's first line.
-        max_waiting_bytes: of audio that a connection may send ahead of the recogniser.
+        max_waiting_bytes: of audio that a connection may send ahead of the recogniser: 5 minutes of 16 kHz,
+            since the end of a connection comes behind what was sent before it.
         max_silence_s: without a voice, where ends_at_pause.
         max_hotwords, max_hotword_chars, max_hotwords_chars: of one request: how many, of how many characters
             each and in all; the first ones count.
@@ -42,7 +43,7 @@ class WyomingSettings:
     max_clients: int = 32
     max_duration_s: float = 300.0
     max_event_bytes: int = 1 << 20
-    max_waiting_bytes: int = 4 << 20
+    max_waiting_bytes: int = 10 << 20
     max_silence_s: float = 10.0
     max_hotwords: int = 1000
     max_hotword_chars: int = 100
