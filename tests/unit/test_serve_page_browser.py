@@ -21,7 +21,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("multipart", reason="needs the extra [serve]")
 pytest.importorskip("playwright", reason="needs the extra [browser]")
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, WebSocketRoute, expect, sync_playwright
 
 from engine.errors import ModelCapabilityError
 from engine.output.formats import render
@@ -173,6 +173,31 @@ def test_speech_is_shown_while_it_is_spoken(open_page: Callable[..., Page], url:
     page.get_by_role("button", name="Hamburg").click()
     assert page.evaluate("audio.duration") > 9
     assert 6 < page.evaluate("audio.currentTime") < 9
+
+
+def test_what_is_missing_in_the_english_of_speech_is_listed(open_page: Callable[..., Page], url: str) -> None:
+    missing = "the number 9 is missing in the English"
+
+    def pass_on(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def tell(message: str | bytes) -> None:
+            event = json.loads(message)
+            if event["type"].endswith("translation.delta"):
+                event["warnings"] = [missing]
+            socket.send(json.dumps(event))
+
+        server.on_message(tell)
+
+    page = open_page(url, "microphone")
+    page.route_web_socket("**/v1/realtime*", pass_on)
+    page.reload()
+    page.get_by_role("button", name="Speak").click()
+    expect(page.locator(".english").first).to_contain_text("grandmother")
+    expect(page.locator("#warnings")).to_be_hidden()
+    page.get_by_role("button", name="Stop").click()
+    said(page, "Done: ")
+    expect(page.locator("#warnings").get_by_role("listitem").first).to_have_text(missing)
 
 
 def test_everything_can_be_done_by_keyboard(open_page: Callable[..., Page], url: str) -> None:

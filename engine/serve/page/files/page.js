@@ -190,7 +190,8 @@ async function takeSpeech() {
 
 function endSpeech(microphone, session) {
   transcript.dropGuesses();
-  recording = { ...recording, name: "recording", duration: microphone.seconds, germanOnly: !session?.translated };
+  const { translated = false, warnings = [] } = session ?? {};
+  recording = { ...recording, name: "recording", duration: microphone.seconds, warnings, germanOnly: !translated };
   if (microphone.seconds) player.open(microphone.toWav());
   showResult();
   end();

@@ -61,6 +61,11 @@ export class RealtimeSession {
     return this.items.translated;
   }
 
+  /** What is missing in the English so far, a sentence each. */
+  get warnings() {
+    return this.items.warnings;
+  }
+
   close() {
     this.socket.onclose = this.socket.onmessage = null;
     this.socket.close();
@@ -113,6 +118,10 @@ class Items {
     this.finished = new Promise((resolve) => (this.end = resolve));
   }
 
+  get warnings() {
+    return [...this.items.values()].flatMap((item) => item.warnings);
+  }
+
   allKnown() {
     this.complete = true;
     this.#endIfFinished();
@@ -124,14 +133,14 @@ class Items {
     if (kind === "input_audio_buffer.speech_started") item.start = event.audio_start_ms / 1000;
     else if (kind === "transcription.partial") this.#guess(item, event.transcript);
     else if (kind === "transcription.delta") this.#add(item, event.delta.trim());
-    else if (kind === "translation.delta") this.#translate(item, event.delta.trim());
+    else if (kind === "translation.delta") this.#translate(item, event);
     else if (kind === "transcription.completed") this.#complete(item, event);
     else if (kind === "transcription.failed" || kind === "translation.completed") this.#finish(item);
     this.#endIfFinished();
   }
 
   #item(id) {
-    if (!this.items.has(id)) this.items.set(id, { id, start: NaN, german: [], english: [], finished: false });
+    if (!this.items.has(id)) this.items.set(id, { id, start: NaN, german: [], english: [], warnings: [], finished: false });
     return this.items.get(id);
   }
 
@@ -147,8 +156,9 @@ class Items {
     this.#show(item, item.german.length - 1, []);
   }
 
-  #translate(item, text) {
-    item.english.push(text);
+  #translate(item, { delta, warnings = [] }) {
+    item.english.push(delta.trim());
+    item.warnings.push(...warnings);
     const index = item.english.length - 1;
     if (index < item.german.length) this.#show(item, index, item.words?.[index] ?? []);
   }
