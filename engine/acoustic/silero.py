@@ -104,7 +104,7 @@ class SileroDetector:
         """Find speech; arguments and result as for engine.audio.vad.detect_speech, at 16 kHz."""
         if not len(waveform):
             return []
-        levels = vad.compute_excess(vad.compute_band_levels(waveform, SAMPLE_RATE, cancel))
+        levels = vad.compute_excess(vad.compute_band_levels(waveform, SAMPLE_RATE, cancel), cancel)
         hop = round(vad.FRAME_S * SAMPLE_RATE)
         owner = np.minimum(np.arange(len(levels)) * hop + hop // 2, len(waveform) - 1) // FRAME_SAMPLES
         speech = self.compute_probabilities(waveform, cancel)[owner]

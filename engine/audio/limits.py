@@ -131,7 +131,7 @@ def check_values(waveform: Waveform, name: str) -> None:
     """Raise AudioValueError for samples that are not finite or were never scaled."""
     if not waveform.size:
         return
-    peak = float(np.abs(waveform).max())  # NaN and infinity both survive a maximum
+    peak = max(float(waveform.max()), -float(waveform.min()))  # NaN survives both, infinity one
     if not np.isfinite(peak):
         bad = int(np.count_nonzero(~np.isfinite(waveform)))
         raise AudioValueError(

@@ -7,7 +7,7 @@ speech in noise writes nothing; speech that was cut away is lost: recall comes f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -35,7 +35,7 @@ MIN_RANGE_DB: Final = 5.0  # a steady noise varies less
 MAX_RANGE_DB: Final = 45.0  # weak fricatives lie about 40 dB below loud vowels
 QUIET_S: Final = 0.2  # a cut wants a quiet stretch of this length around it
 ROUNDING_S: Final = 1e-3  # a window in samples is not longer than the one in seconds
-CHUNK_FRAMES: Final = 4096
+CHUNK_FRAMES: Final = 40 * BLOCK_FRAMES  # between two looks at the caller's wish to stop
 
 
 class Thresholds(NamedTuple):
@@ -76,8 +76,9 @@ def detect_speech(
     band_levels = compute_band_levels(waveform, sample_rate, cancel)
     if duration_s < MIN_JUDGED_S:
         return [(0.0, duration_s)] if band_levels.max() > SILENCE_DB else []
-    levels = compute_excess(band_levels)
-    regions = find_regions(levels, compute_thresholds(levels), duration_s, min_speech_s, min_pause_s, pad_s)
+    levels = compute_excess(band_levels, cancel)
+    thresholds = compute_thresholds(levels, cancel)
+    regions = find_regions(levels, thresholds, duration_s, min_speech_s, min_pause_s, pad_s)
     return split_windows(regions, levels, max_window_s - ROUNDING_S)
 
 
@@ -102,30 +103,42 @@ def compute_band_levels(waveform: Waveform, sample_rate: int, cancel: CancelToke
 
     Args:
         waveform: float32 [n_samples].
-        cancel: looked at every 40 s of audio.
+        cancel: looked at every 40 s of audio, as in all functions here that take it.
     Returns:
         float32 [n_frames, n_bands], dB relative to full scale, n_frames = ceil(n_samples / hop).
     """
     hop = max(1, round(sample_rate * FRAME_S))
     n_frames = -(-len(waveform) // hop)
     power = np.empty((n_frames, len(BAND_EDGES_HZ) - 1), np.float32)
+    for part in _parts(n_frames, cancel):
+        samples = waveform[part.start * hop : (part.stop + 1) * hop]
+        power[part] = compute_band_power(samples, part.stop - part.start, hop)
+    return smooth_levels(power, cancel)
+
+
+def _parts(n_frames: int, cancel: CancelToken | None) -> Iterator[slice]:
+    """All frames, so many at a time, unless the caller wants to stop."""
     for first in range(0, n_frames, CHUNK_FRAMES):
         if cancel is not None:
             cancel.raise_if_cancelled()
-        last = min(first + CHUNK_FRAMES, n_frames)
-        power[first:last] = compute_band_power(waveform[first * hop : (last + 1) * hop], last - first, hop)
-    return smooth_levels(power)
+        yield slice(first, min(first + CHUNK_FRAMES, n_frames))
 
 
-def smooth_levels(power: Levels) -> Levels:
+def smooth_levels(power: Levels, cancel: CancelToken | None = None) -> Levels:
     """Average power over 50 ms and take its logarithm; float32 [n_frames, n_bands] -> dB, same shape."""
     n_frames = len(power)
-    sums = np.cumsum(np.pad(power.astype(np.float64), ((1, 0), (0, 0))), axis=0)
-    frames = np.arange(n_frames)
-    low = np.maximum(frames - SMOOTHING_FRAMES // 2, 0)
-    high = np.minimum(frames + SMOOTHING_FRAMES // 2 + 1, n_frames)
-    smooth = (sums[high] - sums[low]) / (high - low)[:, None]
-    return np.asarray(10 * np.log10(np.maximum(smooth, 1e-12)), np.float32)
+    sums = np.zeros((n_frames + 1, power.shape[1]), np.float64)
+    for part in _parts(n_frames, cancel):
+        sums[part.start + 1 : part.stop + 1] = power[part]
+        np.cumsum(sums[part.start : part.stop + 1], axis=0, out=sums[part.start : part.stop + 1])
+    levels = np.empty(power.shape, np.float32)
+    for part in _parts(n_frames, cancel):
+        frames = np.arange(part.start, part.stop)
+        low = np.maximum(frames - SMOOTHING_FRAMES // 2, 0)
+        high = np.minimum(frames + SMOOTHING_FRAMES // 2 + 1, n_frames)
+        smooth = (sums[high] - sums[low]) / (high - low)[:, None]
+        levels[part] = 10 * np.log10(np.maximum(smooth, 1e-12))
+    return levels
 
 
 def compute_band_power(samples: Waveform, n_frames: int, hop: int) -> NDArray[np.float32]:
@@ -140,7 +153,7 @@ def compute_band_power(samples: Waveform, n_frames: int, hop: int) -> NDArray[np
     return np.stack([spectrum[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
 
 
-def compute_excess(levels: Levels) -> Levels:
+def compute_excess(levels: Levels, cancel: CancelToken | None = None) -> Levels:
     """Compute how far each frame rises above the noise around it.
 
     Args:
@@ -148,16 +161,17 @@ def compute_excess(levels: Levels) -> Levels:
     Returns:
         float32 [n_frames], dB: the root-mean-square ratio over the bands, 0 at the noise floor.
     """
-    blocks = _blocks(np.maximum(levels, SILENCE_DB))
-    floor = _around(np.partition(blocks, FLOOR_RANK, axis=1)[:, FLOOR_RANK], np.minimum)
-    level = _around(np.partition(blocks, SPEECH_RANK, axis=1)[:, SPEECH_RANK], np.maximum)
+    quiet, loud = _ranked(levels, (FLOOR_RANK, SPEECH_RANK), cancel, least=SILENCE_DB)
+    floor, level = _around(quiet, np.minimum), _around(loud, np.maximum)
     floor = np.maximum(floor, level - MAX_RANGE_DB)  # edited-in silence is no noise floor
-    above = np.maximum(levels - floor[_block_of(levels)], 0.0)
-    power = np.mean(10 ** (above / 5), axis=1)
-    return np.asarray(5 * np.log10(power), np.float32)
+    excess = np.empty(len(levels), np.float32)
+    for part in _parts(len(levels), cancel):
+        above = np.maximum(levels[part] - floor[_block_of(part)], 0.0)
+        excess[part] = 5 * np.log10(np.mean(10 ** (above / 5), axis=1))
+    return excess
 
 
-def compute_thresholds(excess: Levels) -> Thresholds:
+def compute_thresholds(excess: Levels, cancel: CancelToken | None = None) -> Thresholds:
     """Place the two thresholds between the noise floor and the level of speech around each frame.
 
     Args:
@@ -165,12 +179,24 @@ def compute_thresholds(excess: Levels) -> Thresholds:
     Returns:
         Thresholds; infinite where the signal is silent or varies too little to be speech.
     """
-    blocks = _blocks(excess)
-    level = _around(np.partition(blocks, SPEECH_RANK, axis=1)[:, SPEECH_RANK], np.maximum)
+    (loud,) = _ranked(excess, (SPEECH_RANK,), cancel)
+    level = _around(loud, np.maximum)
     on, off = np.clip(0.35 * level, 3.0, 12.0), np.clip(0.2 * level, 2.0, 8.0)
     on[level < MIN_RANGE_DB] = off[level < MIN_RANGE_DB] = np.inf
-    each = _block_of(excess)
+    each = _block_of(slice(0, len(excess)))
     return Thresholds(on[each].astype(np.float32), off[each].astype(np.float32))
+
+
+def _ranked(
+    values: Levels, ranks: Sequence[int], cancel: CancelToken | None, least: float = -np.inf
+) -> list[Levels]:
+    """What stands at each rank of each block, float32 [n_blocks, ...]; no value counts as below `least`."""
+    found: list[list[Levels]] = [[] for _ in ranks]
+    for part in _parts(len(values), cancel):
+        blocks = _blocks(np.maximum(values[part], np.float32(least)))
+        for rank, of_rank in zip(ranks, found, strict=True):
+            of_rank.append(np.partition(blocks, rank, axis=1)[:, rank])
+    return [np.concatenate(each) for each in found]
 
 
 def _blocks(values: Levels) -> Levels:
@@ -180,8 +206,9 @@ def _blocks(values: Levels) -> Levels:
     return padded.reshape(-1, BLOCK_FRAMES, *values.shape[1:])
 
 
-def _block_of(values: Levels) -> NDArray[np.intp]:
-    return np.arange(len(values)) // BLOCK_FRAMES
+def _block_of(part: slice) -> NDArray[np.intp]:
+    """The block of each frame."""
+    return np.arange(part.start, part.stop) // BLOCK_FRAMES
 
 
 def _around(values: Levels, extreme: np.ufunc) -> Levels:

@@ -187,3 +187,43 @@ def test_a_long_search_for_speech_ends_when_it_is_cancelled() -> None:
         detect_speech(long, cancel=Token())
     assert len(looked) == 3
     assert detect_speech(long, cancel=CancelToken()) == []
+
+
+def test_every_step_of_a_long_search_can_be_cancelled() -> None:
+    n_parts, looks = 3, 0
+
+    class Token(CancelToken):
+        last = 10**9
+
+        def raise_if_cancelled(self) -> None:
+            nonlocal looks
+            looks += 1
+            if looks == self.last:
+                self.cancel()
+            super().raise_if_cancelled()
+
+    long = noise(n_parts * vad.CHUNK_FRAMES * vad.FRAME_S, 0.01)
+    detect_speech(long, cancel=Token())
+    assert looks == 6 * n_parts  # power, sums, levels; ranks, excess; ranks of that
+    for last in range(1, looks + 1, n_parts):
+        looks, token = 0, Token()
+        token.last = last
+        with pytest.raises(CancelledError):
+            detect_speech(long, cancel=token)
+
+
+@pytest.mark.parametrize("n_frames", [100, 300, 12_700])
+def test_parts_of_a_recording_are_heard_as_the_whole(monkeypatch: pytest.MonkeyPatch, n_frames: int) -> None:
+    clip = speak("eins zwei drei", pause_s=0.3)
+    recording = (
+        np.resize(np.concatenate([clip, silence(1.3), clip * 0.1]), 61 * RATE + 77)
+        + noise(62, 0.002)[: 61 * RATE + 77]
+    )
+    found = []
+    for size in (n_frames, 10**9):
+        monkeypatch.setattr(vad, "CHUNK_FRAMES", size)
+        levels = vad.compute_band_levels(recording, RATE)
+        excess = vad.compute_excess(levels)
+        found.append((levels, excess, *vad.compute_thresholds(excess)))
+    for part, whole in zip(*found, strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-5, atol=1e-5)
