@@ -20,10 +20,12 @@ from engine.bundle.folder import check_target, open_bundle, write_bundle
 from engine.runtime.onnx_session import cuda_usable
 from engine.types import RuntimeOptions
 from export.acoustic.source import (
+    MAX_PARAMETERS,
     AcousticSource,
     Basis,
     Candidate,
     ExportOptions,
+    is_large,
 )
 from export.card import render_acoustic_card
 from export.errors import ExportError
@@ -60,7 +62,6 @@ PACKAGES = ("torch", "transformers", "onnx", "numpy")
 CALIBRATION_BUCKETS = ("3 s", "6 s")
 SENSITIVITY_BUCKET = "3 s"
 CUDA = RuntimeOptions(device="cuda")
-MAX_PARAMETERS = 480_000_000  # as float32, with the graph, within the 2 GiB of one ONNX file
 CONVOLUTIONS = "conv_"  # how the blocks of waveform convolutions begin
 FRAMES_OFF, FRAMES_SHARE = 3.0, 0.02  # that edges of convolutions take
 
@@ -92,6 +93,7 @@ def prepare(source: AcousticSource, options: ExportOptions) -> Iterator[Basis]:
     """
     source = lighten(source)
     cases = with_logits(build_cases(source.config, options.verify_data), source.reference)
+    source.let_go()
     _check_frames(source, cases)
     with tempfile.TemporaryDirectory(prefix="export-") as temporary:
         path = Path(temporary, "float32.onnx")
@@ -156,7 +158,7 @@ def check_precision(source: AcousticSource, precision: str) -> None:
             " or ".join(source.precisions),
             "pass one of these; CUDA runs both",
         )
-    if precision != "int8" and source.n_parameters > MAX_PARAMETERS:
+    if precision != "int8" and is_large(source.n_parameters):
         raise ExportError(
             f"--precision {precision} for {source.n_parameters / 1e6:.0f} million weights",
             f"at most {MAX_PARAMETERS / 1e6:.0f} million: one ONNX file holds 2 GB",
@@ -169,7 +171,7 @@ def lighten(source: AcousticSource) -> AcousticSource:
 
     They still compute in float32 where no int8 is asked for.
     """
-    if source.n_parameters <= MAX_PARAMETERS:
+    if not is_large(source.n_parameters):
         return source
 
     def build(precision: Choice, ranges: Mapping[str, FloatArray] | None) -> tuple[onnx.ModelProto, Any]:
@@ -178,7 +180,9 @@ def lighten(source: AcousticSource) -> AcousticSource:
             light = block in ALWAYS_FLOAT or block.startswith(CONVOLUTIONS)  # of the weights, a percent
             return "stored" if wanted == "float32" and not light else wanted
 
-        return source.build(stored, ranges)
+        built = source.build(stored, ranges)
+        source.let_go()
+        return built
 
     return dataclasses.replace(source, build=build)
 
@@ -228,7 +232,7 @@ def quantize(
     candidates = [block for block in basis.blocks if block not in pinned]
     few = list({case.noise: case for case in basis.cases if case.bucket == SENSITIVITY_BUCKET}.values())
     sensitivity: dict[str, float] = {}
-    if options.sensitivity:
+    if options.sensitivity and not is_large(source.n_parameters):  # of those, only where it is needed
         logger.info("measuring %d blocks, each alone in int8", len(candidates))
         sensitivity = measure_sensitivity(source.build, candidates, ranges, _measure_on(few))
     model, kept = search_blocks(
@@ -335,6 +339,7 @@ def verify_bundle(
             "check the folders",
         )
     cases = with_logits(build_cases(config, manifest), source.reference)
+    source.let_go()
     device = CUDA if config.precision == "fp16" and cuda_usable() else CPU
     run = onnx_run(bundle.read("acoustic"), device)
     report = verify(run, cases, config, bundle.vocabulary, batches)

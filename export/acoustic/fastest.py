@@ -11,7 +11,6 @@ from engine.bundle.folder import check_target
 from engine.runtime.backend import KERNELS, choose_backend
 from export.acoustic.export import (
     CONVOLUTIONS,
-    MAX_PARAMETERS,
     check_graph,
     find_ranges,
     keep_float,
@@ -21,7 +20,7 @@ from export.acoustic.export import (
     store,
     write,
 )
-from export.acoustic.source import AcousticSource, Basis, Candidate, ExportOptions
+from export.acoustic.source import AcousticSource, Basis, Candidate, ExportOptions, is_large
 from export.errors import ExportError
 from export.graph.builder import Precision
 from export.layout.describe import describe_model
@@ -91,7 +90,7 @@ def _candidates(basis: Basis, options: ExportOptions, trials: list[Trial]) -> It
         yield LINEAR, lambda: _build(basis, options, ranges, float_convs=True)
     if not all_passed:
         yield SEARCHED, lambda: _search(basis, options, ranges)
-    if basis.source.n_parameters > MAX_PARAMETERS:
+    if is_large(basis.source.n_parameters):
         trials.append(Trial(FLOAT, "fp32", refused="too many weights for one ONNX file, which holds 2 GB"))
         return
     yield FLOAT, lambda: keep_float(basis)

@@ -21,7 +21,8 @@ from export.acoustic.families import (
 )
 from export.acoustic.fastest import export_fastest
 from export.acoustic.fed import prepare, wrap_model
-from export.acoustic.source import AcousticSource, ExportOptions
+from export.acoustic.mapped import map_weights
+from export.acoustic.source import AcousticSource, ExportOptions, is_large
 from export.acoustic.traced import TracedGraph
 from export.acoustic.tracing import trace
 from export.acoustic.wav2vec2 import build_wav2vec2, find_unsupported, run_torch
@@ -75,14 +76,17 @@ def load_pretrained(checkpoint: str, language: str | None = None) -> AcousticSou
         max_window_s=MAX_WINDOW_S,
         trained_with_mask=info.trained_with_mask,
     )
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
     name = folder.resolve().name if Path(checkpoint).exists() else checkpoint.split("/")[-1]
     shared: dict[str, Any] = {
         "name": name if info.language is None else f"{name}-{info.language}",
         "licence": info.licence,
         "vocabulary": info.vocabulary,
         "config": config,
-        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "n_parameters": n_parameters,
     }
+    if is_large(n_parameters):
+        shared["let_go"] = map_weights(model)
     missing = find_unsupported(model.config) if family.shaped else ["blocks that Wav2Vec2 has not"]
     if not missing:
         return AcousticSource(

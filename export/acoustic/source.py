@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,13 @@ from export.verification.audio_cases import Case, case_to_time
 from export.verification.verify import MAX_WER_LOSS, Run
 
 PrecisionName = Literal["fp32", "fp16", "int8"]
+MAX_PARAMETERS = 480_000_000  # as float32, with the graph, within the 2 GiB of one ONNX file
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
+
+
+def is_large(n_parameters: int) -> bool:
+    """Whether a model of so many weights is beyond one ONNX file in float32."""
+    return n_parameters > MAX_PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class AcousticSource:
         n_parameters: weights of the model.
         batchable: like build, with an input attention_mask, so that one call may take utterances of
             different lengths; None where the model has no such graph.
+        let_go: frees what memory of the weights can be read again.
     """
 
     name: str
@@ -47,6 +54,7 @@ class AcousticSource:
     ranged: bool = True
     n_parameters: int = 0
     batchable: Build[onnx.ModelProto] | None = None
+    let_go: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from engine.acoustic.model import compute_log_softmax  # noqa: E402
 from engine.bundle.folder import open_bundle  # noqa: E402
 from engine.kernels.vector.levels import has_vector_kernels  # noqa: E402
 from export.acoustic import export as acoustic  # noqa: E402
-from export.acoustic import fastest  # noqa: E402
+from export.acoustic import fastest, source  # noqa: E402
 from export.acoustic.pretrained import export_pretrained, load_pretrained  # noqa: E402
 from export.acoustic.source import ExportOptions  # noqa: E402
 from export.acoustic.wav2vec2 import run_torch  # noqa: E402
@@ -141,8 +141,7 @@ def test_a_model_beyond_one_onnx_file_is_not_tried_in_float32(
 ) -> None:
     checkpoint = save_xlsr(tmp_path / "checkpoint")
     n_parameters = load_pretrained(str(checkpoint)).n_parameters
-    monkeypatch.setattr(acoustic, "MAX_PARAMETERS", n_parameters - 1)
-    monkeypatch.setattr(fastest, "MAX_PARAMETERS", n_parameters - 1)
+    monkeypatch.setattr(source, "MAX_PARAMETERS", n_parameters - 1)
     export_pretrained(str(checkpoint), tmp_path / "bundle", replace(AUTO, min_agreement=0.5))
     trials = trials_of(tmp_path / "bundle")
     assert "one ONNX file" in trials[-1]["refused"] and trials[-1]["name"] == fastest.FLOAT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ pytest.importorskip("onnx")
 
 import engine  # noqa: E402
 from engine.acoustic.model import compute_log_softmax  # noqa: E402
+from engine.bundle.folder import open_bundle  # noqa: E402
 from export.acoustic.families import FAMILIES  # noqa: E402
 from export.acoustic.pretrained import export_pretrained, load_pretrained  # noqa: E402
 from export.acoustic.source import AcousticSource, ExportOptions  # noqa: E402
@@ -186,10 +188,11 @@ def test_model_beyond_one_onnx_file_is_exported_with_weights_of_int8_alone(
     sources: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from export.acoustic import export
+    from export.acoustic import source as module
 
     source: AcousticSource = sources("WavLM")
     assert source.n_parameters > 20_000
-    monkeypatch.setattr(export, "MAX_PARAMETERS", 20_000)
+    monkeypatch.setattr(module, "MAX_PARAMETERS", 20_000)
     with pytest.raises(ExportError, match=r"--precision fp32 for 0 million weights.*2 GB.*precision int8"):
         export.export_acoustic(source, tmp_path / "out", ExportOptions(precision="fp32"))
     light = export.lighten(source).build(lambda block: "float32", None)[0]
@@ -199,6 +202,28 @@ def test_model_beyond_one_onnx_file_is_exported_with_weights_of_int8_alone(
     features = features_of(speech_like(16_000, 16_000), source.config)[None]
     want = onnx_run(plain)(features)
     assert np.linalg.norm(onnx_run(light)(features) - want) < 0.05 * np.linalg.norm(want)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("kind", ["WavLM", "UniSpeech"])
+def test_a_large_checkpoint_is_read_from_a_file_and_gives_the_same_graph(
+    checkpoints: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.acoustic import export
+    from export.acoustic import source as module
+
+    monkeypatch.setattr(module, "MAX_PARAMETERS", 20_000)
+    loaded = load_pretrained(str(checkpoints(kind)))
+    let_go, times = loaded.let_go, []
+    watched = replace(loaded, let_go=lambda: times.append(let_go()))
+    export.export_acoustic(watched, tmp_path / "mapped", ExportOptions(**{**OPTIONS, "sensitivity": True}))
+    assert len(times) >= 3  # after the reference, and after each graph
+    monkeypatch.setattr("export.acoustic.pretrained.map_weights", lambda model: lambda: None)
+    export_pretrained(str(checkpoints(kind)), tmp_path / "plain", ExportOptions(**OPTIONS))
+    graphs = [(tmp_path / name / "acoustic.onnx").read_bytes() for name in ("mapped", "plain")]
+    assert graphs[0] == graphs[1]
+    figures = open_bundle(tmp_path / "mapped").manifest.acoustic.figures
+    assert figures["sensitivity"] == {}  # of a large model's blocks only where all of them in int8 failed
 
 
 def test_half_precision_of_a_traced_graph_is_refused_before_any_work(

@@ -1,0 +1,77 @@
+"""Weights of large models in a mapped file: the same values, and memory only while they are read."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from export.acoustic.mapped import map_weights  # noqa: E402
+from export.errors import ExportError  # noqa: E402
+
+
+def resident_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+class Odd(torch.nn.Module):
+    """Parameters and buffers of several types and sizes, one empty, one shared, one normed by weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(7, 3), torch.nn.Linear(3, 7)
+        self.second.weight = torch.nn.Parameter(torch.rand(7, 3).T.contiguous().T)  # not contiguous
+        self.tied = self.first
+        self.normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(2, 4, 3))
+        self.register_buffer("count", torch.tensor(5))
+        self.register_buffer("flags", torch.tensor([True, False, True]))
+        self.register_buffer("none", torch.zeros(0, 3))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.second(self.tied(values)) * self.count + self.flags.sum() + self.normed.weight.sum()
+
+
+def test_values_and_results_stay_the_same_also_after_they_were_let_go() -> None:
+    model = Odd().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    values = torch.rand(5, 7)
+    with torch.inference_mode():
+        want = model(values)
+        let_go = map_weights(model)
+        for _ in range(2):
+            torch.testing.assert_close(model(values), want)
+            let_go()
+    assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == {
+        name: tensor.dtype for name, tensor in before.items()
+    }
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_weights_take_memory_only_while_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model = torch.nn.Linear(4096, 8192)  # 128 MB
+    let_go = map_weights(model)
+    assert list(tmp_path.iterdir()) == []  # the file has no name
+    small = resident_mb()
+    total = float(model.weight.detach().sum())
+    assert resident_mb() > small + 100
+    let_go()
+    assert resident_mb() < small + 20
+    assert float(model.weight.detach().sum()) == total
+
+
+def test_a_disk_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(3, 4)
+    before = model.weight.detach().clone()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ExportError, match=r"temporary file of the weights.*GB of free space.*TMPDIR"):
+        map_weights(model)
+    assert torch.equal(model.weight, before)
