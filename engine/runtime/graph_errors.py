@@ -52,3 +52,12 @@ def expect_floats(array: Any, shape: Sequence[int | None], what: str) -> NDArray
     raise ModelError(
         f"{what} of shape {list(sizes)} and type {kind}", f"floats [{wanted}]", "export the model again"
     )
+
+
+def not_exact() -> DeviceError:
+    """The error of a graph whose integer products would be wrong here."""
+    return DeviceError(
+        "int8 products saturate on this processor, which lacks VNNI; shared layers cannot be converted",
+        "pair-safe weights, as engine-export makes them, or float32",
+        "export the model again, or round the weights of its bundle with `engine-export pair-safe`",
+    )

@@ -22,7 +22,7 @@ from engine.errors import DependencyError, DeviceError, EngineError, OptionError
 from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
 from engine.runtime.external_data import read_external
-from engine.runtime.graph_errors import expect_floats, failure_of
+from engine.runtime.graph_errors import expect_floats, failure_of, not_exact
 from engine.runtime.integer_products import check_products
 from engine.types import RuntimeOptions
 
@@ -41,6 +41,7 @@ PRODUCT_PROBE = (
     b"Z\t\n\x01x\x12\x04\n\x02\x08\x02b\t\n\x01y\x12\x04\n\x02\x08\x06B\x04\n\x00\x10\x10"
 )
 EXACT_PRODUCTS = "session.x64quantprecision"  # "1": uint8 weights, where products with int8 would saturate
+UNPACK_WEIGHTS = "session.disable_quant_qdq"
 NOT_CONVERTED = "Attempt to replace the existing tensor"  # so EXACT_PRODUCTS fails where layers share weights
 logger = logging.getLogger("engine")
 Array = NDArray[Any]
@@ -192,6 +193,7 @@ def open_session(
     threads: int | None = None,
     fixed_dims: Mapping[str, int] | None = None,
     name: str = "",
+    unpack_weights: bool = False,
 ) -> Session:
     """Load an ONNX graph on the requested device.
 
@@ -202,6 +204,8 @@ def open_session(
         fixed_dims: values of free dimensions, by name; every call must then have these shapes. Needed for
             options.cuda_graphs, which does nothing without them or on the CPU.
         name: what errors call it; the file's name where model is a path.
+        unpack_weights: compute each DequantizeLinear of a constant once, when the graph is loaded, instead of
+            keeping it for integer products: float32 products, and the weights in memory once.
     Raises:
         ModelError: onnxruntime cannot load it.
         DeviceError: CUDA was asked for and does not work here, or this processor computes the graph wrong.
@@ -219,6 +223,8 @@ def open_session(
             "no VNNI here: integer products are computed at three quarters of the speed; %s", problems[0]
         )
         settings.add_session_config_entry(EXACT_PRODUCTS, "1")
+    if unpack_weights:
+        settings.add_session_config_entry(UNPACK_WEIGHTS, "1")
     beside = {} if isinstance(model, bytes) else read_external(Path(model))
     if beside:
         sizes = [len(content) for content in beside.values()]
@@ -234,7 +240,7 @@ def open_session(
         opened = Session(session, device, count, fixed=graphs, name=name)
     except Exception as error:  # onnxruntime's own types, and UnicodeError for names in the graph
         if problems and NOT_CONVERTED in str(error):
-            raise _not_exact() from error
+            raise not_exact() from error
         raise failure_of(f"onnxruntime cannot load {name}", error, device) from error
     if device == "cuda" and CUDA not in session.get_providers():
         raise _no_cuda("onnxruntime fell back to the CPU")
@@ -337,14 +343,6 @@ def _no_cuda(why: str) -> DeviceError:
         "an NVIDIA GPU with a driver for CUDA 13 and cuDNN 9",
         "use --device cpu, or install the driver and "
         "`pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu[cuda,cudnn]`",
-    )
-
-
-def _not_exact() -> DeviceError:
-    return DeviceError(
-        "int8 products saturate on this processor, which lacks VNNI; shared layers cannot be converted",
-        "pair-safe weights, as engine-export makes them, or float32",
-        "export the model again, or round the weights of its bundle with `engine-export pair-safe`",
     )
 
 

@@ -52,6 +52,7 @@ from export.verification.verify import (
     check,
     compare,
     measure_speedup,
+    measuring_run,
     onnx_run,
     verify,
     with_logits,
@@ -259,7 +260,7 @@ def find_ranges(basis: Basis) -> dict[str, FloatArray]:
 def _measure_on(cases: Sequence[Case]) -> Measure[onnx.ModelProto]:
     def measure(candidate: onnx.ModelProto) -> tuple[float, float]:
         prove_exact(candidate)  # otherwise the figures would be true on this kind of processor only
-        return compare(onnx_run(candidate), cases)
+        return compare(measuring_run(candidate), cases)
 
     return measure
 
@@ -369,5 +370,5 @@ def _with_speed(
         return report
     # The CPU waits for a GPU, so that its own time says nothing.
     clock = time.perf_counter if device is CUDA else time.process_time
-    speedup = measure_speedup(run, onnx_run(float_graph, device), probe, clock=clock)
+    speedup = measure_speedup(run, measuring_run(float_graph, device), probe, clock=clock)
     return dataclasses.replace(report, speedup=speedup)

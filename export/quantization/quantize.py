@@ -15,6 +15,7 @@ from tqdm import tqdm
 from engine.runtime.onnx_session import open_session
 from engine.types import RuntimeOptions
 from export.graph.builder import Choice, Precision
+from export.rewrites.unpacked_once import serialize_unpacked_once
 
 logger = logging.getLogger("export")
 FloatArray = NDArray[np.float32]
@@ -48,10 +49,10 @@ def measure_ranges(
         graph.node.append(helper.make_node("Abs", [value], [absolute]))
         graph.node.append(helper.make_node("ReduceMax", [absolute, "probe/axes"], [names[block]], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(names[block], TensorProto.FLOAT, [None]))
-    probed = model.SerializeToString()
+    probed = serialize_unpacked_once(model)
     for added, count in zip((graph.initializer, graph.node, graph.output), counts, strict=True):
         del added[count:]  # no copy of the graph: a large model's weights take gigabytes
-    session = open_session(probed, CPU, threads=1)
+    session = open_session(probed, CPU, threads=1, unpack_weights=True)
     del probed
     ranges: dict[str, FloatArray] = {}
     for array in features:

@@ -20,6 +20,7 @@ from engine.errors import ModelError
 from engine.runtime.onnx_session import open_session, runtime_version
 from engine.types import RuntimeOptions
 from export.errors import ExportError
+from export.rewrites.unpacked_once import serialize_unpacked_once
 from export.verification.audio_cases import Case
 from export.verification.batch_check import BatchRow, batch_rows
 from export.verification.trials import Trial
@@ -110,15 +111,34 @@ class Report:
         }
 
 
-def onnx_run(model: onnx.ModelProto | bytes | Path, options: RuntimeOptions = CPU) -> Run:
+def measuring_run(model: onnx.ModelProto | bytes | Path, options: RuntimeOptions = CPU) -> Run:
+    """Run a graph that is compared or timed and never written: the same results, in less memory.
+
+    Raises:
+        ExportError: as onnx_run.
+    """
+    if isinstance(model, bytes):
+        model = onnx.load_model_from_string(model)
+    elif isinstance(model, Path):
+        model = onnx.load(model)
+    data = serialize_unpacked_once(model)
+    del model  # where it was read here: a large one's weights would be in memory once more
+    return onnx_run(data, options, unpack_weights=True)
+
+
+def onnx_run(
+    model: onnx.ModelProto | bytes | Path, options: RuntimeOptions = CPU, unpack_weights: bool = False
+) -> Run:
     """Run a graph as the engine does: one thread of the CPU, or CUDA.
 
+    Args:
+        unpack_weights: of engine.runtime.onnx_session.open_session.
     Raises:
         ExportError: onnxruntime cannot load it, for instance for an operator that it lacks.
     """
     graph = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     try:
-        session = open_session(graph, options, threads=1)
+        session = open_session(graph, options, threads=1, unpack_weights=unpack_weights)
     except ModelError as error:
         raise ExportError(
             f"onnxruntime {runtime_version()}: {error.got}",
