@@ -57,8 +57,9 @@ def _run(work: Work, options: argparse.Namespace, plan: Plan) -> int:
                 if isinstance(result, EngineError):
                     raise result
                 with work.step():
-                    delivery.add(one.path, result)
+                    delivery.write(one.path, result)
                     work.succeed()
+                delivery.tell(one.path, result)
             except EngineError as error:
                 work.fail(one, error)
     delivery.close()

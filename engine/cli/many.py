@@ -14,7 +14,7 @@ from engine.cli.inputs import STDIN, Found, Input, read_standard_input
 from engine.cli.terminal import complain
 from engine.errors import CancelledError, EngineError, OptionError
 from engine.runtime.cancel import CancelToken
-from engine.runtime.interrupts import SIGNALS, signals_held
+from engine.runtime.interrupts import SIGNALS, restore_handlers, signals_held
 
 MAX_NAMED: Final = 10  # failed inputs that the last line names
 
@@ -55,7 +55,7 @@ class Work:
         complain(f"engine: error: {one.label}: {error}")
 
     def step(self) -> AbstractContextManager[None]:
-        """Files and their count change together: Ctrl-C waits for that, but for no reader of the output."""
+        """Files and their count change together: Ctrl-C waits for that."""
         return signals_held() if self._writes else nullcontext()
 
     def succeed(self) -> None:
@@ -140,5 +140,4 @@ def ended_by_signals(tell: Callable[[], None]) -> Iterator[CancelToken]:
         tell()
         raise KeyboardInterrupt from error
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore_handlers(before)

@@ -107,15 +107,22 @@ class Delivery:
         self._started_s, self._audio_s = time.perf_counter(), 0.0
         self._printed = not plan and (options.output_format is not None or not options.verbose)
 
-    def add(self, source: str, result: Result) -> None:
-        """Deliver one result.
+    def write(self, source: str, result: Result) -> None:
+        """Write the files of one result; nothing waits for a reader.
 
         Raises:
-            OutputError: it cannot be written. BrokenPipeError: the reader of standard output left.
+            OutputError: one cannot be written.
         """
         for path in self._plan.get(source, ()):
             _make(path.parent)
             write_text(render(result, path.suffix[1:], **self._layout), path, follow=False)
+
+    def tell(self, source: str, result: Result) -> None:
+        """Print one result, or with --verbose what became of it.
+
+        Raises:
+            BrokenPipeError: the reader of standard output left.
+        """
         self._audio_s += result.duration_s
         if self._options.verbose:
             self._tell(describe(source, result))

@@ -13,6 +13,7 @@ import os
 import selectors
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def compile_ahead(folder: Path, names: Sequence[str], n_parts: int, progress: Pr
     unknown = [name for name in names if name not in levels.LEVELS]
     if unknown:
         raise OptionError(f"level {unknown[0]!r}", f"one of {', '.join(levels.LEVELS)}", "name one of these")
+    _check_folder(folder, names)
     total, done = len(names) * sum(len(many) for many in json.loads(LIST.read_text("utf-8")).values()), 0
     for name in names:
         running: list[subprocess.Popen[str]] = []
@@ -119,6 +121,24 @@ def compile_ahead(folder: Path, names: Sequence[str], n_parts: int, progress: Pr
         finally:  # also of an interruption: nothing goes on behind it
             for process in running:
                 _end(process)
+
+
+def _check_folder(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder that takes no file before minutes go into code for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_compiled(" and ".join(names), str(error), folder) from error
+
+
+def _not_compiled(name: str, reason: str, folder: Path) -> OutputError:
+    return OutputError(
+        f"kernels for {name} could not be compiled ({reason})",
+        f"a folder that can be written, with 10 MB free: {folder}",
+        "name another folder",
+    )
 
 
 def _start(folder: Path, name: str, part: int, n_parts: int) -> subprocess.Popen[str]:
@@ -167,8 +187,4 @@ def _raise_problems(running: Sequence[subprocess.Popen[str]], folder: Path, name
             said = f"nothing was compiled for {SILENT_S} s"
         if process.returncode != 0:
             problem = said.strip().splitlines() or ["no reason was given"]
-            raise OutputError(
-                f"kernels for {name} could not be compiled ({problem[-1]})",
-                f"a folder that can be written, with 10 MB free: {folder}",
-                "name another folder",
-            )
+            raise _not_compiled(name, problem[-1], folder)

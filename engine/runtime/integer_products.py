@@ -39,10 +39,13 @@ class ProductCheck:
     problems: tuple[str, ...]
 
 
-def check_products(model: bytes | str | Path) -> ProductCheck:
+def check_products(model: bytes | str | Path, unpacked: bool = False) -> ProductCheck:
     """Check the weights of a serialised graph or of a file, beside which the data of its tensors may lie.
 
     A graph that cannot be read here has one problem, which says why.
+
+    Args:
+        unpacked: a session whose DequantizeLinear of constants make float32 weights when it is opened.
     """
     try:
         if isinstance(model, bytes):
@@ -50,7 +53,8 @@ def check_products(model: bytes | str | Path) -> ProductCheck:
         else:
             graph = read_graph(_mapped(Path(model)), Neighbours(Path(model).parent))
         makers = {output: node for node in graph.nodes for output in node.outputs}
-        problems = tuple(problem for node in graph.nodes for problem in _problems(graph, makers, node))
+        checked = [node for node in graph.nodes if not (unpacked and _unpacks_weights(graph, node))]
+        problems = tuple(problem for node in checked for problem in _problems(graph, makers, node))
     except (
         OSError,
         ValueError,
@@ -59,6 +63,10 @@ def check_products(model: bytes | str | Path) -> ProductCheck:
     ) as error:
         return ProductCheck(0, (f"the graph cannot be read ({error})",))
     return ProductCheck(sum(node.kind in (*PRODUCTS, *OTHER_PRODUCTS) for node in graph.nodes), problems)
+
+
+def _unpacks_weights(graph: OnnxGraph, node: Node) -> bool:
+    return node.kind == "DequantizeLinear" and node.inputs[0] in graph.constants
 
 
 def _problems(graph: OnnxGraph, makers: Mapping[str, Node], node: Node) -> Iterator[str]:

@@ -11,15 +11,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO
 
 GRACE_S: Final = 8.0  # for work that ends in order; container managers kill after 10 s
 SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+FLUSH_S: Final = 1.0  # for a reader of the output who takes nothing
 INTERRUPTED: Final = 128 + signal.SIGINT
 AT_ONCE: Final = "ended at once; what was being written is not complete"
 
@@ -80,17 +81,21 @@ def run_program(
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """A step that is done as a whole, as a file and its count: a signal in it is handled when it has ended.
+    """A step that is done as a whole, as a file and its count: what a signal raises waits for its end.
 
-    The second signal does not wait. Other threads than the main one take no signals and hold none.
+    The signal's handler runs at once all the same, so that other threads end their work and the time that is
+    left counts. The second signal does not wait. Only the main thread takes signals; others hold none.
     """
-    held: list[tuple[int, FrameType | None]] = []
+    held: list[BaseException] = []
     before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        held.append((number, frame))
-        if len(held) > 1:
+        try:
             before[number](number, frame)
+        except BaseException as error:
+            if held:
+                raise
+            held.append(error)
 
     if threading.current_thread() is threading.main_thread():
         before |= {number: signal.getsignal(number) for number in SIGNALS}
@@ -100,11 +105,19 @@ def signals_held() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if len(held) == 1:
-            number, frame = held[0]
-            before[number](number, frame)
+        restore_handlers(before)
+        if held:
+            raise held[0]
+
+
+def restore_handlers(before: Mapping[int, Any]) -> None:
+    """Set the handlers of signals; all of them, also where a signal comes in between and is raised."""
+    if before:
+        number, *others = before
+        try:
+            signal.signal(number, before[number])
+        finally:
+            restore_handlers({other: before[other] for other in others})
 
 
 class _Guard:
@@ -126,8 +139,7 @@ class _Guard:
         """Give the handlers of before back."""
         if self._timer is not None:
             self._timer.cancel()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        restore_handlers(self._before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
@@ -144,10 +156,17 @@ class _Guard:
         os._exit(128 + number)
 
 
+def _flush(stream: TextIO | None) -> None:
+    if stream is not None:
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
 def _leave(code: int) -> NoReturn:
     """End without joining threads: they may be in the middle of a long call."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+    for stream in (sys.stderr, sys.stdout):
+        flusher = threading.Thread(target=_flush, args=(stream,), daemon=True)
+        flusher.start()
+        flusher.join(FLUSH_S)
     atexit._run_exitfuncs()  # ends child processes and deletes temporary folders
     os._exit(code)

@@ -217,7 +217,7 @@ def open_session(
     count = threads or options.threads or available_cores()
     source = model if isinstance(model, bytes) else os.fspath(model)
     settings = _session_options(ort, count)
-    problems = check_products(model).problems if _products_saturate() else ()
+    problems = check_products(model, unpack_weights).problems if _products_saturate() else ()
     if problems:
         logger.info(
             "no VNNI here: integer products are computed at three quarters of the speed; %s", problems[0]

@@ -42,6 +42,7 @@ from export.quantization.quantize import (
 )
 from export.rewrites.half_arithmetic import KEEP, use_half
 from export.rewrites.half_storage import store_half
+from export.rewrites.unpacked_once import serialize_unpacked_once
 from export.verification.audio_cases import Case, build_cases, case_to_time
 from export.verification.kernel_check import check_kernels
 from export.verification.verify import (
@@ -99,7 +100,7 @@ def prepare(source: AcousticSource, options: ExportOptions) -> Iterator[Basis]:
     with tempfile.TemporaryDirectory(prefix="export-") as temporary:
         path = Path(temporary, "float32.onnx")
         model, blocks = source.build(lambda block: "float32", None)
-        store(path, model.SerializeToString())
+        store(path, serialize_unpacked_once(model))
         convolutions = any(node.name.startswith(CONVOLUTIONS) for node in model.graph.node)
         del model  # a large one's graph would be in memory several times
         yield Basis(source, cases, path, blocks, convolutions)
@@ -345,7 +346,7 @@ def verify_bundle(
     run = onnx_run(bundle.read("acoustic"), device)
     report = verify(run, cases, config, bundle.vocabulary, batches)
     report = dataclasses.replace(report, exact_on=exact_on(bundle.read("acoustic")))
-    float_graph = source.build(lambda block: "float32", None)[0].SerializeToString()
+    float_graph = serialize_unpacked_once(source.build(lambda block: "float32", None)[0])
     probe = case_to_time(cases).features
     report = _with_speed(report, run, float_graph, probe, config.precision, device)
     check(report, config.precision, min_agreement, allow_slower)
@@ -370,5 +371,6 @@ def _with_speed(
         return report
     # The CPU waits for a GPU, so that its own time says nothing.
     clock = time.perf_counter if device is CUDA else time.process_time
-    speedup = measure_speedup(run, measuring_run(float_graph, device), probe, clock=clock)
+    baseline = onnx_run(float_graph, device, unpack_weights=True)
+    speedup = measure_speedup(run, baseline, probe, clock=clock)
     return dataclasses.replace(report, speedup=speedup)

@@ -88,7 +88,8 @@ class Basis:
 
     Attributes:
         cases: with the original's logits.
-        float_graph: the file of the graph in float32. blocks: the value that each of its blocks reads.
+        float_graph: the file of the graph in float32, for sessions that unpack weights.
+        blocks: the value that each of its blocks reads.
         convolutions: whether the graph has some over the waveform.
     """
 

@@ -17,7 +17,7 @@ from engine.native.encoder import NativeEncoder
 from export.layout.describe import ensure_layout
 from export.verification.audio_cases import Case
 from export.verification.batch_check import Run
-from export.verification.verify import Report, check, measure_speedup, measuring_run, verify
+from export.verification.verify import Report, check, measure_speedup, onnx_run, verify
 
 FloatArray = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ def check_kernels(
     """The report with the kernels' results for an int8 graph.
 
     Args:
-        report: with onnxruntime. float_graph: in float32, for the speed.
+        report: with onnxruntime. float_graph: in float32, as Basis holds it, for the speed.
         limits: of export.verification.verify.check.
     Raises:
         ExportError: the kernels' logits differ from the checkpoint's.
@@ -60,7 +60,8 @@ def check_kernels(
     if run is None:
         return report
     found = verify(run, cases, config, vocabulary)
-    found = dataclasses.replace(found, speedup=measure_speedup(run, measuring_run(float_graph), probe))
+    baseline = onnx_run(float_graph, unpack_weights=True)
+    found = dataclasses.replace(found, speedup=measure_speedup(run, baseline, probe))
     check(found, "int8", *limits)
     summary = {"agreement": found.agreement, "error": found.error, "speedup": found.speedup or 0.0}
     if found.wer_export is not None:

@@ -111,19 +111,13 @@ class Report:
         }
 
 
-def measuring_run(model: onnx.ModelProto | bytes | Path, options: RuntimeOptions = CPU) -> Run:
-    """Run a graph that is compared or timed and never written: the same results, in less memory.
+def measuring_run(model: onnx.ModelProto) -> Run:
+    """Run a graph that is only compared: the same results, and weights stored as int8 once in memory.
 
     Raises:
         ExportError: as onnx_run.
     """
-    if isinstance(model, bytes):
-        model = onnx.load_model_from_string(model)
-    elif isinstance(model, Path):
-        model = onnx.load(model)
-    data = serialize_unpacked_once(model)
-    del model  # where it was read here: a large one's weights would be in memory once more
-    return onnx_run(data, options, unpack_weights=True)
+    return onnx_run(serialize_unpacked_once(model), unpack_weights=True)
 
 
 def onnx_run(

@@ -184,6 +184,21 @@ def test_traced_bundle_runs_in_the_engine_as_the_checkpoint_does(
     assert all(word.end_s <= 2.0 for word in loaded.transcribe(waveform, options=greedy).words)
 
 
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("kind", ["WavLM", "Parakeet"])
+def test_blocks_are_searched_also_where_integer_products_saturate(
+    sources: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on processors without VNNI: most blocks are stored in int8, the rest computed in it."""
+    from export.acoustic.export import prepare, quantize
+
+    monkeypatch.setattr("engine.runtime.onnx_session._products_saturate", lambda: True)
+    options = ExportOptions(precision="int8", **{**OPTIONS, "min_agreement": 1.01})
+    with prepare(sources(kind), options) as basis:
+        found = quantize(basis, options)
+        assert set(found.kept) == set(basis.blocks)  # no agreement is enough
+
+
 def test_model_beyond_one_onnx_file_is_exported_with_weights_of_int8_alone(
     sources: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

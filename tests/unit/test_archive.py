@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import soundfile
 from engine.cli import main
 from engine.cli.outputs import Delivery
 from engine.jobs.merge import inspect_archive
+from engine.jobs.shard_files import ShardFiles
 from engine.pipeline import SpeechTranslator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -310,14 +312,14 @@ def test_ctrl_c_between_a_file_and_its_count(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, errors = tmp_path / "out", tmp_path / "errors.txt"
-    add = Delivery.add
+    write = Delivery.write
 
-    def add_and_interrupt(self: Delivery, *rest: Any) -> None:
-        add(self, *rest)
+    def write_and_interrupt(self: Delivery, *rest: Any) -> None:
+        write(self, *rest)
         if len(list(out.rglob("*.txt"))) == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Delivery, "add", add_and_interrupt)
+    monkeypatch.setattr(Delivery, "write", write_and_interrupt)
     run = ["transcribe", str(folder), "--output_dir", str(out), "--output_format", "txt", *FAST]
     assert end(start(lambda: main(run), errors)) == 130
     assert len(list(out.rglob("*.txt"))) == 3
@@ -338,6 +340,50 @@ def test_a_shard_that_is_stopped_says_how_to_go_on(
     assert end(child) == code
     assert "of 11 done; the same command goes on from there" in errors.read_text()
     assert partial.read_bytes().count(b"\n") >= 3 and len(list(out.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("ready")
+def test_ctrl_c_between_a_line_of_a_shard_and_its_count(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, errors, added = tmp_path / "out", tmp_path / "errors.txt", []
+    add = ShardFiles.add
+
+    def add_and_interrupt(self: ShardFiles, *rest: Any) -> None:
+        add(self, *rest)
+        added.append(rest)
+        if len(added) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ShardFiles, "add", add_and_interrupt)
+    assert end(start(lambda: transcribe(manifest, out), errors)) == 130
+    assert "engine: shard 1/1: 4 of 11 done; the same command goes on from there" in errors.read_text()
+
+
+@pytest.mark.usefixtures("ready")
+def test_ctrl_c_is_not_held_up_by_a_reader_of_what_is_said(folder: Path, tmp_path: Path) -> None:
+    """Standard output is a pipe that is full and that nobody reads."""
+    out, errors = tmp_path / "out", tmp_path / "errors.txt"
+    run = ["transcribe", str(folder), "--output_dir", str(out), "--output_format", "txt", "--verbose", *FAST]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(1 << 12))
+    os.set_blocking(writer, True)
+
+    def work() -> int:
+        sys.stdout = os.fdopen(writer, "w")
+        return main(run)
+
+    child = start(work, errors)
+    while not list(out.rglob("*.txt")):
+        time.sleep(0.005)
+    os.kill(child, signal.SIGINT)
+    assert end(child) == 130
+    n_done = len(list(out.rglob("*.txt")))
+    assert f"engine: {n_done} of 8 done; run again with --skip_existing\n" in errors.read_text()
+    os.close(reader)
 
 
 @pytest.mark.usefixtures("ready")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from export.acoustic.mapped import map_weights  # noqa: E402
 from export.errors import ExportError  # noqa: E402
+
+M_MMAP_THRESHOLD = -3
 
 
 def resident_mb() -> float:
@@ -66,6 +70,20 @@ def test_weights_take_memory_only_while_they_are_read(
     let_go()
     assert resident_mb() < small + 20
     assert float(model.weight.detach().sum()) == total
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc"
+)
+def test_freed_memory_is_given_back(tmp_path: Path) -> None:
+    """Arrays of 1 MB, every second of which is freed: the heap between them stays with the process else."""
+    let_go = map_weights(torch.nn.Linear(3, 4))
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 25)  # what glibc comes to by itself
+    arrays = [np.ones(1 << 17) for _ in range(200)]
+    full = resident_mb()
+    del arrays[::2]
+    let_go()
+    assert resident_mb() < full - 70, len(arrays)
 
 
 def test_a_disk_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

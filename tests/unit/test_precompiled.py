@@ -165,7 +165,23 @@ def test_an_unknown_level_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_error_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(precompile, "_start", lambda *arguments: pytest.fail("a process was started"))
     with pytest.raises(OutputError, match=r"kernels for avx2 could not be compiled.*name another folder"):
         precompile.compile_ahead(tmp_path / "file", ["avx2"], 2)
+
+
+def test_a_folder_that_fails_while_it_is_written_is_the_same_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file stands where the level's folder would be; only the small list is compiled."""
+    (tmp_path / "list.json").write_text(json.dumps(SMALL))
+    folder_of(tmp_path, levels.LEVELS["avx2"]).write_text("")
+    shorter = f"p.LIST = p.Path({str(tmp_path / 'list.json')!r}); run_level("
+    start = precompile.START.replace("run_level(", f"import engine.kernels.precompile as p; {shorter}")
+    monkeypatch.setattr(precompile, "START", start)
+    with pytest.raises(OutputError, match=r"kernels for avx2 could not be compiled \(.*(exists|directory)"):
+        precompile.compile_ahead(tmp_path, ["avx2"], 2)

@@ -4,10 +4,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from engine.runtime.interrupts import signals_held
+from engine.runtime.interrupts import SIGNALS, Stopped, signals_held
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,45 @@ def test_the_second_signal_does_not_wait() -> None:
         done.append("count")
     assert done == ["file"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_handler_itself_runs_at_once() -> None:
+    """It tells other threads to end, and starts the time that is left."""
+    done = []
+
+    def handler(number: int, frame: object) -> None:
+        done.append("handler")
+        raise Stopped(number)
+
+    signal.signal(signal.SIGINT, handler)
+    with pytest.raises(Stopped), signals_held():
+        interrupt()
+        done.append("file")
+    assert done == ["handler", "file"]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_handler_that_raises_nothing_ends_nothing() -> None:
+    done = []
+    signal.signal(signal.SIGINT, lambda number, frame: done.append(number))
+    with signals_held():
+        interrupt()
+        interrupt()
+    assert done == [signal.SIGINT, signal.SIGINT]
+
+
+def test_all_handlers_come_back_although_a_signal_comes_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_handler, before = signal.signal, {number: signal.getsignal(number) for number in SIGNALS}
+
+    def interrupted(number: int, handler: Any) -> Any:
+        found = set_handler(number, handler)
+        if number == SIGNALS[0] and handler is before[number]:
+            raise KeyboardInterrupt
+        return found
+
+    with pytest.raises(KeyboardInterrupt), signals_held():
+        monkeypatch.setattr(signal, "signal", interrupted)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
 
 def test_an_error_of_the_step_is_raised_and_the_signal_is_its_context() -> None:
