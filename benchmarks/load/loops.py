@@ -31,7 +31,7 @@ def run_closed(
     service: Service, kinds: Sequence[Kind], right: Right, *, clients: int, requests: int,
     tick: Callable[[], object], until: Callable[[], bool] = lambda: False,
 ) -> tuple[Tally, float]:  # fmt: skip
-    """So many clients, each with so many requests one after the other.
+    """So many clients, each with so many requests one after the other; each begins with another kind.
 
     Args:
         right: the sequential answers.
@@ -48,7 +48,7 @@ def run_closed(
             for index in range(requests):
                 if stop.is_set() or until():
                     break
-                kind = kinds[(number * requests + index) % len(kinds)]
+                kind = kinds[(number * len(kinds) // clients + index) % len(kinds)]
                 mine.ask(client, kind, right, time.perf_counter())
                 with lock:
                     tick()

@@ -30,6 +30,7 @@ LEAVE_AFTER_S: Final = (0.1, 0.3, 0.8, 1.5, 2.5, 4.0, 5.5)  # of work: upload, r
 LIVE_S: Final = 300.0  # of audio that a live client sends before it leaves
 LONG_REQUESTS: Final = 100
 READ_S: Final = 6.0  # of processor time, after which long files have been read and are recognised
+ALONE_ROUNDS: Final = 3  # of requests alone, before each load and after it
 PRACTICE: Final = 0.25  # of a load's time, before the clients with pauses are measured
 QUEUED: Final = 50_000  # requests of the simulated queue
 LEAVING: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
@@ -119,41 +120,61 @@ def loaded(
         seconds: of each of the two.
         capacity: requests a second; measured where None.
     """
-    service, kinds = bench.service, bench.kinds
+    service = bench.service
     full, full_used = Tally(), Used(service)
     if capacity is None:
         capacity, full = _capacity(bench, full_used, seconds)
     n = max(1, round(share * capacity * seconds))
-    before = Tally()
-    with Client(service) as client:
-        for kind in kinds:
-            before.ask(client, kind, bench.right, time.perf_counter())
+    alone = _alone(bench)
     with Used(service) as used:
         tally, took_s = run_open(
-            service, kinds, bench.right, rate=share * capacity, n=n, tick=bench.progress(n, f"load {share:g}")
+            service,
+            bench.kinds,
+            bench.right,
+            rate=share * capacity,
+            n=n,
+            tick=bench.progress(n, f"load {share:g}"),
         )
-    paced, paced_figures = _paced(bench, share, seconds, clients, capacity, before)
-    for each in (before, paced):
+    paced, paced_figures = _paced(bench, share, seconds, clients, capacity, float(np.mean(alone.seconds)))
+    alone.add(_alone(bench))  # before and after: a machine that others use is not always as fast
+    for each in (alone, paced):
         full.add(each)
-    queue = _queue_alone(before.seconds, capacity, share)
+    queue = _queue_alone(alone.seconds, capacity, share)
     return {
         "share": share, "capacity_per_s": capacity, "rate_per_s": share * capacity, **tally.figures(),
         "seconds": took_s, "cpu_s": used.service_s, "cores": used.figures(),
-        "capacity_cores": full_used.figures(), "queue_ms": queue, "alone_ms": before.figures()["latency_ms"],
+        "capacity_cores": full_used.figures(), "queue_ms": queue, "alone_ms": alone.figures()["latency_ms"],
         "n_wrong": tally.n_wrong + full.n_wrong, "wrong": tally.wrong + full.wrong,
-        "p95_ratio": _p95_ratio(tally, before), "paced": paced_figures,
+        "p95_ratio": _p95_ratio(tally, alone),
+        "paced": paced_figures | {"p95_ratio": _p95_ratio(paced, alone)},
     }  # fmt: skip
 
 
+def _alone(bench: Bench) -> Tally:
+    """Every kind of request, one after the other, several times.
+
+    Raises:
+        MeasurementError: there was none.
+    """
+    tally = Tally()
+    with Client(bench.service) as client:
+        for kind in ALONE_ROUNDS * list(bench.kinds):
+            tally.ask(client, kind, bench.right, time.perf_counter())
+    if not tally.seconds:
+        n = ALONE_ROUNDS * len(bench.kinds)
+        raise MeasurementError(f"no answer of {n} requests ({tally.wrong[:1]})", "a service that answers")
+    return tally
+
+
 def _paced(
-    bench: Bench, share: float, seconds: float, clients: int, capacity: float, before: Tally
+    bench: Bench, share: float, seconds: float, clients: int, capacity: float, mean_s: float
 ) -> tuple[Tally, dict[str, Any]]:
     """Clients that pause so long that they ask for a share of the capacity together, and figures of theirs.
 
     Args:
-        before: requests alone.
+        mean_s: that an answer takes alone.
     """
-    mean_s, tally, took_s = float(np.mean(before.seconds)), Tally(), seconds
+    tally, took_s = Tally(), seconds
     n = round(share * capacity * seconds * (1 + PRACTICE))
     tick = bench.progress(n, f"{clients} clients with pauses")
     for part in (PRACTICE, 1.0):  # the first tells how long an answer takes, which the pauses make up for
@@ -164,10 +185,10 @@ def _paced(
         )  # fmt: skip
         mean_s = float(np.mean(tally.seconds)) if tally.seconds else mean_s
     figures = tally.figures()
-    rate = figures["n"] / took_s
+    rate = figures["n"] / max(took_s, seconds)
     return tally, {
         "clients": clients, "mean_pause_s": pause_s, "seconds": took_s, "rate_per_s": rate,
-        "share": rate / capacity, **figures, "p95_ratio": _p95_ratio(tally, before),
+        "share": rate / capacity, **figures,
     }  # fmt: skip
 
 
@@ -179,7 +200,7 @@ def _p95_ratio(tally: Tally, before: Tally) -> float | None:
 def _capacity(bench: Bench, used: Used, seconds: float) -> tuple[float, Tally]:
     """Requests a second of clients that do not pause, and what came of them; each kind four times or more."""
     least = 4 * len(bench.kinds)
-    tick, n_done = bench.progress(least, "capacity"), 0
+    tick, n_done = bench.progress(0, "capacity"), 0
     last_s = time.perf_counter() + seconds
 
     def count() -> None:

@@ -234,7 +234,9 @@ def quantize(
     candidates = [block for block in basis.blocks if block not in pinned]
     few = list({case.noise: case for case in basis.cases if case.bucket == SENSITIVITY_BUCKET}.values())
     sensitivity: dict[str, float] = {}
-    if options.sensitivity and not is_large(source.n_parameters):  # of those, only where it is needed
+    if options.sensitivity and is_large(source.n_parameters):
+        logger.info("blocks of a model of this size are measured alone only where int8 in all is refused")
+    elif options.sensitivity:
         logger.info("measuring %d blocks, each alone in int8", len(candidates))
         sensitivity = measure_sensitivity(source.build, candidates, ranges, _measure_on(few))
     model, kept = search_blocks(

@@ -62,8 +62,11 @@ def _trim_heap() -> None:
 
 
 def _append(file: Any, tensor: Any) -> int:
-    """Write a tensor's values; returns where they start."""
+    """Write a tensor's values, of any type; returns where they start."""
+    import torch
+
     file.write(bytes(-file.tell() % ALIGNMENT))
     start: int = file.tell()
-    file.write(memoryview(tensor.contiguous().numpy()).cast("B") if tensor.numel() else b"")
+    if tensor.numel():
+        file.write(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
     return start

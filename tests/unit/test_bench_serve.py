@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -79,6 +80,29 @@ def test_clients_that_pause_ask_as_often_as_they_should(bench: parts.Bench) -> N
     assert tally.n_wrong == 0 and tally.statuses["200"] == len(tally.seconds)
     cycle_s = 4 * took_s / len(tally.seconds)  # of one client: a pause and an answer
     assert cycle_s == pytest.approx(0.05 + np.mean(tally.seconds), rel=0.3)
+
+
+def test_clients_without_a_pause_ask_for_all_kinds_alike(
+    bench: parts.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as many kinds as would have every client begin with the same one."""
+    asked: list[str] = []
+    monkeypatch.setattr(loops.Tally, "ask", lambda self, client, kind, *rest: asked.append(kind.name))
+    kinds = [dataclasses.replace(bench.kinds[0], name=str(i)) for i in range(40)]
+    loops.run_closed(
+        bench.service, kinds, bench.right, clients=8, requests=1_000_000, tick=lambda: None,
+        until=lambda: len(asked) >= 160,
+    )  # fmt: skip
+    assert set(asked) == {kind.name for kind in kinds}
+
+
+def test_a_service_that_answers_nothing_is_no_measurement(
+    bench: parts.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Answer(500, b"broken", None, 0.0)
+    monkeypatch.setattr(Client, "ask", lambda self, kind: refused)
+    with pytest.raises(MeasurementError, match=r"no answer of \d+ requests"):
+        parts.loaded(bench, 0.5, 0.5, 5, capacity=20.0)
 
 
 def test_live_sessions_hear_what_one_hears(bench: parts.Bench) -> None:

@@ -34,6 +34,7 @@ class Odd(torch.nn.Module):
         self.normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(2, 4, 3))
         self.register_buffer("count", torch.tensor(5))
         self.register_buffer("flags", torch.tensor([True, False, True]))
+        self.register_buffer("short", torch.rand(3, 2).to(torch.bfloat16))
         self.register_buffer("none", torch.zeros(0, 3))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
