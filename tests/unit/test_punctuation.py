@@ -48,6 +48,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("marks")
     text = folder / "text.txt"
     text.write_text("\n".join(sentences(4000)) + "\n", encoding="utf-8")
+    few = folder / "few.txt"
+    few.write_text("\n".join(sentences(300)) + "\n", encoding="utf-8")
     options = [
         "punctuation",
         str(text),
@@ -56,9 +58,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--max-steps",
         "60",
         "--batch-words",
-        "1024",
+        "384",
         "--test",
-        str(text),
+        str(few),
     ]
     assert main(options) == 0
     return folder / "out"
