@@ -67,7 +67,11 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-agreement", type=float, help="refuse below this share of frames with the same argmax"
     )
     parser.add_argument(
-        "--no-batches", dest="batches", action="store_false", help="do not compare utterances in batches"
+        "--no-batches",
+        dest="batches",
+        action="store_false",
+        help="do not compare utterances in batches "
+        "(those of models of more than 480 million weights never are)",
     )
     parser.add_argument(
         "--allow-slower", action="store_true", help="accept a graph that is slower than float32 here"

@@ -26,6 +26,7 @@ from export.acoustic.source import (
     Candidate,
     ExportOptions,
     is_large,
+    worth_batches,
 )
 from export.card import render_acoustic_card
 from export.errors import ExportError
@@ -117,7 +118,9 @@ def measure_graph(basis: Basis, candidate: Candidate, options: ExportOptions) ->
     # float16 is for CUDA. Where there is none it is checked on the CPU, and not timed.
     device = CUDA if precision == "fp16" and cuda_usable() else CPU
     run = onnx_run(candidate.graph, device)
-    report = verify(run, basis.cases, config, basis.source.vocabulary, options.batches)
+    batches = options.batches and worth_batches(basis.source, config.mask)
+    report = verify(run, basis.cases, config, basis.source.vocabulary, batches)
+    basis.source.let_go()  # before the float32 graph is loaded beside this one
     report = dataclasses.replace(report, sensitivity=candidate.sensitivity, exact_on=exact)
     report = _with_speed(report, run, basis.float_graph, basis.probe, precision, device)
     logger.info("argmax agreement %.4f, error in the worst bucket %.4f", report.agreement, report.error)
@@ -137,6 +140,7 @@ def check_graph(basis: Basis, candidate: Candidate, options: ExportOptions, repo
     if candidate.precision != "int8":
         return report
     config, vocabulary = candidate.source.config, basis.source.vocabulary
+    basis.source.let_go()
     return check_kernels(
         report, candidate.graph, basis.float_graph, basis.cases, config, vocabulary, basis.probe, limits
     )
@@ -346,6 +350,7 @@ def verify_bundle(
     source.let_go()
     device = CUDA if config.precision == "fp16" and cuda_usable() else CPU
     run = onnx_run(bundle.read("acoustic"), device)
+    batches = batches and worth_batches(source, config.mask)
     report = verify(run, cases, config, bundle.vocabulary, batches)
     report = dataclasses.replace(report, exact_on=exact_on(bundle.read("acoustic")))
     float_graph = serialize_unpacked_once(source.build(lambda block: "float32", None)[0])

@@ -20,7 +20,7 @@ from export.acoustic.export import (
     store,
     write,
 )
-from export.acoustic.source import AcousticSource, Basis, Candidate, ExportOptions, is_large
+from export.acoustic.source import AcousticSource, Basis, Candidate, ExportOptions, is_large, worth_batches
 from export.errors import ExportError
 from export.graph.builder import Precision
 from export.layout.describe import describe_model
@@ -73,7 +73,7 @@ def export_fastest(source: AcousticSource, folder: Path, options: ExportOptions)
         trials[taken] = dataclasses.replace(trials[taken], taken=True)
         candidate, report, path = made[taken]
         candidate = dataclasses.replace(candidate, graph=path.read_bytes())
-        if options.batches:
+        if options.batches and worth_batches(basis.source, report.masked):
             rows = batch_rows(onnx_run(path), basis.cases, report.masked)
             report = dataclasses.replace(report, batches=tuple(rows))
         report = dataclasses.replace(report, trials=tuple(trials))

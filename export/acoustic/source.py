@@ -24,6 +24,15 @@ def is_large(n_parameters: int) -> bool:
     return n_parameters > MAX_PARAMETERS
 
 
+def worth_batches(source: AcousticSource, masked: bool) -> bool:
+    """Whether utterances are compared in batches: those of a large model take half an hour.
+
+    Args:
+        masked: the graph takes a mask. Others get one utterance per call here, and batches elsewhere only.
+    """
+    return masked or not is_large(source.n_parameters)
+
+
 @dataclass(frozen=True)
 class AcousticSource:
     """A checkpoint, ready to be exported.
