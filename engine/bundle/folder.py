@@ -26,6 +26,7 @@ from engine.bundle.schema import (
     SecondPassConfig,
     TranslationConfig,
 )
+from engine.bundle.target import CARD, FILE_NAMES, MANIFEST, check_target
 from engine.bundle.tokens_file import NAMES as TOKENS_FILES
 from engine.bundle.tokens_file import read_tokens_file
 from engine.errors import (
@@ -46,34 +47,13 @@ __all__ = [
     "Manifest",
     "SecondPassConfig",
     "TranslationConfig",
-    "check_target",
     "open_bundle",
     "write_bundle",
 ]
 
-MANIFEST = "manifest.json"
-CARD = "README.md"
 BUNDLED = Path(__file__).parents[1] / "bundled"
 DEFAULT = "de-en-base"
 MAX_MANIFEST_BYTES = 4 << 20
-FILE_NAMES: dict[str, str] = {
-    "acoustic": "acoustic.onnx",
-    "vocabulary": "vocab.json",
-    "asr_memory": "asr_memory.onnx",
-    "asr_decoder": "asr_decoder.onnx",
-    "asr_embeddings": "asr_embeddings.bin",
-    "asr_tokens": "asr_tokens.json",
-    "language_model": "language_model.bin",
-    "lexicon": "lexicon.npz",
-    "vad": "vad.onnx",
-    "punctuation": "punctuation.onnx",
-    "mt_encoder": "mt_encoder.onnx",
-    "mt_decoder": "mt_decoder.onnx",
-    "mt_embeddings": "mt_embeddings.bin",
-    "mt_tokenizer": "mt_tokenizer.model",
-    "mt_tokenizer_target": "mt_tokenizer_target.model",
-    "mt_vocabulary": "mt_vocabulary.json",
-}
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 
@@ -320,7 +300,7 @@ def write_bundle(  # noqa: PLR0913  - each is a part of the manifest, by keyword
     Returns:
         The folder.
     Raises:
-        BundleError: an unknown role, a missing source, or a folder that is not a bundle.
+        BundleError: an unknown role, a missing source, or a folder that is not a bundle or cannot be written.
     """
     target = Path(folder)
     check_target(target)
@@ -349,23 +329,6 @@ def write_bundle(  # noqa: PLR0913  - each is a part of the manifest, by keyword
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target
-
-
-def check_target(folder: Path) -> None:
-    """Refuse to replace anything but a bundle; called before long work as well.
-
-    Raises:
-        BundleError: folder is a file, or holds files that no bundle has.
-    """
-    ours = {MANIFEST, CARD, *FILE_NAMES.values()}
-    names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else (folder.name,)
-    foreign = sorted(set(names) - ours)
-    if folder.exists() and foreign:
-        raise BundleError(
-            f"{str(folder)!r} exists and is not a bundle ({foreign[0]!r})",
-            "a new or empty folder, or that of a bundle",
-            "name another one",
-        )
 
 
 def _check_sources(files: Mapping[str, str | os.PathLike[str]]) -> None:

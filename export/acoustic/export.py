@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import onnx
 
-from engine.bundle.folder import check_target, open_bundle, write_bundle
+from engine.bundle.folder import open_bundle, write_bundle
+from engine.bundle.target import check_target
 from engine.runtime.onnx_session import cuda_usable
 from engine.types import RuntimeOptions
 from export.acoustic.source import (

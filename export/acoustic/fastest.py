@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from engine.bundle.folder import check_target
+from engine.bundle.target import check_target
 from engine.runtime.backend import KERNELS, choose_backend
 from export.acoustic.export import (
     CONVOLUTIONS,

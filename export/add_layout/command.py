@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.bundle.folder import CARD, FILE_NAMES, Bundle, check_target, open_bundle, write_bundle
+from engine.bundle.folder import Bundle, open_bundle, write_bundle
 from engine.bundle.layout import KEY, OtherSpec, read_layout
+from engine.bundle.target import CARD, FILE_NAMES, check_target
 from engine.runtime.onnx_file import read_graph, with_metadata
 from export.add_layout.check import Row, compare_layouts
 from export.errors import ExportError

@@ -13,9 +13,10 @@ import numpy as np
 
 from engine.acoustic.model import AcousticModel
 from engine.bundle.bare import guess_blank, guess_delimiter, read_bare
-from engine.bundle.folder import AcousticConfig, check_target, open_bundle, write_bundle
+from engine.bundle.folder import AcousticConfig, open_bundle, write_bundle
 from engine.bundle.foreign import HOP_LENGTH, KALDI, NEMO
 from engine.bundle.json_file import read_json
+from engine.bundle.target import check_target
 from engine.bundle.tokens_file import NAMES, read_tokens_file
 from engine.errors import BundleSchemaError
 from engine.runtime.external_data import read_external

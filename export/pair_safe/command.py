@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from engine.bundle.folder import CARD, FILE_NAMES, Bundle, check_target, open_bundle, write_bundle
+from engine.bundle.folder import Bundle, open_bundle, write_bundle
 from engine.bundle.schema import Manifest
+from engine.bundle.target import CARD, FILE_NAMES, check_target
 from engine.runtime.integer_products import check_products
 from export.errors import ExportError
 from export.layout.describe import add_layout

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.bundle.folder import FILE_NAMES
 from engine.bundle.schema import SecondPassConfig
+from engine.bundle.target import FILE_NAMES
 from engine.two_pass.runners import ROLES, DecoderRunner, KernelRunner, SessionRunner
 from export.errors import ExportError
 from export.graph.linear import FloatArray

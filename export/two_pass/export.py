@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from engine.acoustic.model import AcousticModel
-from engine.bundle.folder import CARD, FILE_NAMES, check_target, open_bundle, write_bundle
+from engine.bundle.folder import open_bundle, write_bundle
 from engine.bundle.schema import SecondPassConfig
+from engine.bundle.target import CARD, FILE_NAMES, check_target
 from engine.two_pass.runners import DecoderRunner
 from engine.two_pass.tokens import read_tokens
 from export.acoustic.export import export_acoustic

@@ -37,7 +37,7 @@ MODULES = (
     "engine.two_pass.runners", "engine.two_pass.spelling", "engine.two_pass.tokens",
 )  # fmt: skip
 # What writes files, and what is called by training and export alone.
-WRITERS = ("write_bundle", "check_target", "_check_sources", "_copy_in", "_swap", "save", "encode_layout",
+WRITERS = ("write_bundle", "_check_sources", "_copy_in", "_swap", "save", "encode_layout",
            "with_metadata", "write_field", "build_lexicon", "_encode", "_list_words", "_resolve")  # fmt: skip
 RATE, CLIP_S = 16_000, 0.8
 TEXTS = ["Der Hund sucht den Garten.", "xyz öl 7"]

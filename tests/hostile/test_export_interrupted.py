@@ -20,6 +20,7 @@ onnx = pytest.importorskip("onnx")
 
 from engine.bundle import folder as engine_bundle  # noqa: E402
 from engine.bundle.folder import open_bundle  # noqa: E402
+from engine.errors import BundleError  # noqa: E402
 from export.acoustic.pretrained import export_pretrained, load_pretrained  # noqa: E402
 from export.acoustic.source import ExportOptions  # noqa: E402
 from export.acoustic.wav2vec2 import build_wav2vec2  # noqa: E402
@@ -205,3 +206,22 @@ def test_an_occupied_folder_is_refused_before_the_work(
     assert main(["wav2vec2", str(checkpoint), str(out), "--precision", "fp32"]) == 1
     assert "is not a bundle ('clip.wav')" in capsys.readouterr().err
     assert (out / "clip.wav").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("place", ["file/mine", "file/below/mine", "/proc/mine", "/proc/below/mine"])
+def test_a_place_that_takes_no_files_is_refused_before_any_work(
+    checkpoint: Path, out: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    (out.parent / "file").write_text("")
+    monkeypatch.setattr("export.acoustic.export.build_cases", lambda *_: pytest.fail("work was done"))
+    target = out.parent / place
+    with pytest.raises(BundleError, match=r"cannot be written \(.*\).*name another one"):
+        export_fp32(checkpoint, target)
+    assert [path.name for path in out.parent.iterdir()] == ["file"]
+
+
+def test_a_new_folder_below_new_folders_is_made(checkpoint: Path, out: Path) -> None:
+    export_fp32(checkpoint, out / "a" / "b")
+    assert open_bundle(out / "a" / "b").manifest.acoustic is not None

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.bundle.folder import FILE_NAMES, write_bundle
+from engine.bundle.folder import write_bundle
+from engine.bundle.target import FILE_NAMES
 from export.acoustic.log_mel import build_log_mel
 from export.graph.two_pass import build_two_pass
 from export.layout.describe import describe_model

@@ -16,8 +16,9 @@ pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 
 from engine.acoustic.model import AcousticModel  # noqa: E402
-from engine.bundle.folder import FILE_NAMES, Bundle, open_bundle, write_bundle  # noqa: E402
+from engine.bundle.folder import Bundle, open_bundle, write_bundle  # noqa: E402
 from engine.bundle.schema import SecondPassConfig  # noqa: E402
+from engine.bundle.target import FILE_NAMES  # noqa: E402
 from engine.cli.info import describe_bundle  # noqa: E402
 from engine.errors import BundleSchemaError, CancelledError, DeviceError, ModelCapabilityError  # noqa: E402
 from engine.kernels.vector.levels import has_vector_kernels  # noqa: E402
