@@ -44,7 +44,7 @@ def add_acoustic_arguments(parser: argparse.ArgumentParser, tries: bool = False)
         "--no-sensitivity",
         dest="sensitivity",
         action="store_false",
-        help="do not measure the error that int8 causes in each block (of more than 480 million weights only "
+        help="do not measure the error that int8 causes in each block (of more than 200 million weights only "
         "if int8 of all is refused)",
     )
     parser.add_argument(

@@ -28,6 +28,7 @@ from export.acoustic.source import (
     ExportOptions,
     is_large,
     worth_batches,
+    worth_sensitivity,
 )
 from export.card import render_acoustic_card
 from export.errors import ExportError
@@ -239,7 +240,7 @@ def quantize(
     candidates = [block for block in basis.blocks if block not in pinned]
     few = list({case.noise: case for case in basis.cases if case.bucket == SENSITIVITY_BUCKET}.values())
     sensitivity: dict[str, float] = {}
-    if options.sensitivity and is_large(source.n_parameters):
+    if options.sensitivity and not worth_sensitivity(source):
         logger.info("blocks of a model of this size are measured alone only where int8 in all is refused")
     elif options.sensitivity:
         logger.info("measuring %d blocks, each alone in int8", len(candidates))

@@ -16,12 +16,18 @@ from export.verification.verify import MAX_WER_LOSS, Run
 
 PrecisionName = Literal["fp32", "fp16", "int8"]
 MAX_PARAMETERS = 480_000_000  # as float32, with the graph, within the 2 GiB of one ONNX file
+MAX_MEASURED_ALONE = 200_000_000
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
 
 
 def is_large(n_parameters: int) -> bool:
     """Whether a model of so many weights is beyond one ONNX file in float32."""
     return n_parameters > MAX_PARAMETERS
+
+
+def worth_sensitivity(source: AcousticSource) -> bool:
+    """Whether each block is measured alone for the card: of 300 million weights, over 20 minutes."""
+    return source.n_parameters <= MAX_MEASURED_ALONE
 
 
 def worth_batches(source: AcousticSource, masked: bool) -> bool:
