@@ -228,10 +228,12 @@ def test_a_large_checkpoint_is_read_from_a_file_and_gives_the_same_graph(
     from export.acoustic import source as module
 
     monkeypatch.setattr(module, "MAX_PARAMETERS", 20_000)
+    monkeypatch.setattr(module, "MAX_MEASURED_ALONE", 20_000)
     loaded = load_pretrained(str(checkpoints(kind)))
     let_go, times = loaded.let_go, []
+    asked = {**OPTIONS, "sensitivity": True, "batches": True}
     watched = replace(loaded, let_go=lambda: times.append(let_go()))
-    export.export_acoustic(watched, tmp_path / "mapped", ExportOptions(**{**OPTIONS, "sensitivity": True}))
+    export.export_acoustic(watched, tmp_path / "mapped", ExportOptions(**asked))
     assert len(times) >= 3  # after the reference, and after each graph
     monkeypatch.setattr("export.acoustic.pretrained.map_weights", lambda model: lambda: None)
     export_pretrained(str(checkpoints(kind)), tmp_path / "plain", ExportOptions(**OPTIONS))
@@ -239,6 +241,7 @@ def test_a_large_checkpoint_is_read_from_a_file_and_gives_the_same_graph(
     assert graphs[0] == graphs[1]
     figures = open_bundle(tmp_path / "mapped").manifest.acoustic.figures
     assert figures["sensitivity"] == {}  # of a large model's blocks only where all of them in int8 failed
+    assert figures["batch_agreement"] == {}  # without a mask the engine makes no batches
 
 
 def test_half_precision_of_a_traced_graph_is_refused_before_any_work(
