@@ -48,13 +48,13 @@ def map_weights(model: Any) -> Callable[[], None]:
     def let_go() -> None:
         if hasattr(mmap, "MADV_DONTNEED"):  # elsewhere the system takes pages when it needs them
             view.madvise(mmap.MADV_DONTNEED)
-        _trim_heap()
+        trim_heap()
 
     let_go()
     return let_go
 
 
-def _trim_heap() -> None:
+def trim_heap() -> None:
     """Give freed memory back where the C library keeps it: glibc does, of arrays up to 32 MB."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

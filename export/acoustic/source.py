@@ -10,6 +10,7 @@ from typing import Literal
 import onnx
 
 from engine.bundle.folder import AcousticConfig
+from export.acoustic.mapped import trim_heap
 from export.quantization.quantize import Build, FloatArray
 from export.verification.audio_cases import Case, case_to_time
 from export.verification.verify import MAX_WER_LOSS, Run
@@ -55,7 +56,7 @@ class AcousticSource:
         n_parameters: weights of the model.
         batchable: like build, with an input attention_mask, so that one call may take utterances of
             different lengths; None where the model has no such graph.
-        let_go: frees what memory of the weights can be read again.
+        let_go: gives back memory that was freed, and that of weights which can be read again.
     """
 
     name: str
@@ -69,7 +70,7 @@ class AcousticSource:
     ranged: bool = True
     n_parameters: int = 0
     batchable: Build[onnx.ModelProto] | None = None
-    let_go: Callable[[], None] = lambda: None
+    let_go: Callable[[], None] = trim_heap
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from export.acoustic.mapped import map_weights  # noqa: E402
+from export.acoustic.source import AcousticSource  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 
 M_MMAP_THRESHOLD = -3
@@ -76,9 +78,11 @@ def test_weights_take_memory_only_while_they_are_read(
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc"
 )
-def test_freed_memory_is_given_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_freed_memory_is_given_back(large: bool) -> None:
     """Arrays of 1 MB, every second of which is freed: the heap between them stays with the process else."""
-    let_go = map_weights(torch.nn.Linear(3, 4))
+    default = next(each.default for each in dataclasses.fields(AcousticSource) if each.name == "let_go")
+    let_go = map_weights(torch.nn.Linear(3, 4)) if large else default
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 25)  # what glibc comes to by itself
     arrays = [np.ones(1 << 17) for _ in range(200)]
     full = resident_mb()
