@@ -32,7 +32,7 @@ def worth_sensitivity(source: AcousticSource) -> bool:
 
 
 def worth_batches(source: AcousticSource, masked: bool) -> bool:
-    """Whether utterances are compared in batches: those of a large model take half an hour.
+    """Whether utterances are compared in batches: those of a large model take twenty minutes.
 
     Args:
         masked: the graph takes a mask. Others get one utterance per call here, and batches elsewhere only.
