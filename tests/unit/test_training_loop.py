@@ -271,3 +271,5 @@ def test_large_finite_numbers_are_finite_and_names_lead_to_the_tensor():
     }
     assert find_nonfinite(walk_tensors(content)) == ["b.c"]
     assert json.dumps([name for name, _ in walk_tensors(content)]) == '["a[0]", "b.c", "d"]'
+    weight = torch.nn.Parameter(torch.zeros(400, 400))  # an optimiser's key; as text it takes milliseconds
+    assert [name for name, _ in walk_tensors({weight: {"momentum": weight}}, "o")] == ["o.0.momentum"]

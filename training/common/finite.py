@@ -17,11 +17,13 @@ class NotFiniteError(EngineError, FloatingPointError):
 
 
 def walk_tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors inside mappings and sequences, with their paths."""
+    """All tensors inside mappings and sequences, with their paths; a key that is a tensor itself, as in an
+    optimiser's states, is named by its place: as text it would be all its numbers."""
     if isinstance(content, Tensor):
         yield name, content
     elif isinstance(content, Mapping):
-        for key, value in content.items():
+        for number, (key, value) in enumerate(content.items()):
+            key = number if isinstance(key, Tensor) else key
             yield from walk_tensors(value, f"{name}.{key}" if name else str(key))
     elif isinstance(content, list | tuple):
         for number, value in enumerate(content):

@@ -86,6 +86,7 @@ def train(config: MtConfig, *, resume: bool = False, finish_only: bool = False) 
     torch.manual_seed(config.seed)
     model, tokenizer_dir, corpus = _prepare(config, folder)
     model.to(device)
+    torch.manual_seed(config.seed + int(os.environ.get("RANK", "0")))  # dropout differs from rank to rank
     hooks, close = _hooks(config, folder, tokenizer_dir)
     trainer = Trainer(
         model, corpus, config.training, folder,
@@ -170,9 +171,10 @@ def _tokenize(config: MtConfig, pairs: list[mt_data.Pair], tokenizer_dir: Path) 
     data = config.data
     if data.lexicon:
         pairs = pairs + mt_data.read_lexicon(Path(data.lexicon), [Path(p) for p in data.lexicon_text])
+    pairs = pairs + mt_data.join_pairs(pairs, data.origin_weights, data.joined, random.Random(config.seed))
     return mt_data.tokenize_corpus(
         pairs, tokenizer_dir, data.origin_weights, config.errors, data.max_tokens, config.seed,
-        two_pass=data.two_pass_share > 0,
+        two_pass=data.two_pass_share > 0, sample_pieces=data.sample_pieces,
     )  # fmt: skip
 
 
@@ -189,7 +191,7 @@ def marian_config(config: MtConfig, vocab_size: int) -> MarianConfig:
     """The MarianConfig of a new model; <pad> is the last piece."""
     m = config.model
     return MarianConfig(
-        vocab_size=vocab_size, d_model=m.d_model, activation_function=m.activation, dropout=0.0,
+        vocab_size=vocab_size, d_model=m.d_model, activation_function=m.activation, dropout=m.dropout,
         encoder_layers=m.encoder_layers, decoder_layers=m.decoder_layers,
         encoder_attention_heads=m.attention_heads, decoder_attention_heads=m.attention_heads,
         encoder_ffn_dim=m.ffn_dim, decoder_ffn_dim=m.ffn_dim, max_position_embeddings=m.max_positions,

@@ -32,13 +32,16 @@ class DataSection:
     max_tokens: int = 96
     spoken_share: float = 0.5
     two_pass_share: float = 0.0
+    sample_pieces: float = 0.0
+    joined: int = 0
     origin_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = [] if self.train else ["train: no file given"]
         problems += check_positive(self, ("max_tokens",)) + check_share(
-            self, ("spoken_share", "two_pass_share")
+            self, ("spoken_share", "two_pass_share", "sample_pieces")
         )
+        problems += check_not_negative(self, ("joined",))
         if self.spoken_share + self.two_pass_share > 1.0:
             problems.append("spoken_share and two_pass_share: got more than 1 together")
         problems += [
@@ -65,10 +68,11 @@ class ModelSection:
     activation: str = "relu"
     max_positions: int = 256
     branch_scale: float = 0.25
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "encoder_layers", "decoder_layers", "attention_heads", "ffn_dim")
-        problems = check_positive(self, (*sizes, "max_positions"))
+        problems = check_positive(self, (*sizes, "max_positions")) + check_share(self, ("dropout",))
         if not problems and self.d_model % self.attention_heads:
             problems.append(f"d_model: got {self.d_model}, want a multiple of {self.attention_heads} heads")
         raise_problems(problems)

@@ -24,6 +24,9 @@ logger = logging.getLogger("training")
 EOS_ID, UNK_ID = 0, 1
 PAD_PIECE = "<pad>"
 TARGET, TWO_PASS = 2, 3  # sides of a corpus
+JOINED = "joined"  # the origin of pairs made of two
+LENGTH_STEP, ROW_STEP = 4, 16  # of batches
+ENDS = (".", "!", "?")
 MAX_LENGTH_RATIO = 3.0  # pieces of the longer side over pieces of the shorter one, beyond a slack of 6
 
 
@@ -171,7 +174,7 @@ def _case_folded(model: bytes) -> bytes:
 
 def tokenize_corpus(
     pairs: Sequence[Pair], folder: Path, weights: Mapping[str, float], rates: ErrorRates,
-    max_tokens: int, seed: int = 0, two_pass: bool = False,
+    max_tokens: int, seed: int = 0, two_pass: bool = False, sample_pieces: float = 0.0,
 ) -> TokenizedCorpus:  # fmt: skip
     """Tokenise both styles of every source and the target; drop pairs that are too long or too unequal.
 
@@ -183,19 +186,24 @@ def tokenize_corpus(
         max_tokens: of the longer side, EOS included; longer pairs are dropped.
         seed: of the recogniser errors.
         two_pass: also tokenise the sources as the second pass writes them.
+        sample_pieces: cut the sources of the other styles into pieces at random, by the probabilities of
+            the cuts to this power (Kudo 2018, "Subword Regularization"); 0 takes the best cut.
     """
     rng = random.Random(seed)
     kept = [p for p in pairs if weights.get(p.origin, 1.0) > 0]
+    spm.set_random_generator_seed(seed)
+    cut: dict[str, Any] = {"enable_sampling": True, "nbest_size": -1, "alpha": sample_pieces}
+    cut = cut if sample_pieces else {}
     source = spm.SentencePieceProcessor(model_file=str(folder / "source.spm"))
     target = spm.SentencePieceProcessor(model_file=str(folder / "target.spm"))
     spoken = [recogniser_style(p.source, rng, rates) or p.source for p in kept]
     sides = [
         source.encode([p.source for p in kept]),
-        source.encode(spoken),
+        source.encode(spoken, **cut),
         target.encode([p.target for p in kept]),
     ]
     if two_pass:
-        sides.append(source.encode([two_pass_style(p.source, rng, rates) for p in kept]))
+        sides.append(source.encode([two_pass_style(p.source, rng, rates) for p in kept], **cut))
     rows = [i for i in range(len(kept)) if _usable([len(side[i]) for side in sides], max_tokens)]
     chosen = [[side[i] + [EOS_ID] for i in rows] for side in sides]
     tokens = np.fromiter((t for side in chosen for s in side for t in s), dtype=np.uint16)
@@ -209,6 +217,27 @@ def tokenize_corpus(
         "%d of %d pairs kept, %d target tokens", len(rows), len(pairs), int(np.diff(offsets[TARGET]).sum())
     )
     return TokenizedCorpus(tokens, offsets, drawn)
+
+
+def join_pairs(
+    pairs: Sequence[Pair], weights: Mapping[str, float], count: int, rng: random.Random
+) -> list[Pair]:
+    """Pairs of two whole sentences, one after the other: most training sentences are short, and lines that
+    hold several would be unlike all that was seen.
+
+    Args:
+        pairs: to draw from; sides that do not end in a full stop or the like are not drawn.
+        weights: how often, by origin, 1 where it is not named.
+        count: of the pairs returned; none where nothing can be drawn.
+    """
+    whole = [p for p in pairs if p.source.endswith(ENDS) and p.target.endswith(ENDS)]
+    if not whole or not count:
+        return []
+    drawn = rng.choices(whole, [weights.get(p.origin, 1.0) for p in whole], k=2 * count)
+    return [
+        Pair(f"{a.source} {b.source}", f"{a.target} {b.target}", JOINED)
+        for a, b in zip(drawn[::2], drawn[1::2], strict=True)
+    ]
 
 
 def _usable(lengths: Sequence[int], max_tokens: int) -> bool:
@@ -247,7 +276,7 @@ def epoch_batches(
     Args:
         corpus: tokenised pairs.
         epoch: the plan depends only on it and on the seed, so a run can resume anywhere.
-        batch_tokens: upper bound of padded source + target tokens of a batch.
+        batch_tokens: upper bound of padded source + target tokens of a batch, lengths rounded up.
         spoken_share: share of sources taken in recogniser style.
         two_pass_share: share taken as the second pass writes; the corpus must hold that side.
     Returns:
@@ -262,28 +291,44 @@ def epoch_batches(
     if two_pass_share:
         side[(drawn >= spoken_share) & (drawn < spoken_share + two_pass_share)] = TWO_PASS
     lengths = np.diff(corpus.offsets, axis=1)
-    source, target = lengths[side, rows], lengths[TARGET, rows]
+    source, target = round_up(lengths[side, rows]), round_up(lengths[TARGET, rows])
     order = np.lexsort((rng.random(len(rows)), source, target))
-    batches = []
-    start = longest_source = longest_target = 0
-    for end, row in enumerate(order):
-        longest_source, longest_target = max(longest_source, source[row]), max(longest_target, target[row])
-        if (end - start + 1) * (longest_source + longest_target) > batch_tokens and end > start:
-            batches.append((rows[order[start:end]], side[order[start:end]]))
-            start, longest_source, longest_target = end, source[row], target[row]
-    batches.append((rows[order[start:]], side[order[start:]]))
+    cuts = _cuts(source[order], target[order], batch_tokens)
+    batches = [(rows[chosen], side[chosen]) for chosen in np.split(order, cuts)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def round_up(lengths: Any) -> Any:
+    """Lengths as they are padded."""
+    return -(-lengths // LENGTH_STEP) * LENGTH_STEP
+
+
+def _cuts(source: NDArray[np.int64], target: NDArray[np.int64], batch_tokens: int) -> list[int]:
+    """Where batches begin, but for the first; lengths are those of the pairs in their order.
+
+    A batch holds as many pairs as fit, a multiple of ROW_STEP where it can: products of few shapes.
+    """
+    cuts, start = [], 0
+    while start < len(source):
+        most = max(1, batch_tokens // int(source[start] + target[start]))
+        longest = np.maximum.accumulate(source[start : start + most])
+        longest = longest + np.maximum.accumulate(target[start : start + most])
+        fitting = np.arange(1, len(longest) + 1) * longest <= batch_tokens
+        count = int(np.flatnonzero(fitting)[-1]) + 1 if fitting.any() else 1
+        start += count // ROW_STEP * ROW_STEP or count
+        cuts.append(start)
+    return cuts[:-1]
+
+
 def collate(corpus: TokenizedCorpus, rows: NDArray[np.int64], sides: NDArray[np.int8], pad_id: int) -> Batch:
-    """Pad the pairs of one planned batch to its longest sentences."""
+    """Pad the pairs of one planned batch to its longest sentences, rounded up to LENGTH_STEP."""
     sources = [corpus.sentence(int(side), int(row)) for row, side in zip(rows, sides, strict=True)]
     targets = [corpus.sentence(TARGET, int(row)) for row in rows]
     return Batch(_pad(sources, pad_id), _pad(targets, pad_id))
 
 
 def _pad(sentences: Sequence[NDArray[np.uint16]], pad_id: int) -> torch.Tensor:
-    padded = np.full((len(sentences), max(map(len, sentences))), pad_id, dtype=np.int64)
+    padded = np.full((len(sentences), int(round_up(max(map(len, sentences))))), pad_id, dtype=np.int64)
     for row, sentence in enumerate(sentences):
         padded[row, : len(sentence)] = sentence
     return torch.from_numpy(padded)

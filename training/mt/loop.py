@@ -92,6 +92,8 @@ class Trainer(TrainingLoop):
             model, optimizers, NumberedCheckpoints(self.folder, config.average_checkpoints),
             Watchdog(warmup=config.warmup_steps), Ranks.join(model.embedding.device),
         )  # fmt: skip
+        in_copy = config.precision == "bf16" and model.embedding.device.type == "cpu"
+        self._bf16 = model.in_bfloat16() if in_copy else None  # computes; model holds the weights in float32
         self.base_lrs = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.position = Progress()
         self._factor, self._n_tokens, self._ended = 0.0, 0.0, False
@@ -175,11 +177,13 @@ class Trainer(TrainingLoop):
     def compute(self, data: Sequence[Plan]) -> Figures:
         """See Trainable; gradients are sums until `finish_gradients`."""
         started = time.process_time()
+        self._refresh_copy()
         total_nll, total_tokens = 0.0, 0
         for plan in data:
             if (batch := self._collate(plan)) is not None:
                 nll, tokens = self._accumulate(batch)
                 total_nll, total_tokens = total_nll + nll, total_tokens + tokens
+        self._collect_gradients()
         (self._n_tokens,) = self.ranks.sum(total_tokens)
         self._cpu_s = time.process_time() - started
         return Figures(total_nll / max(self._n_tokens, 1.0))
@@ -193,14 +197,28 @@ class Trainer(TrainingLoop):
 
     def _accumulate(self, batch: Batch) -> tuple[float, int]:
         device, dtype = self.device, PRECISIONS[self.config.precision]
+        model = self._bf16 if self._bf16 is not None else self.model
         sampling = self.progress() < 1.0 - self.config.full_vocab_share
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss, nll, tokens = self.model(
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32 and self._bf16 is None):
+            loss, nll, tokens = model(
                 batch.source.to(device), batch.target.to(device), self.config.label_smoothing,
                 self.config.sampled_vocab if sampling else 0,
             )  # fmt: skip
         self.backward(loss)
         return float(nll.detach()), tokens
+
+    @torch.no_grad()
+    def _refresh_copy(self) -> None:
+        if self._bf16 is not None:
+            for ours, copied in zip(self.model.parameters(), self._bf16.parameters(), strict=True):
+                copied.copy_(ours)
+
+    def _collect_gradients(self) -> None:
+        """Move the gradients of the copy to the weights."""
+        if self._bf16 is not None:
+            for ours, copied in zip(self.model.parameters(), self._bf16.parameters(), strict=True):
+                ours.grad = None if copied.grad is None else copied.grad.float()
+                copied.grad = None
 
     def finish_gradients(self) -> None:
         """See Trainable: means over all tokens of all ranks."""
@@ -223,6 +241,7 @@ class Trainer(TrainingLoop):
                     parameter.grad = None
                 one = collate(self.corpus, np.array([row]), np.array([side]), self.model.pad_id)
                 nll, _ = self._accumulate(one)
+                self._collect_gradients()
                 gradients = [("", p.grad) for p in self.trained() if p.grad is not None]
                 if not np.isfinite(nll) or find_nonfinite(gradients):
                     names.append(name_pair(row))
@@ -325,6 +344,8 @@ def compare_sources(model: FastMarian, batches: list[Batch]) -> tuple[float, flo
     """Loss per token with the true sources, and with each source given to another target."""
     totals, tokens = [0.0, 0.0], 0
     device = model.embedding.device
+    trained = model.training
+    model.eval()
     for batch in batches:
         source, target = batch.source.to(device), batch.target.to(device)
         _, true, count = model(source, target)
@@ -332,4 +353,5 @@ def compare_sources(model: FastMarian, batches: list[Batch]) -> tuple[float, flo
         totals[0] += float(true)
         totals[1] += float(shuffled)
         tokens += count
+    model.train(trained)
     return totals[0] / tokens, totals[1] / tokens
