@@ -270,6 +270,16 @@ def run_layout(options: argparse.Namespace) -> int:
     return int(importlib.import_module("export.add_layout.command").run(options))
 
 
+def add_names_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `names`."""
+    importlib.import_module("export.translation.names").add_arguments(parser)
+
+
+def run_names(options: argparse.Namespace) -> int:
+    """Give a bundle with a translator the model that tells names."""
+    return int(importlib.import_module("export.translation.names").run(options))
+
+
 COMMANDS = (
     Command(
         "ctc",
@@ -295,6 +305,12 @@ COMMANDS = (
         "export a tagger that restores capitals and punctuation",
         add_punctuation_arguments,
         run_punctuation,
+    ),
+    Command(
+        "names",
+        "give a bundle with a translator the model of `engine-train mt-names`",
+        add_names_arguments,
+        run_names,
     ),
     Command("verify", "compare an exported bundle with its checkpoint", add_verify_arguments, run_verify),
     Command(

@@ -21,6 +21,7 @@ COMMANDS = {
     "mt": ("training.mt.command", "train a Marian translation model"),
     "mt-data": ("training.mt.assemble", "assemble parallel text of allowed licences for mt"),
     "mt-distil": ("training.mt.distil", "let a large translation model write the English for a small one"),
+    "mt-names": ("training.mt.names", "learn which German words English writes the same"),
     "punctuation": (
         "training.punctuation.command",
         "train the tagger that restores capitals and punctuation",

@@ -26,6 +26,7 @@ FILE_NAMES: dict[str, str] = {
     "mt_tokenizer": "mt_tokenizer.model",
     "mt_tokenizer_target": "mt_tokenizer_target.model",
     "mt_vocabulary": "mt_vocabulary.json",
+    "mt_names": "mt_names.npz",
 }
 
 

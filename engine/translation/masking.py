@@ -19,6 +19,7 @@ STAND_INS: Final[dict[str, tuple[str, ...]]] = {
 MAX_SWAPS: Final = 4  # in one sentence; one with more is translated in pieces
 _HOLE = re.compile("\x00(\\d+)\x01")  # characters that clean_text leaves in no text
 _CORE = re.compile("\x00\\d+\x01|[^\\W_]+(?:['’.,:-][^\\W_]+)*")
+_NAMES = re.compile(rf"\b(?:{'|'.join(sorted({name for names in STAND_INS.values() for name in names}))})\b")
 _FOLDED: Final = str.maketrans(
     {"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ð": "d", "þ": "th", "æ": "ae", "Æ": "Ae",
      "œ": "oe", "Œ": "Oe", "ı": "i", "å": "a", "Å": "A"}
@@ -120,6 +121,14 @@ class Masked:
             else:
                 lost.append(swap.original)
         return english, lost
+
+    def strangers(self, english: str, german: str) -> list[str]:
+        """Names that only stand in for others, in a translation after put_back, and not in the German."""
+        return [name for name in _NAMES.findall(english) if name.lower() not in german.lower()]
+
+    def filled(self, english: str) -> str:
+        """Text with holes as put_back leaves it, with what is copied in them."""
+        return _fill(english, [swap.original for swap in self.swaps])
 
     def finish(self, english: str, marked: Sequence[Sequence[str]]) -> str:
         """Put marks, edges, quotes and what is copied back.

@@ -15,6 +15,7 @@ from engine.runtime.cancel import CancelToken
 from engine.runtime.cores import available_cores
 from engine.runtime.scheduler import CoreScheduler, Urgency
 from engine.translation.careful import Characters, join_hypotheses, prepare, translate_carefully
+from engine.translation.names import NameFinder
 from engine.translation.runners import open_runner
 from engine.translation.search import EncoderDecoder, TokenHypothesis, padded_length
 from engine.translation.sentences import split_to_fit
@@ -66,6 +67,7 @@ class Translator:
         self.tokenizer = load_tokenizer(bundle)
         _check_config(config, self.tokenizer.vocab_size)
         self._characters = Characters(self.tokenizer)
+        self._names = NameFinder.read(bundle.read("mt_names")) if bundle.has("mt_names") else None
         self._model = EncoderDecoder(open_runner(bundle, config, options), config)
         self.backend = self._model.runner.backend
         self.choice = self._model.runner.choice
@@ -86,8 +88,9 @@ class Translator:
     ) -> list[TranslationHypothesis]:
         """Translate texts of any length: each is split into sentences, and their translations joined.
 
-        Addresses, markup, emoji and words in unknown letters are copied. A sentence that lacks a number of
-        its source is translated again in other ways (see engine.translation.careful).
+        Addresses, markup, emoji and words in unknown letters are copied. A sentence that lacks a number or,
+        where the bundle can tell names, a name of its source is translated again in other ways (see
+        engine.translation.careful).
 
         Args:
             texts: one result each; text without words gives an empty one.
@@ -113,7 +116,7 @@ class Translator:
             return self._translate_fitting(pieces, search, told.pop() if told else None, cancel, urgency)
 
         results = translate_carefully(
-            [piece for pieces in split for piece in pieces], self._characters, translate
+            [piece for pieces in split for piece in pieces], self._characters, translate, self._names
         )
         joined, at = [], 0
         for sentences in split:

@@ -46,7 +46,7 @@ def add_layouts(source: Path, out: Path) -> tuple[Row, ...] | None:
                 files[role] = Path(temporary, FILE_NAMES[role])
                 files[role].write_bytes(graphs.get(role) or bundle.read(role))
             rows = compare_layouts(Bundle(Path(temporary), bundle.manifest, files))
-            _write(bundle, out, files)
+            write_again(bundle, out, files)
     except OSError as error:
         raise ExportError(
             f"{str(out)!r} could not be written ({error})", "free space and write access"
@@ -84,7 +84,8 @@ def tables_of(bundle: Bundle, role: str) -> Mapping[str, bytes]:
     return {bundle.file(table).name: bundle.read(table)} if table and bundle.has(table) else {}
 
 
-def _write(bundle: Bundle, out: Path, files: Mapping[str, Path]) -> None:
+def write_again(bundle: Bundle, out: Path, files: Mapping[str, Path]) -> None:
+    """Write a bundle with these files, everything else as it was."""
     manifest, card = bundle.manifest, bundle.path / CARD
     write_bundle(
         out,

@@ -146,7 +146,7 @@ def test_the_example_of_the_docs_runs_as_typed(tmp_path: Path) -> None:
 @pytest.mark.timing
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_are_nearly_twice_as_fast_as_one(tmp_path: Path) -> None:
-    """Wants two idle cores, of which Ray itself takes about 4 %: where there are no others, expect 1.9."""
+    """Wants two idle cores. Ray itself takes about 4 % of them: docs/archives.md says what was measured."""
     manifest = write_manifest(tmp_path, N_BATCHES * BATCH)
     rates = {1: [], 2: []}
     for workers in (1, 2, 1, 2):
@@ -154,7 +154,7 @@ def test_two_workers_are_nearly_twice_as_fast_as_one(tmp_path: Path) -> None:
         rates[workers].append(measure(data, workers))
     ratio = max(rates[2]) / max(rates[1])
     print(f"rows a second: {rates}; two workers {ratio:.2f} times one")
-    assert ratio >= 1.85
+    assert ratio >= 1.9
 
 
 def measure(data: Any, workers: int) -> float:

@@ -180,10 +180,12 @@ def _tokenize(config: MtConfig, pairs: list[mt_data.Pair], tokenizer_dir: Path) 
 
 def _build_model(config: MtConfig, tokenizer_dir: Path) -> FastMarian:
     if config.model.init_from:
-        return from_marian(MarianMTModel.from_pretrained(tokenizer_dir, dtype=torch.float32))
-    vocab_size = len(json.loads((tokenizer_dir / "vocab.json").read_text(encoding="utf-8")))
-    model = FastMarian(marian_config(config, vocab_size))
-    model.scale_branches(config.model.branch_scale)
+        model = from_marian(MarianMTModel.from_pretrained(tokenizer_dir, dtype=torch.float32))
+    else:
+        vocab_size = len(json.loads((tokenizer_dir / "vocab.json").read_text(encoding="utf-8")))
+        model = FastMarian(marian_config(config, vocab_size))
+        model.scale_branches(config.model.branch_scale)
+    model.set_dropout(config.model.dropout)
     return model
 
 
@@ -191,7 +193,7 @@ def marian_config(config: MtConfig, vocab_size: int) -> MarianConfig:
     """The MarianConfig of a new model; <pad> is the last piece."""
     m = config.model
     return MarianConfig(
-        vocab_size=vocab_size, d_model=m.d_model, activation_function=m.activation, dropout=m.dropout,
+        vocab_size=vocab_size, d_model=m.d_model, activation_function=m.activation, dropout=0.0,
         encoder_layers=m.encoder_layers, decoder_layers=m.decoder_layers,
         encoder_attention_heads=m.attention_heads, decoder_attention_heads=m.attention_heads,
         encoder_ffn_dim=m.ffn_dim, decoder_ffn_dim=m.ffn_dim, max_position_embeddings=m.max_positions,

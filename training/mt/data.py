@@ -315,7 +315,9 @@ def _cuts(source: NDArray[np.int64], target: NDArray[np.int64], batch_tokens: in
         longest = longest + np.maximum.accumulate(target[start : start + most])
         fitting = np.arange(1, len(longest) + 1) * longest <= batch_tokens
         count = int(np.flatnonzero(fitting)[-1]) + 1 if fitting.any() else 1
-        start += count // ROW_STEP * ROW_STEP or count
+        if start + count < len(source):
+            count = count // ROW_STEP * ROW_STEP or count
+        start += count
         cuts.append(start)
     return cuts[:-1]
 

@@ -121,7 +121,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         packed = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(attend(*packed.unbind(), mask))  # indices would make three gradients and add them
+        query, key, value = packed.unbind()  # indices would make three gradients, and add them
+        return self.out(attend(query, key, value, mask))
 
 
 class CrossAttention(nn.Module):
@@ -136,7 +137,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         packed = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(attend(query, *packed.unbind(), mask))
+        key, value = packed.unbind()
+        return self.out(attend(query, key, value, mask))
 
 
 class Layer(nn.Module):
@@ -162,10 +164,7 @@ class Layer(nn.Module):
 
 
 class FastMarian(nn.Module):
-    """Encoder-decoder with MarianMTModel's exact arithmetic (evaluation mode) and packed weights.
-
-    The configuration's dropout is that of the embeddings and of every branch, while training.
-    """
+    """Encoder-decoder with MarianMTModel's exact arithmetic and packed weights; without dropout at first."""
 
     positions: Tensor
 
@@ -187,8 +186,7 @@ class FastMarian(nn.Module):
         self.decoder = nn.ModuleList(
             Layer(*common, activation, decoder=True) for _ in range(config.decoder_layers)
         )
-        for layer in (*self.encoder, *self.decoder):
-            layer.dropout = config.dropout
+        self.dropout = 0.0  # of the embeddings and of every branch, while training
         self.computes_in = torch.float32
 
     def in_bfloat16(self) -> FastMarian:
@@ -200,7 +198,14 @@ class FastMarian(nn.Module):
         twin.encoder.bfloat16()
         twin.decoder.bfloat16()
         twin.computes_in = torch.bfloat16
+        twin.set_dropout(self.dropout)
         return twin.to(self.embedding.device)
+
+    def set_dropout(self, share: float) -> None:
+        """Drop so much of the embeddings and of every branch while training."""
+        self.dropout = share
+        for layer in (*self.encoder, *self.decoder):
+            layer.dropout = share
 
     def scale_branches(self, gain: float) -> None:
         """Make the residual branches small at the start: post-norm layers then train from the first step."""
@@ -219,7 +224,7 @@ class FastMarian(nn.Module):
         """Token ids int64 [B, T] -> [B, T, d]."""
         x = F.embedding(ids, self.embedding) * self.scale + self.positions[: ids.shape[1]]
         x = x.to(self.computes_in)
-        return drop(x, self.config.dropout) if self.training else x
+        return drop(x, self.dropout) if self.training else x
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Source ids int64 [B, S] -> states [B, S, d] and additive mask [B, 1, 1, S]."""
