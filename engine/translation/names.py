@@ -39,6 +39,10 @@ class Name:
     in_place: bool
 
 
+_DATES: Final = frozenset(
+    "montag dienstag mittwoch donnerstag freitag samstag sonnabend sonntag januar jänner februar märz april mai"
+    " juni juli august september oktober november dezember".split()
+)
 PLACE_WORDS: Final = frozenset("aus bei bis in nach um von zwischen ab über durch nahe".split())
 
 
@@ -105,8 +109,8 @@ class NameFinder:
 
 
 def is_candidate(word: str) -> bool:
-    """Whether a word could be a name: three letters or more, the first a capital."""
-    return len(word) > 2 and word[0].isupper()
+    """Whether a word could be a name: three letters or more, the first a capital, and no day or month."""
+    return len(word) > 2 and word[0].isupper() and word.lower() not in _DATES
 
 
 def features(text: str, words: Sequence[re.Match[str]], index: int) -> Iterator[int]:

@@ -77,6 +77,7 @@ def test_the_embedded_model_tells_names_from_nouns(finder: NameFinder) -> None:
         assert name in {text[one.start : one.end] for one in finder.find(text, 0.3)}
     assert not [found for text in NOUNS for found in finder.find(text, 0.3)]
     assert finder.find("er war in nairobi", 0.0) == []  # without capitals there are none
+    assert finder.find("Montag, April, Mai", 0.0) == []
 
 
 @pytest.mark.parametrize(("text", "name"), NAMES)
