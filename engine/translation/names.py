@@ -40,8 +40,8 @@ class Name:
 
 
 _DATES: Final = frozenset(
-    "montag dienstag mittwoch donnerstag freitag samstag sonnabend sonntag januar jänner februar märz april mai"
-    " juni juli august september oktober november dezember".split()
+    "montag dienstag mittwoch donnerstag freitag samstag sonnabend sonntag januar jänner februar märz april"
+    " mai juni juli august september oktober november dezember".split()
 )
 PLACE_WORDS: Final = frozenset("aus bei bis in nach um von zwischen ab über durch nahe".split())
 
