@@ -18,7 +18,7 @@ class NotFiniteError(EngineError, FloatingPointError):
 
 def walk_tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors inside mappings and sequences, with their paths; a key that is a tensor itself, as in an
-    optimiser's states, is named by its place: as text it would be all its numbers."""
+    optimiser's states, is named by its place: to print it takes milliseconds."""
     if isinstance(content, Tensor):
         yield name, content
     elif isinstance(content, Mapping):
