@@ -12,12 +12,14 @@ import msgspec
 
 from engine.bundle.folder import (
     AcousticConfig,
+    Bundle,
     DecodingConfig,
     SecondPassConfig,
     TranslationConfig,
     open_bundle,
     write_bundle,
 )
+from engine.bundle.target import CARD
 from engine.output.targets import check_apart
 from export.card import render_bundle_card
 from export.errors import ExportError
@@ -156,3 +158,20 @@ def _decoding(fields: Mapping[str, Any]) -> DecodingConfig:
         raise ExportError(
             f"decoding settings {dict(fields)!r} ({error})", "fields of DecodingConfig", "correct --decoding"
         ) from error
+
+
+def write_again(bundle: Bundle, out: Path, files: Mapping[str, Path]) -> None:
+    """Write a bundle with these files, everything else as it was."""
+    manifest, card = bundle.manifest, bundle.path / CARD
+    write_bundle(
+        out,
+        name=manifest.name,
+        licence=manifest.licence,
+        files=files,
+        card=card.read_text(encoding="utf-8") if card.is_file() else f"# {manifest.name}\n",
+        acoustic=manifest.acoustic,
+        decoding=manifest.decoding,
+        translation=manifest.translation,
+        figures=manifest.figures,
+        second_pass=manifest.second_pass,
+    )

@@ -31,8 +31,6 @@ from engine.bundle.signature import cpu_model
 from engine.kernels.vector.levels import active
 from engine.output.targets import check_apart
 
-LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"
-TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS)
 LIMITS = ("--min-agreement", "0.3", "--allow-slower")
 SAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "visit.flac"
 EVERY_S = 0.1  # between two looks at a process's memory
@@ -77,9 +75,6 @@ KINDS: dict[str, Kind] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
     options = parse(argv)
-    if options.make:
-        make_checkpoint(KINDS[options.make], options.work_dir)
-        return 0
     if not Path("/proc/self/status").exists():
         raise MeasurementError("no /proc", "Linux, which tells a process's memory", "run this on Linux")
     check_apart([options.json], [SAMPLE])
@@ -104,7 +99,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=Path("families.json"), help="what is there is kept")
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="KIND", help=f"of: {', '.join(KINDS)}")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and bundles")
-    parser.add_argument("--make", choices=KINDS, help=argparse.SUPPRESS)  # a process of its own
     return parser.parse_args(argv)
 
 
@@ -133,8 +127,7 @@ def measure(name: str, work_dir: Path, keep: bool = False) -> dict[str, Any]:
     folder.mkdir(parents=True)
     module = [sys.executable, "-P", "-m"]
     try:
-        study = [*module, "benchmarks.studies.families", "--make", name, "--work_dir", str(checkpoint)]
-        watch(study, folder)
+        watch([*module, "benchmarks.kernels.family_checkpoint", name, str(checkpoint)], folder)
         language = ("--language", kind.language) if kind.language else ()
         export = watch([*module, "export", "ctc", str(checkpoint), str(bundle), *LIMITS, *language], folder)
         heard = watch(
@@ -213,59 +206,6 @@ def read_figures(bundle: Path) -> dict[str, Any]:
         "speedup": found["speedup"],
         "kernels": found["kernels"],
     }
-
-
-def make_checkpoint(kind: Kind, folder: Path) -> None:
-    """Random weights of a kind's size with its processor, as their makers save them."""
-    import torch
-    import transformers
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    model = make_model(kind)
-    folder.mkdir(parents=True)
-    model.half().save_pretrained(folder, max_shard_size="1GB")
-    make_extractor(kind).save_pretrained(folder)
-    tokens = [*TOKENS[1:], TOKENS[0]] if kind.family == "Parakeet" else TOKENS
-    index: dict[str, Any] = {token: number for number, token in enumerate(tokens)}
-    if kind.language:
-        adapter = {name: tensor.detach().clone() for name, tensor in model._get_adapters().items()}
-        save_file(adapter, folder / f"adapter.{kind.language}.safetensors", metadata={"format": "pt"})
-        index = {kind.language: index}
-    (folder / "vocab.json").write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
-    n_weights = sum(parameter.numel() for parameter in model.parameters())
-    facts = {"weights_m": round(n_weights / 1e6), "transformers": transformers.__version__}
-    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-
-
-def make_model(kind: Kind) -> Any:
-    """A CTC model with weights as its class draws them, norms and biases shaken so that they do something."""
-    import torch
-    import transformers
-
-    if kind.family == "Parakeet":
-        config = transformers.ParakeetCTCConfig(vocab_size=len(TOKENS), pad_token_id=len(TOKENS) - 1)
-    else:
-        sizes = {"vocab_size": len(TOKENS), "pad_token_id": 0, **kind.config}
-        config = getattr(transformers, f"{kind.family}Config")(**sizes)
-    model = getattr(transformers, f"{kind.family}ForCTC")(config).eval()
-    for name, parameter in model.named_parameters():
-        if "norm.weight" in name:
-            torch.nn.init.normal_(parameter, 1.0, 0.1)
-        elif parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, 0.0, 0.05)
-    return model
-
-
-def make_extractor(kind: Kind) -> Any:
-    """The feature extractor of a family."""
-    import transformers
-
-    if kind.family == "Parakeet":
-        return transformers.ParakeetFeatureExtractor(feature_size=80)
-    if kind.family == "Wav2Vec2Bert":
-        return transformers.SeamlessM4TFeatureExtractor()
-    return transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
 
 
 if __name__ == "__main__":

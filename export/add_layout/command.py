@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.bundle.folder import Bundle, open_bundle, write_bundle
+from engine.bundle.folder import Bundle, open_bundle
 from engine.bundle.layout import KEY, OtherSpec, read_layout
-from engine.bundle.target import CARD, FILE_NAMES, check_target
+from engine.bundle.target import FILE_NAMES, check_target
 from engine.runtime.onnx_file import read_graph, with_metadata
 from export.add_layout.check import Row, compare_layouts
+from export.bundle import write_again
 from export.errors import ExportError
 from export.layout.describe import FAMILIES, TABLES, add_layout
 
@@ -82,23 +83,6 @@ def tables_of(bundle: Bundle, role: str) -> Mapping[str, bytes]:
     """The file that contains some tensors of a graph, by name."""
     table = TABLES.get(role, "")
     return {bundle.file(table).name: bundle.read(table)} if table and bundle.has(table) else {}
-
-
-def write_again(bundle: Bundle, out: Path, files: Mapping[str, Path]) -> None:
-    """Write a bundle with these files, everything else as it was."""
-    manifest, card = bundle.manifest, bundle.path / CARD
-    write_bundle(
-        out,
-        name=manifest.name,
-        licence=manifest.licence,
-        files=files,
-        card=card.read_text(encoding="utf-8") if card.is_file() else f"# {manifest.name}\n",
-        acoustic=manifest.acoustic,
-        decoding=manifest.decoding,
-        translation=manifest.translation,
-        figures=manifest.figures,
-        second_pass=manifest.second_pass,
-    )
 
 
 def show_layouts(bundle: Bundle) -> list[str]:

@@ -10,7 +10,7 @@ from engine.bundle.target import check_target
 from engine.errors import BundleSchemaError
 from engine.output.targets import check_apart
 from engine.translation.names import NameFinder
-from export.add_layout.command import write_again
+from export.bundle import write_again
 from export.errors import ExportError
 
 ROLE = "mt_names"
