@@ -104,7 +104,7 @@ class _Job:
             self.best, self.shape = replace(found, text=english), shape
             self.lost, self.numbers, self.missing = lost, numbers, missing
 
-    def _worst(self) -> tuple[int, int, int]:
+    def _worst(self) -> tuple[int, int, int, int]:
         return _badness(self.lost, self.numbers, self.missing)
 
     def _missing(self, english: str) -> list[Name]:
@@ -146,8 +146,9 @@ def _has_like(words: Sequence[str], name: str) -> bool:
 
 def _badness(
     lost: Sequence[str], numbers: Sequence[Quantity], missing: Sequence[Name]
-) -> tuple[int, int, int]:
-    return len(lost) + sum(number.firm for number in numbers), len(missing), len(numbers)
+) -> tuple[int, int, int, int]:
+    """What is copied goes before numbers: in pieces it is always there, and of a number a warning tells."""
+    return len(lost), sum(number.firm for number in numbers), len(missing), len(numbers)
 
 
 def translate_carefully(
