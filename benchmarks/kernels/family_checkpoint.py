@@ -57,7 +57,6 @@ def make_model(kind: Kind) -> Any:
 
 def make_extractor(kind: Kind) -> Any:
     """The feature extractor of a family."""
-
     if kind.family == "Parakeet":
         return transformers.ParakeetFeatureExtractor(feature_size=80)
     if kind.family == "Wav2Vec2Bert":

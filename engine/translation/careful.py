@@ -100,12 +100,10 @@ class _Job:
             lost += shape.strangers(english, self.german) if shape.swaps else []
         lost = lost if english.strip() else [self.german]
         missing = self._missing(shape.filled(english))
-        if self.best is None or _badness(lost, numbers, missing) < self._worst():
+        now = _badness(self.lost, self.numbers, self.missing)
+        if self.best is None or _badness(lost, numbers, missing) < now:
             self.best, self.shape = replace(found, text=english), shape
             self.lost, self.numbers, self.missing = lost, numbers, missing
-
-    def _worst(self) -> tuple[int, int, int, int]:
-        return _badness(self.lost, self.numbers, self.missing)
 
     def _missing(self, english: str) -> list[Name]:
         """Names of the sentence that its translation lacks."""
@@ -165,8 +163,9 @@ def translate_carefully(
         The best hypothesis of each. Its warnings name the numbers that are missing after all attempts.
     """
     jobs = {text: _Job(text, prepare(text, characters)) for text in dict.fromkeys(sentences)}
-    for job in jobs.values() if finder else ():
-        job.names = tuple(finder.find(job.german, MANGLED_FROM)) if finder else ()
+    if finder is not None:
+        for job in jobs.values():
+            job.names = tuple(finder.find(job.german, MANGLED_FROM))
     todo = [job for job in jobs.values() if not job.masked.is_copied]
     inner = {text: job.masked.marked_texts() for text, job in jobs.items()}
     marked = _try(todo, 0, translate, [text for texts in inner.values() for text in texts])

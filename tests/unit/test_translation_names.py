@@ -85,6 +85,12 @@ def test_the_embedded_translator_keeps_names(loaded: Translator, text: str, name
     assert name in loaded.translate_text(text)
 
 
+def test_what_a_sentence_becomes_does_not_depend_on_the_others(loaded: Translator) -> None:
+    texts = [text for text, _ in NAMES]
+    together = [found.text for found in loaded.translate_paragraphs(texts)]
+    assert together == [loaded.translate_text(text) for text in texts]
+
+
 def test_a_missing_name_is_put_in_for_its_stand_in(characters: Characters) -> None:
     text = "Gestern kam Ermershausen spät."
     translate, asked = answers(
