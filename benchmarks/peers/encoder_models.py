@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from export.verification.audio_cases import speech_like
 SAMPLE_RATE = 16_000
 N_CALIBRATION, CALIBRATION_S = 8, 5.0
 FILES = ("checkpoint", "plain", "dynamic", "static", "static_matmul")
+ONE_FILE = 1_900_000_000  # bytes of float32 weights that one ONNX file holds; more lie beside it
 LAYER_NORM: dict[str, Any] = {
     "feat_extract_norm": "layer",
     "do_stable_layer_norm": True,
@@ -28,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of random weights
     "layer": LAYER_NORM,
     "xlsr-300m": LAYER_NORM
     | {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    "xlsr-1b": LAYER_NORM
+    | {"hidden_size": 1280, "num_hidden_layers": 48, "num_attention_heads": 16, "intermediate_size": 5120},
 }
 FloatArray = NDArray[np.float32]
 
@@ -38,7 +43,7 @@ def load_model(checkpoint: str, variant: str) -> Any:
     Args:
         checkpoint: a save_pretrained folder, or "none" for random weights.
         variant: of random weights: "base" is wav2vec2-base with group norm, "layer" the same with layer norm
-            in the convolutions, "xlsr-300m" as large as XLS-R 300M.
+            in the convolutions, "xlsr-300m" and "xlsr-1b" as large as XLS-R 300M and 1B.
     """
     import torch
     import transformers
@@ -105,26 +110,36 @@ def prepare_graphs(
         wanted: the files to make; a large model's take minutes.
     Returns:
         checkpoint, plain.onnx (float32), dynamic.onnx (int8 MatMul), static.onnx (QDQ int8 MatMul and Conv)
-        and static_matmul.onnx (QDQ int8 MatMul) by the names without suffix.
+        and static_matmul.onnx (QDQ int8 MatMul) by the names without suffix. Of a large model, a file
+        NAME.data beside each holds its weights.
     """
     folder = folder / digest(model, calibration)
     files = {name: folder / (name if name == "checkpoint" else f"{name}.onnx") for name in FILES}
+    plain, large = files["plain"], is_large(model)
     makers: dict[str, Callable[[Path], None]] = {
         "checkpoint": lambda path: write_checkpoint(model, path),
         "plain": lambda path: export_plain(model, path),
-        "dynamic": lambda path: quantize_dynamically(files["plain"], path),
-        "static": lambda path: quantize_statically(files["plain"], path, calibration, convolutions=True),
+        "dynamic": lambda path: quantize_dynamically(plain, path, large),
+        "static": lambda path: quantize_statically(plain, path, calibration, large, convolutions=True),
         "static_matmul": lambda path: quantize_statically(
-            files["plain"], path, calibration, convolutions=False
+            plain, path, calibration, large, convolutions=False
         ),
     }
+    building = folder / "building"
     for name, make in makers.items():
         if name in wanted and not files[name].exists():
-            beside = files[name].with_name("new_" + files[name].name)
-            beside.parent.mkdir(parents=True, exist_ok=True)
-            make(beside)
-            beside.rename(files[name])
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+            make(building / files[name].name)
+            for path in sorted(building.iterdir(), key=lambda path: path.name == files[name].name):
+                path.rename(folder / path.name)  # the graph last: it tells that all are there
+            building.rmdir()
     return files
+
+
+def is_large(model: Any) -> bool:
+    """Whether the float32 weights of a model are too many for one ONNX file."""
+    return 4 * sum(int(tensor.numel()) for tensor in model.parameters()) > ONE_FILE
 
 
 def digest(model: Any, calibration: Sequence[FloatArray]) -> str:
@@ -140,7 +155,11 @@ def digest(model: Any, calibration: Sequence[FloatArray]) -> str:
 
 
 def export_plain(model: Any, path: Path) -> None:
-    """torch's own export: input_values [batch, length] -> logits."""
+    """torch's own export: input_values [batch, length] -> logits.
+
+    Of a large model it writes a file for each weight; they are joined to one, NAME.data.
+    """
+    import onnx
     import torch
 
     class LogitsOnly(torch.nn.Module):
@@ -152,27 +171,34 @@ def export_plain(model: Any, path: Path) -> None:
             return self.model(input_values).logits
 
     axes = {0: "batch", 1: "length"}
-    torch.onnx.export(
-        LogitsOnly().eval(),
-        (torch.zeros(2, SAMPLE_RATE),),
-        path,
-        input_names=["input_values"],
-        output_names=["logits"],
-        dynamic_axes={"input_values": axes, "logits": axes},
-        opset_version=18,
-        dynamo=False,
-    )
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as folder:
+        exported = Path(folder, path.name)
+        torch.onnx.export(
+            LogitsOnly().eval(),
+            (torch.zeros(2, SAMPLE_RATE),),
+            exported,
+            input_names=["input_values"],
+            output_names=["logits"],
+            dynamic_axes={"input_values": axes, "logits": axes},
+            opset_version=18,
+            dynamo=False,
+        )
+        if is_large(model):
+            joined = f"{path.name}.data"
+            onnx.save(onnx.load(exported), path, save_as_external_data=True, location=joined)
+        else:
+            exported.rename(path)
 
 
-def quantize_dynamically(plain: Path, path: Path) -> None:
+def quantize_dynamically(plain: Path, path: Path, large: bool) -> None:
     """onnxruntime's own recipe, MatMul only."""
     from onnxruntime.quantization import quantize_dynamic
 
-    quantize_dynamic(plain, path, op_types_to_quantize=["MatMul"])
+    quantize_dynamic(plain, path, op_types_to_quantize=["MatMul"], use_external_data_format=large)
 
 
 def quantize_statically(
-    plain: Path, path: Path, calibration: Sequence[FloatArray], convolutions: bool
+    plain: Path, path: Path, calibration: Sequence[FloatArray], large: bool, convolutions: bool
 ) -> None:
     """onnxruntime's static QDQ, weights by channel.
 
@@ -192,9 +218,13 @@ def quantize_statically(
             return None if wave is None else {"input_values": wave[None]}
 
     prepared = path.with_suffix(".prepared.onnx")
+    beside = f"{prepared.name}.data"
     with quiet_loggers(""):
-        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-    graph = onnx.load(prepared).graph
+        quant_pre_process(
+            str(plain), str(prepared), skip_symbolic_shape=True, skip_optimization=large,
+            save_as_external_data=large, all_tensors_to_one_file=True, external_data_location=beside,
+        )  # fmt: skip
+    graph = onnx.load(prepared, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     computed = [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] not in weights]
     kinds = ["MatMul", "Conv"] if convolutions else ["MatMul"]
@@ -209,6 +239,8 @@ def quantize_statically(
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=computed,
+            use_external_data_format=large,
             extra_options={"OpTypesToExcludeOutputQuantization": kinds},
         )
     prepared.unlink()
+    prepared.with_name(beside).unlink(missing_ok=True)

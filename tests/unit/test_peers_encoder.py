@@ -211,6 +211,34 @@ def test_the_peers_graphs_are_made_once_and_agree_with_the_model(tmp_path: Path)
     assert kept == ["checkpoint", "dynamic.onnx", "plain.onnx", "static.onnx", "static_matmul.onnx"]
 
 
+def test_the_graphs_of_a_model_beyond_one_file_agree_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from export.acoustic.wav2vec2 import run_torch
+
+    torch.manual_seed(0)
+    model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**TINY)).eval()
+    noise = np.random.default_rng(0).standard_normal((2, 16_000)).astype(np.float32)
+    monkeypatch.setattr(encoder_models, "ONE_FILE", 1000)
+    files = encoder_models.prepare_graphs(model, list(noise), tmp_path, encoder_models.FILES[1:])
+    assert files["plain"].with_name("plain.onnx.data").stat().st_size > 1000
+    expected = run_torch(model, noise)
+    for name, tolerance in {"plain": 1e-4, "dynamic": 0.2, "static": 0.6, "static_matmul": 0.2}.items():
+        session = onnxruntime.InferenceSession(str(files[name]), providers=["CPUExecutionProvider"])
+        found = session.run(None, {"input_values": noise})[0]
+        assert encoder_report.relative_error(found, expected) < tolerance, name
+    graphs = ["dynamic.onnx", "plain.onnx", "static.onnx", "static_matmul.onnx"]
+    kept = sorted(path.name for path in files["plain"].parent.iterdir())
+    assert kept == sorted([*graphs, *(f"{name}.data" for name in graphs)])
+    ours = our_encoder.write_graphs(model, list(noise), tmp_path / "ours")
+    assert sorted(ours) == ["ours int8", "ours int8 by onnxruntime"]
+    runs = our_encoder.open_systems(ours)
+    assert encoder_report.relative_error(runs["ours int8"]({"values": noise})["logits"], expected) < 0.3
+
+
 def test_memory_is_that_of_a_process_for_each_system(tmp_path: Path, script: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
