@@ -17,6 +17,7 @@ from engine.jobs import channels, groups, longform
 from engine.jobs.groups import Recording
 from engine.jobs.live import LiveStages
 from engine.jobs.partials import PartialTranslations, PartialWords, join_words
+from engine.jobs.translating import translate_together
 from engine.runtime.cancel import CancelToken
 from engine.runtime.clock import StageClock
 from engine.runtime.notices import warn_caller
@@ -280,7 +281,7 @@ class SpeechTranslator(LiveStages, Stages):
         cancel: CancelToken | None,
     ) -> list[Translation]:
         urgency = urgency_of(max((each.duration_s for each in transcripts), default=0.0))
-        found = groups.translate_together(
+        found = translate_together(
             transcripts, lambda texts: self._translate_scored(texts, options, progress, cancel, urgency)
         )
         _warn(found, depth=2)

@@ -23,10 +23,7 @@ from engine.runtime.clock import StageClock
 from engine.types import (
     Hypothesis,
     Progress,
-    Segment,
     Transcript,
-    Translation,
-    TranslationHypothesis,
 )
 
 MAX_FILES: Final = 64
@@ -166,33 +163,3 @@ def transcribe_together(
         stages = {**recording.clock.seconds(), **clock.seconds(recording.duration_s / total_s)}
         results.append(Transcript(segments, recording.duration_s, stages_s=stages, warnings=recording.notes))
     return results
-
-
-def translate_together(
-    transcripts: Sequence[Transcript], translate: Callable[[list[str]], list[TranslationHypothesis]]
-) -> list[Translation]:
-    """Translate transcripts, segment by segment; each segment keeps its times.
-
-    Args:
-        translate: German texts -> English ones with their confidence and warnings.
-    Returns:
-        Translations; the time of each is its share, by letters, of what all of them took.
-    """
-    clock = StageClock()
-    spoken = [[segment for segment in each.segments if segment.text] for each in transcripts]
-    texts = [segment.text for segments in spoken for segment in segments]
-    with clock.time("translate"):
-        found = iter(translate(texts))
-    n_letters, results = sum(map(len, texts)), []
-    for transcript, segments in zip(transcripts, spoken, strict=True):
-        share = sum(len(segment.text) for segment in segments) / n_letters if n_letters else 0.0
-        stages = {**transcript.stages_s, **clock.seconds(share)}
-        english = [(segment, next(found)) for segment in segments]
-        notes = tuple(warning for _, hypothesis in english for warning in hypothesis.warnings)
-        translated = tuple(_in_english(segment, hypothesis) for segment, hypothesis in english)
-        results.append(Translation(translated, transcript, stages_s=stages, notes=notes))
-    return results
-
-
-def _in_english(segment: Segment, found: TranslationHypothesis) -> Segment:
-    return Segment(found.text, segment.start_s, segment.end_s, (), found.confidence, segment.channel)

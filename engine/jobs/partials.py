@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from engine.jobs.groups import translate_together
 from engine.jobs.longform import split_segments
+from engine.jobs.translating import translate_together
 from engine.runtime.clock import StageClock
 from engine.types import Transcript, Translation, TranslationHypothesis, Word
 

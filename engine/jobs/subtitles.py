@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Final
 
-from engine.output.line_breaks import break_cost, count_chars, wrap
+from engine.jobs.passages import MAX_GAP_S, divide, has_ended, share_out
+from engine.output.line_breaks import wrap
 from engine.output.subtitle_file import FileCue, SubtitleFile
-from engine.translation.sentences import split_sentences
 from engine.types import TranslationHypothesis
 
-MAX_GAP_S: Final = 3.0  # a sentence does not go on after a longer pause
-_SHARE_COST: Final = 10.0  # of a cut away from where its share of the letters ends
 _FRAME = re.compile(r"^((?:\{\\[^}]*\}|<[^>]*>|\s)*)(.*?)((?:</[^>]*>|\s)*)$", re.DOTALL)
 _DIALOGUE = re.compile(r"^\s*(?:<[^>]*>)?[-–—]\s?\S")
-_ENDED = re.compile(r"[.!?…:♪][\"'”“«»’)\]]*$")
 
 Translate = Callable[[list[str]], list[TranslationHypothesis]]
 
@@ -33,14 +28,6 @@ class _Part:
     english: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Sentence:
-    """German text, and how many of its letters are in each part."""
-
-    german: str
-    shares: tuple[tuple[int, int], ...]
-
-
 def translate_subtitles(
     file: SubtitleFile, translate: Translate
 ) -> tuple[SubtitleFile, list[tuple[int, str]]]:
@@ -54,7 +41,8 @@ def translate_subtitles(
     """
     cues = file.cues
     parts = [part for index, cue in enumerate(cues) for part in _parts(index, cue)]
-    sentences = [sentence for run in _runs(parts, cues) for sentence in _sentences(parts, run)]
+    texts = [part.german for part in parts]
+    sentences = [sentence for run in _runs(parts, cues) for sentence in divide(texts, run)]
     found = translate([sentence.german for sentence in sentences])
     warnings: list[tuple[int, str]] = []
     for sentence, hypothesis in zip(sentences, found, strict=True):
@@ -67,32 +55,6 @@ def translate_subtitles(
     for part in parts:
         lines[part.cue] += _wrapped(part)
     return file.with_lines(lines), warnings
-
-
-def share_out(tokens: Sequence[str], shares: Sequence[int]) -> list[list[str]]:
-    """Cut words into as many parts as there are shares, near the share of the letters, at good places.
-
-    Args:
-        tokens: words.
-        shares: sizes, at least one.
-    Returns:
-        The words of each part; a part is empty only where there are fewer words than parts.
-    """
-    whole, n_chars = max(1, sum(shares)), max(1, count_chars(tokens))
-    cuts, done = [0], 0
-    for index, share in enumerate(shares[:-1]):
-        done += share
-        left = len(shares) - 1 - index  # parts that come after
-        first, last = min(cuts[-1] + 1, len(tokens)), max(cuts[-1], len(tokens) - left)
-        places = range(first, last + 1) or range(last, last + 1)
-        cuts.append(min(places, key=lambda at: _cut_cost(tokens, at, done / whole, n_chars)))
-    cuts.append(len(tokens))
-    return [list(tokens[a:b]) for a, b in pairwise(cuts)]
-
-
-def _cut_cost(tokens: Sequence[str], at: int, share: float, n_chars: int) -> float:
-    off = abs(count_chars(tokens[:at]) / n_chars - share)
-    return _SHARE_COST * off + (0.1 * break_cost(tokens[at - 1], tokens[at]) if 0 < at < len(tokens) else 0.0)
 
 
 def _parts(index: int, cue: FileCue) -> list[_Part]:
@@ -132,21 +94,7 @@ def _goes_on(before: _Part, after: _Part, cues: Sequence[FileCue]) -> bool:
     first, second = cues[before.cue], cues[after.cue]
     apart = before.cue == after.cue or not 0 <= second.start_s - first.end_s <= MAX_GAP_S
     starts_anew = "<v" in after.prefix or _DIALOGUE.match(after.german) is not None
-    return not (apart or starts_anew or not before.german or _ENDED.search(before.german))
-
-
-def _sentences(parts: Sequence[_Part], run: range) -> list[_Sentence]:
-    """The sentences of a run, each with its letters by part."""
-    owners = [(index, word) for index in run for word in parts[index].german.split()]
-    found, at = [], 0
-    for sentence in split_sentences(" ".join(word for _, word in owners)):
-        n_words = len(sentence.split())
-        shares: dict[int, int] = {}
-        for index, word in owners[at : at + n_words]:
-            shares[index] = shares.get(index, 0) + len(word) + 1
-        found.append(_Sentence(sentence, tuple(shares.items())))
-        at += n_words
-    return found
+    return not (apart or starts_anew or not before.german or has_ended(before.german))
 
 
 def _wrapped(part: _Part) -> list[str]:

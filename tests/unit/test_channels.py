@@ -15,7 +15,7 @@ from engine.audio.channels import drop_copies
 from engine.audio.load import AudioLimits, load_audio, read_audio
 from engine.cli import main
 from engine.errors import AudioDecodeError, AudioLimitError, AudioWarning, EngineError, OptionError
-from engine.jobs.groups import translate_together
+from engine.jobs.translating import translate_together
 from engine.output.formats import render, to_dict
 from engine.types import DecodingOptions, TranslationHypothesis
 from tests.unit.audio_files import RATE, Track, encoded, muxed

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.cli import main
 from engine.errors import TextFileError
-from engine.jobs.subtitles import share_out, translate_subtitles
+from engine.jobs.passages import share_out
+from engine.jobs.subtitles import translate_subtitles
 from engine.output.subtitle_file import find_kind, read_subtitles, render_subtitles
 from engine.types import TranslationHypothesis
 
