@@ -124,7 +124,7 @@ def _add_warmup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--levels",
         nargs="+",
         metavar="LEVEL",
-        help="also for these instruction set levels: avx2, avx-vnni, avx512 (this processor)",
+        help="also for these instruction set levels: avx2, avx-vnni, avx512, amx (this processor)",
     )
     add_model(parser)
     parser.set_defaults(run=run_warmup)

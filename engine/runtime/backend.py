@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from engine.errors import DeviceError, LayoutError, OptionError, UnsupportedBlockError
-from engine.kernels.vector.levels import VARIABLE, active, available, has_matrix_unit, has_vector_kernels
+from engine.kernels.vector.levels import VARIABLE, active, available, has_vector_kernels
 from engine.runtime.onnx_file import OnnxFormatError
 from engine.runtime.onnx_session import resolve_device
 from engine.types import RuntimeOptions
@@ -81,16 +81,12 @@ def open_model(
     return by_session(choice)
 
 
-def choose_backend(
-    precision: str, options: RuntimeOptions, compute_type: str = "auto", few_rows: bool = False
-) -> Choice:
+def choose_backend(precision: str, options: RuntimeOptions, compute_type: str = "auto") -> Choice:
     """Decide what computes a model.
 
     Args:
         precision: the arithmetic that the model was exported in.
         compute_type: the arithmetic that was asked for; "auto" is the precision.
-        few_rows: its products are of a few rows by matrices that no cache holds, so that reading these takes
-            the time, which a matrix unit does not shorten.
     Raises:
         OptionError: an unknown backend, device or instruction set level.
         DeviceError: what was asked for is not available here.
@@ -116,8 +112,6 @@ def choose_backend(
         return Choice(ONNXRUNTIME, kind, "; ".join(problems))
     if asked:
         return Choice(KERNELS, kind, "asked for", asked=True)
-    if has_matrix_unit() and not few_rows:
-        return Choice(ONNXRUNTIME, kind, "it uses the matrix unit (AMX), our kernels do not")
     return Choice(KERNELS, kind, "our own kernels compute such graphs at this level")
 
 
@@ -151,5 +145,4 @@ def describe_processor() -> str:
     if not available():
         return f"no instruction set level: {why_no_level()}"
     chosen = "set by " + VARIABLE if active().name != available()[-1] else "its highest"
-    matrix = ", and a matrix unit (AMX)" if has_matrix_unit() else ""
-    return f"instruction set level {active().name} ({chosen}; it has {', '.join(available())}{matrix})"
+    return f"instruction set level {active().name} ({chosen}; it has {', '.join(available())})"

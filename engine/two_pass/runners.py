@@ -192,7 +192,7 @@ def open_decoder(bundle: Bundle, config: SecondPassConfig, options: RuntimeOptio
     """
     raise_problems(config_problems(config, read_tokens(bundle)))
     check_graphs(bundle, config)
-    choice = choose_backend(config.precision, options, few_rows=True)
+    choice = choose_backend(config.precision, options)
 
     return open_graph_pair(
         "second pass", choice, bundle, ROLES, options,

@@ -32,6 +32,7 @@ import numpy as np
 from engine.kernels.vector import levels
 
 levels.host_features = lambda: dict.fromkeys(sys.argv[1].split(), True)
+levels.may_use_matrix_unit = lambda: True
 from pathlib import Path
 from engine.kernels import _disk_cache
 _disk_cache.SHIPPED = Path("nowhere")  # functions that are loaded do not show in the code of their callers
@@ -60,6 +61,8 @@ calls = {
 }
 code = {}
 for kernel, arguments in calls.items():
+    if sys.argv[2:] and kernel.__name__ not in sys.argv[2:]:
+        continue
     kernel.compile(tuple(numba.typeof(argument) for argument in arguments))
     (code[kernel.__name__],) = kernel.inspect_asm().values()
 print(json.dumps([levels.active().features, code]))
@@ -70,7 +73,9 @@ PROCESSORS = {
     "avx-vnni of avx512": levels._AVX512,
     "avx512": (*levels._AVX512, levels.BF16_FEATURE),
     "avx512 without bfloat16": levels._AVX512,
+    "amx": (*levels._AVX512, levels.BF16_FEATURE, *levels._AMX),
 }
+ONLY = {"amx": ["multiply_rows"]}  # the others' tiles are those of avx512
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     @functools.cache
     def compile_for(processor: str) -> tuple[list[str], dict[str, str]]:
         place = {levels.VARIABLE: processor.split()[0], "NUMBA_CACHE_DIR": str(cache_folder)}
-        command = [sys.executable, "-c", CODE, " ".join(PROCESSORS[processor])]
+        command = [sys.executable, "-c", CODE, " ".join(PROCESSORS[processor]), *ONLY.get(processor, [])]
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, **place}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         features, code = json.loads(done.stdout)
@@ -116,6 +121,16 @@ def test_whole_numbers_are_multiplied_by_what_the_level_has(compiled: Compiled) 
         assert holders(code, r"vpmaddubsw|\{vex\}") == set()
 
 
+def test_whole_tiles_are_multiplied_by_the_matrix_unit_where_there_is_one(compiled: Compiled) -> None:
+    code = compiled("amx")[1]["multiply_rows"]
+    shapes, products, back = (code.count(name) for name in ("ldtilecfg", "tdpbusd", "tilerelease"))
+    assert products >= 6  # four of a tile of 24 rows, two of one of 12
+    assert shapes == back > 0
+    assert re.search(r"vpdpbusd\s.*%zmm", code)  # few rows
+    for processor in PROCESSORS.keys() - {"amx"}:
+        assert holders(compiled(processor)[1], r"\btile|\btdp|\bldtilecfg") == set()
+
+
 def test_256_bit_products_of_avx_512_are_used_where_avx_vnni_is_absent(compiled: Compiled) -> None:
     features, code = compiled("avx-vnni of avx512")
     assert "+avxvnni" not in features
@@ -125,5 +140,5 @@ def test_256_bit_products_of_avx_512_are_used_where_avx_vnni_is_absent(compiled:
 
 def test_bfloat16_is_multiplied_by_the_processor_only_where_it_can(compiled: Compiled) -> None:
     assert holders(compiled("avx512")[1], r"vdpbf16ps\s.*%zmm") == {"multiply_rows", "attend"}
-    for processor in PROCESSORS.keys() - {"avx512"}:
+    for processor in PROCESSORS.keys() - {"avx512", "amx"}:
         assert holders(compiled(processor)[1], "bf16") == set()

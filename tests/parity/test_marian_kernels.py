@@ -87,10 +87,7 @@ def test_a_cancelled_call_leaves_the_next_one_right() -> None:
     assert kernels.generate(batch, [9, 9], beam_size=2, length_penalty=1.0) == wanted
 
 
-def test_a_model_that_the_kernels_do_not_compute_is_left_to_onnxruntime(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("engine.runtime.backend.has_matrix_unit", lambda: False)
+def test_a_model_that_the_kernels_do_not_compute_is_left_to_onnxruntime() -> None:
     bundle = open_bundle(bundle_folder("int8", activation="relu"))  # heads of eight channels
     assert Translator(bundle, RuntimeOptions(device="cpu")).backend == "onnxruntime"
     wide = open_bundle(bundle_folder("int8", **VARIANTS[0]))

@@ -40,11 +40,6 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def without_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "has_matrix_unit", lambda: False)
-
-
 def whole_bundle(folder: Path, **changes: Any) -> Path:
     """A tiny recogniser of two passes with a translator; changes: role to what becomes of its bytes."""
     speech = open_bundle(tiny_two_pass.bundle_folder())

@@ -21,12 +21,12 @@ ALDER_LAKE = (*ZEN_3, "avxvnni")
 ICE_LAKE = levels._AVX512
 ZEN_4 = (*ICE_LAKE, "avx512bf16")
 ZEN_5 = (*ZEN_4, "avxvnni")
-SAPPHIRE_RAPIDS = (*ZEN_5, "amx-int8")
+SAPPHIRE_RAPIDS = (*ZEN_5, *levels._AMX)
 
 
 def forget() -> None:
     """The questions are answered once a process."""
-    for question in (levels.host_features, levels.available, levels.active, levels.has_matrix_unit):
+    for question in (levels.host_features, levels.available, levels.active, levels.may_use_matrix_unit):
         question.cache_clear()
 
 
@@ -40,10 +40,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     forget()
 
 
-def become(machine: pytest.MonkeyPatch, features: tuple[str, ...], name: str = "x86_64") -> None:
+def become(
+    machine: pytest.MonkeyPatch, features: tuple[str, ...], name: str = "x86_64", allowed: bool = True
+) -> None:
     machine.setattr(llvmlite.binding, "get_host_cpu_features", lambda: dict.fromkeys(features, True))
     machine.setattr(platform, "machine", lambda: name)
     forget()
+    machine.setattr(levels, "_request_matrix_unit", lambda: allowed)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,8 @@ def become(machine: pytest.MonkeyPatch, features: tuple[str, ...], name: str = "
         (ALDER_LAKE, ("avx2", "avx-vnni")),
         (ICE_LAKE, ("avx2", "avx-vnni", "avx512")),
         (ZEN_4, ("avx2", "avx-vnni", "avx512")),
-        (SAPPHIRE_RAPIDS, ("avx2", "avx-vnni", "avx512")),
+        (SAPPHIRE_RAPIDS, ("avx2", "avx-vnni", "avx512", "amx")),
+        ((*ZEN_5, "amx-tile"), ("avx2", "avx-vnni", "avx512")),
         ((*ZEN_3, "avx512f", "avx512bw", "avx512dq", "avx512cd", "avx512vl"), ("avx2",)),  # Skylake-X
     ],
 )
@@ -66,7 +70,6 @@ def test_the_highest_level_of_the_processor_is_chosen(
     assert levels.available() == available
     assert levels.active().name == (available[-1] if available else "none")
     assert levels.has_vector_kernels() is bool(available)
-    assert levels.has_matrix_unit() is ("amx-int8" in features)
 
 
 @pytest.mark.parametrize("missing", levels._AVX2)
@@ -87,15 +90,23 @@ def test_the_code_of_a_level_holds_what_the_processor_has(machine: pytest.Monkey
     assert levels.active() == levels.LEVELS["avx-vnni"]
 
 
+def test_a_matrix_unit_that_the_system_withholds_is_not_used(machine: pytest.MonkeyPatch) -> None:
+    become(machine, SAPPHIRE_RAPIDS, allowed=False)
+    assert levels.active() == levels.LEVELS["avx512"]
+    machine.setenv(levels.VARIABLE, "amx")
+    forget()
+    with pytest.raises(DeviceError, match=r"ENGINE_CPU_LEVEL=amx, which this processor or its system"):
+        levels.active()
+
+
 def test_other_architectures_have_no_level_whatever_llvm_names(machine: pytest.MonkeyPatch) -> None:
     become(machine, SAPPHIRE_RAPIDS, "aarch64")
     assert (levels.available(), levels.active().name) == ((), "none")
-    assert not levels.has_matrix_unit()
 
 
-@pytest.mark.parametrize("wanted", ["avx2", "avx-vnni", "avx512", "none"])
+@pytest.mark.parametrize("wanted", ["avx2", "avx-vnni", "avx512", "amx", "none"])
 def test_the_variable_lowers_the_level(machine: pytest.MonkeyPatch, wanted: str) -> None:
-    become(machine, ZEN_5)
+    become(machine, SAPPHIRE_RAPIDS)
     machine.setenv(levels.VARIABLE, f" {wanted}\n")
     assert levels.active().name == wanted
 
@@ -111,7 +122,7 @@ def test_a_level_that_the_processor_lacks_is_refused(machine: pytest.MonkeyPatch
 def test_an_unknown_level_is_refused(machine: pytest.MonkeyPatch, wanted: str) -> None:
     become(machine, ZEN_5)
     machine.setenv(levels.VARIABLE, wanted)
-    with pytest.raises(OptionError, match="one of avx2, avx-vnni, avx512, none"):
+    with pytest.raises(OptionError, match="one of avx2, avx-vnni, avx512, amx, none"):
         levels.active()
 
 
@@ -124,6 +135,6 @@ def test_the_command_line_says_so_in_one_line(command: list[str]) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "engine: error: ENGINE_CPU_LEVEL='avx9'; expected one of avx2, avx-vnni, avx512, none; "
+        "engine: error: ENGINE_CPU_LEVEL='avx9'; expected one of avx2, avx-vnni, avx512, amx, none; "
         "fix: unset the variable"
     ]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.kernels.vector.levels import has_matrix_unit, has_vector_kernels
+from engine.kernels.vector.levels import has_vector_kernels
 
 for package in ("torch", "transformers", "onnx"):
     pytest.importorskip(package)
@@ -79,13 +79,7 @@ def assert_says_got_want_fix(error: EngineError) -> None:
     assert "\n" not in str(error)
 
 
-@pytest.fixture
-def without_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "has_matrix_unit", lambda: False)
-
-
 @needs_vectors
-@pytest.mark.usefixtures("without_matrix_unit")
 @pytest.mark.parametrize(
     ("precision", "options", "wanted"),
     [
@@ -147,7 +141,6 @@ def without_names(graph: bytes) -> bytes:
 
 
 @needs_vectors
-@pytest.mark.usefixtures("without_matrix_unit")
 def test_graph_of_another_exporter_is_run_by_onnxruntime(
     make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,7 +166,6 @@ def test_graph_of_another_exporter_is_refused_where_the_kernels_were_asked_for(
 
 
 @needs_vectors
-@pytest.mark.usefixtures("without_matrix_unit")
 def test_what_is_no_graph_at_all_is_refused_by_both(make_bundle: MakeBundle) -> None:
     with pytest.raises(ModelError, match="cannot load") as caught:
         open_with(make_bundle(graph=b"no graph"))
@@ -202,18 +194,8 @@ def test_all_reasons_are_given_at_once(make_bundle: MakeBundle, monkeypatch: pyt
 
 
 @needs_vectors
-def test_processor_with_a_matrix_unit_takes_onnxruntime_unless_asked(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backend, "has_matrix_unit", lambda: True)
-    assert open_with(make_bundle()).backend == "onnxruntime"
-    assert open_with(make_bundle(), backend="kernels").backend == "kernels"
-    assert what_of(open_with(make_bundle(), compute_type="bf16")) == ("kernels", "bf16", "cpu")
-
-
-@needs_vectors
-def test_this_processor_takes_what_suits_it(make_bundle: MakeBundle) -> None:
-    assert open_with(make_bundle()).backend == ("onnxruntime" if has_matrix_unit() else "kernels")
+def test_this_processor_takes_the_kernels(make_bundle: MakeBundle) -> None:
+    assert open_with(make_bundle()).backend == "kernels"
 
 
 @needs_vectors

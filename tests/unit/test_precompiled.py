@@ -160,7 +160,7 @@ def test_damaged_code_is_compiled_again(small: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_level_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"level 'avx9'.*one of avx2, avx-vnni, avx512"):
+    with pytest.raises(OptionError, match=r"level 'avx9'.*one of avx2, avx-vnni, avx512, amx"):
         precompile.compile_ahead(tmp_path, ["avx2", "avx9"], 1)
     assert list(tmp_path.iterdir()) == []
 

@@ -232,16 +232,6 @@ def test_a_sum_that_the_kernels_do_not_know_is_left_to_onnxruntime(tmp_path: Pat
         open_decoder(bundle, config_of(bundle), options("kernels"))
 
 
-def test_a_matrix_unit_is_no_reason_for_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.runtime import backend
-
-    if not has_vector_kernels():
-        pytest.skip("no vector kernels at this level")
-    monkeypatch.setattr(backend, "has_matrix_unit", lambda: True)
-    assert backend.choose_backend("int8", options()).backend == "onnxruntime"
-    assert backend.choose_backend("int8", options(), few_rows=True).backend == "kernels"
-
-
 def test_assembled_bundles_keep_the_second_pass(tmp_path: Path) -> None:
     folder = assemble_bundle(tmp_path / "whole", Parts(acoustic=bundle_folder()), name="whole", licence="CC0")
     bundle = open_bundle(folder)

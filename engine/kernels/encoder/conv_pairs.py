@@ -15,10 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels._jit import inner, kernel
+from engine.kernels.layers.by_unit import put_add, put_twice, unit_multiplies
 from engine.kernels.layers.dense import quantize_row
 from engine.kernels.layers.rows import copy_row
 from engine.kernels.vector import simd
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, int8_tile_add, int8_tile_twice
+from engine.kernels.vector.gemm import (
+    TILE_COLUMNS,
+    TILE_ROWS,
+    int8_tile_add,
+    int8_tile_twice,
+)
+from engine.kernels.vector.matrix_unit import close_matrix_unit, open_matrix_unit
+from engine.kernels.vector.unit_tile import UNIT_ROWS
 
 PAIR_WIDTH, PAIR_STRIDE = 3, 2
 PLANES, MIDDLE = 5, 4
@@ -90,6 +98,12 @@ def convolve_pairs(
         sums: address of float32 [4, n_out], the matrices' column sums times the scale.
         out: address of float32 rows, written up to a multiple of 24 of them.
     """
+    if unit_multiplies(n):
+        convolve_pairs_by_unit(
+            rows, n, plane, scale, offset, start, n_pairs, n_out, weight, column_scale, middle_scale, sums,
+            bias, out, out_stride,
+        )  # fmt: skip
+        return
     matrix, steps = n * TILE_COLUMNS, n // 4
     for panel in range(n_out // TILE_COLUMNS):
         column, right = 4 * TILE_COLUMNS * panel, weight + MATRICES * matrix * panel
@@ -111,3 +125,34 @@ def convolve_pairs(
                     column_scale + column, sums + 4 * index * n_out + column, bias + column,
                     any_codes,
                 )  # fmt: skip
+
+
+@inner
+def convolve_pairs_by_unit(
+    rows: int, n: int, plane: int, scale: int, offset: int, start: int, n_pairs: int, n_out: int,
+    weight: int, column_scale: int, middle_scale: int, sums: int, bias: int, out: int, out_stride: int,
+) -> None:  # fmt: skip
+    """The same by a matrix unit; n is a multiple of 64."""
+    open_matrix_unit()
+    matrix, steps = n * TILE_COLUMNS, n // 4
+    for panel in range(n_out // TILE_COLUMNS):
+        column, right = 4 * TILE_COLUMNS * panel, weight + MATRICES * matrix * panel
+        for pair in range(0, n_pairs, UNIT_ROWS):
+            target = out + 2 * pair * out_stride + column
+            ahead = right + MATRICES * matrix + pair * 2 * PLANES * n // 3
+            at = MIDDLE * plane + start + pair
+            put_twice(
+                n_pairs - pair, rows + at * n, n, right + (MATRICES - 1) * matrix, steps, target,
+                2 * out_stride, ahead, scale + 4 * at, offset + 4 * at, middle_scale + column,
+                sums + 4 * (MATRICES - 1) * n_out + column, bias + column,
+            )  # fmt: skip
+            for slot in range(MIDDLE):
+                at = slot * plane + start + pair
+                index = max(slot - 1, 0)
+                put_add(
+                    n_pairs - pair, rows + at * n, n, right + index * matrix, steps,
+                    target + slot % 2 * out_stride, 2 * out_stride, ahead + (slot + 1) * 8 * n,
+                    scale + 4 * at, offset + 4 * at, column_scale + column, sums + 4 * index * n_out + column,
+                    bias + column,
+                )  # fmt: skip
+    close_matrix_unit()

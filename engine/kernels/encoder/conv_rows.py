@@ -15,9 +15,18 @@ from numpy.typing import NDArray
 from engine.kernels._jit import address, inner, kernel
 from engine.kernels.encoder.conv_pairs import convolve_pairs, plane_rows, prepare_pairs
 from engine.kernels.encoder.layer import BLOCK_ROWS, Norm
+from engine.kernels.layers.by_unit import put, put_add, unit_multiplies
 from engine.kernels.layers.dense import BF16, INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.layers.rows import copy_row, gelu_row, normalize_row
-from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS, f32_tile, int8_tile, int8_tile_add
+from engine.kernels.vector.gemm import (
+    TILE_COLUMNS,
+    TILE_ROWS,
+    f32_tile,
+    int8_tile,
+    int8_tile_add,
+)
+from engine.kernels.vector.matrix_unit import close_matrix_unit, open_matrix_unit
+from engine.kernels.vector.unit_tile import UNIT_ROWS
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
@@ -109,6 +118,12 @@ def convolve_block(
     tap_stride, n_out = buffers.tap_scale.strides[0], conv.dense.padded
     weight, bias = conv.dense.weight, conv.dense.bias
     factors, totals = conv.dense.scale, address(conv.tap_sums)
+    if unit_multiplies(row_bytes):
+        add_taps_by_unit(
+            conv.width, first, conv.stride, row_bytes, n_rows, scales, sums, tap_stride, weight, n_out,
+            factors, totals, bias, out, out_stride,
+        )  # fmt: skip
+        return
     for panel in range(n_out // TILE_COLUMNS):
         column = 4 * TILE_COLUMNS * panel
         for row in range(0, n_rows, TILE_ROWS):
@@ -130,6 +145,45 @@ def convolve_block(
                         rates, shifts, factors + column, totals + 4 * tap * n_out + column, bias + column,
                         conv.dense.any_codes,
                     )  # fmt: skip
+
+
+@inner
+def add_taps_by_unit(
+    width: int, rows: int, stride: int, row_bytes: int, n_rows: int, row_scale: int, row_offset: int,
+    tap_stride: int, weight: int, n_out: int, column_scale: int, sums: int, bias: int,
+    out: int, out_stride: int,
+) -> None:  # fmt: skip
+    """A convolution in int8 by a matrix unit, tap by tap; all but sizes and strides are addresses.
+
+    Args:
+        rows: of the first output. stride: of the convolution, rows. tap_stride: bytes from the scales of a
+            tap's rows to those of the next one's.
+    """
+    open_matrix_unit()
+    step = stride * row_bytes
+    for panel in range(n_out // TILE_COLUMNS):
+        column = 4 * TILE_COLUMNS * panel
+        for row in range(0, n_rows, UNIT_ROWS):
+            target = out + row * out_stride + column
+            for tap in range(width):
+                left = rows + row * step + tap * row_bytes
+                right = weight + (panel * width + tap) * TILE_COLUMNS * row_bytes
+                ahead = right + (4 * width + row // TILE_ROWS) * 8 * row_bytes
+                rates, shifts = (
+                    row_scale + tap * tap_stride + 4 * row,
+                    row_offset + tap * tap_stride + 4 * row,
+                )
+                if tap == 0:
+                    put(
+                        n_rows - row, left, step, right, row_bytes // 4, target, out_stride, ahead, rates,
+                        shifts, column_scale + column, sums + column, bias + column,
+                    )  # fmt: skip
+                else:
+                    put_add(
+                        n_rows - row, left, step, right, row_bytes // 4, target, out_stride, ahead, rates,
+                        shifts, column_scale + column, sums + 4 * tap * n_out + column, bias + column,
+                    )  # fmt: skip
+    close_matrix_unit()
 
 
 @kernel

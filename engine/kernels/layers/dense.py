@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels._jit import address, inner, kernel
+from engine.kernels.layers.by_unit import FEWEST_ROWS, multiply_by_unit, unit_multiplies
 from engine.kernels.vector import simd
 from engine.kernels.vector.gemm import (
     TILE_COLUMNS,
@@ -175,6 +176,12 @@ def multiply_rows(
         multiply_ordered(layer, rows, row_stride, n_rows, address(scale), address(offset), out, out_stride)
         return
     n_bytes = layer.n_in * (1 if layer.kind == INT8 else 2)
+    if layer.kind == INT8 and n_rows >= FEWEST_ROWS and unit_multiplies(n_bytes):
+        multiply_by_unit(
+            rows, row_stride, n_rows, address(scale), address(offset), layer.weight, n_bytes, layer.padded,
+            layer.scale, layer.column_sum, layer.bias, out, out_stride,
+        )  # fmt: skip
+        return
     weight, scales, sums, bias = layer.weight, layer.scale, layer.column_sum, layer.bias
     for panel in range(layer.padded // TILE_COLUMNS):
         right = weight + panel * TILE_COLUMNS * n_bytes

@@ -25,6 +25,7 @@ class Avx2:
 
     lanes = _LANES
     saturates = True
+    has_matrix_unit = False
 
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """See Instructions."""

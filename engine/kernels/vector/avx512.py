@@ -34,6 +34,7 @@ class Avx512:
 
     lanes = 16
     saturates = False
+    has_matrix_unit = False
 
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """See Instructions."""

@@ -1,7 +1,7 @@
 """What an instruction set supplies to the tiles of `gemm` and the vectors of `simd`.
 
-Each set is one module: `avx2`, `avx_vnni`, `avx512`. `instructions()` gives that of the active level. A
-kernel's source does not know which it is; the products of whole numbers are the same numbers in all.
+Each set is one module: `avx2`, `avx_vnni`, `avx512`, `amx`. `instructions()` gives that of the active level.
+A kernel's source does not know which it is; the products of whole numbers are the same numbers in all.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ class Instructions(Protocol):
         lanes: 32-bit lanes of a register.
         saturates: whether INT8_ANY is slower than INT8, whose products would saturate. Rows that are
             made for a product of any codes then lie in two planes, of even and of odd bytes.
+        has_matrix_unit: whether whole tiles are multiplied by engine.kernels.vector.matrix_unit.
     """
 
     lanes: int
     saturates: bool
+    has_matrix_unit: bool
 
     def block(self, kind: str, n_rows: int, n_vectors: int) -> Block:
         """The largest block for a tile of n_rows by n_vectors registers."""

@@ -6,9 +6,11 @@ processor that compiles it: what one machine has compiled runs on every machine 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
+import sys
 from typing import NamedTuple
 
 import llvmlite.binding
@@ -17,7 +19,7 @@ from engine.errors import DeviceError, OptionError
 
 VARIABLE = "ENGINE_CPU_LEVEL"
 NONE = "none"
-MATRIX_FEATURE = "amx-int8"
+_AMX = ("amx-tile", "amx-int8")
 BF16_FEATURE = "avx512bf16"
 _AVX2 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512cd", "avx512vl", "avx512vnni")
@@ -27,7 +29,7 @@ class Level(NamedTuple):
     """What code is made for.
 
     Attributes:
-        name: "avx2", "avx-vnni", "avx512" or "none".
+        name: "avx2", "avx-vnni", "avx512", "amx" or "none".
         processor: LLVM's name of the processor type; "" for the one that compiles.
         features: LLVM's names of instruction sets beyond those of the processor type.
     """
@@ -46,11 +48,19 @@ LEVELS = {
     "avx2": Level("avx2", "x86-64-v3", ()),
     "avx-vnni": Level("avx-vnni", "x86-64-v3", ("+avxvnni",)),
     "avx512": Level("avx512", "x86-64-v4", ("+avx512vnni", "+avx512bf16", "-prefer-256-bit")),
-}
+    "amx": Level(
+        "amx", "x86-64-v4",
+        ("+avx512vnni", "+avx512bf16", *(f"+{name}" for name in _AMX), "-prefer-256-bit"),
+    ),
+}  # fmt: skip
 NAMES = (*LEVELS, NONE)
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # of Linux on x86-64
 HOST = Level(NONE, "", ())
 _forced: list[Level] = []
-_NEEDS = {"avx2": _AVX2, "avx-vnni": (*_AVX2, "avxvnni"), "avx512": _AVX512}
+_NEEDS = {
+    "avx2": _AVX2, "avx-vnni": (*_AVX2, "avxvnni"), "avx512": _AVX512,
+    "amx": (*_AVX512, BF16_FEATURE, *_AMX),
+}  # fmt: skip
 
 
 @functools.cache
@@ -83,7 +93,23 @@ def _on_this_processor(name: str) -> Level | None:
         return level._replace(features=("+avx512vnni", "-prefer-256-bit"))
     if name == "avx-vnni" and not has(_NEEDS[name]) and has(_AVX512):
         return level._replace(features=("+avx512f", "+avx512vl", "+avx512vnni", "+prefer-256-bit"))
-    return level if has(_NEEDS[name]) else None
+    return level if has(_NEEDS[name]) and (name != "amx" or may_use_matrix_unit()) else None
+
+
+@functools.cache
+def may_use_matrix_unit() -> bool:
+    """Whether the system gives the matrix unit's registers to this process; it is asked once.
+
+    Linux gives them to all threads, whose states grow by 8 KB while they use them. It refuses where a thread
+    has too small a stack for signals.
+    """
+    return _request_matrix_unit()
+
+
+def _request_matrix_unit() -> bool:
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
 def force(level: Level) -> None:
@@ -111,7 +137,7 @@ def active() -> Level:
     level = _on_this_processor(wanted)
     if level is None:
         raise DeviceError(
-            f"{VARIABLE}={wanted}, which this processor does not have",
+            f"{VARIABLE}={wanted}, which this processor or its system does not have",
             f"one of {', '.join((*available(), NONE))}",
             "unset the variable",
         )
@@ -121,9 +147,3 @@ def active() -> Level:
 def has_vector_kernels() -> bool:
     """Whether the kernels of the encoder and the translator run here."""
     return active().name != NONE
-
-
-@functools.cache
-def has_matrix_unit() -> bool:
-    """Whether the processor multiplies matrices in a unit of its own (AMX), faster than these kernels."""
-    return host_features().get(MATRIX_FEATURE, False)
