@@ -57,14 +57,12 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # All tests at the processor's highest instruction set level, then those that depend on the level at each
-# lower one. Kernels are compiled first, so that the workers do not compile them side by side; for avx2 all
-# that a wheel holds.
+# lower one. Kernels are compiled first, a level by each worker, so that the workers do not compile the same ones
+# side by side; for avx2 all that a wheel holds.
 test: lint
 	$(COMPILE)
-	for level in $$($(LOWER)); do \
-		ahead=$$(test $$level = avx2 && echo --levels avx2); \
-		ENGINE_CPU_LEVEL=$$level $(COMPILE) $$ahead || exit 1; \
-	done
+	$(LOWER) | tr ' ' '\n' | xargs -P $(WORKERS) -I LEVEL sh -c '\
+		ahead=; if test LEVEL = avx2; then ahead="--levels avx2"; fi; ENGINE_CPU_LEVEL=LEVEL $(COMPILE) $$ahead'
 	$(PYTEST)
 	for level in $$($(LOWER)); do \
 		ENGINE_CPU_LEVEL=$$level $(PYTEST) -m 'levels and not timing' || exit 1; \

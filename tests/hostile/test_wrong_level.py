@@ -77,7 +77,8 @@ def outcomes(level: str) -> list[list[object]]:
 
 
 def fix_of(level: str) -> str:
-    lacking = f"{VARIABLE}={level}, which this processor or its system does not have; expected one of avx2, none"
+    lacking = f"{VARIABLE}={level}, which this processor or its system does not have"
+    lacking += "; expected one of avx2, none"
     unknown = f"{VARIABLE}={level!r}; expected one of avx2, avx-vnni, avx512, amx, none"
     return f"{unknown if level == 'avx9' else lacking}; fix: unset the variable"
 
