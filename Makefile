@@ -61,8 +61,8 @@ docs: $(VENV)/.dev
 # side by side; for avx2 all that a wheel holds.
 test: lint
 	$(COMPILE)
-	$(LOWER) | tr ' ' '\n' | xargs -P $(WORKERS) -I LEVEL sh -c '\
-		ahead=; if test LEVEL = avx2; then ahead="--levels avx2"; fi; ENGINE_CPU_LEVEL=LEVEL $(COMPILE) $$ahead'
+	$(LOWER) | tr ' ' '\n' | xargs -P $(WORKERS) -I{} sh -c '\
+		ahead=; if test {} = avx2; then ahead="--levels avx2"; fi; ENGINE_CPU_LEVEL={} $(COMPILE) $$ahead'
 	$(PYTEST)
 	for level in $$($(LOWER)); do \
 		ENGINE_CPU_LEVEL=$$level $(PYTEST) -m 'levels and not timing' || exit 1; \
