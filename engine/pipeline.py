@@ -118,7 +118,9 @@ class SpeechTranslator(LiveStages, Stages):
         progress: Progress | None = None,
         cancel: CancelToken | None = None,
     ) -> Translation:
-        """Translate a transcript segment by segment; each keeps its source's times.
+        """Translate a transcript: for each segment one of English with its times.
+
+        A sentence that goes on in the next segment is translated whole, and its English shared out.
 
         Args:
             progress: called with (done, total) sentences.

@@ -123,8 +123,7 @@ def draw(path: Path, vocabulary: Sequence[str], n_utterances: int) -> list[Sente
 
 def known_words(bundle: Bundle, decoder: CtcBeamDecoder) -> set[str]:
     """The words of a bundle's lexicon."""
-    if decoder.language_model is None:
-        raise MeasurementError("a bundle without a language model", "one with it", "give another --model")
+    assert decoder.language_model is not None  # main has opened it
     return spell(load_lexicon(bundle.file("lexicon"), decoder.labels, decoder.language_model))
 
 

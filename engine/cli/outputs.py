@@ -164,5 +164,6 @@ def describe(source: str, result: Result) -> str:
 def _spoken(language: str, result: Result) -> list[str]:
     """What was said: one line, or one for each segment where speakers are known."""
     if any(segment.channel for segment in result.segments):
-        return [f"  {language}  {segment.speaker}: {segment.text}" for segment in result.segments]
+        spoken = (segment for segment in result.segments if segment.text)
+        return [f"  {language}  {segment.speaker}: {segment.text}" for segment in spoken]
     return [f"  {language}  {result.text or '(no speech)'}"]

@@ -36,7 +36,7 @@ LN_10 = math.log(10.0)
 HOTWORD_WEIGHT = 10.0  # natural-log bonus
 MAX_BEAM_WIDTH = 4096
 # log10, before lm_alpha: an unfinished word that nobody knows ranks by what it costs in the end, but by no
-# less than this, or it would be dropped before its letters are heard: benchmarks/results/lookahead_dev.json.
+# less than this, or it would be dropped before its letters are heard: benchmarks/results/lookahead.json.
 UNFINISHED_UNKNOWN = -10.0
 LOWEST_PRUNE_LOGP = -690.0  # beams further below the best would leave a float's range
 _BASE = 0x9E3779B97F4A7C15 | 1  # of the hash of words

@@ -41,7 +41,8 @@ class PartialWords:
 
 
 class PartialTranslations:
-    """Hands on the translation so far. A segment is translated once, unless its text changes.
+    """Hands on the translation so far. A sentence is translated once, unless its text changes; so does the
+    English of a segment whose sentence goes on in the next.
 
     Args:
         translate: German texts -> as many English ones; one does not depend on the others.

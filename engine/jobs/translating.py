@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from engine.jobs.passages import MAX_GAP_S, Sentence, divide, has_ended, share_out
 from engine.runtime.clock import StageClock
+from engine.translation.sentences import split_sentences
 from engine.types import Segment, Transcript, Translation, TranslationHypothesis
 
-MAX_WORDS: Final = 60  # of a passage: a longer one is no sentence
+MAX_WORDS: Final = 60  # of a sentence over several segments: a longer one is none
+_MARK = re.compile(r"(?<!\d)[.!?…][\"'”“«»’)\]]*$")  # behind a digit a full stop may be an ordinal's
 
 Translate = Callable[[list[str]], list[TranslationHypothesis]]  # one a text
+
+
+@dataclass(frozen=True)
+class _Open:
+    """The passage that a channel is in, its last sentence so far, and when that was said."""
+
+    passage: list[int]
+    sentence: str
+    end_s: float
 
 
 @dataclass
@@ -69,26 +81,31 @@ def _sentences(segments: Sequence[Segment]) -> list[Sentence]:
 def find_passages(segments: Sequence[Segment]) -> list[list[int]]:
     """Segments that one sentence may run through, by number; in the order of their first ones.
 
-    The next one of the same channel belongs to it if no mark ends the text before, and the pause is short. In
-    a transcript without any such mark every segment stands alone.
+    The next one of the same channel belongs to it if no mark ends the text before, and the pause is short. On
+    a channel without any such mark every segment stands alone.
     """
-    marked = any(has_ended(segment.text) for segment in segments)
+    marked = {
+        segment.channel for segment in segments if has_ended(segment.text) and _MARK.search(segment.text)
+    }
     passages: list[list[int]] = []
-    last: dict[int | None, list[int]] = {}  # the passage that a channel is in
+    last: dict[int | None, _Open] = {}
     for index, segment in enumerate(segments):
-        passage = last.get(segment.channel)
-        if marked and passage and _goes_on([segments[i] for i in passage], segment):
-            passage.append(index)
+        before = last.get(segment.channel)
+        if before and segment.channel in marked and _goes_on(before, segment):
+            before.passage.append(index)
+            text = f"{before.sentence} {segment.text}"
         else:
-            last[segment.channel] = [index]
-            passages.append(last[segment.channel])
+            before, text = _Open([index], "", 0.0), segment.text
+            passages.append(before.passage)
+        last[segment.channel] = _Open(before.passage, (split_sentences(text) or [""])[-1], segment.end_s)
     return passages
 
 
-def _goes_on(passage: Sequence[Segment], segment: Segment) -> bool:
-    before, n_words = passage[-1], sum(len(each.text.split()) for each in (*passage, segment))
+def _goes_on(before: _Open, segment: Segment) -> bool:
+    rest = (split_sentences(segment.text) or [""])[0]
+    n_words = len(before.sentence.split()) + len(rest.split())
     pause_s = segment.start_s - before.end_s
-    return not has_ended(before.text) and pause_s <= MAX_GAP_S and n_words <= MAX_WORDS
+    return not has_ended(before.sentence) and pause_s <= MAX_GAP_S and n_words <= MAX_WORDS
 
 
 def _in_english(
@@ -103,6 +120,6 @@ def _in_english(
             english[owner].words += words
             english[owner].confidences.append((hypothesis.confidence, n_letters))
     return tuple(
-        Segment(" ".join(got.words), s.start_s, s.end_s, (), got.confidence, s.channel)
+        Segment(" ".join(filter(None, got.words)), s.start_s, s.end_s, (), got.confidence, s.channel)
         for s, got in zip(segments, english, strict=True)
     )

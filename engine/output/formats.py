@@ -169,6 +169,8 @@ def _write_tsv(result: Result, word_timestamps: bool) -> str:
     separate = any(segment.channel for segment in result.segments)
     rows = ["start\tend\tspeaker\ttext\n" if separate else "start\tend\ttext\n"]
     for segment in result.segments:
+        if not segment.text:
+            continue
         speaker = f"{segment.speaker}\t" if separate else ""
         entries: Sequence[Segment | Word] = segment.words if word_timestamps else ()
         for entry in entries or (segment,):

@@ -103,7 +103,6 @@ def _cues_of(segments: Sequence[Segment]) -> list[Cue]:
         for run in _split_at_pauses(words):
             cues.extend(make_cue(part, timed, width, speaker) for part in best_cues(run, width))
     return cues
-    return cues
 
 
 def spread_words(segment: Segment) -> tuple[Word, ...]:

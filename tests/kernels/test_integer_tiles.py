@@ -13,6 +13,8 @@ from engine.kernels.vector.levels import has_vector_kernels
 if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
+from engine.kernels._jit import address
+from engine.kernels.layers.by_unit import put_add, put_twice
 from engine.kernels.layers.dense import INT8, Dense, multiply_rows, pack_weight
 from engine.kernels.layers.order import put_in_order
 from engine.kernels.vector.attention_tiles import mix_tile, score_tile
@@ -22,6 +24,7 @@ from engine.kernels.vector.gemm import (
     int8_tile_add,
     int8_tile_twice,
 )
+from engine.kernels.vector.matrix_unit import close_matrix_unit, open_matrix_unit
 from engine.kernels.vector.ordered_tile import AT_ONCE, ORDERED_COLUMNS
 from engine.native.packing import aligned, pack_int8
 from engine.runtime.pair_safe import is_pair_safe, quantize_columns
@@ -230,3 +233,55 @@ def test_sums_of_every_kind_of_tile_are_exact(safe: bool, data: st.DataObject) -
     out = before.copy()
     mixture(left, n_in, right, out.ctypes.data, one, one, plane)
     np.testing.assert_array_equal(out, wanted + before)
+
+
+@pytest.mark.skipif(not instructions().has_matrix_unit, reason="no matrix unit at this instruction set level")
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_tiles_of_the_matrix_unit_are_those_of_vectors(data: st.DataObject) -> None:
+    n_rows, n_in = (
+        data.draw(st.sampled_from([1, 11, 12, 13, 23, 24])),
+        data.draw(st.sampled_from([64, 192, 512])),
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    weight = rng.integers(-128, 128, (n_in, TILE_COLUMNS)).astype(np.int8)
+    rows = rng.integers(0, 256, (2 * TILE_ROWS, n_in)).astype(np.uint8)
+    scale, offset = (rng.standard_normal(2 * TILE_ROWS).astype(F32) for _ in range(2))
+    layer = pack_int8(
+        weight, rng.standard_normal(TILE_COLUMNS).astype(F32), rng.standard_normal(TILE_COLUMNS).astype(F32)
+    )
+    found = []
+    for by_unit in (False, True):
+        out = np.ones((4 * TILE_ROWS, TILE_COLUMNS), F32)
+        put_tiles(by_unit, layer, rows, n_rows, scale, offset, out)
+        found.append(out[: 2 * n_rows])
+    np.testing.assert_array_equal(found[1], found[0])
+
+
+@level_kernel
+def put_tiles(by_unit, layer, rows, n_rows, scale, offset, out):
+    """To each row of `out` what is added and twice written, by the unit or by vectors."""
+    left, stride = address(rows), rows.shape[1]
+    steps, target, out_stride = stride // 4, address(out), 2 * out.strides[0]
+    row_scale, row_offset, right = address(scale), address(offset), layer.weight
+    if by_unit:
+        open_matrix_unit()
+        put_twice(
+            n_rows, left, stride, right, steps, target, out_stride, right, row_scale, row_offset,
+            layer.scale, layer.column_sum, layer.bias,
+        )  # fmt: skip
+        put_add(
+            n_rows, left, stride, right, steps, target, out_stride, right, row_scale, row_offset,
+            layer.scale, layer.column_sum, layer.bias,
+        )  # fmt: skip
+        close_matrix_unit()
+        return
+    for at in range(0, n_rows, TILE_ROWS):
+        int8_tile_twice(
+            left + at * stride, stride, right, steps, target + at * out_stride, out_stride, right,
+            row_scale + 4 * at, row_offset + 4 * at, layer.scale, layer.column_sum, layer.bias, 1,
+        )  # fmt: skip
+        int8_tile_add(
+            left + at * stride, stride, right, steps, target + at * out_stride, out_stride, right,
+            row_scale + 4 * at, row_offset + 4 * at, layer.scale, layer.column_sum, layer.bias, 1,
+        )  # fmt: skip

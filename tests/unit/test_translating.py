@@ -63,6 +63,24 @@ def test_segments_that_are_whole_are_translated_as_they_are() -> None:
 
 def test_text_without_marks_is_not_joined() -> None:
     assert find_passages(transcript("guten tag", "wir sind da", "ja").segments) == [[0], [1], [2]]
+    ordinal = transcript("wir treffen uns am 3.", "guten tag", "wir sind da")
+    assert find_passages(ordinal.segments) == [[0], [1], [2]]
+    one_of_two = transcript("guten tag", "Ich war", "weg.", channels=(2, 1, 1))
+    assert find_passages(one_of_two.segments) == [[0], [1, 2]]
+
+
+def test_whole_sentences_before_an_open_one_do_not_count() -> None:
+    spoken = transcript(
+        "Wort " * 50 + "Ende. Als wir nach Hause", "kamen, war er weg. " + "Wort " * 50 + "Ende."
+    )
+    assert find_passages(spoken.segments) == [[0, 1]]
+
+
+def test_a_sentence_without_english_leaves_no_space() -> None:
+    spoken = transcript("♪ Gut. Als er", "kam.")
+    found = lambda texts: [TranslationHypothesis(text.replace("♪ Gut.", ""), 0.0, 1.0) for text in texts]  # noqa: E731
+    (english,) = translate_together([spoken], found)
+    assert [segment.text for segment in english.segments] == ["Als er", "kam."]
 
 
 def test_channels_are_not_mixed() -> None:

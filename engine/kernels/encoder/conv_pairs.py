@@ -151,7 +151,7 @@ def convolve_pairs_by_unit(
                 index = max(slot - 1, 0)
                 put_add(
                     n_pairs - pair, rows + at * n, n, right + index * matrix, steps,
-                    target + slot % 2 * out_stride, 2 * out_stride, ahead + (slot + 1) * 8 * n,
+                    target + slot % 2 * out_stride, 2 * out_stride, ahead + (slot + 1) * 16 * n,
                     scale + 4 * at, offset + 4 * at, column_scale + column, sums + 4 * index * n_out + column,
                     bias + column,
                 )  # fmt: skip

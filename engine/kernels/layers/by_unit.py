@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from engine.kernels._jit import inner
-from engine.kernels.vector.gemm import (
-    TILE_COLUMNS,
-    TILE_ROWS,
-)
+from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.vector.matrix_unit import ROW_BYTES, close_matrix_unit, has_matrix_unit, open_matrix_unit
 from engine.kernels.vector.unit_tile import (
     UNIT_ROWS,
@@ -14,6 +11,7 @@ from engine.kernels.vector.unit_tile import (
     unit_tile_1,
     unit_tile_add,
     unit_tile_add_1,
+    unit_tile_alone,
     unit_tile_twice,
     unit_tile_twice_1,
 )
@@ -41,6 +39,12 @@ def multiply_by_unit(
     open_matrix_unit()
     for panel in range(n_columns // TILE_COLUMNS):
         right, column = weight + panel * TILE_COLUMNS * n_in, 4 * TILE_COLUMNS * panel
+        if n_rows <= TILE_ROWS:
+            unit_tile_alone(
+                rows, row_stride, right, n_in // 4, out + column, out_stride, right + TILE_COLUMNS * n_in,
+                row_scale, row_offset, column_scale + column, column_sum + column, bias + column,
+            )  # fmt: skip
+            continue
         for row in range(0, n_rows, UNIT_ROWS):
             ahead = right + TILE_COLUMNS * n_in + row // TILE_ROWS * 8 * n_in
             put(

@@ -72,9 +72,14 @@ def emit(builder: Any, name: str, *arguments: Any) -> None:
 
 
 def make_room(builder: Any, kind: Any) -> Any:
-    """The address of a place on the stack for a value of this type."""
-    allocate: Any = cgutils.alloca_once
-    return builder.ptrtoint(allocate(builder, kind), I64)
+    """The address of a place on the stack for a value of this type, at a cache line's beginning.
+
+    What numba itself allocates is filled with zeros each time.
+    """
+    with builder.goto_entry_block():
+        place = builder.alloca(kind)
+    place.align = ROW_BYTES
+    return builder.ptrtoint(place, I64)
 
 
 @intrinsic

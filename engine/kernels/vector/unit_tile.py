@@ -16,6 +16,7 @@ from engine.kernels.vector.gemm import (
     STEP_BYTES,
     TILE_COLUMNS,
     TILE_ROWS,
+    WHOLE_PREFETCH,
     Lanes,
     Panel,
     Part,
@@ -64,7 +65,9 @@ def matrix_parts(builder: Any, panel: Panel, n_rows: int, prefetch: int) -> Iter
         yield Part(row, 0, [[lanes.column(at, column, lanes.i32) for column in columns]])
 
 
-def _unit_tile(n_rows: int, accumulate: bool = False, twice: bool = False) -> Any:
+def _unit_tile(
+    n_rows: int, accumulate: bool = False, twice: bool = False, prefetch: int = SHARED_PREFETCH
+) -> Any:
     @intrinsic
     def tile(
         typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
@@ -78,7 +81,7 @@ def _unit_tile(n_rows: int, accumulate: bool = False, twice: bool = False) -> An
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             if instructions().has_matrix_unit:
                 panel, lanes = Panel(*arguments[:7]), Lanes(builder)
-                for part in matrix_parts(builder, panel, n_rows, SHARED_PREFETCH * n_rows // TILE_ROWS):
+                for part in matrix_parts(builder, panel, n_rows, prefetch * n_rows // TILE_ROWS):
                     bring_back(builder, lanes, panel, part, arguments[7:12], accumulate, twice)
             return context.get_dummy_value()
 
@@ -91,3 +94,4 @@ UNIT_ROWS = N_BLOCKS * BLOCK_ROWS
 unit_tile, unit_tile_1 = _unit_tile(UNIT_ROWS), _unit_tile(BLOCK_ROWS)
 unit_tile_add, unit_tile_add_1 = _unit_tile(UNIT_ROWS, True), _unit_tile(BLOCK_ROWS, True)
 unit_tile_twice, unit_tile_twice_1 = (_unit_tile(n, twice=True) for n in (UNIT_ROWS, BLOCK_ROWS))
+unit_tile_alone = _unit_tile(BLOCK_ROWS, prefetch=WHOLE_PREFETCH)  # the only one that reads its panel
