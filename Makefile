@@ -57,8 +57,8 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # All tests at the processor's highest instruction set level, then those that depend on the level at each
-# lower one. Kernels are compiled first, a level by each worker, so that the workers do not compile the same ones
-# side by side; for avx2 all that a wheel holds.
+# lower one. Kernels are compiled first, several levels at a time, so that no two workers compile the same ones;
+# for avx2 all that a wheel holds.
 test: lint
 	$(COMPILE)
 	$(LOWER) | tr ' ' '\n' | xargs -P $(WORKERS) -I{} sh -c '\

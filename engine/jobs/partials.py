@@ -41,8 +41,9 @@ class PartialWords:
 
 
 class PartialTranslations:
-    """Hands on the translation so far. A sentence is translated once, unless its text changes; so does the
-    English of a segment whose sentence goes on in the next.
+    """Hands on the translation so far. A sentence is translated once, unless its text changes.
+
+    So the English of a segment may change when its sentence goes on in the next one.
 
     Args:
         translate: German texts -> as many English ones; one does not depend on the others.

@@ -14,7 +14,6 @@ if not has_vector_kernels():
     pytest.skip("no vector kernels at this instruction set level", allow_module_level=True)
 
 from engine.kernels._jit import address
-from engine.kernels.layers.by_unit import put_add, put_twice
 from engine.kernels.layers.dense import INT8, Dense, multiply_rows, pack_weight
 from engine.kernels.layers.order import put_in_order
 from engine.kernels.vector.attention_tiles import mix_tile, score_tile
@@ -26,6 +25,7 @@ from engine.kernels.vector.gemm import (
 )
 from engine.kernels.vector.matrix_unit import close_matrix_unit, open_matrix_unit
 from engine.kernels.vector.ordered_tile import AT_ONCE, ORDERED_COLUMNS
+from engine.kernels.vector.unit_tile import unit_tile_add, unit_tile_twice
 from engine.native.packing import aligned, pack_int8
 from engine.runtime.pair_safe import is_pair_safe, quantize_columns
 from tests.reference.level_kernel import level_kernel
@@ -266,11 +266,11 @@ def put_tiles(by_unit, layer, rows, n_rows, scale, offset, out):
     row_scale, row_offset, right = address(scale), address(offset), layer.weight
     if by_unit:
         open_matrix_unit()
-        put_twice(
+        unit_tile_twice(
             n_rows, left, stride, right, steps, target, out_stride, right, row_scale, row_offset,
             layer.scale, layer.column_sum, layer.bias,
         )  # fmt: skip
-        put_add(
+        unit_tile_add(
             n_rows, left, stride, right, steps, target, out_stride, right, row_scale, row_offset,
             layer.scale, layer.column_sum, layer.bias,
         )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels._jit import inner, kernel
-from engine.kernels.layers.by_unit import put_add, put_twice, unit_multiplies
+from engine.kernels.layers.by_unit import unit_multiplies
 from engine.kernels.layers.dense import quantize_row
 from engine.kernels.layers.rows import copy_row
 from engine.kernels.vector import simd
@@ -26,7 +26,7 @@ from engine.kernels.vector.gemm import (
     int8_tile_twice,
 )
 from engine.kernels.vector.matrix_unit import close_matrix_unit, open_matrix_unit
-from engine.kernels.vector.unit_tile import UNIT_ROWS
+from engine.kernels.vector.unit_tile import UNIT_ROWS, unit_tile_add, unit_tile_twice
 
 PAIR_WIDTH, PAIR_STRIDE = 3, 2
 PLANES, MIDDLE = 5, 4
@@ -141,7 +141,7 @@ def convolve_pairs_by_unit(
             target = out + 2 * pair * out_stride + column
             ahead = right + MATRICES * matrix + pair * 2 * PLANES * n // 3
             at = MIDDLE * plane + start + pair
-            put_twice(
+            unit_tile_twice(
                 n_pairs - pair, rows + at * n, n, right + (MATRICES - 1) * matrix, steps, target,
                 2 * out_stride, ahead, scale + 4 * at, offset + 4 * at, middle_scale + column,
                 sums + 4 * (MATRICES - 1) * n_out + column, bias + column,
@@ -149,7 +149,7 @@ def convolve_pairs_by_unit(
             for slot in range(MIDDLE):
                 at = slot * plane + start + pair
                 index = max(slot - 1, 0)
-                put_add(
+                unit_tile_add(
                     n_pairs - pair, rows + at * n, n, right + index * matrix, steps,
                     target + slot % 2 * out_stride, 2 * out_stride, ahead + (slot + 1) * 16 * n,
                     scale + 4 * at, offset + 4 * at, column_scale + column, sums + 4 * index * n_out + column,

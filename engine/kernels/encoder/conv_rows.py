@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.kernels._jit import address, inner, kernel
 from engine.kernels.encoder.conv_pairs import convolve_pairs, plane_rows, prepare_pairs
 from engine.kernels.encoder.layer import BLOCK_ROWS, Norm
-from engine.kernels.layers.by_unit import put, put_add, unit_multiplies
+from engine.kernels.layers.by_unit import unit_multiplies
 from engine.kernels.layers.dense import BF16, INT8, Dense, multiply_rows, prepare_rows
 from engine.kernels.layers.rows import copy_row, gelu_row, normalize_row
 from engine.kernels.vector.gemm import (
@@ -26,7 +26,7 @@ from engine.kernels.vector.gemm import (
     int8_tile_add,
 )
 from engine.kernels.vector.matrix_unit import close_matrix_unit, open_matrix_unit
-from engine.kernels.vector.unit_tile import UNIT_ROWS
+from engine.kernels.vector.unit_tile import UNIT_ROWS, unit_tile, unit_tile_add
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
@@ -174,12 +174,12 @@ def add_taps_by_unit(
                     row_offset + tap * tap_stride + 4 * row,
                 )
                 if tap == 0:
-                    put(
+                    unit_tile(
                         n_rows - row, left, step, right, row_bytes // 4, target, out_stride, ahead, rates,
                         shifts, column_scale + column, sums + column, bias + column,
                     )  # fmt: skip
                 else:
-                    put_add(
+                    unit_tile_add(
                         n_rows - row, left, step, right, row_bytes // 4, target, out_stride, ahead, rates,
                         shifts, column_scale + column, sums + 4 * tap * n_out + column, bias + column,
                     )  # fmt: skip

@@ -5,16 +5,7 @@ from __future__ import annotations
 from engine.kernels._jit import inner
 from engine.kernels.vector.gemm import TILE_COLUMNS, TILE_ROWS
 from engine.kernels.vector.matrix_unit import ROW_BYTES, close_matrix_unit, has_matrix_unit, open_matrix_unit
-from engine.kernels.vector.unit_tile import (
-    UNIT_ROWS,
-    unit_tile,
-    unit_tile_1,
-    unit_tile_add,
-    unit_tile_add_1,
-    unit_tile_alone,
-    unit_tile_twice,
-    unit_tile_twice_1,
-)
+from engine.kernels.vector.unit_tile import UNIT_ROWS, unit_tile, unit_tile_alone
 
 FEWEST_ROWS = 6  # fewer wait for their columns, whatever multiplies them
 
@@ -39,71 +30,18 @@ def multiply_by_unit(
     open_matrix_unit()
     for panel in range(n_columns // TILE_COLUMNS):
         right, column = weight + panel * TILE_COLUMNS * n_in, 4 * TILE_COLUMNS * panel
+        following = right + TILE_COLUMNS * n_in
         if n_rows <= TILE_ROWS:
             unit_tile_alone(
-                rows, row_stride, right, n_in // 4, out + column, out_stride, right + TILE_COLUMNS * n_in,
+                n_rows, rows, row_stride, right, n_in // 4, out + column, out_stride, following,
                 row_scale, row_offset, column_scale + column, column_sum + column, bias + column,
             )  # fmt: skip
             continue
         for row in range(0, n_rows, UNIT_ROWS):
-            ahead = right + TILE_COLUMNS * n_in + row // TILE_ROWS * 8 * n_in
-            put(
+            ahead = following + row // TILE_ROWS * 8 * n_in
+            unit_tile(
                 n_rows - row, rows + row * row_stride, row_stride, right, n_in // 4,
                 out + row * out_stride + column, out_stride, ahead, row_scale + 4 * row, row_offset + 4 * row,
                 column_scale + column, column_sum + column, bias + column,
             )  # fmt: skip
     close_matrix_unit()
-
-
-@inner
-def put(
-    n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
-    row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int,
-) -> None:  # fmt: skip
-    """The integer tile of up to 24 rows; see engine.kernels.vector.gemm."""
-    if n_rows > TILE_ROWS:
-        unit_tile(
-            left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
-        )  # fmt: skip
-    else:
-        unit_tile_1(
-            left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
-        )  # fmt: skip
-
-
-@inner
-def put_add(
-    n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
-    row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int,
-) -> None:  # fmt: skip
-    """The same, added to what is there."""
-    if n_rows > TILE_ROWS:
-        unit_tile_add(
-            left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
-        )  # fmt: skip
-    else:
-        unit_tile_add_1(
-            left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
-        )  # fmt: skip
-
-
-@inner
-def put_twice(
-    n_rows: int, left: int, row_stride: int, right: int, n_steps: int, out: int, out_stride: int, ahead: int,
-    row_scale: int, row_offset: int, column_scale: int, column_sum: int, bias: int,
-) -> None:  # fmt: skip
-    """The same, each row to its place and to the one half a stride behind it."""
-    if n_rows > TILE_ROWS:
-        unit_tile_twice(
-            left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
-        )  # fmt: skip
-    else:
-        unit_tile_twice_1(
-            left, row_stride, right, n_steps, out, out_stride, ahead,
-            row_scale, row_offset, column_scale, column_sum, bias,
-        )  # fmt: skip

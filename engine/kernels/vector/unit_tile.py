@@ -66,32 +66,45 @@ def matrix_parts(builder: Any, panel: Panel, n_rows: int, prefetch: int) -> Iter
 
 
 def _unit_tile(
-    n_rows: int, accumulate: bool = False, twice: bool = False, prefetch: int = SHARED_PREFETCH
-) -> Any:
+    accumulate: bool = False, twice: bool = False, most: int = N_BLOCKS * BLOCK_ROWS,
+    prefetch: int = SHARED_PREFETCH,
+) -> Any:  # fmt: skip
     @intrinsic
     def tile(
-        typing: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any, out_stride: Any,
-        ahead: Any, row_scale: Any, row_offset: Any, column_scale: Any, column_sum: Any, bias: Any,
+        typing: Any, n_rows: Any, left: Any, row_stride: Any, right: Any, n_steps: Any, out: Any,
+        out_stride: Any, ahead: Any, row_scale: Any, row_offset: Any, column_scale: Any, column_sum: Any,
+        bias: Any,
     ) -> Any:  # fmt: skip
-        """The integer tile by the matrix unit, which is open; n_steps is a multiple of 16.
+        """The integer tile by the matrix unit, which is open: of 12 rows, or of `most` where n_rows is more.
 
-        At a level without such a unit it does nothing.
+        n_steps is a multiple of 16. At a level without such a unit it does nothing.
         """
 
         def implement(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            if instructions().has_matrix_unit:
-                panel, lanes = Panel(*arguments[:7]), Lanes(builder)
-                for part in matrix_parts(builder, panel, n_rows, prefetch * n_rows // TILE_ROWS):
-                    bring_back(builder, lanes, panel, part, arguments[7:12], accumulate, twice)
+            panel, scales, lanes = Panel(*arguments[1:8]), arguments[8:13], Lanes(builder)
+
+            def put(height: int) -> None:
+                for part in matrix_parts(builder, panel, height, prefetch * height // TILE_ROWS):
+                    bring_back(builder, lanes, panel, part, scales, accumulate, twice)
+
+            if not instructions().has_matrix_unit:
+                return context.get_dummy_value()
+            if most == BLOCK_ROWS:
+                put(BLOCK_ROWS)
+                return context.get_dummy_value()
+            several = builder.icmp_signed(">", arguments[0], ir.Constant(I64, BLOCK_ROWS))
+            with builder.if_else(several) as (then, otherwise):
+                with then:
+                    put(most)
+                with otherwise:
+                    put(BLOCK_ROWS)
             return context.get_dummy_value()
 
-        return types.void(*([types.intp] * 12)), implement
+        return types.void(*([types.intp] * 13)), implement
 
     return tile
 
 
 UNIT_ROWS = N_BLOCKS * BLOCK_ROWS
-unit_tile, unit_tile_1 = _unit_tile(UNIT_ROWS), _unit_tile(BLOCK_ROWS)
-unit_tile_add, unit_tile_add_1 = _unit_tile(UNIT_ROWS, True), _unit_tile(BLOCK_ROWS, True)
-unit_tile_twice, unit_tile_twice_1 = (_unit_tile(n, twice=True) for n in (UNIT_ROWS, BLOCK_ROWS))
-unit_tile_alone = _unit_tile(BLOCK_ROWS, prefetch=WHOLE_PREFETCH)  # the only one that reads its panel
+unit_tile, unit_tile_add, unit_tile_twice = _unit_tile(), _unit_tile(accumulate=True), _unit_tile(twice=True)
+unit_tile_alone = _unit_tile(most=BLOCK_ROWS, prefetch=WHOLE_PREFETCH)  # the only one that reads its panel
