@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from engine._distribution import install_command
 from engine.errors import DependencyError, EngineError
 from engine.runtime.interrupts import run_program
+from training.common.allocator import keep_freed_memory
 
 EXIT_FAILED = 1
 COMMANDS = {
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    if argv is None:
+        keep_freed_memory()
     return run_program("engine-train", lambda: _guarded(arguments), whole_process=argv is None)
 
 

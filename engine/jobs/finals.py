@@ -8,7 +8,7 @@ from typing import Final
 
 from engine.output.capitals import capitalise_first
 from engine.output.numbers import write_digits
-from engine.output.punctuation import SENTENCE_ENDS, Punctuator
+from engine.output.punctuation import SENTENCE_ENDS, Punctuator, ends_sentence
 from engine.text import strip_words
 from engine.types import DecodingOptions, Passes, Word
 
@@ -29,33 +29,43 @@ class FinalWriter:
         self._before: list[str] = []  # words as they were recognised
         self._sentence_ended = True
 
-    def write(self, words: Sequence[Word], paused: bool) -> list[Word]:
+    def write(self, words: Sequence[Word], ended: bool) -> list[Word]:
         """The words of the next final as they are read.
 
         Args:
             words: as the search gave them; may be none.
-            paused: whether a pause ended them; else the speaker goes on in the same sentence.
+            ended: whether a pause or a sentence ended them; else the speaker goes on in the same sentence.
         """
-        written = self._punctuate(words, paused)
+        written = self._punctuate(words, ended)
         self._before = [*self._before, *(word.text for word in words)][-CONTEXT_WORDS:]
         if not written:
             return []
-        self._sentence_ended = written[-1].text.rstrip("\"'»“”").endswith((*SENTENCE_ENDS, "…"))
+        self._sentence_ended = ends_sentence(written[-1].text)
         return written if self._options.numbers == "words" else write_digits(written)
 
-    def _punctuate(self, words: Sequence[Word], paused: bool) -> list[Word]:
+    def mark(self, words: Sequence[Word]) -> list[str]:
+        """The words that follow as they would be read, each with its marks; nothing is remembered."""
+        texts = [word.text for word in words]
+        if self._passes == 2 or self._punctuator is None or not texts:
+            return texts
+        return self._read(self._punctuator, texts)
+
+    def _read(self, punctuator: Punctuator, texts: Sequence[str]) -> list[str]:
+        return punctuator.punctuate([*self._before, *texts])[len(self._before) :]
+
+    def _punctuate(self, words: Sequence[Word], ended: bool) -> list[Word]:
         if not self._options.punctuation:
             return strip_words(words) if self._passes == 2 else list(words)
         if self._passes == 2:
             written = list(words)
         elif self._punctuator is not None:
-            written = self._add(words, self._punctuator, paused)
+            written = self._add(words, self._punctuator, ended)
         else:
             return list(words)
         return capitalise_first(written) if self._sentence_ended else written
 
-    def _add(self, words: Sequence[Word], punctuator: Punctuator, paused: bool) -> list[Word]:
-        texts = punctuator.punctuate([*self._before, *(word.text for word in words)])[len(self._before) :]
-        if not paused:  # the end of what is punctuated always ends a sentence; here it is none
+    def _add(self, words: Sequence[Word], punctuator: Punctuator, ended: bool) -> list[Word]:
+        texts = self._read(punctuator, [word.text for word in words])
+        if not ended:  # the end of what is punctuated always ends a sentence; here it is none
             texts[-1] = texts[-1].rstrip("".join(SENTENCE_ENDS)) or texts[-1]
         return [replace(word, text=text) for word, text in zip(words, texts, strict=True)]

@@ -68,7 +68,7 @@ class LiveStages(Stages):
         writer = FinalWriter(settings, passes, self._punctuator)
         longest_s = min(endpoint.max_window_s, self.acoustic.max_window_s)
         return SpeechStream(
-            self._stream_stages(settings, token, writer.write, translate),
+            replace(self._stream_stages(settings, token, writer.write, translate), mark=writer.mark),
             sample_rate or self.acoustic.sample_rate,
             replace(endpoint, max_window_s=longest_s),
             token,

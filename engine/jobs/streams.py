@@ -23,13 +23,15 @@ from engine.audio.load import StreamResampler, downmix
 from engine.errors import StreamError
 from engine.jobs.endpoints import HOP, Endpointer, EndpointOptions, Region
 from engine.jobs.longform import Recognise, make_segment, shift_words, split_segments
-from engine.jobs.tentative import CHANGING_S, Tentative, find_gap
+from engine.jobs.tentative import CHANGING_S, Tentative, find_cut
+from engine.output.punctuation import ends_sentence
 from engine.runtime.cancel import CancelToken
 from engine.types import Segment, StreamEvent, StreamEventKind, TranslationHypothesis, Word
 
 DECODE_SHARE: Final = 0.5  # of real time that partial results may take
 SETTLED_FRAMES: Final = 15  # behind a word, its letters no longer change
 Write = Callable[[Sequence[Word], bool], list[Word]]
+Mark = Callable[[Sequence[Word]], Sequence[str]]
 Translate = Callable[[list[str]], Sequence[TranslationHypothesis]]
 
 
@@ -40,15 +42,17 @@ class StreamStages:
     Attributes:
         final: float32 [n_samples], mono, 16 kHz -> Hypothesis with times relative to it.
         guess: the same for partials, where something faster will do.
-        write: words of a final, and whether a pause ended it -> the words as they are read, perhaps none.
-            Called in order.
+        write: words of a final, and whether a pause or a sentence ended it -> the words as they are read,
+            perhaps none. Called in order.
         translate: German texts -> as many English ones; None: no translations.
+        mark: the words that follow the last final -> the text of each with its marks; changes nothing.
     """
 
     final: Recognise
     guess: Recognise
     write: Write
     translate: Translate | None = None
+    mark: Mark = lambda words: [word.text for word in words]
 
 
 class SpeechStream:
@@ -250,8 +254,8 @@ class SpeechStream:
         """Decode an utterance once, as a whole, and begin the next window behind it."""
         if region.paused:
             self._fall_silent()
-        words, region = self._recognise(region)
-        segments, english = self._write(words, region.paused)
+        words, region, ended = self._recognise(region)
+        segments, english = self._write(words, ended)
         needed_s = region.end * vad.FRAME_S + self._options.pause_s
         if not region.paused:
             needed_s = self._ears.samples.end / SAMPLE_RATE
@@ -272,27 +276,30 @@ class SpeechStream:
         self._guessed = region.last * HOP
         self._ears.close(region)
 
-    def _recognise(self, region: Region) -> tuple[list[Word], Region]:
-        """The words of an utterance, and how far they go: a full window is cut between words, where the words
-        before have been heard with what follows them; what is behind is decoded again, with the next."""
+    def _recognise(self, region: Region) -> tuple[list[Word], Region, bool]:
+        """The words of an utterance, how far they go, and whether a pause or a sentence ends there: a full
+        window is cut between words, rather between sentences, where the words before have been heard with
+        what follows them; what is behind is decoded again, with the next."""
         full = not region.paused
         last = region.first + self._ears.max_frames if full else region.last
         waveform = self._ears.samples.slice(region.first * HOP, last * HOP)
         words = shift_words(self._stages.final(waveform).words, region.first * vad.FRAME_S)
         if not full:
-            return words, region
+            return words, region, True
         half_s = (region.first + last) / 2 * vad.FRAME_S
-        gap = find_gap(words, half_s, last * vad.FRAME_S - CHANGING_S)
+        texts = self._stages.mark(words)
+        gap = find_cut(words, texts, half_s, last * vad.FRAME_S - CHANGING_S)
         if gap is None:
-            return [word for word in words if word.end_s <= region.last * vad.FRAME_S], region
+            return [word for word in words if word.end_s <= region.last * vad.FRAME_S], region, False
         cut = round(gap.middle_s / vad.FRAME_S)
-        return words[: gap.n_before], region._replace(last=cut, end=cut)
+        ended = ends_sentence(texts[gap.n_before - 1])
+        return words[: gap.n_before], region._replace(last=cut, end=cut), ended
 
     def _write(
-        self, words: list[Word], paused: bool
+        self, words: list[Word], ended: bool
     ) -> tuple[tuple[Segment, ...], Sequence[TranslationHypothesis]]:
         """German segments, and English ones where they are wanted."""
-        segments = split_segments(self._stages.write(words, paused))
+        segments = split_segments(self._stages.write(words, ended))
         if not segments or self._stages.translate is None:
             return segments, []
         return segments, self._stages.translate([segment.text for segment in segments])

@@ -9,10 +9,13 @@ from typing import Final, NamedTuple
 from engine.audio.limits import SAMPLE_RATE
 from engine.jobs.endpoints import Tail
 from engine.jobs.longform import Recognise, shift_words
+from engine.output.punctuation import QUOTES
 from engine.types import Word
 
 LONGEST_S: Final = 5.0  # of audio that is decoded for a guess, if there is a gap between words to cut at
 CHANGING_S: Final = 1.5  # the newest audio, whose words may still become others
+ENDS_S: Final = {".": 1.0, "?": 1.0, "!": 1.0, "…": 1.0, ":": 0.3, ";": 0.3, ",": 0.3}  # what a mark is worth
+SPOKEN_GAP_S: Final = 0.08  # a narrower one may be none, whatever mark stands there
 
 
 class Gap(NamedTuple):
@@ -35,6 +38,28 @@ def find_gap(words: Sequence[Word], from_s: float, until_s: float) -> Gap | None
         if from_s <= after.start_s <= until_s
     )
     return max(gaps, default=None)
+
+
+def find_cut(words: Sequence[Word], texts: Sequence[str], from_s: float, until_s: float) -> Gap | None:
+    """Where running speech is best cut: a wide gap between words, rather where a sentence or a clause ends.
+
+    Args:
+        words: as they were heard.
+        texts: of each word, with the marks behind it.
+        from_s, until_s: the word behind the gap begins in [from_s, until_s].
+    """
+
+    def worth(index: int) -> float:
+        width_s = words[index].start_s - words[index - 1].end_s
+        ending = texts[index - 1].rstrip(QUOTES)[-1:]
+        return width_s + (ENDS_S.get(ending, 0.0) if width_s >= SPOKEN_GAP_S else 0.0)
+
+    places = [index for index in range(1, len(words)) if from_s <= words[index].start_s <= until_s]
+    if not places:
+        return None
+    best = max(places, key=worth)
+    before, after = words[best - 1], words[best]
+    return Gap(after.start_s - before.end_s, best, (before.end_s + after.start_s) / 2)
 
 
 class Tentative:

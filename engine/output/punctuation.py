@@ -23,6 +23,7 @@ from engine.types import RuntimeOptions, Word
 CASES: Final = ("lower", "title", "upper")
 MARKS: Final = ("", ",", ".", "?", "!", ":")
 SENTENCE_ENDS: Final = (".", "?", "!")
+QUOTES: Final = "\"'»“”)"  # that close
 SUFFIXES: Final = (2, 3, 4, 5, 7)
 PREFIXES: Final = (3, 5)
 N_PIECES: Final = 1 + len(SUFFIXES) + len(PREFIXES)
@@ -31,6 +32,11 @@ MAX_WORDS: Final = 2_000  # tagged at once; a longer text overlaps by CONTEXT on
 CONTEXT: Final = 40
 _INPUT: Final = "pieces"
 _FIX: Final = "export it with `engine-export punctuation` of this version"
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether a word's mark ends a sentence, quotes behind it or not."""
+    return text.rstrip(QUOTES).endswith((*SENTENCE_ENDS, "…"))
 
 
 @lru_cache(maxsize=65_536)

@@ -34,6 +34,18 @@ def test_the_second_pass_writes_itself_and_only_a_sentence_begins_with_a_capital
     assert written == ["Wir gehen", "nach Hause.", "Danach essen wir"]
 
 
+def test_marks_are_told_beforehand_and_change_nothing(translator: SpeechTranslator) -> None:
+    said = "heute fahren wir mit dem zug nach hamburg"
+    writer = FinalWriter(DecodingOptions(), 1, translator._punctuator)
+    assert writer.mark([]) == []
+    marked = writer.mark(words(f"{said} das ist schön"))
+    assert marked[7] == "Hamburg." and marked == writer.mark(words(f"{said} das ist schön"))
+    assert text_of(writer.write(words(said), True)) == "Heute fahren wir mit dem Zug nach Hamburg."
+    assert FinalWriter(DecodingOptions(passes=2), 2, None).mark(words("nach Hause. Dann")) == [
+        "nach", "Hause.", "Dann",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("passes", [1, 2])
 def test_without_punctuation_and_with_digits(translator: SpeechTranslator, passes: int) -> None:
     options = DecodingOptions(punctuation=False, numbers="digits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -17,9 +18,10 @@ from engine.errors import AudioLimitError, AudioValueError, CancelledError, Opti
 from engine.jobs.endpoints import EndpointOptions
 from engine.jobs.longform import transcribe_regions
 from engine.jobs.streams import SpeechStream, StreamStages
+from engine.jobs.tentative import find_cut
 from engine.output.events import event_to_dict
 from engine.runtime.cancel import CancelToken
-from engine.types import Hypothesis, StreamEvent, TranslationHypothesis
+from engine.types import Hypothesis, StreamEvent, TranslationHypothesis, Word
 from tests.reference.tone_speech import recognise, silence, speak
 
 RATE = 16_000
@@ -143,6 +145,42 @@ def test_a_full_window_is_cut_where_words_were_heard_with_what_follows_them() ->
     events = list(SpeechStream(plain(mishear), endpoint=EndpointOptions(max_window_s=5.0)).run([wave]))
     assert len(finals(events)) > 3
     assert " ".join(finals(events)) == text.strip()
+
+
+@pytest.mark.parametrize(("marks", "last"), [(".", "sieben."), (",", "sieben,"), ("", "zehn")])
+def test_a_full_window_is_cut_where_a_sentence_ends_rather_than_in_a_longer_pause(
+    marks: str, last: str
+) -> None:
+    """A pause of 0.35 s follows every "zehn", one of 0.12 s every other word; marks stand behind "sieben"."""
+
+    def with_marks(words: Sequence[Word]) -> list[str]:
+        return [word.text + marks if word.text == "sieben" else word.text for word in words]
+
+    written: list[bool] = []
+
+    def write(words: Sequence[Word], ended: bool) -> list[Word]:
+        written.append(ended)
+        texts = with_marks(words)
+        return [replace(word, text=text) for word, text in zip(words, texts, strict=True)]
+
+    once = np.concatenate([speak("eins zwei drei vier fünf sechs sieben acht neun zehn"), silence(0.23)])
+    stages = replace(plain(), write=write, mark=with_marks)
+    stream = SpeechStream(stages, endpoint=EndpointOptions(max_window_s=12.0))
+    events = list(stream.run(np.array_split(np.tile(once, 6), 100)))
+    *cut, rest = finals(events)
+    assert cut and {text.split()[-1] for text in cut} == {last}
+    assert written == [marks == "."] * len(cut) + [True]
+    said = " ".join([*cut, rest])
+    assert (said.replace(marks, "") if marks else said) == " ".join(
+        ["eins zwei drei vier fünf sechs sieben acht neun zehn"] * 6
+    )
+
+
+def test_a_mark_without_a_gap_behind_it_is_no_place_to_cut() -> None:
+    words = [Word("ja", 0.0, 0.5, 1.0), Word("am", 0.52, 1.0, 1.0), Word("See", 1.3, 1.6, 1.0)]
+    assert find_cut(words, ["ja.", "am", "See"], 0.0, 2.0) == pytest.approx((0.3, 2, 1.15))
+    assert find_cut(words, ["ja.", "am", "See"], 0.0, 1.0) == pytest.approx((0.02, 1, 0.51))
+    assert find_cut(words, ["ja", "am", "See"], 1.4, 2.0) is None
 
 
 def test_first_and_last_words_without_silence_around_them() -> None:
