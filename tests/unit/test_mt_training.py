@@ -160,10 +160,13 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
     two.mkdir()
     mt.train(load_config(write_run(one, max_steps=3, accumulate=2)))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += ["-m", "training", "mt", "--config", str(write_run(two, max_steps=3))]
-    subprocess.run(
-        command, check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    config = write_run(two, max_steps=3, eval_minutes=0.0)  # the first one evaluates, the other waits
+    command += ["-m", "training", "mt", "--config", str(config)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("toy/written/bleu") == 4  # after each step, and of the final model
     found = weights(two, 3)
     for name, tensor in weights(one, 3).items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -310,11 +311,12 @@ class Trainer(TrainingLoop):
             )
 
     def _evaluate(self) -> bool:
-        """Score the development sets; True when early stopping ends the run."""
-        if self.hooks.evaluate is None:
-            return False
-        score = self.hooks.evaluate(self.model, self.position) if self.rank == 0 else 0.0
+        """Score the development sets, by the first rank; True when early stopping ends the run."""
+        evaluate = self.hooks.evaluate if self.rank == 0 else None
+        score = evaluate(self.model, self.position) if evaluate is not None else math.nan
         score = self.ranks.take_first(score)
+        if math.isnan(score):
+            return False
         progress = self.position
         progress.evals_without_gain = 0 if score > progress.best_chrf else progress.evals_without_gain + 1
         progress.best_chrf = max(progress.best_chrf, score)
