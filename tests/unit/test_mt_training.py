@@ -169,7 +169,7 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
     assert done.stderr.count("toy/written/bleu") == 4  # after each step, and of the final model
     found = weights(two, 3)
     for name, tensor in weights(one, 3).items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize(
