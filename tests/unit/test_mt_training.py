@@ -169,7 +169,16 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
     assert done.stderr.count("toy/written/bleu") == 4  # after each step, and of the final model
     found = weights(two, 3)
     for name, tensor in weights(one, 3).items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=5e-5)
+        got = found[name]
+        if name.endswith(("qkv.bias", "kv.bias")):  # a key's bias has no gradient but rounding
+            got, tensor = without_keys(got), without_keys(tensor)
+        torch.testing.assert_close(got, tensor, rtol=1e-4, atol=1e-5)
+
+
+def without_keys(bias: torch.Tensor) -> torch.Tensor:
+    """Of packed queries (if there are any), keys and values."""
+    *queries, _, values = bias.split(16)
+    return torch.cat([*queries, values])
 
 
 @pytest.mark.parametrize(
