@@ -8,7 +8,9 @@ translator gets in the engine.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from benchmarks.options import Progress, natural, positive
 from benchmarks.reports.provenance import provenance
 from benchmarks.reports.table import align, number, percent
 from benchmarks.run import write_json
+from benchmarks.studies.text_against import OfBundle, compare_text, open_other
 from engine.manifests.text_file import read_lines
 from engine.text import normalize_text
 from engine.types import DecodingOptions
@@ -88,6 +91,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", type=Path, metavar="TSV", help="id<TAB>German<TAB>English lines")
     parser.add_argument("--model", metavar="PATH", help="bundle folder (the embedded bundle)")
     parser.add_argument("--threads", type=natural, default=0, metavar="N", help="0: all available cores (0)")
+    parser.add_argument(
+        "--against", type=Path, metavar="FOLDER",
+        help="also score another bundle, or a Marian checkpoint such as opus-mt-de-en, in turn",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peer_python", default=sys.executable, metavar="PATH", help="interpreter that has transformers"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="only N sentences of each, evenly spread")
     parser.add_argument("--json", metavar="OUT", help="write the result")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -98,26 +108,56 @@ def run(options: argparse.Namespace) -> int:
     check_extras(*SCORING)
     sets = {path.stem: _spread(read_pairs(path), options.limit) for path in options.data}
     translator = open_text_system(options.model, options.threads)
-    bars = Progress(options.quiet)
-    kinds = 3 if translator.bundle.has("punctuation") else 2
-    try:
-        tick = bars(len(sets) * kinds * len(BEAMS), "text")
-        rows = list(score_text(translator, sets, progress=tick))
-    finally:
-        bars.close()
-    signature = f"{translator.signature}|{normalizer_signature()}"
-    result = {**provenance("engine-bench"), "signature": signature, "rows": rows}
+    result: dict[str, Any] = {**provenance("engine-bench")}
+    result["signature"] = f"{translator.signature}|{normalizer_signature()}"
+    score = _score_both if options.against else _score_one
+    rows, more = score(options, translator, sets)
+    result |= {**more, "rows": rows}
     if options.json:
         write_json(result, Path(options.json))
-    cells = [
-        [row["set"], row["source"], str(row["beam_size"]), str(row["sentences"]), number(row["bleu"]),
-         number(row["chrf"]), percent(row["numbers_kept"]), percent(row["names_kept"]),
-         *(str(row[key]) for key in COUNTED)]
-        for row in rows
-    ]  # fmt: skip
-    header = ["set", "source", "beam", "sentences", "BLEU", "chrF", "numbers %", "names %"]
-    print(align(cells, [*header, *(key.replace("_", " ") for key in COUNTED)]))
+    print(_table(rows))
     return 0
+
+
+Scored = tuple[list[dict[str, Any]], dict[str, Any]]  # rows, and what else the result holds
+
+
+def _score_one(options: argparse.Namespace, translator: TextSystem, sets: dict[str, Pairs]) -> Scored:
+    n_kinds = 3 if translator.bundle.has("punctuation") else 2
+    with closing(Progress(options.quiet)) as bars:
+        tick = bars(len(sets) * n_kinds * len(BEAMS), "text")
+        return list(score_text(translator, sets, progress=tick)), {}
+
+
+def _score_both(options: argparse.Namespace, translator: TextSystem, sets: dict[str, Pairs]) -> Scored:
+    texts = {
+        name: ([english for _, english in pairs], sources_of(translator, pairs))
+        for name, pairs in sets.items()
+    }
+    n_rows = 2 * sum(len(sources) for _, sources in texts.values())
+    with (
+        closing(open_other(options.against, options.threads, options.peer_python)) as other,
+        closing(Progress(options.quiet)) as bars,
+    ):
+        rows = compare_text(OfBundle(translator), other, texts, BEAMS[-1], bars(n_rows, "text"))
+        return list(rows), {"against": other.signature}
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    cells, both = [], any("system" in row for row in rows)
+    for row in rows:
+        cells.append(
+            [row["set"], row["source"], str(row["beam_size"]), str(row["sentences"]), number(row["bleu"]),
+             number(row["chrf"]), percent(row["numbers_kept"]), percent(row["names_kept"]),
+             *(str(row[key]) for key in COUNTED)]
+        )  # fmt: skip
+        if both:
+            change = row.get("bleu_difference")
+            said = f"{change[0]:+.2f} [{change[1]:+.2f}, {change[2]:+.2f}]" if change else ""
+            cells[-1] = [row["system"], *cells[-1], number(row["cpu_ms"]), said]
+    header = ["set", "source", "beam", "sentences", "BLEU", "chrF", "numbers %", "names %"]
+    header += [key.replace("_", " ") for key in COUNTED]
+    return align(cells, ["system", *header, "CPU ms", "BLEU, minus engine's"] if both else header)
 
 
 def _spread(pairs: Pairs, limit: int | None) -> Pairs:
