@@ -13,7 +13,10 @@ from engine.translation.translator import longest_run
 
 MIN_WORDS: Final = 6  # a shorter reference says nothing by its length
 SHORT, LONG = 0.5, 1.8  # words of a translation for those of its reference
-COPIED: Final = 0.6  # share of German words from which a translation is none
+COPIED: Final = (
+    0.6  # share of German among the words that are not the reference's, from which a line is German
+)
+LEFT: Final = 2, 1 / 3  # so many German words at least, and such a share of all
 _WORD = re.compile(r"[^\W_]+")
 _NAME = re.compile(r"[A-ZÄÖÜ][^\W\d_]{2,}")
 
@@ -45,7 +48,8 @@ class Faithfulness:
         names: words that stand with a capital in the German and in the reference, and are in the English.
         invented: lines with a number in digits that neither the German nor the reference has.
         empty: no English for German words.
-        untranslated: most of its words are those of the German, unlike the reference's.
+        untranslated: a third of its words or more, and most of those that the reference lacks, are the
+            German's.
         repeated: a phrase stands three times in a row or more, and more often than in the reference.
         short, long: less than half of the reference's words, or more than 1.8 times as many.
     """
@@ -132,13 +136,12 @@ def _invents(german: str, english: str, reference: str) -> bool:
 
 
 def _is_untranslated(german: str, english: str, reference: str) -> bool:
-    words = _words(english)
-    return len(words) >= 3 and _overlap(english, german) > COPIED and _overlap(reference, german) <= COPIED
-
-
-def _overlap(english: str, german: str) -> float:
-    words, others = [word.lower() for word in _WORD.findall(english)], _words(german)
-    return sum(word in others for word in words) / max(1, len(words))
+    """Names do not count: the reference has them too."""
+    words, there = [word.lower() for word in _WORD.findall(english)], _words(reference)
+    new = [word for word in words if word not in there]
+    left = len([word for word in new if word in _words(german)])
+    least, share = LEFT
+    return left >= max(least, share * len(words)) and left > COPIED * len(new)
 
 
 def _words(text: str) -> set[str]:

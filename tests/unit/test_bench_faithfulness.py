@@ -33,6 +33,24 @@ def test_each_fault_is_counted(english: str, field: str, value: float) -> None:
     assert count_faithfulness([GERMAN], [english], [REFERENCE]).as_row()[field] == value
 
 
+@pytest.mark.parametrize(
+    ("german", "english", "reference", "count"),
+    [
+        ("Ragin unterrichtet am Oberlin College.", "Ragin teaches Oberlin College.",
+         "Ragin taught at Oberlin College.", 0),
+        ("Ragin unterrichtet am Oberlin College.", "Ragin unterrichtet am Oberlin College.",
+         "Ragin taught at Oberlin College.", 1),
+        ("Wikinger sind cool.", "Wikinger are cool.", "Vikings are cool.", 0),
+        ("Constanze war total baff.", "Constanze was total baff.", "Constanze was flabbergasted.", 1),
+        ("Konstanze aus Wien kam gestern an.", "Konstanze from Wien arrived here yesterday evening.",
+         "Constanze from Vienna arrived yesterday.", 0),
+        ("Taxi!", "Taxi!", "Taxi!", 0), ("Gute Nacht!", "Gute Nacht!", "Good night!", 1),
+    ],
+)  # fmt: skip
+def test_names_are_not_left_untranslated(german: str, english: str, reference: str, count: int) -> None:
+    assert count_faithfulness([german], [english], [reference]).as_row()["untranslated"] == count
+
+
 def test_nothing_to_count_is_none() -> None:
     row = count_faithfulness(["Guten Tag"], ["Good day"], ["Good day"]).as_row()
     assert row["numbers_kept"] is None and row["names_kept"] is None and row["empty"] == 0
