@@ -23,6 +23,7 @@ COMMANDS = {
     "mt-data": ("training.mt.assemble", "assemble parallel text of allowed licences for mt"),
     "mt-distil": ("training.mt.distil", "let a large translation model write the English for a small one"),
     "mt-names": ("training.mt.names", "learn which German words English writes the same"),
+    "mt-vocabulary": ("training.mt.vocabulary", "give a translation model other pieces, to train on"),
     "punctuation": (
         "training.punctuation.command",
         "train the tagger that restores capitals and punctuation",

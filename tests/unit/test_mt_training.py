@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.reference.tiny_marian import VOCAB_SIZE, checkpoint, text_pairs  # noqa: E402
+from training.cli import main as train_main  # noqa: E402
 from training.mt import command as mt  # noqa: E402
 from training.mt import data as mt_data  # noqa: E402
 from training.mt import loop as mt_loop  # noqa: E402
@@ -22,14 +24,15 @@ from training.mt.config import load_config  # noqa: E402
 from training.mt.model import FastMarian, from_marian, sample_vocabulary, to_marian  # noqa: E402
 from training.mt.optim import Muon, learning_rate_factor, orthogonalize  # noqa: E402
 from training.mt.text_augment import ErrorRates, recogniser_style  # noqa: E402
+from training.mt.vocabulary import move_embedding  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def hub_model():
+def hub_model(folder: Path | None = None):
     from transformers import MarianMTModel
 
-    return MarianMTModel.from_pretrained(checkpoint("swish", seed=5)).eval()
+    return MarianMTModel.from_pretrained(folder or checkpoint("swish", seed=5)).eval()
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,6 +199,38 @@ def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path) -> None:
     model, folder, _ = mt._prepare(config, tmp_path)
     assert folder == checkpoint("swish", seed=5)
     assert torch.equal(model.embedding, from_marian(hub_model()).embedding)
+
+
+def test_a_model_gets_other_pieces_and_trains_on(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    command = ["mt-vocabulary", "--model", str(checkpoint(seed=5)), "--config", str(path)]
+    command += ["--set", "model.vocab_size=180", "--set", "model.byte_fallback=false"]
+    assert train_main([*command, "--out", str(tmp_path / "new")]) == 0
+    old, new = (hub_model(folder) for folder in (checkpoint(seed=5), tmp_path / "new"))
+    pieces, before = (
+        json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        for folder in (tmp_path / "new", checkpoint(seed=5))
+    )
+    rows, old_rows = new.model.shared.weight, old.model.shared.weight
+    assert rows.shape == (180, 32) and (rows[pieces["<pad>"]] == 0).all()
+    same = [piece for piece in pieces if piece in before and piece != "<pad>"]
+    assert len(same) > 50
+    for piece in same:
+        assert torch.equal(rows[pieces[piece]], old_rows[before[piece]]), piece
+    assert rows.isfinite().all() and (rows.abs().sum(1) > 0).sum() > 170
+    assert torch.equal(new.model.encoder.layers[1].fc1.weight, old.model.encoder.layers[1].fc1.weight)
+    mt.train(load_config(path, {"model.init_from": str(tmp_path / "new"), "training.max_steps": 2}))
+    assert train_main([*command, "--out", str(tmp_path)]) == 1  # would replace its own text
+
+
+def test_a_piece_without_a_capital_takes_that_of_the_capitalised_one(tmp_path: Path) -> None:
+    folder = checkpoint(seed=5)
+    before = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    capital = next(p for p in before if p[0] == "\u2581" and p[1:2].isupper() and p.lower() not in before)
+    embedding = torch.randn(len(before), 8)
+    moved, counts = move_embedding(embedding, folder, {capital.lower(): 0, "<pad>": 1, "zuvo": 2})
+    assert torch.equal(moved[0], embedding[before[capital]]) and (moved[1] == 0).all()
+    assert moved[2].abs().sum() > 0 and counts == {"same": 0, "capitalised": 1, "spelled": 1}
 
 
 def test_a_checkpoint_that_cannot_be_had_or_has_no_tokenizer(tmp_path: Path) -> None:

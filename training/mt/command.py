@@ -51,16 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 0, or 1 with a message in the log."""
-    overrides = {}
-    for assignment in args.set:
-        key, _, value = assignment.partition("=")
-        overrides[key] = parse_value(value)
     try:
-        train(load_config(args.config, overrides), resume=args.resume, finish_only=args.finish)
+        train(load_config(args.config, read_overrides(args.set)), resume=args.resume, finish_only=args.finish)
     except (ValueError, OSError, GateError, TrainingStopped) as error:
         logger.error("%s", error)
         return 1
     return 0
+
+
+def read_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Values by key from KEY=VALUE."""
+    pairs = (assignment.partition("=") for assignment in assignments)
+    return {key: parse_value(value) for key, _, value in pairs}
 
 
 def train(config: MtConfig, *, resume: bool = False, finish_only: bool = False) -> Path:
@@ -122,17 +124,11 @@ def _prepare(config: MtConfig, folder: Path) -> tuple[FastMarian, Path, mt_data.
     if dist.is_initialized() and dist.get_rank() > 0:
         dist.barrier()
     pairs = [pair for path in config.data.train for pair in mt_data.read_pairs(Path(path))]
-    weights = dict(config.data.origin_weights)
     tokenizer_dir = (
         checkpoint_folder(config.model.init_from) if config.model.init_from else folder / "tokenizer"
     )
     if not all((tokenizer_dir / name).exists() for name in TOKENIZER_FILES):
-        draw = random.Random(config.seed)
-        text = [p for p in pairs if draw.random() < weights.get(p.origin, 1.0)]
-        mt_data.train_tokenizer(
-            text, tokenizer_dir, config.model.vocab_size, config.seed,
-            byte_fallback=config.model.byte_fallback, fold_case=config.model.fold_case,
-        )  # fmt: skip
+        learn_pieces(config, tokenizer_dir, pairs)
     key = (to_tree(config)["data"], to_tree(config)["errors"], (tokenizer_dir / "vocab.json").read_bytes())
     corpus = mt_data.cached_corpus(
         folder / "corpus.npz", key, lambda: _tokenize(config, pairs, tokenizer_dir)
@@ -140,6 +136,17 @@ def _prepare(config: MtConfig, folder: Path) -> tuple[FastMarian, Path, mt_data.
     if dist.is_initialized() and dist.get_rank() == 0:
         dist.barrier()
     return _build_model(config, tokenizer_dir), tokenizer_dir, corpus
+
+
+def learn_pieces(config: MtConfig, folder: Path, pairs: Sequence[mt_data.Pair] = ()) -> None:
+    """Write the tokenizer of a configuration; pairs are its text, read anew if none are given."""
+    text = pairs or [pair for path in config.data.train for pair in mt_data.read_pairs(Path(path))]
+    weights, draw = dict(config.data.origin_weights), random.Random(config.seed)
+    mt_data.train_tokenizer(
+        [p for p in text if draw.random() < weights.get(p.origin, 1.0)],
+        folder, config.model.vocab_size, config.seed,
+        byte_fallback=config.model.byte_fallback, fold_case=config.model.fold_case,
+    )  # fmt: skip
 
 
 def checkpoint_folder(checkpoint: str) -> Path:
