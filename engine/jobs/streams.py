@@ -23,7 +23,7 @@ from engine.audio.load import StreamResampler, downmix
 from engine.errors import StreamError
 from engine.jobs.endpoints import HOP, Endpointer, EndpointOptions, Region
 from engine.jobs.longform import Recognise, make_segment, shift_words, split_segments
-from engine.jobs.tentative import CHANGING_S, Tentative, find_cut
+from engine.jobs.tentative import CHANGING_S, Tentative, find_gap
 from engine.output.punctuation import ends_sentence
 from engine.runtime.cancel import CancelToken
 from engine.types import Segment, StreamEvent, StreamEventKind, TranslationHypothesis, Word
@@ -288,7 +288,7 @@ class SpeechStream:
             return words, region, True
         half_s = (region.first + last) / 2 * vad.FRAME_S
         texts = self._stages.mark(words)
-        gap = find_cut(words, texts, half_s, last * vad.FRAME_S - CHANGING_S)
+        gap = find_gap(words, half_s, last * vad.FRAME_S - CHANGING_S, texts)
         if gap is None:
             return [word for word in words if word.end_s <= region.last * vad.FRAME_S], region, False
         cut = round(gap.middle_s / vad.FRAME_S)

@@ -30,36 +30,27 @@ class Gap(NamedTuple):
     middle_s: float
 
 
-def find_gap(words: Sequence[Word], from_s: float, until_s: float) -> Gap | None:
-    """The widest gap between words whose second word begins in [from_s, until_s]; the last of equal ones."""
+def find_gap(
+    words: Sequence[Word], from_s: float, until_s: float, texts: Sequence[str] | None = None
+) -> Gap | None:
+    """The widest gap between words whose second word begins in [from_s, until_s]; the last of equal ones.
+
+    Args:
+        words: as they were heard.
+        texts: of each word, with the marks behind it: a gap behind a sentence or a clause counts as wider.
+    """
     gaps = (
         Gap(after.start_s - before.end_s, index, (before.end_s + after.start_s) / 2)
         for index, (before, after) in enumerate(pairwise(words), 1)
         if from_s <= after.start_s <= until_s
     )
-    return max(gaps, default=None)
 
+    def worth(gap: Gap) -> float:
+        if texts is None or gap.width_s < SPOKEN_GAP_S:
+            return gap.width_s
+        return gap.width_s + ENDS_S.get(texts[gap.n_before - 1].rstrip(QUOTES)[-1:], 0.0)
 
-def find_cut(words: Sequence[Word], texts: Sequence[str], from_s: float, until_s: float) -> Gap | None:
-    """Where running speech is best cut: a wide gap between words, rather where a sentence or a clause ends.
-
-    Args:
-        words: as they were heard.
-        texts: of each word, with the marks behind it.
-        from_s, until_s: the word behind the gap begins in [from_s, until_s].
-    """
-
-    def worth(index: int) -> float:
-        width_s = words[index].start_s - words[index - 1].end_s
-        ending = texts[index - 1].rstrip(QUOTES)[-1:]
-        return width_s + (ENDS_S.get(ending, 0.0) if width_s >= SPOKEN_GAP_S else 0.0)
-
-    places = [index for index in range(1, len(words)) if from_s <= words[index].start_s <= until_s]
-    if not places:
-        return None
-    best = max(places, key=worth)
-    before, after = words[best - 1], words[best]
-    return Gap(after.start_s - before.end_s, best, (before.end_s + after.start_s) / 2)
+    return max(gaps, key=lambda gap: (worth(gap), gap), default=None)
 
 
 class Tentative:

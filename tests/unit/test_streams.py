@@ -18,7 +18,7 @@ from engine.errors import AudioLimitError, AudioValueError, CancelledError, Opti
 from engine.jobs.endpoints import EndpointOptions
 from engine.jobs.longform import transcribe_regions
 from engine.jobs.streams import SpeechStream, StreamStages
-from engine.jobs.tentative import find_cut
+from engine.jobs.tentative import find_gap
 from engine.output.events import event_to_dict
 from engine.runtime.cancel import CancelToken
 from engine.types import Hypothesis, StreamEvent, TranslationHypothesis, Word
@@ -178,9 +178,9 @@ def test_a_full_window_is_cut_where_a_sentence_ends_rather_than_in_a_longer_paus
 
 def test_a_mark_without_a_gap_behind_it_is_no_place_to_cut() -> None:
     words = [Word("ja", 0.0, 0.5, 1.0), Word("am", 0.52, 1.0, 1.0), Word("See", 1.3, 1.6, 1.0)]
-    assert find_cut(words, ["ja.", "am", "See"], 0.0, 2.0) == pytest.approx((0.3, 2, 1.15))
-    assert find_cut(words, ["ja.", "am", "See"], 0.0, 1.0) == pytest.approx((0.02, 1, 0.51))
-    assert find_cut(words, ["ja", "am", "See"], 1.4, 2.0) is None
+    assert find_gap(words, 0.0, 2.0, ["ja.", "am", "See"]) == pytest.approx((0.3, 2, 1.15))
+    assert find_gap(words, 0.0, 1.0, ["ja.", "am", "See"]) == pytest.approx((0.02, 1, 0.51))
+    assert find_gap(words, 1.4, 2.0, ["ja", "am", "See"]) is None
 
 
 def test_first_and_last_words_without_silence_around_them() -> None:
